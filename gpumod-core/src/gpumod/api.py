@@ -1,0 +1,59 @@
+"""The public names, for plugin authors."""
+
+from gpumod.domain.errors import DoesNotFit, Failed, GpumodError, MachineLacks, UnknownName, UsageError
+from gpumod.domain.footprint import Estimate, Footprint, Source
+from gpumod.domain.machine import GpuProcess, GpuReading
+from gpumod.domain.plan import AlternativeKind, Variant
+from gpumod.domain.run import Handle
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.plugins.hookspecs import hookimpl
+from gpumod.plugins.offers import (
+    PLUGIN_API,
+    DriverOffer,
+    GpuProbeOffer,
+    ModelInfoSourceOffer,
+    PresetsOffer,
+    SleepStrategyOffer,
+    SupervisorOffer,
+    TemplatesOffer,
+    VramEstimatorOffer,
+)
+from gpumod.ports import (
+    Activity,
+    Allocation,
+    Capabilities,
+    Clock,
+    Driver,
+    FatalLine,
+    GpuProbe,
+    GpuShare,
+    HostsMembers,
+    Http,
+    HttpFailure,
+    HttpReply,
+    Launch,
+    LaunchFile,
+    MemberReading,
+    ModelInfo,
+    ModelInfoSource,
+    OffersVariants,
+    ProbeResult,
+    ProcessStatus,
+    Ram,
+    ReadsItsLog,
+    ReportsActivity,
+    SleepStrategy,
+    Supervisor,
+    VramEstimator,
+)
+
+__all__ = [
+    "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Capabilities", "Clock", "DoesNotFit", "Driver",
+    "DriverOffer", "Estimate", "Failed", "FatalLine", "Footprint", "GpuProbe", "GpuProbeOffer", "GpuProcess",
+    "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure", "HttpReply", "Launch",
+    "LaunchFile", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource", "ModelInfoSourceOffer",
+    "OffersVariants", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram", "ReadsItsLog", "ReportsActivity",
+    "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source", "Supervisor", "SupervisorOffer",
+    "TemplatesOffer", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "hookimpl",
+]  # fmt: skip

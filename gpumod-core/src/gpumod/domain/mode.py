@@ -1,0 +1,49 @@
+"""A mode: a named set of services that run together."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import model_validator
+
+from gpumod.domain.base import Frozen, Id, Text
+
+
+class Want(StrEnum):
+    """The state that is wanted of a member.
+
+    `time-shared` members (`sleep_on_idle`) sleep until needed, and at most one of them is awake.
+    """
+
+    AWAKE = "awake"
+    ASLEEP = "asleep"
+    TIME_SHARED = "time-shared"
+
+
+class ModeMember(Frozen):
+    """A service in a mode. Members of a lower `start_order` are ready before a higher one starts."""
+
+    service: Id
+    want: Want = Want.AWAKE
+    start_order: int = 0
+
+
+class Mode(Frozen):
+    """A named set of services, with a start order and the wanted state of each."""
+
+    id: Id
+    name: Text = ""
+    description: Text = ""
+    members: tuple[ModeMember, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Mode:
+        ids = [member.service for member in self.members]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"mode {self.id!r} names {', '.join(twice)} twice")
+        return self
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        return tuple(member.service for member in self.members)

@@ -1,0 +1,106 @@
+"""What happened: runs, their steps, events and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal
+
+from gpumod.domain.base import Frozen
+from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.machine import ServiceReading
+from gpumod.domain.plan import Plan, Step, Target
+from gpumod.domain.service import Service
+
+
+class RunStatus(StrEnum):
+    """`running` is an open run: a changer is at work, or died (then `recover` closes it)."""
+
+    RUNNING = "running"
+    DONE = "done"
+    NOTHING_TO_DO = "nothing-to-do"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled-back"
+    HALF_WAY = "half-way"
+    FAILED = "failed"
+
+
+class StepStatus(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class RunStep(Frozen):
+    """One journalled step. `phase` tells the way there (`apply`) from the way back (`rollback`)."""
+
+    n: int
+    phase: Literal["apply", "rollback"] = "apply"
+    step: Step
+    status: StepStatus = StepStatus.PENDING
+    started_at: float | None = None
+    seconds: float | None = None
+    error: ErrorInfo | None = None
+    detail: str = ""
+
+
+class Run(Frozen):
+    """One execution of a plan.
+
+    `before` (readings) and `definitions` are what was there, as observed under the lock: the target of a rollback.
+    `mode_before` is the mode that was recorded then.
+    """
+
+    id: str
+    command: str
+    holder: str
+    status: RunStatus
+    target: Target
+    plan: Plan
+    before: Mapping[str, ServiceReading] = {}
+    definitions: Mapping[str, Service] = {}
+    mode_before: str | None = None
+    started_at: float
+    ended_at: float | None = None
+    error: ErrorInfo | None = None
+    steps: tuple[RunStep, ...] = ()
+
+
+class Handle(Frozen):
+    """What ties a service to the process or unit that runs it.
+
+    `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
+    the spawn is under way. `launched` is the definition used.
+    """
+
+    service: str
+    supervisor: str
+    nonce: str
+    token: Mapping[str, Any] = {}
+    launched: Service
+    gpus: tuple[int, ...] = ()
+    started_at: float
+
+
+class Event(Frozen):
+    """One thing that happened to a service, a mode, a setting or a run."""
+
+    at: float
+    kind: str
+    subject: str
+    data: Mapping[str, Any] = {}
+
+
+class Sample(Frozen):
+    """A measurement of a service: settled and peak VRAM, asleep residue, or how long an action took.
+
+    `key` is derived from launch options, GPU and runtime version (:func:`gpumod.domain.measure.sample_key`).
+    """
+
+    service: str
+    key: str
+    at: float
+    kind: Literal["settled_mb", "peak_mb", "asleep_mb", "start_s", "stop_s", "sleep_s", "wake_s"]
+    value: float

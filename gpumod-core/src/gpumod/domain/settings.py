@@ -1,0 +1,28 @@
+"""Settings: typed, with defaults, checked when set."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gpumod.domain.base import Frozen, Id, Text
+
+
+class Settings(Frozen):
+    """Every setting with its default. `gpumod settings list` shows them; docs/configuration.md explains them."""
+
+    reserve_mb: Annotated[int, Field(ge=0, le=1_000_000, description="MiB of each GPU that no plan may use")] = 512
+    ram_reserve_mb: Annotated[int, Field(ge=0, description="MiB of host RAM that no plan may use")] = 1024
+    gpu_probe: Annotated[Id | None, Field(description="which probe reads the GPUs; empty: the first available")] = None
+    supervisor: Annotated[Id, Field(description="what keeps processes alive where a service does not say")] = "process"
+    sim_machine: Annotated[Text | None, Field(description="folder of the simulated machine of this home")] = None
+    bin_path: Annotated[Text | None, Field(description="folder searched first for vllm, llama-server, uvicorn")] = None
+    vllm_bin: Annotated[Text, Field(description="the vllm program")] = "vllm"
+    llama_server_bin: Annotated[Text, Field(description="the llama-server program")] = "llama-server"
+    models_dir: Annotated[Text | None, Field(description="$MODELS_DIR in path fields of presets")] = None
+    hf_home: Annotated[Text | None, Field(description="$HF_HOME for services and in path fields")] = None
+    bind_host: Annotated[Text, Field(description="address services bind to", pattern=r"^[0-9A-Fa-f:.]+$")] = "127.0.0.1"
+    release_timeout_s: Annotated[float, Field(gt=0, description="how long freed memory may take to come back")] = 10.0
+    min_free_disk_mb: Annotated[int, Field(ge=0, description="a change is refused below this much free disk")] = 50
+    log_max_mb: Annotated[int, Field(ge=1, description="a service's log is rotated at this size")] = 16

@@ -1,0 +1,1 @@
+"""gpumod_fastapi: see README.md."""

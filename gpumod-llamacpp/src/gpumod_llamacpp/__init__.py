@@ -1,0 +1,1 @@
+"""gpumod_llamacpp: see README.md."""

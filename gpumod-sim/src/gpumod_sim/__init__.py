@@ -1,0 +1,1 @@
+"""gpumod_sim: see README.md."""

@@ -1,0 +1,1 @@
+"""gpumod_vllm: see README.md."""

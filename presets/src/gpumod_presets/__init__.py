@@ -1,0 +1,1 @@
+"""gpumod_presets: see README.md."""
