@@ -1,0 +1,1 @@
+"""The application's API: one operation per verb, typed in and out."""

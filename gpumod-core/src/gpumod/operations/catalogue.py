@@ -1,0 +1,62 @@
+"""A record per operation: every face (CLI, MCP, TUI) is generated from or checked against this list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gpumod.domain.base import Frozen
+from gpumod.operations import params as p
+from gpumod.operations import results as r
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`name` is the method of :class:`gpumod.operations.gpumod.Gpumod`; `effect` what it may do to the machine:
+    `read` nothing, `plan` store something of gpumod's own, `change` processes and memory."""
+
+    name: str
+    params: type[Frozen]
+    result: type[Frozen]
+    effect: Literal["read", "plan", "change"]
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("init", p.InitParams, r.InitResult, "plan"),
+    Operation("status", p.NoParams, r.StatusResult, "read"),
+    Operation("ps", p.NoParams, r.PsResult, "read"),
+    Operation("doctor", p.NoParams, r.DoctorResult, "read"),
+    Operation("plugins", p.NoParams, r.PluginsResult, "read"),
+    Operation("mode_list", p.NoParams, r.ModeListResult, "read"),
+    Operation("mode_show", p.ModeRef, r.ModeResult, "read"),
+    Operation("mode_status", p.ModeRef, r.ModeStatusResult, "read"),
+    Operation("mode_verify", p.ModeRef, r.ModeStatusResult, "read"),
+    Operation("mode_create", p.ModeWrite, r.ModeResult, "plan"),
+    Operation("mode_edit", p.ModeWrite, r.ModeResult, "plan"),
+    Operation("mode_delete", p.ModeRef, r.DeletedResult, "plan"),
+    Operation("switch", p.SwitchParams, r.ChangeResult, "change"),
+    Operation("service_list", p.NoParams, r.ServiceListResult, "read"),
+    Operation("service_show", p.ServiceRef, r.ServiceResult, "read"),
+    Operation("service_status", p.ServiceRef, r.ServiceStatus, "read"),
+    Operation("service_add", p.ServiceWrite, r.ServiceResult, "plan"),
+    Operation("service_edit", p.ServiceWrite, r.ServiceResult, "plan"),
+    Operation("service_remove", p.ServiceRemove, r.DeletedResult, "change"),
+    Operation("service_start", p.ServiceChange, r.ChangeResult, "change"),
+    Operation("service_stop", p.ServiceChange, r.ChangeResult, "change"),
+    Operation("service_restart", p.ServiceChange, r.ChangeResult, "change"),
+    Operation("service_sleep", p.ServiceChange, r.ChangeResult, "change"),
+    Operation("service_wake", p.ServiceChange, r.ChangeResult, "change"),
+    Operation("service_logs", p.LogsParams, r.LogsResult, "read"),
+    Operation("simulate", p.SimulateParams, r.SimulateResult, "plan"),
+    Operation("preset_list", p.NoParams, r.PresetListResult, "read"),
+    Operation("preset_show", p.PresetRef, r.PresetResult, "read"),
+    Operation("preset_load", p.PresetLoad, r.PresetLoadResult, "plan"),
+    Operation("preset_validate", p.PresetValidate, r.PresetValidateResult, "read"),
+    Operation("history_list", p.ListParams, r.HistoryListResult, "read"),
+    Operation("history_show", p.RunRef, r.HistoryResult, "read"),
+    Operation("simulations", p.ListParams, r.SimulationsResult, "read"),
+    Operation("recover", p.RecoverParams, r.RecoverResult, "change"),
+    Operation("settings_list", p.NoParams, r.SettingsResult, "read"),
+    Operation("settings_get", p.SettingRef, r.SettingRow, "read"),
+    Operation("settings_set", p.SettingWrite, r.SettingRow, "plan"),
+)

@@ -1,0 +1,146 @@
+"""What goes into each operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gpumod.domain.base import Frozen, Id, Text
+from gpumod.domain.mode import ModeMember
+
+
+class NoParams(Frozen):
+    """Nothing."""
+
+
+class InitParams(Frozen):
+    """`sim` makes a simulated machine of these cards; `sim_dir` says where (default: inside the home), and joins
+    the machine that is there already."""
+
+    sim: tuple[tuple[Text, Annotated[int, Field(ge=256, le=10_000_000)]], ...] = ()
+    sim_dir: str | None = None
+
+
+class ModeRef(Frozen):
+    mode: Id
+
+
+class ModeWrite(Frozen):
+    """`create` and `edit`. None leaves a field as it is (edit)."""
+
+    id: Id
+    members: tuple[ModeMember, ...] | None = None
+    name: Text | None = None
+    description: Text | None = None
+
+
+class SwitchParams(Frozen):
+    """`mode` is an id, or "-" for the previous one. `alternative` is an id from a simulation that did not fit.
+    `timeout_s` bounds each start."""
+
+    mode: str
+    dry_run: bool = False
+    alternative: str | None = None
+    no_rollback: bool = False
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    force: bool = False
+    cascade: bool = False
+
+
+class ServiceRef(Frozen):
+    service: Id
+
+
+class ServiceWrite(Frozen):
+    """`add` and `edit`: `fields` are fields of a Service by name, `unit_vars` single options to set, `unset` options
+    or fields to take away. The result is validated whole, through the driver too."""
+
+    id: Id
+    fields: Mapping[str, Any] = {}
+    unit_vars: Mapping[str, Any] = {}
+    unset: tuple[str, ...] = ()
+
+
+class ServiceRemove(Frozen):
+    """Removing a service that runs is refused unless `stop`; one that modes name unless `cascade`."""
+
+    service: Id
+    stop: bool = False
+    cascade: bool = False
+
+
+class ServiceChange(Frozen):
+    """start, stop, restart, sleep, wake."""
+
+    service: Id
+    dry_run: bool = False
+    no_rollback: bool = False
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    force: bool = False
+    cascade: bool = False
+
+
+class LogsParams(Frozen):
+    service: Id
+    lines: Annotated[int, Field(ge=1, le=100_000)] = 50
+
+
+class SimulateParams(Frozen):
+    """Exactly one base: `mode`, `services`, or (with neither) what serves now. `gpu_total_mb` replaces the machine
+    by one card of that size, with nothing on it."""
+
+    mode: Id | None = None
+    services: tuple[Id, ...] | None = None
+    add: tuple[Id, ...] = ()
+    remove: tuple[Id, ...] = ()
+    context: Mapping[str, Annotated[int, Field(ge=1)]] = {}
+    gpu_total_mb: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+
+
+class PresetRef(Frozen):
+    preset: Id
+    kind: Literal["service", "mode"] | None = None
+
+
+class PresetLoad(Frozen):
+    """Without ids: all. `update` overwrites fields that the user edited too. `folder`: load from there instead."""
+
+    ids: tuple[Id, ...] = ()
+    update: bool = False
+    folder: str | None = None
+
+
+class PresetValidate(Frozen):
+    """Files or folders; none: every folder that is offered."""
+
+    paths: tuple[str, ...] = ()
+
+
+class ListParams(Frozen):
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 20
+
+
+class RunRef(Frozen):
+    """A run by id, an unambiguous beginning of it, or "last"."""
+
+    run: str
+
+
+class RecoverParams(Frozen):
+    """`resume` goes on to the run's target, `rollback` back to what was there; None only tells what is open."""
+
+    way: Literal["resume", "rollback"] | None = None
+    force: bool = False
+
+
+class SettingRef(Frozen):
+    key: str
+
+
+class SettingWrite(Frozen):
+    """`value` None restores the default."""
+
+    key: str
+    value: str | None

@@ -1,0 +1,307 @@
+"""What comes out of each operation: what `--json` prints and what the human views render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gpumod.domain.base import Frozen
+from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.footprint import Footprint
+from gpumod.domain.mode import Mode
+from gpumod.domain.plan import Plan
+from gpumod.domain.run import Event, Run, RunStatus
+from gpumod.domain.service import Service
+
+
+class InitResult(Frozen):
+    home: str
+    created: tuple[str, ...]
+    settings: Mapping[str, str]
+    services: tuple[str, ...]
+    modes: tuple[str, ...]
+    problems: tuple[ErrorInfo, ...] = ()
+    next: tuple[str, ...] = ()
+
+
+class GpuStatus(Frozen):
+    index: int
+    name: str
+    total_mb: int
+    used_mb: int
+    free_mb: int
+    reserve_mb: int
+    foreign_mb: int
+
+
+class ServiceStatus(Frozen):
+    """`vram_mb` is what it holds now. `drift` names the fields whose definition differs from what was started."""
+
+    id: str
+    driver: str
+    state: str
+    vram_mb: int
+    sleep_level: str | None
+    health_ok: bool | None
+    uptime_seconds: float | None
+    port: int | None
+    pid: int | None
+    last_error: str | None
+    name: str = ""
+    gpus: tuple[int, ...] = ()
+    vram_by_gpu: Mapping[int, int] = {}
+    declared_mb: int = 0
+    drift: tuple[str, ...] = ()
+    in_mode: bool = False
+
+
+class ForeignProcess(Frozen):
+    pid: int | None
+    name: str
+    vram_mb: int | None
+    gpu: int
+
+
+class StatusResult(Frozen):
+    """`open_run` is a run that was left half-way: `gpumod recover` closes it."""
+
+    mode: str | None
+    gpus: tuple[GpuStatus, ...]
+    services: tuple[ServiceStatus, ...]
+    foreign: tuple[ForeignProcess, ...]
+    previous_mode: str | None = None
+    ram_total_mb: int = 0
+    ram_available_mb: int = 0
+    open_run: str | None = None
+    busy: str | None = None
+    problems: tuple[ErrorInfo, ...] = ()
+
+
+class PsRow(Frozen):
+    """One process: of a service or foreign, with what it holds on a GPU (None: the driver does not tell)."""
+
+    pid: int
+    name: str
+    service: str | None
+    gpu: int | None
+    vram_mb: int | None
+
+
+class PsResult(Frozen):
+    processes: tuple[PsRow, ...]
+
+
+class Check(Frozen):
+    name: str
+    level: Literal["ok", "warning", "problem"]
+    message: str
+    hint: str = ""
+
+
+class DoctorResult(Frozen):
+    """`ok` is true when nothing is wrong (warnings included)."""
+
+    ok: bool
+    checks: tuple[Check, ...]
+
+
+class PluginRow(Frozen):
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...]
+    offers: tuple[str, ...]
+    error: ErrorInfo | None = None
+
+
+class PluginsResult(Frozen):
+    plugin_api: int
+    plugins: tuple[PluginRow, ...]
+    commands: Mapping[str, str] = {}
+
+
+class ModeRow(Frozen):
+    id: str
+    name: str
+    description: str
+    services: tuple[str, ...]
+    current: bool
+    declared_mb: int
+
+
+class ModeListResult(Frozen):
+    modes: tuple[ModeRow, ...]
+    current: str | None
+
+
+class ModeResult(Frozen):
+    mode: Mode
+    services: tuple[str, ...]
+
+
+class ModeMemberStatus(Frozen):
+    service: str
+    wanted: str
+    state: str
+    ok: bool
+    detail: str = ""
+
+
+class ModeStatusResult(Frozen):
+    """`whole` is true when every member is as the mode wants it and nothing else runs that is not pinned."""
+
+    mode: str
+    current: bool
+    whole: bool
+    members: tuple[ModeMemberStatus, ...]
+    extra: tuple[str, ...] = ()
+
+
+class DeletedResult(Frozen):
+    kind: str
+    id: str
+
+
+class StepResult(Frozen):
+    n: int
+    action: str
+    service: str
+    status: str
+    seconds: float | None
+    phase: str = "apply"
+    why: str = ""
+    expected_s: float | None = None
+    detail: str = ""
+    error: ErrorInfo | None = None
+
+
+class ChangeResult(Frozen):
+    """What a change did. `run_id` is None where nothing was executed (nothing to do, refused, a dry run)."""
+
+    run_id: str | None
+    mode: str | None
+    status: RunStatus
+    steps: tuple[StepResult, ...] = ()
+    error: ErrorInfo | None = None
+    plan: Plan | None = None
+    dry_run: bool = False
+    exit_code: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class ServiceListResult(Frozen):
+    services: tuple[Service, ...]
+    problems: tuple[ErrorInfo, ...] = ()
+
+
+class ServiceResult(Frozen):
+    """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
+    `drift` names fields that differ from what runs; `apply` says how to apply them."""
+
+    service: Service
+    footprint: Footprint
+    edited: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    apply: str = ""
+
+
+class LogsResult(Frozen):
+    service: str
+    lines: tuple[str, ...]
+    path: str | None
+
+
+class SimulateResult(Plan):
+    """A plan that was shown and stored under `simulation_id` (None in a home that cannot be written)."""
+
+    simulation_id: str | None = None
+
+
+class PresetRow(Frozen):
+    id: str
+    kind: Literal["service", "mode"]
+    name: str
+    source: str
+    distribution: str
+    loaded: bool
+    edited: tuple[str, ...] = ()
+
+
+class PresetListResult(Frozen):
+    presets: tuple[PresetRow, ...]
+    problems: tuple[ErrorInfo, ...] = ()
+
+
+class PresetResult(Frozen):
+    id: str
+    kind: Literal["service", "mode"]
+    source: str
+    yaml: str
+
+
+class PresetLoadResult(Frozen):
+    added: tuple[str, ...]
+    updated: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    kept: Mapping[str, tuple[str, ...]] = {}
+    problems: tuple[ErrorInfo, ...] = ()
+
+
+class PresetValidateResult(Frozen):
+    ok: bool
+    checked: int
+    problems: tuple[ErrorInfo, ...] = ()
+
+
+class RunRow(Frozen):
+    id: str
+    command: str
+    status: RunStatus
+    mode: str | None
+    started_at: float
+    seconds: float | None
+    steps: int
+    error: ErrorInfo | None = None
+
+
+class HistoryListResult(Frozen):
+    runs: tuple[RunRow, ...]
+    events: tuple[Event, ...] = ()
+
+
+class HistoryResult(Frozen):
+    run: Run
+
+
+class SimulationRow(Frozen):
+    id: str
+    at: float
+    base: Mapping[str, Any]
+    verdict: str
+    peak_mb: int
+    alternatives: tuple[str, ...]
+
+
+class SimulationsResult(Frozen):
+    simulations: tuple[SimulationRow, ...]
+
+
+class RecoverResult(Frozen):
+    """`open_run` None: nothing is open. `change` is set when something was done."""
+
+    open_run: Run | None
+    change: ChangeResult | None = None
+    notes: tuple[str, ...] = ()
+
+
+class SettingRow(Frozen):
+    key: str
+    value: str | None
+    default: str | None
+    source: Literal["default", "database", "environment"]
+    description: str
+
+
+class SettingsResult(Frozen):
+    settings: tuple[SettingRow, ...]
