@@ -8,6 +8,8 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.plugins.hookspecs import hookimpl
+from gpumod.plugins.kit import Args, Env, Options, Word, in_flight, metric_sum, parse_options, poll, refuse_flags
+from gpumod.plugins.loglines import LogRule, first_fatal
 from gpumod.plugins.offers import (
     PLUGIN_API,
     DriverOffer,
@@ -49,11 +51,13 @@ from gpumod.ports import (
 )
 
 __all__ = [
-    "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Capabilities", "Clock", "DoesNotFit", "Driver",
-    "DriverOffer", "Estimate", "Failed", "FatalLine", "Footprint", "GpuProbe", "GpuProbeOffer", "GpuProcess",
-    "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure", "HttpReply", "Launch",
-    "LaunchFile", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource", "ModelInfoSourceOffer",
-    "OffersVariants", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram", "ReadsItsLog", "ReportsActivity",
-    "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source", "Supervisor", "SupervisorOffer",
-    "TemplatesOffer", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "hookimpl",
+    "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit",
+    "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Footprint", "GpuProbe", "GpuProbeOffer",
+    "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure",
+    "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
+    "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram",
+    "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
+    "Supervisor", "SupervisorOffer", "TemplatesOffer", "UnknownName", "UsageError", "Variant", "VramEstimator",
+    "VramEstimatorOffer", "Word", "first_fatal",
+    "hookimpl", "in_flight", "metric_sum", "parse_options", "poll", "refuse_flags",
 ]  # fmt: skip

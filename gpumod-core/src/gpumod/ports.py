@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -301,6 +302,38 @@ class GpuProbe(Protocol):
     def ram(self) -> Ram: ...
     def child_env(self, gpus: Sequence[int]) -> Mapping[str, str]: ...
     def machine_dir(self) -> Path: ...
+
+
+class PortUser(Frozen):
+    """Who listens on a port; `pid` and `name` are None and "" where the kernel does not tell."""
+
+    pid: int | None = None
+    name: str = ""
+
+
+class Holder(Frozen):
+    """Who changes this machine now."""
+
+    pid: int
+    user: str
+    command: str
+    home: str
+    since: float
+
+
+class Local(Protocol):
+    """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
+
+    `lock` raises Busy `machine-busy` that names the holder, at once. `find_program` is where `argv[0]` would be
+    found, or None. `holder` is who holds the lock now.
+    """
+
+    def write_atomic(self, path: Path, text: str, mode: int) -> None: ...
+    def port_user(self, port: int) -> PortUser | None: ...
+    def free_disk_mb(self, path: Path) -> int: ...
+    def find_program(self, name: str) -> str | None: ...
+    def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
+    def holder(self, folder: Path) -> Holder | None: ...
 
 
 # --- persistence ------------------------------------------------------------------------------------------------

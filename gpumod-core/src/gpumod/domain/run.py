@@ -50,7 +50,7 @@ class Run(Frozen):
     """One execution of a plan.
 
     `before` (readings) and `definitions` are what was there, as observed under the lock: the target of a rollback.
-    `mode_before` is the mode that was recorded then.
+    `wanted` are the definitions that the target is reached with. `mode_before` is the mode recorded at the beginning.
     """
 
     id: str
@@ -61,6 +61,7 @@ class Run(Frozen):
     plan: Plan
     before: Mapping[str, ServiceReading] = {}
     definitions: Mapping[str, Service] = {}
+    wanted: Mapping[str, Service] = {}
     mode_before: str | None = None
     started_at: float
     ended_at: float | None = None

@@ -1,0 +1,149 @@
+"""Files: atomic writes, private folders, free disk space, the id of a home, and the end of a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gpumod.domain.errors import Failed
+
+HOME_ID_FILE = "home-id"
+_HOME_ID = re.compile(r"[0-9a-f]{12}")
+_BLOCK = 64 * 1024
+_MAX_LINE = 1024 * 1024
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Replace `path` by a file that holds `text` in UTF-8: a reader sees the old content or the new, never a part.
+
+    `mode` holds whatever the umask. With `durable` the file and its folder are on the disk when this returns.
+    Raises OSError, and then leaves nothing behind.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if durable:
+                os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def ensure_private_dir(path: Path) -> Path:
+    """Create `path` (and its parents) with mode 0700 and return it; one that is there and ours is closed to others.
+
+    Raises Failed `bad-folder` when it cannot be made, is no folder, or belongs to somebody else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        if status.st_uid != os.geteuid() and os.geteuid() != 0:
+            raise Failed(
+                "bad-folder",
+                f"the folder {path} belongs to another user",
+                why=f"its owner has the user id {status.st_uid}",
+                hint="choose another home with --home or GPUMOD_HOME",
+            )
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise Failed(
+            "bad-folder",
+            f"the folder {path} cannot be used",
+            why=error.strerror or str(error),
+            hint="check its permissions, or choose another home with --home or GPUMOD_HOME",
+        ) from error
+    return path
+
+
+def free_disk_mb(path: Path) -> int:
+    """MiB that a normal user may still write on the file system of `path` (or of its nearest folder that exists)."""
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    stats = os.statvfs(there)
+    return stats.f_bavail * stats.f_frsize // (1024 * 1024)
+
+
+def home_id(home: Path) -> str:
+    """Return the id of a home: 12 hexadecimal digits, made at random on first use and kept in the home (0600).
+
+    Two processes that ask at once get the same. Raises Failed `bad-home-id` for a damaged file, OSError otherwise.
+    """
+    path = home / HOME_ID_FILE
+    if not path.exists():
+        draft = home / f".{HOME_ID_FILE}.{secrets.token_hex(4)}"
+        write_atomic(draft, secrets.token_hex(6) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    text = path.read_text("utf-8", "replace").strip()
+    if not _HOME_ID.fullmatch(text):
+        raise Failed(
+            "bad-home-id",
+            f"the file {path} does not hold the id of a home",
+            why="it was damaged or edited",
+            hint="put 12 hexadecimal digits into it; processes of this home are known by that id",
+        )
+    return text
+
+
+def lines_backwards(paths: Sequence[Path]) -> Iterator[str]:
+    """Yield the lines of files from the last to the first. `paths` are the pieces of one text, the newest first.
+
+    Read by blocks, so that the end of a large file is cheap. Undecodable bytes are replaced; what a carriage return
+    has overwritten on its line is left out; files that are not there are skipped.
+    """
+    rest = b""
+    first = True
+    for path in paths:
+        for block in _blocks_backwards(path):
+            *_, tail = pieces = (block + rest).split(b"\n")
+            # The text ends with a newline: that is no empty last line.
+            last = len(pieces) - 1 if first and not tail else len(pieces)
+            first = False
+            yield from map(_decode, reversed(pieces[1:last]))
+            rest = pieces[0] if last else b""
+            if len(rest) > _MAX_LINE:
+                yield _decode(rest)
+                rest = b""
+    if rest:
+        yield _decode(rest)
+
+
+def _blocks_backwards(path: Path) -> Iterator[bytes]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            yield file.read(end - start)
+            end = start
+
+
+def _decode(line: bytes) -> str:
+    return line.rstrip(b"\r").rsplit(b"\r", 1)[-1].decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""The process supervisor: plain detached processes, one shim per service."""

@@ -1,0 +1,46 @@
+"""What a service inherits of the environment of whoever starts it: little, so that it runs the same for everybody.
+
+Inherited are the names below and those that begin with the prefixes below. Never inherited is a name that speaks of a
+secret (HF_TOKEN, HF_API_KEY: give it to the service, or keep it in the file that the tool itself reads), a proxy with
+a password in it, and CUDA_VISIBLE_DEVICES: which GPUs a service sees is decided by the plan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+NAMES = frozenset(
+    """
+    HOME USER LOGNAME SHELL LANG LANGUAGE TZ TMPDIR PATH LD_LIBRARY_PATH
+    XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME XDG_RUNTIME_DIR
+    SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
+    HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy
+    """.split()
+)
+PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "HF_", "OMP_")
+NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"})
+SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "KEY", "AUTH")
+DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def inherited(environ: Mapping[str, str], bin_path: str | None) -> dict[str, str]:
+    """The part of `environ` that a service gets; PATH begins with `bin_path`."""
+    kept = {name: value for name, value in environ.items() if _is_inherited(name, value)}
+    kept["PATH"] = search_path(environ, bin_path)
+    return kept
+
+
+def search_path(environ: Mapping[str, str], bin_path: str | None) -> str:
+    """Where programs are looked for: `bin_path`, then PATH. Only absolute folders count."""
+    folders = [*(bin_path or "").split(os.pathsep), *(environ.get("PATH") or DEFAULT_PATH).split(os.pathsep)]
+    absolute = [folder for folder in map(os.path.expanduser, folders) if folder.startswith("/")]
+    return os.pathsep.join(dict.fromkeys(absolute))
+
+
+def _is_inherited(name: str, value: str) -> bool:
+    if name in NEVER or any(word in name.upper() for word in SECRET_WORDS):
+        return False
+    if name.upper().endswith("_PROXY") and "@" in value:
+        return False
+    return name in NAMES or name.startswith(PREFIXES)

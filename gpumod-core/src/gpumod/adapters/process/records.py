@@ -1,0 +1,128 @@
+"""The supervisor's files: `<home>/services/<id>/` with `.run/` for the shim's records, `<home>/logs/<id>.log`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gpumod.adapters.files import ensure_private_dir, lines_backwards, write_atomic
+from gpumod.adapters.process.proc import Proc, boot_id
+from gpumod.domain.base import is_id
+from gpumod.domain.errors import UsageError
+from gpumod.ports import LaunchFile
+
+LOGS_KEPT = 3
+RUN_FOLDER = ".run"
+_RUN_BEGINS = re.compile(r"--- gpumod: \S+ started \S+ run \S+ ---")
+
+
+class Records:
+    """Where the files of a home's services are, and what they say."""
+
+    def __init__(self, home: Path) -> None:
+        self._services = home / "services"
+        self._logs = home / "logs"
+
+    def folder(self, service: str) -> Path:
+        """The service's own folder. Raises UsageError `bad-id`: an id becomes part of a path here."""
+        return self._services / _checked(service)
+
+    def log(self, service: str) -> Path:
+        return self._logs / f"{_checked(service)}.log"
+
+    def prepare(self, service: str) -> Path:
+        """Make the folders of a service, private, and return the one of the shim's records."""
+        ensure_private_dir(self._logs)
+        ensure_private_dir(self._services)
+        ensure_private_dir(self.folder(service))
+        return ensure_private_dir(self.folder(service) / RUN_FOLDER)
+
+    def write(self, service: str, files: Sequence[LaunchFile]) -> None:
+        """Replace files in the service's folder atomically. Raises UsageError `bad-file-name`."""
+        folder = self.folder(service)
+        for file in files:
+            name = PurePosixPath(file.name)
+            if name.is_absolute() or not name.parts or ".." in name.parts or name.parts[0] == RUN_FOLDER:
+                raise UsageError(
+                    "bad-file-name",
+                    f"service {service} may not have a file named {file.name!r}",
+                    why="it would lie outside of the service's folder, or among gpumod's own records",
+                )
+            path = folder / name
+            ensure_private_dir(path.parent)
+            # Not synced to the disk: written anew at each start.
+            write_atomic(path, filled(file.content, folder), file.mode, durable=False)
+
+    def run(self, service: str, nonce: str) -> dict[str, Any] | None:
+        """The token that the shim of this run wrote, of this boot."""
+        record = self._record(service, "run.json")
+        token = record.get("token")
+        return token if record.get("nonce") == nonce and isinstance(token, dict) and is_token(token) else None
+
+    def last_run(self, service: str) -> dict[str, Any] | None:
+        """The token of the last run, whichever that was."""
+        token = self._record(service, "run.json").get("token")
+        return token if isinstance(token, dict) and is_token(token) else None
+
+    def exit(self, service: str, nonce: str) -> tuple[int | None, bool]:
+        """(exit code, whether nothing of the run is left) as far as the shim of this run told."""
+        record = self._record(service, "exit.json")
+        if record.get("nonce") != nonce:
+            return None, False
+        code = record.get("code")
+        return code if isinstance(code, int) else None, record.get("empty") is True
+
+    def _record(self, service: str, name: str) -> dict[str, Any]:
+        try:
+            record = json.loads((self.folder(service) / RUN_FOLDER / name).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def last_lines(self, service: str, lines: int) -> tuple[str, ...]:
+        """The last lines of the present or last run, across rotated files."""
+        log = self.log(service)
+        pieces = [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1))]
+        run = itertools.takewhile(lambda line: not _RUN_BEGINS.fullmatch(line), lines_backwards(pieces))
+        return tuple(itertools.islice(run, max(0, lines)))[::-1]
+
+    def remove(self, service: str) -> None:
+        """Remove the service's folder and its logs."""
+        folder = self.folder(service)
+        log = self.log(service)
+        if folder.exists():
+            shutil.rmtree(folder)
+        for path in (log, *(log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1))):
+            path.unlink(missing_ok=True)
+
+
+def filled(text: str, folder: Path) -> str:
+    """`text` with `{service_dir}` replaced by the service's folder."""
+    return text.replace("{service_dir}", str(folder))
+
+
+def is_token(token: Mapping[str, Any]) -> bool:
+    """True for a whole token of this boot."""
+    numbers = (token.get(key) for key in ("pid", "pid_started", "shim_pid", "shim_started"))
+    return all(isinstance(number, int) and number > 0 for number in numbers) and token.get("boot") == boot_id()
+
+
+def main_process(token: Mapping[str, Any]) -> Proc:
+    return Proc(token["pid"], token["pid_started"])
+
+
+def shim_process(token: Mapping[str, Any]) -> Proc:
+    return Proc(token["shim_pid"], token["shim_started"])
+
+
+def _checked(service: str) -> str:
+    if not is_id(service):
+        raise UsageError("bad-id", f"{service[:80]!r} is no id of a service", why="it may not become part of a path")
+    return service
+
+

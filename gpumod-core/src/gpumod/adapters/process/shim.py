@@ -1,0 +1,266 @@
+"""The shim: the small process that stays with a service while gpumod comes and goes.
+
+Run as `python -I -S shim.py FOLDER`, with its orders as JSON on stdin: `nonce service exe argv env cwd log
+log_max_bytes log_keep stop_timeout_s`. It answers with one line of JSON on stdout, the token or `{"error": ...}`,
+once the program really runs. In FOLDER it keeps `run.json` (the token) and `exit.json` (how the program ended).
+
+It is the subreaper of everything that the service starts, so that workers which detach themselves stay its
+descendants, and only their parent can kill processes without ever hitting a stranger that got the same pid.
+
+Signals: SIGTERM and SIGINT are passed to the service, and what is left after `stop_timeout_s` is killed; SIGUSR1 kills
+at once. When the main process ends, what it left behind is ended too. The shim ends when no descendant is left.
+
+It imports nothing of gpumod and little of the standard library: it starts in some 15 ms and holds a few MB.
+"""
+
+# ruff: noqa: PTH - pathlib would double the time that the shim takes to start
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+ROTATION_CHECK_S = 2.0
+LEFTOVER_GRACE_S = 3.0
+KILL_AGAIN_S = 0.02
+COPY_BYTES = 1024 * 1024
+
+Json = dict[str, object]
+
+
+class Orders:
+    """What the supervisor wants."""
+
+    def __init__(self, orders: Json) -> None:
+        self.nonce = str(orders["nonce"])
+        self.service = str(orders["service"])
+        self.exe = str(orders["exe"])
+        self.argv: list[str] = orders["argv"]  # type: ignore[assignment]  # JSON that the supervisor wrote
+        self.env: dict[str, str] = orders["env"]  # type: ignore[assignment]
+        self.cwd = str(orders["cwd"])
+        self.log = str(orders["log"])
+        self.log_max_bytes = int(str(orders["log_max_bytes"]))
+        self.log_keep = int(str(orders["log_keep"]))
+        self.stop_timeout_s = float(str(orders["stop_timeout_s"]))
+
+
+def main() -> None:
+    folder = sys.argv[1]
+    orders = Orders(json.loads(sys.stdin.buffer.read()))
+    if os.fork():
+        os._exit(0)  # nobody has to wait for the shim: it belongs to init
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_NAME, b"gpumod-shim", 0, 0, 0)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        report({"error": "subreaper", "why": os.strerror(ctypes.get_errno())})
+        return
+    os.chdir("/")
+    try:
+        log = open_log(orders)
+    except OSError as error:
+        report({"error": "log", "why": error.strerror or str(error)})
+        return
+    pid, failure = spawn(orders, log)
+    token: Json = {
+        "pid": pid,
+        "pid_started": start_ticks(pid),
+        "shim_pid": os.getpid(),
+        "shim_started": start_ticks(os.getpid()),
+        "boot": read("/proc/sys/kernel/random/boot_id").strip(),
+        "started_at": time.time(),
+    }
+    keep(folder, "run.json", {"nonce": orders.nonce, "token": token})
+    why = read_all(failure)
+    if why:
+        os.waitpid(pid, 0)
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(folder, "run.json"))
+        report({"error": "exec", "why": why})
+        return
+    report(token)
+    watch(folder, orders, pid)
+
+
+def spawn(orders: Orders, log: int) -> tuple[int, int]:
+    """Fork the service. Returns its pid and a descriptor that yields why it could not be executed, or nothing."""
+    failure, tell = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(tell)
+        os.close(log)
+        return pid, failure
+    try:
+        os.setpgid(0, 0)
+        for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(orders.cwd)
+        os.execve(orders.exe, orders.argv, orders.env)
+    except (OSError, ValueError) as error:
+        os.write(tell, str(getattr(error, "strerror", None) or error).encode())
+    finally:
+        os._exit(127)
+
+
+def watch(folder: str, orders: Orders, main_pid: int) -> None:
+    """Reap until no descendant is left; pass signals on, end leftovers, rotate the log."""
+    alive = True
+    kill_at = float("inf")
+    next_rotation = time.monotonic() + ROTATION_CHECK_S
+    code: int | None = None
+    while True:
+        ended = reap()
+        if ended is None:
+            break
+        if alive and main_pid in ended:
+            alive = False
+            code = ended[main_pid]
+            keep(folder, "exit.json", {"nonce": orders.nonce, "code": code, "at": time.time(), "empty": False})
+            for pid in children():
+                send(pid, signal.SIGTERM)
+            kill_at = min(kill_at, time.monotonic() + LEFTOVER_GRACE_S)
+        now = time.monotonic()
+        if now >= kill_at:
+            for pid in children():
+                send(pid, signal.SIGKILL)
+            kill_at = now + KILL_AGAIN_S
+        if now >= next_rotation:
+            rotate(orders)
+            next_rotation = now + ROTATION_CHECK_S
+        got = signal.sigtimedwait(SIGNALS, max(0.0, min(kill_at, next_rotation) - now))
+        if got is not None and got.si_signo in (signal.SIGTERM, signal.SIGINT):
+            if alive:
+                send(-main_pid, got.si_signo)
+                send(-main_pid, signal.SIGCONT)  # a stopped process would not hear it
+            kill_at = min(kill_at, time.monotonic() + orders.stop_timeout_s)
+        elif got is not None and got.si_signo == signal.SIGUSR1:
+            kill_at = 0.0
+    keep(folder, "exit.json", {"nonce": orders.nonce, "code": code, "at": time.time(), "empty": True})
+
+
+def reap() -> dict[int, int] | None:
+    """Collect the children that ended: pid -> exit code, negative for a signal. None when there is no child at all."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended or None
+        if pid == 0:
+            return ended
+        ended[pid] = os.waitstatus_to_exitcode(status)
+
+
+def children() -> list[int]:
+    """Direct children. They cannot be strangers: a pid is not given anew before its parent, us, has reaped it."""
+    me = os.getpid()
+    try:
+        return [int(pid) for pid in read(f"/proc/{me}/task/{me}/children").split()]
+    except FileNotFoundError:
+        return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == me]
+
+
+def send(pid: int, number: int) -> None:
+    # Gone already; or a program with another user id, which the supervisor names when it stays.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def open_log(orders: Orders) -> int:
+    """Open the log for appending, rotated if it is large, and begin it with a line that separates this run."""
+    log = os.open(orders.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    rotate(orders)
+    begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    lead = "\n" if os.fstat(log).st_size and last_byte(orders.log) != b"\n" else ""
+    os.write(log, f"{lead}--- gpumod: {orders.service} started {begun} run {orders.nonce} ---\n".encode())
+    return log
+
+
+def last_byte(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def rotate(orders: Orders) -> None:
+    """Move a log that grew too large aside. It is copied and cut short, since the service keeps it open."""
+    try:
+        if os.stat(orders.log).st_size < orders.log_max_bytes:
+            return
+        for number in range(orders.log_keep - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{orders.log}.{number}", f"{orders.log}.{number + 1}")
+        with open(orders.log, "r+b") as log:
+            # On a full disk the copy is given up, and cutting the log makes room.
+            with contextlib.suppress(OSError), open(f"{orders.log}.1", "wb", opener=private) as copy:
+                while block := log.read(COPY_BYTES):
+                    copy.write(block)
+            log.truncate(0)
+    except OSError:
+        return
+
+
+def private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def report(answer: Json) -> None:
+    """Tell the supervisor, if it is still there, and let go of its pipes."""
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps(answer).encode() + b"\n")
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+
+
+def keep(folder: str, name: str, record: Json) -> None:
+    """Write a record atomically. A folder that was removed, or a full disk, must not end the shim."""
+    path = os.path.join(folder, name)
+    draft = f"{path}.{os.getpid()}.tmp"
+    with contextlib.suppress(OSError):
+        with open(draft, "w", encoding="utf-8", opener=private) as file:
+            file.write(json.dumps(record))
+        os.replace(draft, path)
+
+
+def parent(pid: int) -> int | None:
+    try:
+        return int(stat_fields(pid)[1])
+    except OSError:
+        return None
+
+
+def start_ticks(pid: int) -> int:
+    return int(stat_fields(pid)[19])
+
+
+def stat_fields(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on; the name before may hold anything."""
+    text = read(f"/proc/{pid}/stat")
+    return text[text.rfind(")") + 2 :].split()
+
+
+def read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def read_all(descriptor: int) -> str:
+    with open(descriptor, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    main()

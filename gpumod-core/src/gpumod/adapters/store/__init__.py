@@ -1,0 +1,50 @@
+"""The store: all state, in one SQLite database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.definitions import Definitions
+from gpumod.adapters.store.journal import Journal
+from gpumod.adapters.store.opening import open_database
+from gpumod.adapters.store.records import Records
+from gpumod.adapters.store.runs import Runs
+from gpumod.adapters.store.state import State
+
+__all__ = ["SqlStore", "open_store"]
+
+
+class SqlStore(Definitions, State, Records, Runs, Journal):
+    """Implements :class:`gpumod.ports.Store`. Safe to use from several threads; `close` it at the end."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    @property
+    def writable(self) -> bool:
+        """False where the home is read-only: every change raises MachineLacks(`read-only-home`)."""
+        return self._db.writable
+
+    @property
+    def path(self) -> Path:
+        return self._db.path
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> SqlStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def open_store(path: Path, *, read_only: bool = False) -> SqlStore:
+    """Open the store in the database file `path`, which need not be there yet.
+
+    Raises Failed(`not-a-database` | `database-too-new` | `database`) and MachineLacks(`disk-full`). Where nothing
+    can be written, it opens for reading.
+    """
+    return SqlStore(open_database(path, read_only=read_only))

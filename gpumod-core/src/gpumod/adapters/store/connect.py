@@ -1,0 +1,95 @@
+"""Connections: transactions that SQLite really begins, and writers that take their lock at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlmodel import Session
+
+from gpumod.adapters.store.faults import read_only, translated
+
+BUSY_TIMEOUT_MS = 30_000
+WRITER = "BEGIN IMMEDIATE"
+
+
+def connect_file(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    """Open an existing database file. `mode` is a query of SQLite's URI: `rw`, `ro`, or `ro&immutable=1`."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000)
+
+
+def file_engine(path: Path, mode: str = "rw") -> Engine:
+    """An engine on a database file that is there."""
+    return _prepared(create_engine("sqlite://", creator=lambda: connect_file(path, mode), poolclass=QueuePool))
+
+
+def memory_engine(connection: sqlite3.Connection) -> Engine:
+    """An engine on one database in memory. It has one connection, so threads take turns."""
+    return _prepared(
+        create_engine("sqlite://", creator=lambda: connection, poolclass=QueuePool, pool_size=1, max_overflow=0)
+    )
+
+
+def memory_connection() -> sqlite3.Connection:
+    """A new database in memory."""
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
+def _prepared(engine: Engine) -> Engine:
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _on_begin(connection: Connection) -> None:
+    # A deferred transaction that reads first and writes later fails at once, without waiting, when somebody else
+    # wrote in between: so writers say what they are from the start.
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+class Database:
+    """An open database: `read` and `write` give one short transaction each.
+
+    `writable` is False where the home is read-only, and `why_read_only` says why.
+    """
+
+    def __init__(self, engine: Engine, path: Path, why_read_only: str | None = None) -> None:
+        self.path = path
+        self.why_read_only = why_read_only
+        self._engine = engine
+        self._writer = engine.execution_options(sqlite_begin=WRITER)
+
+    @property
+    def writable(self) -> bool:
+        return self.why_read_only is None
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database throughout."""
+        with translated(self.path), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is committed when the block ends, and undone when it raises.
+
+        Raises MachineLacks(`read-only-home`) and MachineLacks(`disk-full`).
+        """
+        if self.why_read_only is not None:
+            raise read_only(self.path, self.why_read_only)
+        with translated(self.path), Session(self._writer) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close every connection. The last one to leave folds the write-ahead log into the file."""
+        self._engine.dispose()

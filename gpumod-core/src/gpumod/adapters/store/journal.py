@@ -1,0 +1,38 @@
+"""Events: what happened, written in the transaction of what it tells about."""
+
+from __future__ import annotations
+
+import json
+
+from sqlmodel import Session, col, select
+
+from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.rows import load, parse
+from gpumod.adapters.store.tables import EventRow
+from gpumod.domain.errors import GpumodError
+from gpumod.domain.run import Event
+
+
+class Journal:
+    """The part of the store that tells what happened."""
+
+    _db: Database
+
+    def events(self, limit: int) -> tuple[Event, ...]:
+        """The last `limit` events, the newest first. A row that is no longer valid is left out."""
+        found: list[Event] = []
+        with self._db.read() as session:
+            for row in session.exec(select(EventRow).order_by(col(EventRow.seq).desc()).limit(limit)):
+                try:
+                    data = parse("events", row.seq, "data", row.data)
+                    columns = {"at": row.at, "kind": row.kind, "subject": row.subject, "data": data}
+                    found.append(load(Event, "events", row.seq, "{}", columns))
+                except GpumodError:
+                    continue
+        return tuple(found)
+
+
+def add_event(session: Session, event: Event) -> None:
+    """Write `event` in the transaction of `session`."""
+    data = json.dumps(event.model_dump(mode="json")["data"])
+    session.add(EventRow(at=event.at, kind=event.kind, subject=event.subject, data=data))

@@ -1,0 +1,151 @@
+"""Opening the database: made when it is not there, upgraded when it is older, refused when it is newer or foreign.
+
+Opening one that is up to date reads a single row and never imports Alembic.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from gpumod.adapters.store.connect import Database, connect_file, file_engine, memory_connection, memory_engine
+from gpumod.adapters.store.faults import from_os, not_a_database, translated
+from gpumod.domain.errors import Failed
+
+REVISIONS = ("0001",)
+"""Every revision of the schema, oldest first; the last one is what this code works with."""
+HEAD = REVISIONS[-1]
+
+_MAGIC = b"SQLite format 3\x00"
+
+
+def open_database(path: Path, *, read_only: bool = False) -> Database:
+    """Open the database at `path`, which need not be there yet.
+
+    Where nothing can be written (or `read_only`), an absent database reads as an empty one, and an older one is
+    read as an upgraded copy in memory. Raises Failed(`not-a-database` | `database-too-new` | `database`),
+    MachineLacks(`disk-full`).
+    """
+    why = "it was opened for reading only" if read_only else _why_not_writable(path)
+    with translated(path):
+        present = _is_there(path)
+        if why is not None:
+            return _open_for_reading(path, why, present=present)
+        if not present:
+            _create(path)
+        database = Database(file_engine(path), path)
+        try:
+            if _is_current(database):
+                _keep_private(path)
+                return database
+        except BaseException:
+            database.close()
+            raise
+        database.close()
+        from gpumod.adapters.store.migrate import upgrade_file  # noqa: PLC0415  # imports Alembic
+
+        upgrade_file(path)
+        return Database(file_engine(path), path)
+
+
+def check_revision(path: Path, found: str | None) -> bool:
+    """True when `found` is the schema of this code, False when it is an older one.
+
+    Raises Failed when the database is newer than the code, or nobody's that we know.
+    """
+    if found is None:
+        raise not_a_database(path, "it is an SQLite database that somebody else made")
+    if found not in REVISIONS:
+        raise Failed(
+            "database-too-new",
+            f"{path} was made by a newer gpumod (schema {found}; this one knows up to {HEAD})",
+            why="an older program could damage it",
+            hint="upgrade gpumod, or use another home with --home or GPUMOD_HOME",
+        )
+    return found == HEAD
+
+
+def revision_of(connection: sqlite3.Connection) -> str | None:
+    """The schema's revision that a database names, or None when it names none."""
+    try:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return None
+        raise
+    return row[0] if row else None
+
+
+def _is_current(database: Database) -> bool:
+    with database.read() as session:
+        raw = session.connection().connection.dbapi_connection
+        assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # for the type checker
+        return check_revision(database.path, revision_of(raw))
+
+
+def _is_there(path: Path) -> bool:
+    """True for a database file, False for none or an empty file. Never opens what is not a database."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except IsADirectoryError:
+        raise not_a_database(path, "it is a folder") from None
+    except PermissionError as error:
+        raise Failed("database", f"{path} cannot be read", why=str(error), hint="look at its owner and mode") from error
+    if start and start != _MAGIC:
+        raise not_a_database(path, "it does not begin as an SQLite database does")
+    return bool(start)
+
+
+def _why_not_writable(path: Path) -> str | None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        said = from_os(path, error)
+        if said.code != "read-only-home":
+            raise said from error
+        return str(error)
+    for place in (path.parent, path):
+        if not os.access(place, os.W_OK) and place.exists():
+            return f"{place} is not writable for this user"
+    return None
+
+
+def _create(path: Path) -> None:
+    from gpumod.adapters.store.migrate import create_file  # noqa: PLC0415  # imports Alembic
+
+    create_file(path)
+
+
+def _keep_private(path: Path) -> None:
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
+def _open_for_reading(path: Path, why: str, *, present: bool) -> Database:
+    if present:
+        # Without a write-ahead log nobody is writing, and SQLite need not make one beside the file to read it.
+        wal = path.with_name(path.name + "-wal")
+        mode = "ro" if wal.exists() else "ro&immutable=1"
+        database = Database(file_engine(path, mode), path, why)
+        try:
+            if _is_current(database):
+                return database
+        except BaseException:
+            database.close()
+            raise
+        database.close()
+        source = connect_file(path, mode)
+    else:
+        source = None
+    from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
+
+    copy = memory_connection()
+    if source is not None:
+        source.backup(copy)
+        source.close()
+    upgrade(copy)
+    return Database(memory_engine(copy), path, why)

@@ -1,0 +1,70 @@
+"""Between rows and domain values: what is read is checked, and an error names table, row and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gpumod.domain.errors import Failed
+
+M = TypeVar("M", bound=BaseModel)
+
+_REPAIR = {
+    "services": "`gpumod service remove {row}` takes it away, `gpumod preset load --update` writes presets anew",
+    "modes": "`gpumod mode delete {row}` takes it away, `gpumod preset load --update` writes presets anew",
+}
+_RESTORE = "put the field right in the database, or restore a backup of it"
+
+
+def bad_row(table: str, row: object, field: str, problem: str) -> Failed:
+    """The error for a row that no longer says something valid."""
+    return Failed(
+        "bad-row",
+        f"table {table}, row {row}: field {field} {problem}",
+        why="the database was edited by something other than gpumod",
+        hint=_REPAIR.get(table, _RESTORE).format(row=row),
+        table=table,
+        row=str(row),
+        field=field,
+    )
+
+
+def parse(table: str, row: object, column: str, text: str) -> Any:
+    """The JSON in a column. Raises Failed(`bad-row`)."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise bad_row(table, row, column, f"is not JSON: {error}") from error
+
+
+def parse_strings(table: str, row: object, column: str, text: str) -> tuple[str, ...]:
+    """A JSON list of strings in a column. Raises Failed(`bad-row`)."""
+    value = parse(table, row, column, text)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise bad_row(table, row, column, "is not a list of strings")
+    return tuple(value)
+
+
+def load(model: type[M], table: str, row: object, definition: str, columns: Mapping[str, Any]) -> M:
+    """The value of a row: what stands in `definition`, and the columns. Raises Failed(`bad-row`)."""
+    rest = parse(table, row, "definition", definition)
+    if not isinstance(rest, dict):
+        raise bad_row(table, row, "definition", "is not a JSON object")
+    try:
+        return model.model_validate({**rest, **columns})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "definition"
+        raise bad_row(table, row, field, f"is wrong: {first['msg']}") from error
+
+
+def dump(value: BaseModel, columns: Mapping[str, Any] | frozenset[str] = frozenset()) -> str:
+    """The JSON of `value` without the fields that are `columns`."""
+    return value.model_dump_json(exclude=set(columns))
+
+
+def dump_optional(value: BaseModel | None) -> str | None:
+    return None if value is None else value.model_dump_json()

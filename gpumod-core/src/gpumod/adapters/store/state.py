@@ -1,0 +1,72 @@
+"""Settings, and the current and the previous mode, which are kept beside them under keys that no setting can have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlmodel import Session, select
+
+from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.journal import add_event
+from gpumod.adapters.store.tables import SettingRow
+from gpumod.domain.run import Event
+
+_CURRENT = "mode.current"
+_PREVIOUS = "mode.previous"
+
+
+class State:
+    """The part of the store that holds settings and the mode that the machine is in."""
+
+    _db: Database
+
+    def settings(self) -> Mapping[str, str]:
+        """The settings that were set, as text."""
+        with self._db.read() as session:
+            rows = session.exec(select(SettingRow).order_by(SettingRow.key))
+            return {row.key: row.value for row in rows if "." not in row.key}
+
+    def put_setting(self, key: str, value: str | None, *, event: Event) -> None:
+        """Set a setting, or with None go back to its default."""
+        with self._db.write() as session:
+            _put(session, key, value, event.at)
+            add_event(session, event)
+
+    def current_mode(self) -> str | None:
+        with self._db.read() as session:
+            return _get(session, _CURRENT)
+
+    def previous_mode(self) -> str | None:
+        """The mode before the current one (`gpumod switch -`)."""
+        with self._db.read() as session:
+            return _get(session, _PREVIOUS)
+
+
+def enter_mode(session: Session, mode: str | None, at: float) -> None:
+    """Record the mode that the machine is in now (None: none of the modes)."""
+    left = _get(session, _CURRENT)
+    if left == mode:
+        return
+    if left is not None:
+        _put(session, _PREVIOUS, left, at)
+    _put(session, _CURRENT, mode, at)
+    add_event(session, Event(at=at, kind="mode-changed", subject=mode or "", data={"from": left, "to": mode}))
+
+
+def forget_mode(session: Session, mode: str) -> None:
+    for key in (_CURRENT, _PREVIOUS):
+        if _get(session, key) == mode:
+            _put(session, key, None, 0.0)
+
+
+def _get(session: Session, key: str) -> str | None:
+    row = session.get(SettingRow, key)
+    return None if row is None else row.value
+
+
+def _put(session: Session, key: str, value: str | None, at: float) -> None:
+    row = session.get(SettingRow, key)
+    if value is not None:
+        session.merge(SettingRow(key=key, value=value, updated_at=at))
+    elif row is not None:
+        session.delete(row)

@@ -1,0 +1,149 @@
+"""Templates: Jinja2 in a sandbox, and filters that put any text into a systemd unit as itself.
+
+A template is looked for in the user's folder first, then where the service says, then in the folders that plugins
+offer. Nothing is escaped by itself: unit files need a different escape at each place, so templates name a filter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
+
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RISKY_ENV = frozenset({
+    "BASH_ENV", "ENV", "IFS", "INVOCATION_ID", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PRELOAD", "LISTEN_FDNAMES",
+    "LISTEN_FDS", "LISTEN_PID", "MAINPID", "MANAGERPID", "NOTIFY_SOCKET", "PATH", "PYTHONHOME", "PYTHONPATH",
+    "PYTHONSTARTUP", "WATCHDOG_PID", "WATCHDOG_USEC",
+})  # fmt: skip
+"""Variables that decide what code a process runs, or that belong to systemd's own protocol."""
+
+
+def _text(value: object, place: str) -> str:
+    """`value` as text. Raises UsageError when it holds what would end or change the line that it stands on."""
+    text = str(value)
+    if has_control_characters(text):
+        raise UsageError(
+            "bad-unit-text",
+            f"{place} cannot hold {text[:80]!r}",
+            why="it contains a newline or another control character, which could become a line of its own",
+            hint="remove the control characters from the service's name, options or paths",
+        )
+    return text
+
+
+def systemd_word(value: object) -> str:
+    r"""One word of an Exec line, in double quotes: blanks, quotes, `\`, `%`, `$` and `;` survive as themselves.
+
+    Not for the program itself: that is an absolute path that gpumod found, never a user's text. Raises UsageError
+    (`bad-unit-text`) on control characters.
+    """
+    text = _text(value, "a word of a command line").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text.replace("%", "%%").replace("$", "$$")}"'
+
+
+def systemd_env(name: object, value: object, wanted: bool = False) -> str:
+    """One quoted NAME=VALUE for an Environment= line; `$` is not special there.
+
+    In a template: `Environment={{ name | systemd_env(value) }}`. Raises UsageError on control characters
+    (`bad-unit-text`), on what is no variable's name, and on :data:`RISKY_ENV` unless `wanted` (`bad-variable`).
+    """
+    variable = str(name)
+    if not ENV_NAME.fullmatch(variable):
+        raise UsageError(
+            "bad-variable",
+            f"{variable[:80]!r} cannot name an environment variable",
+            why="a name has letters, digits and underscores only, and does not begin with a digit",
+        )
+    if variable in RISKY_ENV and not wanted:
+        raise UsageError(
+            "bad-variable",
+            f"the environment variable {variable} is not set in a unit",
+            why="it decides what code the service runs, or belongs to systemd",
+            hint="give the program by its absolute path, or write the variable into a template of your own",
+        )
+    text = _text(value, f"the variable {variable}").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{variable}={text.replace("%", "%%")}"'
+
+
+def systemd_text(value: object) -> str:
+    r"""A line of text, as in Description=, where only `%` is special and quotes are literal.
+
+    A `\` at the very end is doubled, since a single one would swallow the next line. Raises UsageError
+    (`bad-unit-text`) on control characters.
+    """
+    text = _text(value, "a line of text").replace("%", "%%")
+    ends_odd = (len(text) - len(text.rstrip("\\"))) % 2
+    return text + "\\" * ends_odd
+
+
+class Templates:
+    """Renders templates. `home` is gpumod's home folder, `folders` those that plugins offer, first found first."""
+
+    def __init__(self, home: Path, folders: Sequence[Path] = ()) -> None:
+        self.user_folder = home / "templates"
+        self.folders = (self.user_folder, *folders)
+        self._environment = ImmutableSandboxedEnvironment(
+            loader=jinja2.FileSystemLoader(self.folders),
+            undefined=jinja2.StrictUndefined,
+            autoescape=False,  # units and INI files are not HTML; each place names its filter
+            keep_trailing_newline=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        for word in (systemd_word, systemd_env, systemd_text):
+            self._environment.filters[word.__name__] = word
+
+    def render(self, name: str, *, own: str | None = None, **variables: Any) -> str:
+        """The template `name` with `variables`.
+
+        `own` is the service's `unit_template`: another name to be looked for instead, or the absolute path of a
+        file, over which only `name` in the user's folder wins. Raises UnknownName (`unknown-template`), and Failed
+        (`bad-template`) for wrong syntax, a variable that is not there, or what the sandbox forbids. Errors of the
+        filters pass.
+        """
+        try:
+            return self._template(name, own).render(**variables)
+        except GpumodError:
+            raise
+        except jinja2.TemplateNotFound as exc:
+            raise self._not_found(str(exc.name or exc)) from exc
+        except jinja2.TemplateSyntaxError as exc:
+            raise _bad(own or name, f"{exc.message} (line {exc.lineno})") from exc
+        except Exception as exc:  # whatever an expression in a user's template raises
+            raise _bad(own or name, f"{type(exc).__name__}: {exc}") from exc
+
+    def names(self) -> tuple[str, ...]:
+        """Every template that can be rendered, sorted."""
+        return tuple(self._environment.list_templates())
+
+    def _template(self, name: str, own: str | None) -> jinja2.Template:
+        if own is None or not own.startswith("/"):
+            return self._environment.get_template(own or name)
+        if (self.user_folder / name).is_file():
+            return self._environment.get_template(name)
+        try:
+            return self._environment.from_string(Path(own).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise _bad(own, str(exc)) from exc
+
+    def _not_found(self, name: str) -> UnknownName:
+        close = difflib.get_close_matches(name, self.names(), n=3)
+        return UnknownName(
+            "unknown-template",
+            f"there is no template {name!r}",
+            why=f"looked in {', '.join(map(str, self.folders))}",
+            hint=f"did you mean {' or '.join(close)}?" if close else f"put it into {self.user_folder}",
+        )
+
+
+def _bad(name: str, why: str) -> Failed:
+    return Failed("bad-template", f"the template {name!r} cannot be rendered", why=why, hint="correct the template")

@@ -1,0 +1,118 @@
+"""What every command gets: the home, the output form, and the one way to call an operation and show its result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpumod.cli.failures import PIPE_CLOSED, bad_input
+
+if TYPE_CHECKING:
+    from gpumod.domain.base import Frozen
+    from gpumod.domain.settings import Settings
+    from gpumod.operations.catalogue import Operation
+    from gpumod.operations.gpumod import Gpumod
+
+
+@dataclass
+class CliContext:
+    """The state of one invocation (`ctx.obj`). `home` None means GPUMOD_HOME or the user's data folder."""
+
+    home: Path | None = None
+    json: bool = False
+    debug: bool = False
+    _gpumod: Gpumod | None = field(default=None, repr=False)
+
+    def gpumod(self) -> Gpumod:
+        """The application, opened at the first call."""
+        if self._gpumod is None:
+            from gpumod.bootstrap import open_gpumod  # noqa: PLC0415  # opened when a command needs it
+
+            self._gpumod = open_gpumod(self.home, os.environ)
+        return self._gpumod
+
+    def settings(self) -> Settings:
+        """The settings in effect."""
+        return self.gpumod().settings_effective()
+
+    def call(self, operation: str, values: Mapping[str, Any], **view_options: Any) -> None:
+        """Run `operation` with `values`, show its result, and leave with its exit status.
+
+        Raises GpumodError: UsageError `bad-input` for values that the operation's parameters refuse, else what
+        the operation raises. `view_options` go to the human view alone.
+        """
+        self.finish(self.run(operation, values), **view_options)
+
+    def run(self, operation: str, values: Mapping[str, Any]) -> Frozen:
+        """Run `operation` and return its result; progress of a change goes to stderr."""
+        record = _record(operation)
+        params = self.params(record, values)
+        method = getattr(self.gpumod(), record.name)
+        if record.effect != "change":
+            result: Frozen = asyncio.run(method(params))
+            return result
+        from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
+
+        with ProgressView.on_stderr() as progress:
+            changed: Frozen = asyncio.run(method(params, progress=progress))
+        return changed
+
+    @staticmethod
+    def params(record: Operation, values: Mapping[str, Any]) -> Frozen:
+        """The operation's parameters, or UsageError `bad-input`. A value of None leaves the default."""
+        from pydantic import ValidationError  # noqa: PLC0415  # `--help` does without it
+
+        try:
+            return record.params.model_validate({key: v for key, v in values.items() if v is not None})
+        except ValidationError as error:
+            raise bad_input(error) from error
+
+    def finish(self, result: Frozen, **view_options: Any) -> None:
+        """Print `result` and leave with its exit status."""
+        from gpumod.cli.exits import error_of, exit_code_of  # noqa: PLC0415  # needs the results
+
+        code = exit_code_of(result)
+        self.show(result, **view_options)
+        error = error_of(result)
+        if error is not None and not self.json:
+            from gpumod.cli.failures import print_error  # noqa: PLC0415  # beside its use
+
+            print_error(error, as_json=False)
+        if code:
+            raise click.exceptions.Exit(code)
+
+    def show(self, result: Frozen, **view_options: Any) -> None:
+        """Print `result` on stdout, as JSON or for people."""
+        with quiet_pipe():
+            if self.json:
+                click.echo(result.model_dump_json(indent=2))
+            else:
+                from gpumod.cli.views import render, stdout_console  # noqa: PLC0415  # rich is for people alone
+
+                stdout_console().print(render(result, **view_options))
+            sys.stdout.flush()
+
+
+def _record(operation: str) -> Operation:
+    from gpumod.operations.catalogue import OPERATIONS  # noqa: PLC0415  # imports pydantic
+
+    return next(record for record in OPERATIONS if record.name == operation)
+
+
+@contextlib.contextmanager
+def quiet_pipe() -> Any:
+    """A reader that went away ends the command without a word."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still buffered would raise again when the interpreter closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(PIPE_CLOSED) from None

@@ -1,0 +1,33 @@
+"""From a result to the exit status: 0 done, 1 failed or not whole, 3 does not fit; a change says its own."""
+
+from __future__ import annotations
+
+from gpumod.domain.base import Frozen
+from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.plan import Plan
+from gpumod.operations import results as r
+
+DOES_NOT_FIT = 3
+
+
+def exit_code_of(result: Frozen) -> int:
+    """The exit status of a command that printed `result`."""
+    if isinstance(result, r.ChangeResult):
+        misfit = result.dry_run and result.plan is not None and not result.plan.fits
+        return result.exit_code or (DOES_NOT_FIT if misfit else 0)
+    if isinstance(result, r.RecoverResult):
+        return exit_code_of(result.change) if result.change else 0
+    if isinstance(result, Plan):
+        return 0 if result.fits else DOES_NOT_FIT
+    if isinstance(result, r.DoctorResult | r.PresetValidateResult):
+        return 0 if result.ok else 1
+    return 0
+
+
+def error_of(result: Frozen) -> ErrorInfo | None:
+    """The error inside a result, which people see on stderr."""
+    if isinstance(result, r.ChangeResult):
+        return result.error
+    if isinstance(result, r.RecoverResult) and result.change:
+        return result.change.error
+    return None

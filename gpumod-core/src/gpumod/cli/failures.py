@@ -1,0 +1,92 @@
+"""Errors as people and programs see them: message, why and hint on stderr, or one JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpumod.cli.text import safe, safe_lines
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from gpumod.domain.errors import ErrorInfo, GpumodError
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
+    """Print `error` and return the exit status."""
+    from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # `--help` does without pydantic
+
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, GpumodError):
+        print_error(error.info, as_json=as_json)
+        return error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        _print_plain("interrupted", "interrupted", "", "", as_json=as_json)
+        return INTERRUPTED
+    if isinstance(error, click.ClickException):
+        return _report_click(error, as_json=as_json)
+    what = f"a bug in gpumod: {type(error).__name__}: {error}"
+    _print_plain("internal-error", what, "", "run it again with --debug and report what it prints", as_json=as_json)
+    return 1
+
+
+def _report_click(error: click.ClickException, *, as_json: bool) -> int:
+    ctx = getattr(error, "ctx", None)
+    if as_json:
+        hint = f"see {ctx.command_path} --help" if ctx is not None else "see gpumod --help"
+        _print_plain("usage", error.format_message(), "", hint, as_json=True)
+    else:
+        error.show(file=sys.stderr)
+    return error.exit_code
+
+
+def print_error(info: ErrorInfo, *, as_json: bool) -> None:
+    """Print one error, in JSON as `{"error": {...}}`."""
+    if as_json:
+        click.echo(json.dumps({"error": info.model_dump(mode="json")}, indent=2))
+    else:
+        click.echo("\n".join(error_lines(info)), err=True)
+
+
+def error_lines(info: ErrorInfo) -> list[str]:
+    """`info` for people: what happened, why, what to try."""
+    lines = [f"error: {safe(info.message)} ({safe(info.code)})"]
+    lines += [f"  why: {line}" if n == 0 else f"       {line}" for n, line in enumerate(safe_lines(info.why))]
+    lines += [f"  try: {line}" if n == 0 else f"       {line}" for n, line in enumerate(safe_lines(info.hint))]
+    return lines
+
+
+def _print_plain(code: str, message: str, why: str, hint: str, *, as_json: bool) -> None:
+    from gpumod.domain.errors import ErrorInfo  # noqa: PLC0415  # `--help` does without pydantic
+
+    print_error(ErrorInfo(code=code, message=message, why=why, hint=hint), as_json=as_json)
+
+
+_ID_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or a digit, at most 63"
+
+
+def bad_input(error: ValidationError) -> GpumodError:
+    """A UsageError `bad-input` that names each field and what it may be."""
+    from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
+
+    texts = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "input"
+        texts.append(f"{where}: {_allowed(dict(item))}")
+    return UsageError("bad-input", "the input is not valid", why="\n".join(texts), hint="see --help", problems=texts)
+
+
+def _allowed(item: dict[str, Any]) -> str:
+    given = safe(repr(item.get("input")))[:80]
+    if item.get("type") == "string_pattern_mismatch":
+        return f"{given} is not a name: {_ID_RULE}"
+    return f"{safe(item['msg']).removeprefix('Value error, ')} (given: {given})"

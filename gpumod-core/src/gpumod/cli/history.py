@@ -1,0 +1,38 @@
+"""`gpumod history ...`."""
+
+from __future__ import annotations
+
+import click
+
+from gpumod.cli.complete import RUNS
+from gpumod.cli.context import CliContext
+from gpumod.cli.lazy import subcommand
+
+
+@click.group("history")
+def history() -> None:
+    """What was done and simulated."""
+
+
+@subcommand(history, "list", "history_list")
+@click.option("-n", "--limit", type=int, metavar="N", help="At most N (default 20).")
+@click.pass_obj
+def list_runs(context: CliContext, limit: int | None) -> None:
+    """The latest runs and events."""
+    context.call("history_list", {"limit": limit})
+
+
+@subcommand(history, "show", "history_show")
+@click.argument("run", default="last", shell_complete=RUNS)
+@click.pass_obj
+def show(context: CliContext, run: str) -> None:
+    """One run, step by step. RUN is its id or the beginning of it; `last` without."""
+    context.call("history_show", {"run": run})
+
+
+@subcommand(history, "simulations", "simulations")
+@click.option("-n", "--limit", type=int, metavar="N", help="At most N (default 20).")
+@click.pass_obj
+def simulations(context: CliContext, limit: int | None) -> None:
+    """The latest simulations."""
+    context.call("simulations", {"limit": limit})

@@ -1,0 +1,86 @@
+"""Texts of the command line into values: KEY=VALUE, SERVICE=TOKENS, a,b,c, NAME:MB. Errors name what was wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """`a, b,c` as ("a", "b", "c"); an empty text is no name at all."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE`. VALUE that is JSON (a number, true, false, null, "text", a list, an object) is that, else text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+    return key.strip(), _json_or_text(value)
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value, parse_constant=_refuse_constant)
+    except ValueError:
+        return value
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity are words here: JSON has neither."""
+    raise ValueError(name)
+
+
+def key_values(texts: Iterable[str]) -> dict[str, Any]:
+    """Several KEY=VALUE; a key given twice is an error."""
+    return _distinct((key_value(text) for text in texts), "--set")
+
+
+def number_of(text: str, hint: str) -> tuple[str, int]:
+    """`SERVICE=N`; N is a whole number, or one with `k` for times 1024 (`16k`)."""
+    name, equals, number = text.rpartition("=")
+    factor = 1024 if number[-1:] in ("k", "K") else 1
+    digits = number[:-1] if factor > 1 else number
+    if not equals or not name or not (digits.isascii() and digits.isdigit()):
+        raise click.BadParameter(f"{text!r} is not SERVICE=NUMBER (as in chat=16384 or chat=16k)", param_hint=hint)
+    return name.strip(), int(digits) * factor
+
+
+def numbers_of(texts: Iterable[str], hint: str) -> dict[str, int]:
+    """Several SERVICE=N; a service given twice is an error."""
+    return _distinct((number_of(text, hint) for text in texts), hint)
+
+
+def gpu_indices(text: str) -> str | tuple[int, ...]:
+    """`any`, or indices as in `0,1`."""
+    parts = split_list(text)
+    if parts == ("any",):
+        return "any"
+    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{text!r} is neither 'any' nor indices as in 0,1", param_hint="--gpus")
+    return tuple(int(part) for part in parts)
+
+
+def sim_cards(text: str) -> tuple[tuple[str, int], ...]:
+    """`NAME:MB[,NAME:MB]`, the cards of a simulated machine. A NAME may hold colons and blanks, but no comma."""
+    cards = []
+    for part in split_list(text):
+        name, _, size = part.rpartition(":")
+        if not name.strip() or not (size.isascii() and size.isdigit()):
+            raise click.BadParameter(f"{part!r} is not NAME:MB (as in 'RTX 4090:24564')", param_hint="--sim")
+        cards.append((name.strip(), int(size)))
+    if not cards:
+        raise click.BadParameter("names no card (as in 'RTX 4090:24564')", param_hint="--sim")
+    return tuple(cards)
+
+
+def _distinct(pairs: Iterable[tuple[str, Any]], hint: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise click.BadParameter(f"{key!r} is given twice", param_hint=hint)
+        found[key] = value
+    return found

@@ -1,0 +1,65 @@
+"""The program `gpumod`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gpumod import __version__
+from gpumod.cli.context import CliContext
+from gpumod.cli.extras import extra_commands, load_extra_command
+from gpumod.cli.failures import report
+from gpumod.cli.lazy import LazyGroup
+from gpumod.cli.table import COMMANDS
+
+
+class Program(LazyGroup):
+    """The root group. It turns every error into its text (or JSON) and exit status."""
+
+    def main(  # type: ignore[override]  # it always leaves, whatever the mode
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        argv = list(sys.argv[1:] if args is None else args)
+        options = argv[: argv.index("--")] if "--" in argv else argv
+        as_json, debug = "--json" in options, "--debug" in options
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(argv, prog_name or "gpumod", **extra)
+        except (click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the last resort: no traceback reaches a user
+            code = report(error, as_json=as_json, debug=debug)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(
+    "gpumod",
+    cls=Program,
+    table=COMMANDS,
+    extras=extra_commands,
+    load_extra=load_extra_command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of gpumod's data (else GPUMOD_HOME)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(__version__, prog_name="gpumod")
+@click.pass_context
+def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> None:
+    """gpumod keeps the AI services of a GPU machine inside the memory that its GPUs have.
+
+    A mode names what runs together. `gpumod simulate` shows whether it fits, `gpumod switch` goes there.
+
+    Exit status: 0 done, 1 failed and nothing changed, 2 usage, 3 does not fit, 4 unknown name, 5 busy, 6 failed and
+    rolled back, 7 left half-way, 8 the plan is stale, 9 the machine lacks something.
+    """
+    ctx.obj = CliContext(home=home, json=as_json, debug=debug)
+
+
+def main() -> NoReturn:
+    """Run the program and leave with its exit status."""
+    root.main()

@@ -1,0 +1,41 @@
+"""`gpumod settings ...`."""
+
+from __future__ import annotations
+
+import click
+
+from gpumod.cli.complete import SETTINGS
+from gpumod.cli.context import CliContext
+from gpumod.cli.lazy import subcommand
+
+
+@click.group("settings")
+def settings() -> None:
+    """Show and change settings."""
+
+
+@subcommand(settings, "list", "settings_list")
+@click.pass_obj
+def list_settings(context: CliContext) -> None:
+    """Every setting, its value, and where that comes from."""
+    context.call("settings_list", {})
+
+
+@subcommand(settings, "get", "settings_get")
+@click.argument("key", shell_complete=SETTINGS)
+@click.pass_obj
+def get(context: CliContext, key: str) -> None:
+    """The value of one setting."""
+    context.call("settings_get", {"key": key})
+
+
+@subcommand(settings, "set", "settings_set")
+@click.argument("key", shell_complete=SETTINGS)
+@click.argument("value", required=False)
+@click.option("--default", "restore", is_flag=True, help="Go back to the default.")
+@click.pass_obj
+def set_setting(context: CliContext, key: str, value: str | None, restore: bool) -> None:
+    """Set KEY to VALUE."""
+    if (value is None) != restore:
+        raise click.UsageError("give either a VALUE or --default")
+    context.call("settings_set", {"key": key, "value": value})

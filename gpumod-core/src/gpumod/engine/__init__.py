@@ -1,0 +1,1 @@
+"""Observe, apply, verify, recover: asyncio over ports; it knows no adapter."""

@@ -1,0 +1,143 @@
+"""What each kind of step does: act, wait until it is really so, and say what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.plan import Step
+from gpumod.domain.run import Event, Handle, Sample
+from gpumod.domain.service import Service
+from gpumod.domain.states import Action
+from gpumod.engine.context import RunContext
+from gpumod.engine.footprints import key_of
+from gpumod.engine.hosted import start_member, stop_member
+from gpumod.engine.machine import HOSTED
+from gpumod.engine.memory import Held, held, wait_arrived, wait_released
+from gpumod.engine.starting import start_process
+from gpumod.engine.verify import verify
+from gpumod.ports import Launch
+
+
+async def perform(ctx: RunContext, step: Step) -> str:
+    """Do one step. Returns a remark, or "". Raises GpumodError when it did not become so."""
+    return await ACTIONS[step.action](ctx, step)
+
+
+async def start(ctx: RunContext, step: Step) -> str:
+    """Start a service: done when it answers healthy and its memory has arrived."""
+    service = ctx.services[step.service]
+    began = ctx.machine.clock.monotonic()
+    if service.host:
+        await start_member(ctx, step, service)
+    else:
+        await start_process(ctx, step, service)
+    now = await wait_arrived(ctx, step)
+    record(ctx, service, start_s=ctx.machine.clock.monotonic() - began, settled_mb=settled(now))
+    return ""
+
+
+async def stop(ctx: RunContext, step: Step) -> str:
+    """Stop a service: done when no process of it is left and its memory is back. Idempotent."""
+    machine = ctx.machine
+    handles = machine.store.handles()
+    handle = handles.get(step.service)
+    if handle is None:
+        return "it was stopped already"
+    before = await held(machine, step.service)
+    began = machine.clock.monotonic()
+    if handle.supervisor == HOSTED:
+        await stop_member(ctx, handle, handles)
+    else:
+        await machine.supervisor(handle.supervisor).stop(handle, launch_again(ctx, handle))
+    remark = await wait_released(ctx, step, before)
+    machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
+    if before.total_mb:
+        record(ctx, handle.launched, stop_s=machine.clock.monotonic() - began)
+    return remark
+
+
+async def sleep(ctx: RunContext, step: Step) -> str:
+    """Put a service to sleep. Where that frees nothing, it is stopped instead, and the step says so."""
+    machine = ctx.machine
+    service, port = awake(ctx, step)
+    strategy = machine.strategy(service)
+    if strategy is None:
+        return await stop(ctx, step.model_copy(update={"action": Action.STOP}))
+    before = await held(machine, step.service)
+    began = machine.clock.monotonic()
+    await strategy.sleep(service, port, machine.http, machine.clock)
+    seconds = machine.clock.monotonic() - began
+    after = await held(machine, step.service)
+    expected_mb = ctx.footprints[step.service].asleep_mb
+    if after.known and before.total_mb > 256 and after.total_mb > (before.total_mb + expected_mb) / 2:
+        held_mb = after.total_mb
+        await stop(ctx, step.model_copy(update={"action": Action.STOP}))
+        ctx.stopped_instead.add(step.service)
+        return f"sleeping at {service.sleep_level} freed nothing ({held_mb} MiB still held): it was stopped instead"
+    remark = await wait_released(ctx, step, before)
+    machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "slept", step.service))
+    record(ctx, service, sleep_s=seconds, asleep_mb=float(after.total_mb))
+    return remark
+
+
+async def wake(ctx: RunContext, step: Step) -> str:
+    """Wake a service: done when its runtime says so, it is healthy, and its memory has arrived."""
+    machine = ctx.machine
+    service, port = awake(ctx, step)
+    strategy = machine.strategy(service)
+    if strategy is None:
+        return await start(ctx, step.model_copy(update={"action": Action.START}))
+    began = machine.clock.monotonic()
+    await strategy.wake(service, port, machine.http, machine.clock)
+    now = await wait_arrived(ctx, step)
+    machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "woken", step.service))
+    record(ctx, service, wake_s=machine.clock.monotonic() - began, settled_mb=settled(now))
+    return ""
+
+
+ACTIONS: Mapping[Action, Callable[[RunContext, Step], Awaitable[str]]] = {
+    Action.START: start,
+    Action.STOP: stop,
+    Action.SLEEP: sleep,
+    Action.WAKE: wake,
+    Action.VERIFY: verify,
+}
+
+
+def awake(ctx: RunContext, step: Step) -> tuple[Service, int]:
+    """The definition that the service of `step` was started with, and the port where it answers."""
+    handles = ctx.machine.store.handles()
+    handle = handles.get(step.service)
+    port = ctx.machine.port(handle.launched, ctx.services, handles) if handle else None
+    if handle is None or port is None:
+        raise Failed("not-running", f"{step.service} is not running", why=f"it was to be {step.action} just now")
+    return handle.launched, port
+
+
+def launch_again(ctx: RunContext, handle: Handle) -> Launch:
+    """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone."""
+    try:
+        allocation = ctx.machine.allocation(handle.launched, handle.gpus, 0, ctx.snapshot.gpus, {})
+        return ctx.machine.driver(handle.launched).launch(handle.launched, allocation, ctx.machine.settings)
+    except (Failed, ValueError, LookupError):
+        return Launch(argv=(handle.service,))
+
+
+def settled(now: Held) -> float:
+    """MiB for a sample; not a number where the driver does not tell, or nothing is held."""
+    return float(now.total_mb) if now.known and now.total_mb else math.nan
+
+
+def event(ctx: RunContext, kind: str, service: str) -> Event:
+    return Event(at=ctx.machine.clock.now(), kind=kind, subject=service, data={"run": ctx.run_id})
+
+
+def record(ctx: RunContext, service: Service, **values: float) -> None:
+    """Store measurements of `service` under its launch options on these GPUs."""
+    key = key_of(service, ctx.snapshot.gpus)
+    for kind, value in values.items():
+        if not math.isnan(value):
+            sample = {"service": service.id, "key": key, "at": ctx.machine.clock.now(), "kind": kind, "value": value}
+            ctx.machine.store.add_sample(Sample.model_validate(sample))

@@ -1,0 +1,84 @@
+"""A change: lock, observe, plan under the lock, execute, verify, record; on failure, go back by a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpumod.domain.errors import ErrorInfo, HalfWay
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.plan import Plan
+from gpumod.domain.progress import Progress, ProgressKind
+from gpumod.domain.run import Run, RunStatus
+from gpumod.engine.context import Report
+from gpumod.engine.interrupts import listening
+from gpumod.engine.machine import Machine
+from gpumod.engine.observe import observe
+from gpumod.engine.preflight import check_disk, preflight
+from gpumod.engine.runs import Options, Outcome, Wanted, finish, go_back, new_run, plan_for, run_phase
+
+Build = Callable[[HostSnapshot], Wanted]
+
+
+async def change(machine: Machine, command: str, build: Build, options: Options, report: Report) -> Outcome:
+    """Do one change, whole. `build` says what is wanted, given what is observed under the lock.
+
+    Raises Busy at once when somebody else changes this machine, HalfWay when a run is open, and whatever planning or
+    the preflight refuses; a run that began always ends in an Outcome.
+    """
+    check_disk(machine)
+    with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
+        refuse_open_run(machine)
+        snapshot = await observe(machine)
+        planned = plan_for(machine, snapshot, build(snapshot), options)
+        plan = planned.plan
+        if not plan.fits and not options.force:
+            return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
+        preflight(machine, plan, planned.services, planned.footprints, snapshot)
+        run = new_run(machine, command, planned)
+        if not plan.steps:
+            return nothing_to_do(machine, run)
+        machine.store.add_run(run)
+        report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=plan))
+        error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
+        if error is None:
+            return finish(machine, run, RunStatus.DONE, None, 0, report)
+        if not options.rollback or interrupts.leave:
+            return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
+        return await go_back(machine, run, error, report, interrupts)
+
+
+def nothing_to_do(machine: Machine, run: Run) -> Outcome:
+    """Nothing moves; the recorded mode may still change."""
+    mode = run.target.mode
+    if mode is None or mode == machine.store.current_mode():
+        return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
+    ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
+    machine.store.add_run(ended)
+    machine.store.finish_run(ended, mode=mode, set_mode=True)
+    return Outcome(RunStatus.NOTHING_TO_DO, run.plan, run=ended)
+
+
+def refuse_open_run(machine: Machine) -> None:
+    """Refuse every change while a run is left half-way; reads go on. Called under the lock: nobody is at work."""
+    run = machine.store.open_run()
+    if run is None:
+        return
+    raise HalfWay(
+        "interrupted-run",
+        f"run {run.id} ({run.command}) was left half-way",
+        why=run.error.message if run.error else "the gpumod that did it was ended before it was done",
+        hint="gpumod recover --resume (go on) or gpumod recover --rollback (back to what was there)",
+        run_id=run.id,
+    )
+
+
+def misfit(plan: Plan) -> ErrorInfo:
+    """Why a plan was refused, as an error."""
+    hint = "take an alternative with --with ID" if plan.alternatives else "stop something, or leave a service out"
+    return ErrorInfo(
+        code="does-not-fit",
+        message=plan.why,
+        why=", ".join(f"GPU {g.index}: {g.peak_mb} of {g.budget_mb} MiB" for g in plan.gpus if g.exceeds_by_mb),
+        hint=hint + "; --force overrides",
+        details={"exceeds_by_mb": plan.exceeds_by_mb, "alternatives": [a.id for a in plan.alternatives]},
+    )

@@ -1,0 +1,67 @@
+"""What the steps of one run share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gpumod.domain.footprint import Footprint
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.plan import Plan, Step
+from gpumod.domain.progress import Progress, ProgressKind
+from gpumod.domain.run import StepStatus
+from gpumod.domain.service import Service
+from gpumod.engine.machine import Machine
+
+T = TypeVar("T")
+Report = Callable[[Progress], None]
+
+FIRST_POLL_S = 0.02
+LONGEST_POLL_S = 0.05
+
+
+@dataclass
+class RunContext:
+    """One run under way: its plan, the definitions and footprints it was made with, and the first snapshot.
+
+    `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
+    Ctrl-C. `force` skips the admission gate. `stopped_instead` are services that freed nothing asleep.
+    """
+
+    machine: Machine
+    run_id: str
+    plan: Plan
+    services: Mapping[str, Service]
+    footprints: Mapping[str, Footprint]
+    snapshot: HostSnapshot
+    report: Report
+    timeout_s: float | None = None
+    force: bool = False
+    offset: int = 0
+    interrupt: asyncio.Event = field(default_factory=asyncio.Event)
+    running: dict[int, Step] = field(default_factory=dict)
+    pending: dict[int, Step] = field(default_factory=dict)
+    stopped_instead: set[str] = field(default_factory=set)
+
+    def waiting(self, step: Step, text: str) -> None:
+        """Tell what a step waits for."""
+        self.report(
+            Progress(
+                kind=ProgressKind.WAITING, run_id=self.run_id, step=step, step_status=StepStatus.RUNNING, text=text
+            )
+        )
+
+
+async def poll(machine: Machine, timeout_s: float, look: Callable[[], Awaitable[T | None]]) -> T | None:
+    """Call `look` until it gives something, at 20 ms first and never more than 50 ms apart; None after `timeout_s`."""
+    began = machine.clock.monotonic()
+    while True:
+        found = await look()
+        if found is not None:
+            return found
+        elapsed = machine.clock.monotonic() - began
+        if elapsed >= timeout_s:
+            return None
+        await machine.clock.sleep(min(LONGEST_POLL_S, max(FIRST_POLL_S, elapsed * 0.005), timeout_s - elapsed + 0.001))

@@ -1,0 +1,114 @@
+"""Execute the steps of a plan: side by side where the plan allows it, each journalled before and after."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Literal
+
+from gpumod.domain.errors import ErrorInfo, GpumodError
+from gpumod.domain.plan import Step
+from gpumod.domain.progress import Progress, ProgressKind
+from gpumod.domain.run import RunStep, StepStatus
+from gpumod.domain.states import Action
+from gpumod.engine.actions import perform
+from gpumod.engine.context import RunContext
+from gpumod.engine.memory import admit
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["apply", "rollback"]
+INTERRUPTED = ErrorInfo(code="interrupted", message="interrupted", hint="run it again when it suits")
+
+
+async def execute(ctx: RunContext, phase: Phase) -> ErrorInfo | None:
+    """Run every step of `ctx.plan`; None when all are done, else the first error.
+
+    After an error or an interrupt no step begins; starts and wakes under way are given up, stops and sleeps are
+    waited for. What was not begun is journalled as skipped.
+    """
+    ctx.pending.clear()
+    ctx.pending.update({step.n: step for step in ctx.plan.steps})
+    done: set[int] = set()
+    tasks: dict[asyncio.Task[ErrorInfo | None], Step] = {}
+    error: ErrorInfo | None = None
+    interrupted = asyncio.create_task(ctx.interrupt.wait())
+    try:
+        while (ctx.pending and error is None) or tasks:
+            if error is None:
+                for step in _ready(ctx.pending.values(), done):
+                    del ctx.pending[step.n]
+                    tasks[asyncio.create_task(_one(ctx, step, phase))] = step
+            waiting = {*tasks, interrupted} if error is None else set(tasks)
+            finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in finished & tasks.keys():
+                step = tasks.pop(task)
+                failure = INTERRUPTED if task.cancelled() else task.result()
+                done.add(step.n)
+                error = error or failure
+            if interrupted in finished:
+                error = error or INTERRUPTED
+            if error is not None:
+                for task, step in tasks.items():
+                    if step.action not in (Action.STOP, Action.SLEEP):
+                        task.cancel()
+    finally:
+        interrupted.cancel()
+    for step in ctx.pending.values():
+        skipped = RunStep(n=ctx.offset + step.n, phase=phase, step=step, status=StepStatus.SKIPPED)
+        ctx.machine.store.update_step(ctx.run_id, skipped)
+    return error
+
+
+def _ready(pending: Iterable[Step], done: set[int]) -> list[Step]:
+    return [step for step in pending if done.issuperset(step.waits_for)]
+
+
+async def _one(ctx: RunContext, step: Step, phase: Phase) -> ErrorInfo | None:
+    """One step: journal, act until it is really so, journal."""
+    clock, store = ctx.machine.clock, ctx.machine.store
+    record = RunStep(n=ctx.offset + step.n, phase=phase, step=step, status=StepStatus.RUNNING, started_at=clock.now())
+    began = clock.monotonic()
+    store.update_step(ctx.run_id, record)
+    _tell(ctx, record)
+    error: ErrorInfo | None = None
+    remark = ""
+    try:
+        if step.action in (Action.START, Action.WAKE):
+            await admit(ctx, step)
+        ctx.running[step.n] = step
+        remark = await perform(ctx, step)
+    except GpumodError as failure:
+        error = failure.info
+    except asyncio.CancelledError:
+        error = INTERRUPTED
+    except Exception as failure:  # noqa: BLE001 - whatever breaks a step must turn the run back, never leave it open
+        log.exception("step %s %s broke", step.action, step.service)
+        error = ErrorInfo(
+            code="internal",
+            message=f"{step.action} {step.service} broke: {type(failure).__name__}: {failure}",
+            hint="this is a bug in gpumod or a plugin; run it with --debug",
+        )
+    finally:
+        ctx.running.pop(step.n, None)
+    status = StepStatus.FAILED if error else StepStatus.DONE
+    seconds = clock.monotonic() - began
+    record = record.model_copy(update={"status": status, "seconds": seconds, "error": error, "detail": remark})
+    store.update_step(ctx.run_id, record)
+    _tell(ctx, record)
+    return error
+
+
+def _tell(ctx: RunContext, record: RunStep) -> None:
+    text = record.error.message if record.error else record.detail
+    ctx.report(
+        Progress(
+            kind=ProgressKind.STEP,
+            run_id=ctx.run_id,
+            step=record.step,
+            step_status=record.status,
+            seconds=record.seconds,
+            text=text,
+        )
+    )

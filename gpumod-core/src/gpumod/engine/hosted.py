@@ -1,0 +1,88 @@
+"""Members of a host: start is load, stop is unload and out of the host's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.plan import Step
+from gpumod.domain.run import Event, Handle
+from gpumod.domain.service import Service
+from gpumod.engine.context import RunContext
+from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
+from gpumod.ports import Allocation, HostsMembers
+
+
+async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
+    """Write the member into its host's configuration and load it. The handle is journalled first."""
+    machine = ctx.machine
+    host, port, driver = _host(ctx, machine.store.handles(), service)
+    handle = new_handle(ctx, step, service, HOSTED)
+    data = {"run": ctx.run_id, "host": host.service}
+    machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
+    async with machine.host_lock(host.service):
+        await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
+    ctx.waiting(step, f"{host.service} to load it")
+    try:
+        await driver.load(service, port, machine.http, machine.clock)
+    except Failed as error:
+        lines = machine.supervisor(host.supervisor).logs(host.service, 60)
+        fatal = fatal_line(machine, service, lines)
+        raise (fatal_error(service, fatal, lines) if fatal else error) from error
+    loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
+    machine.store.put_handle(handle, event=loaded)
+
+
+async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Handle]) -> None:
+    """Unload a member and take it out of its host's configuration. A host that is gone has no members."""
+    machine = ctx.machine
+    if handle.launched.host not in handles:
+        return
+    host, port, driver = _host(ctx, handles, handle.launched)
+    status = (await machine.supervisor(host.supervisor).status([host]))[host.service]
+    if not status.alive:
+        return
+    await driver.unload(handle.launched, port, machine.http, machine.clock)
+    async with machine.host_lock(host.service):
+        await _configure(ctx, host, driver, port, {}, without=handle.service)
+
+
+async def _configure(
+    ctx: RunContext,
+    host: Handle,
+    driver: HostsMembers,
+    port: int,
+    placed: Mapping[str, Allocation],
+    *,
+    without: str = "",
+) -> None:
+    """Rewrite the host's file with exactly the members that have a handle, and make the host read it.
+
+    `placed` are the allocations of members that are just being started; the others keep theirs.
+    """
+    machine = ctx.machine
+    members = [
+        (h.launched, placed.get(h.service) or _allocation(ctx, h))
+        for h in machine.store.handles().values()
+        if h.launched.host == host.service and h.service != without
+    ]
+    file = driver.members_file(host.launched, members, machine.settings)
+    await machine.write_service_file(host.service, file)
+    await driver.reload(host.launched, port, machine.http, machine.clock)
+
+
+def _allocation(ctx: RunContext, handle: Handle) -> Allocation:
+    known = ctx.footprints.get(handle.service)
+    vram_mb = known.vram_mb if known else handle.launched.vram_mb
+    return ctx.machine.allocation(handle.launched, handle.gpus, vram_mb, ctx.snapshot.gpus, {})
+
+
+def _host(ctx: RunContext, handles: Mapping[str, Handle], member: Service) -> tuple[Handle, int, HostsMembers]:
+    host = handles.get(member.host or "")
+    if host is None:
+        raise Failed("host-not-running", f"{member.host}, the host of {member.id}, is not running", service=member.id)
+    driver = ctx.machine.driver(host.launched)
+    if not isinstance(driver, HostsMembers) or host.launched.port is None:
+        raise Failed("not-a-host", f"{host.service} cannot host {member.id}", why=f"its driver is {driver.name}")
+    return host, host.launched.port, driver

@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM: the first turns a run back, the second leaves it as it is. SIGHUP: it goes on alone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Interrupts:
+    """`event` is set by the first signal, for the work under way; after `again` it waits for the next one."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.count = 0
+
+    @property
+    def leave(self) -> bool:
+        """True after the second signal: leave everything as it is."""
+        return self.count >= 2
+
+    def hit(self) -> None:
+        self.count += 1
+        self.event.set()
+
+    def again(self) -> None:
+        """Listen anew: the way back is interrupted only by a further signal."""
+        if not self.leave:
+            self.event = asyncio.Event()
+
+
+@contextmanager
+def listening() -> Iterator[Interrupts]:
+    """Take over the signals while a change is under way; outside of the main thread there are none to take."""
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    loop = asyncio.get_running_loop()
+    taken = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (*taken, signal.SIGHUP)}
+    for number in taken:
+        loop.add_signal_handler(number, interrupts.hit)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
+    try:
+        yield interrupts
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""What the engine works with: the ports of one home on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.machine import GpuProcess, GpuReading
+from gpumod.domain.run import Handle
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.plugins.registry import Plugins
+from gpumod.ports import Allocation, Clock, Driver, GpuProbe, GpuShare, Http, LaunchFile, Local, SleepStrategy, Store, Supervisor
+
+HOSTED = "host"
+"""The `supervisor` of a member's handle: its host's process keeps it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One home on one machine. Everything that touches the world is reached from here."""
+
+    home: Path
+    home_id: str
+    settings: Settings
+    store: Store
+    plugins: Plugins
+    probe: GpuProbe
+    supervisors: Mapping[str, Supervisor]
+    http: Http
+    clock: Clock
+    local: Local
+    host_locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    def driver(self, service: Service) -> Driver:
+        """The driver of `service`; raises UnknownName with an install hint when it is not there."""
+        return self.plugins.drivers.get(service.driver)
+
+    def strategy(self, service: Service) -> SleepStrategy | None:
+        """How `service` sleeps; None when it sleeps by being stopped."""
+        if not service.supports_sleep:
+            return None
+        return self.plugins.sleep_strategies.get((service.driver, service.sleep_mode))
+
+    def supervisor(self, name: str) -> Supervisor:
+        if name not in self.supervisors:
+            raise Failed(
+                "unknown-supervisor",
+                f"there is no supervisor {name!r}",
+                why=f"known ones are: {', '.join(sorted(self.supervisors)) or 'none'}",
+                hint="gpumod settings set supervisor process",
+            )
+        return self.supervisors[name]
+
+    def supervisor_name(self, service: Service) -> str:
+        """Who keeps `service`: its host, what it asks for, or the machine's default."""
+        if service.host:
+            return HOSTED
+        return service.run_with or self.settings.supervisor
+
+    def port(self, service: Service, services: Mapping[str, Service], handles: Mapping[str, Handle]) -> int | None:
+        """Where `service` answers: its own port, or its host's (as that was started, if it was)."""
+        if not service.host:
+            return service.port
+        if service.host in handles:
+            return handles[service.host].launched.port
+        host = services.get(service.host)
+        return host.port if host else None
+
+    def host_lock(self, host: str) -> asyncio.Lock:
+        """Serialises changes of one host's configuration."""
+        return self.host_locks.setdefault(host, asyncio.Lock())
+
+    def service_dir(self, service_id: str) -> Path:
+        return self.home / "services" / service_id
+
+    async def write_service_file(self, service_id: str, file: LaunchFile) -> None:
+        """Write a file of a service, atomically, into its own folder."""
+        path = self.service_dir(service_id) / file.name
+        await asyncio.to_thread(self.local.write_atomic, path, file.content, file.mode)
+
+    async def read_gpus(self) -> tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]:
+        """One reading of the GPUs, off the event loop (a sick driver can block for seconds)."""
+        return await asyncio.to_thread(self.probe.read)
+
+    def allocation(
+        self, service: Service, placed_on: Sequence[int], vram_mb: int, gpus: Sequence[GpuReading], foreign_mb: Mapping[int, int]
+    ) -> Allocation:
+        """Where a service goes and what it may take: `vram_mb` shared evenly over `placed_on`."""
+        by_index = {gpu.index: gpu for gpu in gpus}
+        share_mb = -(-vram_mb // len(placed_on)) if placed_on else 0
+        return Allocation(
+            gpus=tuple(
+                GpuShare(
+                    index=i,
+                    uuid=by_index[i].uuid,
+                    total_mb=by_index[i].total_mb,
+                    budget_mb=max(0, by_index[i].total_mb - self.settings.reserve_mb - foreign_mb.get(i, 0)),
+                    vram_mb=share_mb,
+                )
+                for i in placed_on
+            )
+        )

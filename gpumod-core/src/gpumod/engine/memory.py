@@ -1,0 +1,214 @@
+"""Waiting for memory: that what was let go is really back, and that what was started really took its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.machine import GpuProcess, GpuReading
+from gpumod.domain.plan import Step
+from gpumod.domain.states import Action
+from gpumod.engine.context import RunContext, poll
+from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.observe import ask_members
+
+TOLERANCE_MB = 64
+"""Readings of a driver jitter by less than this."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a service holds: MiB per GPU, and its pids. `known` is False where the driver does not tell."""
+
+    mb: Mapping[int, int]
+    pids: frozenset[int]
+    known: bool = True
+
+    @property
+    def total_mb(self) -> int:
+        return sum(self.mb.values())
+
+
+async def held(machine: Machine, service_id: str) -> Held:
+    """What `service_id` holds on the GPUs now, by its own processes."""
+    pids = await pids_of(machine, service_id)
+    _, processes = await machine.read_gpus()
+    return held_by(pids, processes)
+
+
+def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
+    own = frozenset(pids)
+    mine = [p for p in processes if p.pid in own]
+    mb: dict[int, int] = {}
+    for process in mine:
+        mb[process.gpu] = mb.get(process.gpu, 0) + (process.vram_mb or 0)
+    return Held(mb, own, known=all(p.vram_mb is not None for p in mine))
+
+
+async def pids_of(machine: Machine, service_id: str) -> frozenset[int]:
+    """The processes whose memory is the service's own: its tree, without the members that it hosts."""
+    handles = machine.store.handles()
+    handle = handles.get(service_id)
+    if handle is None:
+        return frozenset()
+    owner = handles.get(handle.launched.host or "") if handle.supervisor == HOSTED else handle
+    if owner is None:
+        return frozenset()
+    statuses = await machine.supervisor(owner.supervisor).status([owner])
+    pids = statuses[owner.service].pids
+    if owner is handle and not any(h.launched.host == service_id for h in handles.values()):
+        return frozenset(pids)
+    members = await ask_members(machine, owner, pids)
+    if owner is handle:
+        return frozenset(pids) - {m.pid for m in members.values()}
+    member = members.get(service_id)
+    return frozenset({member.pid}) if member and member.pid else frozenset()
+
+
+async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
+    """Wait until no process of the service holds GPU memory (a stop) and what it let go is back.
+
+    Counters lag 0.3 to 1.5 s after an exit. On timeout the step is done with a note when what is still to come fits
+    into what is free; else it fails and names the process, or "unattributed N MiB".
+    """
+    machine = ctx.machine
+    gpus = sorted(before.mb)
+    last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
+
+    async def back() -> bool | None:
+        nonlocal last
+        last = await machine.read_gpus()
+        if step.action is Action.STOP and held_by(before.pids, last[1]).mb:
+            return None
+        return all(_unattributed_mb(*last, g) <= ctx.snapshot.unattributed_mb(g) + TOLERANCE_MB for g in gpus) or None
+
+    ctx.waiting(step, "its memory to come back")
+    if await poll(machine, machine.settings.release_timeout_s, back):
+        return ""
+    holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
+    culprit = await _culprit(holders, last, ctx, gpus)
+    short = {g: _still_needed_mb(ctx, g) - _free_mb(last[0], g) for g in gpus}
+    if not holders and all(mb <= 0 for mb in short.values()):
+        return f"{culprit} did not come back"
+    raise Failed(
+        "memory-not-released",
+        f"{step.service} let go of its memory, but the GPU did not get it back in "
+        f"{machine.settings.release_timeout_s:g} s",
+        why=f"{culprit} still in use",
+        hint="see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand",
+        service=step.service,
+    )
+
+
+async def admit(ctx: RunContext, step: Step) -> None:
+    """Wait until the device really has what `step` will take, beside what running steps have reserved.
+
+    Raises Failed `memory-taken` that names who holds it, when it does not come in time.
+    """
+    if ctx.force or not any(step.takes_mb.values()):
+        return
+    machine = ctx.machine
+    last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
+
+    async def room() -> bool | None:
+        nonlocal last
+        last = await machine.read_gpus()
+        short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
+        return all(mb <= TOLERANCE_MB for mb in short.values()) or None
+
+    if await poll(machine, machine.settings.release_timeout_s, room):
+        return
+    gpus = sorted(step.takes_mb)
+    need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
+    free = ", ".join(f"{await _unreserved_mb(ctx, last, g)} MiB" for g in gpus)
+    raise Failed(
+        "memory-taken",
+        f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
+        why=await _culprit([], last, ctx, gpus) + " since the plan was made",
+        hint="end what took the memory, or leave a service out; `gpumod ps` shows who holds what",
+        service=step.service,
+    )
+
+
+async def wait_arrived(ctx: RunContext, step: Step) -> Held:
+    """Wait until the memory of a started or woken service has arrived.
+
+    Raises Failed `cpu-fallback` when it answers healthy but holds next to nothing on its GPU.
+    """
+    machine = ctx.machine
+    expected_mb = ctx.footprints[step.service].vram_mb
+    now = await held(machine, step.service)
+    if expected_mb < 256 or not step.placed_on:
+        return now
+
+    async def arrived() -> Held | None:
+        nonlocal now
+        now = await held(machine, step.service)
+        return now if not now.known or now.total_mb >= expected_mb * 0.2 else None
+
+    if await poll(machine, 2.0, arrived):
+        return now
+    raise Failed(
+        "cpu-fallback",
+        f"{step.service} answers healthy but holds {now.total_mb} of {expected_mb} MiB on the GPU",
+        why="it fell back to the CPU, or runs on another GPU",
+        hint=f"see `gpumod service logs {step.service}` for a CUDA error, and check the driver",
+        service=step.service,
+    )
+
+
+async def _unreserved_mb(
+    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]], gpu: int
+) -> int:
+    """Free MiB less what running starts and wakes will still take."""
+    outstanding = 0
+    for step in ctx.running.values():
+        if step.takes_mb.get(gpu):
+            pids = await pids_of(ctx.machine, step.service)
+            have = held_by(pids, reading[1]).mb.get(gpu, 0)
+            before = next((g.before_mb for g in step.gpus if g.index == gpu), 0) if step.action is Action.WAKE else 0
+            residue = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before else 0
+            outstanding += max(0, step.takes_mb[gpu] - max(0, have - residue))
+    return _free_mb(reading[0], gpu) - outstanding
+
+
+def _still_needed_mb(ctx: RunContext, gpu: int) -> int:
+    steps = [*ctx.pending.values(), *ctx.running.values()]
+    return sum(step.takes_mb.get(gpu, 0) for step in steps)
+
+
+def _free_mb(gpus: Iterable[GpuReading], index: int) -> int:
+    return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
+
+
+def _unattributed_mb(gpus: Iterable[GpuReading], processes: Iterable[GpuProcess], index: int) -> int:
+    used = next((gpu.used_mb for gpu in gpus if gpu.index == index), 0)
+    return max(0, used - sum(p.vram_mb or 0 for p in processes if p.gpu == index))
+
+
+async def _culprit(
+    holders: Iterable[GpuProcess],
+    reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]],
+    ctx: RunContext,
+    gpus: Iterable[int],
+) -> str:
+    """Who holds memory that should be free: the service's own processes, newcomers, or nobody that is named."""
+    known = {p.pid for p in ctx.snapshot.processes} | await _managed_pids(ctx.machine)
+    named = list(holders) or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
+    parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
+    for gpu in gpus:
+        extra = _unattributed_mb(*reading, gpu) - ctx.snapshot.unattributed_mb(gpu)
+        if extra > TOLERANCE_MB:
+            parts.append(f"unattributed {extra} MiB on GPU {gpu}")
+    return ", ".join(parts) or "memory"
+
+
+async def _managed_pids(machine: Machine) -> frozenset[int]:
+    """Every process of every service of this home."""
+    handles = [h for h in machine.store.handles().values() if h.supervisor != HOSTED]
+    pids: set[int] = set()
+    for name in {h.supervisor for h in handles}:
+        statuses = await machine.supervisor(name).status([h for h in handles if h.supervisor == name])
+        pids |= {pid for status in statuses.values() for pid in status.pids}
+    return frozenset(pids)

@@ -1,0 +1,163 @@
+"""Observe: one snapshot of the machine, from the driver, the supervisors and the services' own HTTP surfaces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpumod.domain.errors import GpumodError
+from gpumod.domain.machine import GpuProcess, GpuReading, HostSnapshot, ServiceReading
+from gpumod.domain.run import Handle
+from gpumod.domain.service import Service
+from gpumod.domain.states import State
+from gpumod.engine.machine import HOSTED, Machine
+from gpumod.ports import HostsMembers, HttpFailure, MemberReading, ProbeResult, ProcessStatus
+
+STATE_OF = {
+    "starting": State.STARTING,
+    "ready": State.RUNNING,
+    "sleeping": State.SLEEPING,
+    "unhealthy": State.UNHEALTHY,
+    "failed": State.UNHEALTHY,
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of one handle: its process, its answer, and the pids whose memory is its own."""
+
+    status: ProcessStatus
+    probe: ProbeResult | None = None
+    member: MemberReading | None = None
+    pids: tuple[int, ...] = ()
+
+
+async def observe(machine: Machine) -> HostSnapshot:
+    """What is, now. Dead services are not probed; a service that hangs costs a bounded time, beside the others."""
+    handles = machine.store.handles()
+    gpus_read = asyncio.create_task(machine.read_gpus())
+    seen = await look_at(machine, handles) if handles else {}
+    gpus, processes = await gpus_read
+    ram = await asyncio.to_thread(machine.probe.ram)
+    owner = {pid: service for service, one in seen.items() for pid in one.pids}
+    named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
+    now = machine.clock.now()
+    return HostSnapshot(
+        at=now,
+        gpus=gpus,
+        processes=named,
+        services={s: _reading(handles[s], seen[s], named, now) for s in handles},
+        ram_total_mb=ram.total_mb,
+        ram_available_mb=ram.available_mb,
+    )
+
+
+async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[str, Seen]:
+    """Ask every supervisor once for all its handles, then every living service, side by side."""
+    statuses: dict[str, ProcessStatus] = {}
+    for name in sorted({h.supervisor for h in handles.values()} - {HOSTED}):
+        mine = [h for h in handles.values() if h.supervisor == name]
+        statuses |= await machine.supervisor(name).status(mine)
+    own = [h for h in handles.values() if h.supervisor != HOSTED]
+    results = await asyncio.gather(*(_ask(machine, h, statuses[h.service], handles) for h in own))
+    seen: dict[str, Seen] = {}
+    for answer in results:
+        seen |= answer
+    for service, handle in handles.items():
+        if service not in seen:
+            why = f"its host {handle.launched.host} is not up"
+            seen[service] = Seen(ProcessStatus(alive=False), member=MemberReading(configured=False, detail=why))
+    return seen
+
+
+async def _ask(
+    machine: Machine, handle: Handle, status: ProcessStatus, handles: Mapping[str, Handle]
+) -> Mapping[str, Seen]:
+    if not status.alive:
+        return {handle.service: Seen(status)}
+    answer = await ask(machine, handle.launched, handle.launched.port)
+    seen = {handle.service: Seen(status, answer, pids=status.pids)}
+    members = [h for h in handles.values() if h.launched.host == handle.service]
+    if members:
+        told = await ask_members(machine, handle, status.pids)
+        theirs = {m.pid for m in told.values() if m.pid}
+        seen[handle.service] = Seen(status, answer, pids=tuple(p for p in status.pids if p not in theirs))
+        for member in members:
+            reading = told.get(member.service, MemberReading(configured=False))
+            pids = (reading.pid,) if reading.pid else ()
+            seen[member.service] = Seen(status, member=reading, pids=pids)
+    return seen
+
+
+async def ask(machine: Machine, service: Service, port: int | None) -> ProbeResult:
+    """One probe of a service, as data: a driver that is missing or breaks is an unhealthy service, not a traceback."""
+    try:
+        return await machine.driver(service).probe(service, port or 0, machine.http)
+    except GpumodError as error:
+        return ProbeResult(state="unhealthy", detail=error.info.message)
+    except HttpFailure as error:
+        return ProbeResult(state="unhealthy", detail=str(error))
+
+
+async def ask_members(machine: Machine, host: Handle, pids: Sequence[int]) -> Mapping[str, MemberReading]:
+    """What a host tells of its members; nothing where it cannot be asked."""
+    try:
+        driver = machine.driver(host.launched)
+        if isinstance(driver, HostsMembers):
+            return await driver.members(host.launched, host.launched.port or 0, pids, machine.http)
+    except (GpumodError, HttpFailure):
+        pass
+    return {}
+
+
+def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: float) -> ServiceReading:
+    mine = [p for p in processes if p.service == handle.service]
+    vram: dict[int, int] = {}
+    for process in mine:
+        vram[process.gpu] = vram.get(process.gpu, 0) + (process.vram_mb or 0)
+    state, detail = member_state(seen.member) if seen.member else process_state(seen)
+    up = state not in (State.STOPPED, State.FAILED)
+    started_at = seen.status.started_at or handle.started_at
+    level = handle.launched.sleep_level
+    return ServiceReading(
+        service=handle.service,
+        state=state,
+        sleep_level=level if state is State.SLEEPING else None,
+        health_ok=None if not up else state in (State.RUNNING, State.SLEEPING),
+        pid=(seen.member.pid if seen.member else seen.status.pid) if up else None,
+        uptime_s=max(0.0, now - (handle.started_at if seen.member else started_at)) if up else None,
+        vram_mb=vram,
+        gpus=handle.gpus,
+        launched=handle.launched,
+        detail=detail,
+    )
+
+
+def process_state(seen: Seen) -> tuple[State, str]:
+    """The state of a service with a process of its own. One that ended without being asked has failed, also with 0."""
+    if not seen.status.alive:
+        code = seen.status.exit_code
+        if code is None:
+            return State.FAILED, "it is gone; how it ended is not known"
+        return State.FAILED, f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
+    if seen.probe is None:
+        return State.UNKNOWN, "it was not asked"
+    return STATE_OF[seen.probe.state], seen.probe.detail
+
+
+def member_state(member: MemberReading) -> tuple[State, str]:
+    """The state of a member of a host: configured but not loaded is asleep."""
+    if member.failed:
+        return State.FAILED, member.detail or "its host could not load it"
+    if member.loading:
+        return State.STARTING, member.detail
+    if member.loaded:
+        return State.RUNNING, member.detail
+    if member.configured:
+        return State.SLEEPING, member.detail
+    return State.FAILED, member.detail or "its host does not know it"
+
+
+def gpu_by_index(gpus: Sequence[GpuReading]) -> Mapping[int, GpuReading]:
+    return {gpu.index: gpu for gpu in gpus}

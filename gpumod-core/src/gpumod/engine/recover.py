@@ -1,0 +1,42 @@
+"""Recover: close a run that was left half-way, by going on or by going back. Both are plans from what is there now."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gpumod.domain.errors import HalfWay
+from gpumod.domain.progress import Progress, ProgressKind
+from gpumod.domain.run import RunStatus
+from gpumod.engine.change import misfit
+from gpumod.engine.context import Report
+from gpumod.engine.interrupts import listening
+from gpumod.engine.machine import Machine
+from gpumod.engine.observe import observe
+from gpumod.engine.preflight import check_disk, preflight
+from gpumod.engine.runs import Options, Outcome, Wanted, finish, go_back, journalled, plan_for, run_phase
+
+
+async def recover(machine: Machine, way: Literal["resume", "rollback"], options: Options, report: Report) -> Outcome | None:
+    """Close the open run; None when there is none. A resume that fails leaves the run open, for a rollback."""
+    check_disk(machine)
+    command = f"recover --{way}"
+    with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
+        run = machine.store.open_run()
+        if run is None:
+            return None
+        if way == "rollback":
+            outcome = await go_back(machine, run, run.error, report, interrupts)
+            done = outcome.status is RunStatus.ROLLED_BACK
+            return Outcome(outcome.status, outcome.plan, outcome.run, outcome.error, 0 if done else outcome.exit_code)
+        snapshot = await observe(machine)
+        wanted = Wanted(run.target, {**machine.store.services(), **run.wanted})
+        planned = plan_for(machine, snapshot, wanted, options)
+        if not planned.plan.fits and not options.force:
+            return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
+        preflight(machine, planned.plan, planned.services, planned.footprints, snapshot)
+        report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
+        offset = journalled(machine, run)
+        error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
+        if error is None:
+            return finish(machine, run, RunStatus.DONE, None, 0, report)
+        return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)

@@ -1,0 +1,176 @@
+"""One run: begun with what was there, executed in phases, ended with a status; going back is a phase like any other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
+from gpumod.domain.footprint import Footprint
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.plan import Plan, Policy, Target
+from gpumod.domain.progress import Progress, ProgressKind
+from gpumod.domain.run import Run, RunStatus, RunStep
+from gpumod.domain.service import Service
+from gpumod.engine.context import Report, RunContext
+from gpumod.engine.execute import Phase, execute
+from gpumod.engine.footprints import footprints, variants
+from gpumod.engine.interrupts import Interrupts
+from gpumod.engine.machine import Machine
+from gpumod.engine.observe import observe
+from gpumod.planner import make_plan, target_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes)."""
+
+    target: Target
+    services: Mapping[str, Service]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a change is done. `timeout_s` bounds each start."""
+
+    force: bool = False
+    rollback: bool = True
+    cascade: bool = False
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a change ended. `run` is None where nothing was executed."""
+
+    status: RunStatus
+    plan: Plan
+    run: Run | None = None
+    error: ErrorInfo | None = None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what it was made from."""
+
+    plan: Plan
+    services: Mapping[str, Service]
+    footprints: Mapping[str, Footprint]
+    snapshot: HostSnapshot
+
+
+def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
+    """Plan `wanted` from `snapshot`. Services that are up but no longer defined are known by what was launched."""
+    services = {**launched(snapshot), **wanted.services}
+    prints = footprints(machine, services, snapshot.gpus)
+    policy = Policy(
+        reserve_mb=machine.settings.reserve_mb,
+        ram_reserve_mb=machine.settings.ram_reserve_mb,
+        cascade=options.cascade,
+    )
+    offered = variants(machine, services)
+    plan = make_plan(snapshot, wanted.target, services, prints, policy=policy, variants=offered)
+    return Planned(plan, services, prints, snapshot)
+
+
+def launched(snapshot: HostSnapshot) -> Mapping[str, Service]:
+    """The definitions with which what is up was started."""
+    return {r.service: r.launched for r in snapshot.services.values() if r.launched}
+
+
+def new_run(machine: Machine, command: str, planned: Planned) -> Run:
+    """A run that is about to begin, with what is there now: states and the definitions that were launched."""
+    now = machine.clock.now()
+    wanted = {member.service for member in planned.plan.target.members} | {s.service for s in planned.plan.steps}
+    return Run(
+        id=f"{int(now * 1000):x}-{os.urandom(2).hex()}",
+        command=command,
+        holder=f"pid {os.getpid()}",
+        status=RunStatus.RUNNING,
+        target=planned.plan.target,
+        plan=planned.plan,
+        before=planned.snapshot.services,
+        definitions=launched(planned.snapshot),
+        wanted={s: planned.services[s] for s in sorted(wanted) if s in planned.services},
+        mode_before=machine.store.current_mode(),
+        started_at=now,
+        steps=tuple(RunStep(n=step.n, step=step) for step in planned.plan.steps),
+    )
+
+
+async def run_phase(
+    machine: Machine,
+    run: Run,
+    planned: Planned,
+    phase: Phase,
+    options: Options,
+    report: Report,
+    interrupts: Interrupts,
+    offset: int = 0,
+) -> ErrorInfo | None:
+    """Execute `planned` as a phase of `run`; its steps are journalled already where `offset` is 0."""
+    ctx = RunContext(
+        machine=machine,
+        run_id=run.id,
+        plan=planned.plan,
+        services=planned.services,
+        footprints=planned.footprints,
+        snapshot=planned.snapshot,
+        report=report,
+        timeout_s=options.timeout_s,
+        force=options.force,
+        offset=offset,
+        interrupt=interrupts.event,
+    )
+    if offset:
+        steps = [RunStep(n=offset + step.n, phase=phase, step=step) for step in planned.plan.steps]
+        machine.store.add_steps(run.id, steps)
+    return await execute(ctx, phase)
+
+
+async def go_back(
+    machine: Machine, run: Run, error: ErrorInfo | None, report: Report, interrupts: Interrupts
+) -> Outcome:
+    """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
+    interrupts.again()
+    report(Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for"))
+    snapshot = await observe(machine)
+    options = Options(force=True, cascade=True)
+    wanted = Wanted(target_of(run.before, run.definitions), {**machine.store.services(), **run.definitions})
+    failed: ErrorInfo | None
+    try:
+        planned = plan_for(machine, snapshot, wanted, options)
+        offset = journalled(machine, run)
+        failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset)
+    except GpumodError as refusal:
+        failed = refusal.info
+    if failed is None:
+        return finish(machine, run, RunStatus.ROLLED_BACK, error, RolledBack.exit_code, report)
+    return finish(machine, run, RunStatus.HALF_WAY, _both(error, failed), HalfWay.exit_code, report)
+
+
+def journalled(machine: Machine, run: Run) -> int:
+    """The highest step number of `run` so far."""
+    return max((step.n for step in machine.store.run(run.id).steps), default=0)
+
+
+def finish(
+    machine: Machine, run: Run, status: RunStatus, error: ErrorInfo | None, exit_code: int, report: Report
+) -> Outcome:
+    """Record how `run` ended, and the mode when it was reached."""
+    ended = run.model_copy(update={"status": status, "error": error, "ended_at": machine.clock.now()})
+    reached = status is RunStatus.DONE and run.target.mode is not None
+    machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
+    report(Progress(kind=ProgressKind.ENDED, run_id=run.id, text=status))
+    return Outcome(status, run.plan, run=machine.store.run(run.id), error=error, exit_code=exit_code)
+
+
+def _both(error: ErrorInfo | None, rollback: ErrorInfo) -> ErrorInfo:
+    if error is None:
+        return rollback
+    hint = "mend what the rollback met, then: gpumod recover --rollback"
+    details = {**error.details, "rollback": rollback.model_dump()}
+    why = f"{error.why}; and the way back failed: {rollback.message}".lstrip("; ")
+    return error.model_copy(update={"details": details, "hint": hint, "why": why})

@@ -1,0 +1,150 @@
+"""Starting a service that has a process of its own, and waiting until it is ready, dead, or too late."""
+
+from __future__ import annotations
+
+import uuid
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.plan import Step
+from gpumod.domain.run import Event, Handle
+from gpumod.domain.service import Service
+from gpumod.engine.context import RunContext, poll
+from gpumod.engine.machine import Machine
+from gpumod.engine.observe import ask
+from gpumod.ports import Allocation, FatalLine, Launch, ReadsItsLog
+
+LOG_LINES = 60
+LOOK_AT_PROCESS_S = 0.1
+"""A service that dies while it starts is noticed within this and one poll."""
+
+
+def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
+    """Where the service of `step` goes, with the budgets of the first snapshot."""
+    foreign = {gpu.index: ctx.snapshot.foreign_mb(gpu.index) for gpu in ctx.snapshot.gpus}
+    vram_mb = ctx.footprints[service.id].vram_mb
+    return ctx.machine.allocation(service, step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
+
+
+def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
+    """What every service is told in its environment, beside what its driver says."""
+    return {
+        **machine.probe.child_env([share.index for share in allocation.gpus]),
+        "GPUMOD_SERVICE": service.id,
+        "GPUMOD_HOME_ID": machine.home_id,
+        "GPUMOD_VRAM_MB": str(allocation.vram_mb),
+    }
+
+
+def new_handle(ctx: RunContext, step: Step, service: Service, supervisor: str) -> Handle:
+    return Handle(
+        service=service.id,
+        supervisor=supervisor,
+        nonce=uuid.uuid4().hex,
+        launched=service,
+        gpus=step.placed_on,
+        started_at=ctx.machine.clock.now(),
+    )
+
+
+async def start_process(ctx: RunContext, step: Step, service: Service) -> None:
+    """Spawn and wait until ready. The nonce is journalled before the spawn, so that a crash orphans nothing."""
+    machine = ctx.machine
+    allocation = allocate(ctx, step, service)
+    launch = machine.driver(service).launch(service, allocation, machine.settings)
+    name = machine.supervisor_name(service)
+    handle = new_handle(ctx, step, service, name)
+    data = {"run": ctx.run_id}
+    machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
+    token = await machine.supervisor(name).start(handle, launch, service_env(machine, service, allocation))
+    handle = handle.model_copy(update={"token": token})
+    spawned = Event(at=machine.clock.now(), kind="spawned", subject=service.id, data={**data, **token})
+    machine.store.put_handle(handle, event=spawned)
+    await wait_ready(ctx, step, handle, launch)
+    ready = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
+    machine.store.put_handle(handle, event=ready)
+
+
+async def wait_ready(ctx: RunContext, step: Step, handle: Handle, launch: Launch) -> None:
+    """Wait for the service's own word; a dead process or a fatal log line ends the wait at once."""
+    machine, service = ctx.machine, handle.launched
+    timeout_s = ctx.timeout_s or service.startup_timeout
+    supervisor = machine.supervisor(handle.supervisor)
+    looked_at = machine.clock.monotonic()
+    detail = ""
+    ctx.waiting(step, f"{service.id} to answer on port {service.port}" if service.port else f"{service.id} to answer")
+
+    async def ready() -> bool | None:
+        nonlocal looked_at, detail
+        answer = await ask(machine, service, service.port)
+        detail = answer.detail
+        if answer.state == "ready":
+            return True
+        now = machine.clock.monotonic()
+        if answer.state == "failed" or now - looked_at >= LOOK_AT_PROCESS_S:
+            looked_at = now
+            status = (await supervisor.status([handle]))[service.id]
+            lines = supervisor.logs(service.id, LOG_LINES)
+            fatal = fatal_line(machine, service, lines)
+            if not status.alive:
+                raise died(service, status.exit_code, lines, fatal)
+            if fatal:
+                raise fatal_error(service, fatal, lines)
+            if answer.state == "failed":
+                raise Failed("start-failed", f"{service.id} says that it failed", why=answer.detail, service=service.id)
+        return None
+
+    if await poll(machine, timeout_s, ready):
+        return
+    raise Failed(
+        "start-timeout",
+        f"{service.id} was not ready within {timeout_s:g} s",
+        why=detail or "it does not answer",
+        hint=f"see `gpumod service logs {service.id}`; a slow model may need a larger startup_timeout",
+        service=service.id,
+        log=list(supervisor.logs(service.id, 20)),
+    )
+
+
+def fatal_line(machine: Machine, service: Service, lines: tuple[str, ...]) -> FatalLine | None:
+    driver = machine.driver(service)
+    return driver.fatal_line(service, lines) if isinstance(driver, ReadsItsLog) else None
+
+
+def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...]) -> Failed:
+    """The error of a fatal log line, with the shortfall in MiB where the line has the numbers."""
+    why = fatal.line
+    if fatal.need_mb is not None and fatal.have_mb is not None:
+        why = f"it needs {fatal.need_mb} MiB and has {fatal.have_mb} MiB, {fatal.need_mb - fatal.have_mb} MiB short"
+    elif fatal.need_mb is not None:
+        why = f"it asked for {fatal.need_mb} MiB: {fatal.line}"
+    return Failed(
+        fatal.code,
+        f"{service.id} could not start: {fatal.code.replace('-', ' ')}",
+        why=why,
+        hint=fatal.hint or f"see `gpumod service logs {service.id}`",
+        service=service.id,
+        need_mb=fatal.need_mb,
+        have_mb=fatal.have_mb,
+        log=list(lines[-20:]),
+    )
+
+
+def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal: FatalLine | None) -> Failed:
+    """The error of a service that ended while it was starting."""
+    if fatal:
+        return fatal_error(service, fatal, lines)
+    how = "ended" if exit_code is None else (
+        f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}"
+    )
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return Failed(
+        "died-while-starting",
+        f"{service.id} {how} while it was starting",
+        why=last or "it left no word in its log",
+        hint=f"see `gpumod service logs {service.id}`",
+        service=service.id,
+        exit_code=exit_code,
+        log=list(lines[-20:]),
+    )
+
+

@@ -1,0 +1,141 @@
+"""What drivers share: typed options, environment and flag checks, Prometheus values, adaptive polling."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import shlex
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+
+from gpumod.domain.service import Service
+from gpumod.ports import Clock, Http, HttpFailure
+
+T = TypeVar("T")
+O = TypeVar("O", bound="Options")  # noqa: E741  # the options model
+
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+DENIED_ENV = frozenset({
+    "PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONINSPECT", "BASH_ENV", "ENV", "IFS", "NOTIFY_SOCKET",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+})  # fmt: skip
+DENIED_ENV_PREFIXES = ("LD_", "GPUMOD_")
+
+
+class Options(BaseModel):
+    """The base of a driver's options, read from `unit_vars`: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def parse_options(model: type[O], service: Service) -> O:
+    """The service's `unit_vars` as `model`. Raises ValueError that says every problem, with close matches."""
+    try:
+        return model.model_validate(dict(service.unit_vars))
+    except ValidationError as error:
+        problems = "; ".join(_problem(item, model) for item in error.errors(include_url=False))
+    raise ValueError(f"service {service.id!r}: {problems}")
+
+
+def _problem(item: Mapping[str, Any], model: type[Options]) -> str:
+    name = ".".join(str(part) for part in item["loc"]) or "unit_vars"
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, model.model_fields, n=2)
+        advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(model.model_fields))}"
+        return f"unknown option {name!r} ({advice})"
+    text = str(item["msg"]).removeprefix("Value error, ")
+    return f"option {name!r}: {text} (got {item['input']!r:.80})"
+
+
+def _env(value: Any) -> dict[str, str]:
+    if isinstance(value, str):
+        value = shlex.split(value)
+    if isinstance(value, list | tuple):
+        pairs = [str(item).partition("=") for item in value]
+        if not all(middle for _, middle, _ in pairs):
+            raise ValueError("must be NAME=VALUE")
+        value = {name: text for name, _, text in pairs}
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a mapping of names to texts")  # noqa: TRY004  # pydantic collects ValueError
+    for name, text in value.items():
+        if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of an environment variable")
+        if name in DENIED_ENV or name.startswith(DENIED_ENV_PREFIXES):
+            raise ValueError(f"{name} may not be set here: it changes what is run, or gpumod sets it")
+        if isinstance(text, bool) or not isinstance(text, str | int | float):
+            raise ValueError(f"the value of {name} must be a text; put it in quotes")  # noqa: TRY004  # as above
+    return {name: str(text) for name, text in value.items()}
+
+
+def _words(value: Any) -> Any:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
+Env = Annotated[Mapping[str, str], BeforeValidator(_env)]
+"""Environment variables: a mapping, or NAME=VALUE words. Names that change what is run are refused."""
+
+Args = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""Arguments: a list, or a text split as a shell would split it (nothing is expanded)."""
+
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./~$][A-Za-z0-9_./:+@,=~$-]*$")]
+"""One value of a flag; it cannot be taken for a flag."""
+
+
+def refuse_flags(args: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False) -> None:
+    """Raise ValueError when `args` hold a flag of `denied` (`--flag`, `--flag=value`, underscores as dashes).
+
+    `abbreviations`: the runtime takes any unambiguous beginning of a flag for the flag. A denied name that ends
+    in `*` stands for all that begin so.
+    """
+    for arg in args:
+        if not arg.startswith("-"):
+            continue
+        flag = arg.partition("=")[0].replace("_", "-")
+        for name in denied:
+            stem = name.rstrip("*")
+            hit = flag == stem or (name.endswith("*") and flag.startswith(stem))
+            if hit or (abbreviations and len(flag) > 2 and flag.startswith("--") and stem.startswith(flag)):
+                raise ValueError(f"extra_args may not hold {flag}: gpumod sets it, or it opens the service to others")
+        if flag == "--":
+            raise ValueError("extra_args may not hold a bare --")
+
+
+def metric_sum(text: str, *names: str) -> float | None:
+    """The sum of all samples of the named metrics in Prometheus text; None when there is none."""
+    total: float | None = None
+    for line in text.splitlines():
+        match = re.match(r"([A-Za-z_:][\w:]*)(?:\{.*\})?\s+(\S+)", line)
+        if match is None or match[1] not in names:
+            continue
+        try:
+            value = float(match[2])
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            total = value + (total or 0.0)
+    return total
+
+
+async def in_flight(http: Http, port: int, *names: str) -> int | None:
+    """Requests that `/metrics` counts under `names`; None when it does not tell."""
+    try:
+        reply = await http.request("GET", port, "/metrics")
+    except HttpFailure:
+        return None
+    total = metric_sum(reply.text, *names) if reply.ok else None
+    return None if total is None else max(0, round(total))
+
+
+async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
+    """Ask until the answer is not None, first after 20 ms, then less and less often; None when time is out."""
+    end_s, pause_s = clock.monotonic() + timeout_s, 0.02
+    while (answer := await ask()) is None:
+        left_s = end_s - clock.monotonic()
+        if left_s <= 0:
+            return None
+        await clock.sleep(min(pause_s, left_s))
+        pause_s = min(pause_s * 1.3, 0.5)
+    return answer

@@ -1,0 +1,93 @@
+"""Command lines of the stand-ins, by table. Quicker to import than argparse, and strict as the real programs are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class FlagError(Exception):
+    """`kind` is `unknown`, `missing` (its value) or `invalid`; `flag` as it was typed."""
+
+    def __init__(self, kind: str, flag: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {flag} {detail}".strip())
+        self.kind, self.flag, self.detail = kind, flag, detail
+
+
+class Flags:
+    """What was given: `values` by canonical name, and `rest`, the positional arguments."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {}
+        self.rest: list[str] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.values.get(name, [default])[-1]
+
+    def on(self, name: str) -> bool:
+        """True for a switch that is on; `--no-name` turns it off."""
+        return self.values.get(name, ["false"])[-1] == "true"
+
+    def number(self, name: str, default: float) -> float:
+        return float(self.values.get(name, [str(default)])[-1])
+
+    def whole(self, name: str, default: int) -> int:
+        return int(self.values.get(name, [str(default)])[-1])
+
+
+def parse(argv: Sequence[str], table: Mapping[str, str], aliases: Mapping[str, str]) -> Flags:
+    """Read `argv`. `table` maps a long name (without dashes) to a type.
+
+    The types are `switch` (also as `--no-NAME`), `text`, `int`, `float`, `list` (all words up to the next flag) and
+    `tri` (a switch that may take on, off or auto). Raises FlagError.
+    """
+    flags = Flags()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-") or word == "-":
+            flags.rest.append(word)
+            continue
+        typed, has_value, inline = word.partition("=") if word.startswith("--") else (word, "", "")
+        name = aliases.get(typed, typed.removeprefix("--").replace("_", "-") if typed.startswith("--") else "")
+        value = "true"
+        if name not in table and name.startswith("no-") and table.get(name[3:]) == "switch":
+            name, value = name[3:], "false"
+        kind = table.get(name)
+        if kind is None:
+            raise FlagError("unknown", typed)
+        if kind == "switch":
+            if has_value:
+                raise FlagError("invalid", typed, f"ignored explicit argument '{inline}'")
+            flags.values[name] = [value]
+        elif kind == "tri":
+            takes = words and words[0] in ("on", "off", "auto", "true", "false", "1", "0")
+            flags.values[name] = [inline if has_value else words.pop(0) if takes else "on"]
+        else:
+            _value(flags, words, typed, name, kind, inline if has_value else None)
+    return flags
+
+
+def _value(flags: Flags, words: list[str], typed: str, name: str, kind: str, inline: str | None) -> None:
+    """Take the value of a flag from `words` or from behind its equals sign."""
+    if inline is None:
+        if not words or (words[0].startswith("--") and len(words[0]) > 2):
+            raise FlagError("missing", typed)
+        inline = words.pop(0)
+    values = [inline]
+    while kind == "list" and words and not words[0].startswith("-"):
+        values.append(words.pop(0))
+    for value in values:
+        if (kind == "int" and not _is_number(value, int)) or (kind == "float" and not _is_number(value, float)):
+            raise FlagError("invalid", typed, f"invalid {kind} value: '{value}'")
+    flags.values[name] = values
+
+
+def _is_number(text: str, kind: type[int | float]) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True

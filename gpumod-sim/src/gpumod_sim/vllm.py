@@ -1,0 +1,184 @@
+"""A stand-in for `vllm serve`: its command line, start-up, memory and failures. The HTTP surface is in vllm_http."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from gpumod_sim import law
+from gpumod_sim.flags import FlagError, Flags, parse
+from gpumod_sim.http11 import bind
+from gpumod_sim.ledger import OutOfMemoryError
+from gpumod_sim.standin import MIB, StandIn, StartError, gib, oom_line
+from gpumod_sim.vllm_engine import Engine
+from gpumod_sim.vllm_flags import ALIASES, CHOICES, TABLE, guessed_weights_mb, size_bytes
+from gpumod_sim.vllm_http import VllmHttp
+
+VERSION = "0.33.0"
+USAGE = "usage: vllm serve [model_tag] [options]\n"
+DEFAULT_UTILIZATION = 0.92
+
+
+def main(folder: str, argv: Sequence[str]) -> int:
+    """The `vllm` program of the machine in `folder`. Returns the exit status."""
+    if list(argv[:1]) in (["--version"], ["-v"]):
+        print(VERSION)  # noqa: T201
+        return 0
+    if list(argv[:1]) != ["serve"]:
+        sys.stderr.write("usage: vllm [-h] [-v] {serve} ...\nvllm: error: the stand-in knows 'serve' and '--version'\n")
+        return 2
+    try:
+        flags = _checked(parse(argv[1:], TABLE, ALIASES))
+    except FlagError as error:
+        what = {"unknown": "unrecognized arguments:", "missing": "argument", "invalid": "argument"}[error.kind]
+        detail = {"unknown": "", "missing": ": expected one argument", "invalid": f": {error.detail}"}[error.kind]
+        sys.stderr.write(f"{USAGE}vllm serve: error: {what} {error.flag}{detail}\n")
+        return 2
+    return Vllm(folder, flags).run()
+
+
+def _checked(flags: Flags) -> Flags:
+    for name, choices in CHOICES.items():
+        if name in flags and flags.text(name) not in choices:
+            listed = ", ".join(repr(choice) for choice in choices)
+            raise FlagError("invalid", f"--{name}", f"invalid choice: '{flags.text(name)}' (choose from {listed})")
+    if "kv-cache-memory-bytes" in flags:
+        try:
+            size_bytes(flags.text("kv-cache-memory-bytes"))
+        except ValueError:
+            text = flags.text("kv-cache-memory-bytes")
+            raise FlagError("invalid", "--kv-cache-memory-bytes", f"invalid value: '{text}'") from None
+    if len(flags.rest) > 1:
+        raise FlagError("unknown", " ".join(flags.rest[1:]))
+    return flags
+
+
+class Vllm(StandIn):
+    """A vLLM server: it takes its share of every GPU that it runs on, whatever is expected of it."""
+
+    def __init__(self, folder: str, flags: Flags) -> None:
+        super().__init__(folder, "vllm")
+        self.flags = flags
+        self.model = flags.rest[0] if flags.rest else flags.text("model", "Qwen/Qwen3-0.6B")
+        self.gpus = self.visible[: flags.whole("tensor-parallel-size", 1)]
+        self.utilization = flags.number("gpu-memory-utilization", DEFAULT_UTILIZATION)
+        self.engine = Engine(self, self.gpus, sleep_mode=flags.on("enable-sleep-mode"))
+        self.http = VllmHttp(self, self.engine)
+        self.handle = self.http.handle
+
+    async def serve(self) -> None:
+        dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE", "0")
+        if not dev_mode.lstrip("-").isdigit():
+            raise StartError(f"ValueError: invalid literal for int() with base 10: '{dev_mode}'")
+        try:
+            # Bound before the engine starts, and listening only when it is up.
+            sock = bind(self.flags.text("host", "0.0.0.0"), self.flags.whole("port", 8000))  # noqa: S104  # vLLM's own default
+        except OSError as error:
+            raise StartError(f"OSError: [Errno {error.errno}] {error.strerror}") from error
+        self.log(f"INFO vLLM API server version {VERSION}", f"INFO model {self.model}")
+        if int(dev_mode):
+            self.log("WARNING SECURITY WARNING: Development endpoints are enabled! This should NOT be used in production!")
+        await self.pass_start_time(law.vllm_import_s(), "import")
+        try:
+            await self._start_engine()
+        except OutOfMemoryError as error:
+            raise self._failed(
+                oom_line(error),
+                "ERROR Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free "
+                "memory for weights, increasing --tensor-parallel-size, or using --quantization.",
+            ) from error
+        await self.pause_if_never_ready()
+        await self.server.serve(sock)
+        self.ready = True
+        self.log("INFO Application startup complete.")
+
+    async def _start_engine(self) -> None:
+        """Check what is free, load, profile and take the rest, as vLLM does. Raises OutOfMemoryError."""
+        if len(self.gpus) < self.flags.whole("tensor-parallel-size", 1):
+            raise self._failed(f"RuntimeError: {len(self.gpus)} CUDA GPUs are available, and more are wanted.")
+        wanted = {gpu: self._wanted_mb(gpu) for gpu in self.gpus}
+        free = {gpu: self.ledger.free_mb(gpu) for gpu in self.gpus}
+        if self.fault("oom-at-start") is not None:
+            raise OutOfMemoryError(self.gpus[0], wanted[self.gpus[0]], 0, self.ledger.total_mb(self.gpus[0]) or 0)
+        by_kv = "kv-cache-memory-bytes" in self.flags
+        for gpu in self.gpus if not by_kv else ():
+            if free[gpu] < wanted[gpu]:
+                raise self._failed(self._too_little_free(gpu, free[gpu]))
+        weights = {gpu: self._weights_mb(wanted[gpu]) for gpu in self.gpus}
+        self.hold_unless_fallen_back({gpu: min(law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus})
+        await self.pass_start_time(law.vllm_load_s(max(weights.values())), "load")
+        loaded = {gpu: min(weights[gpu] + law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus}
+        self.hold_unless_fallen_back(dict(loaded))
+        await self.pass_start_time(law.vllm_compile_s(eager=self.flags.on("enforce-eager")), "compile")
+        if not by_kv and self.fault("cpu-fallback") is None:
+            for gpu in self.gpus:
+                wanted[gpu] -= self._grown_by_others(gpu, free[gpu] - loaded[gpu])
+                if wanted[gpu] < loaded[gpu]:
+                    raise self._failed(
+                        "ValueError: No available memory for the cache blocks. Try increasing "
+                        "`gpu_memory_utilization` when initializing the engine."
+                    )
+        self.hold_unless_fallen_back(dict(wanted))
+        self.engine.settled(wanted, weights)
+        for gpu in self.gpus:
+            await self.spawn_worker(gpu)
+
+    def _grown_by_others(self, gpu: int, expected_free: int) -> int:
+        """What others took on `gpu` while we measured (it counts as ours). Raises StartError if others gave back."""
+        now = self.ledger.free_mb(gpu)
+        if now > expected_free:
+            raise self._failed(
+                f"AssertionError: Error in memory profiling. Initial free memory {gib(expected_free)} GiB, current free "
+                f"memory {gib(now)} GiB. This happens when other processes sharing the same container release GPU memory "
+                "while vLLM is profiling during initialization. To fix this, ensure consistent GPU memory allocation or "
+                "isolate vLLM in its own container."
+            )
+        return expected_free - now
+
+    def _wanted_mb(self, gpu: int) -> int:
+        """What the options say that it takes on `gpu`, in MiB."""
+        total = self.ledger.total_mb(gpu) or 0
+        if "kv-cache-memory-bytes" not in self.flags:
+            return int(self.utilization * total + 1e-6)
+        kv = size_bytes(self.flags.text("kv-cache-memory-bytes")) // MIB
+        guessed = guessed_weights_mb(self.model, self.flags.text("quantization"))
+        if guessed is None:
+            guessed = (self.expected_mb or 0) // max(1, len(self.gpus)) - kv - law.CONTEXT_MB
+        else:
+            guessed //= max(1, len(self.gpus))
+        return max(0, guessed) + kv + law.CONTEXT_MB
+
+    def _weights_mb(self, wanted_mb: int) -> int:
+        """The part of `wanted_mb` that is weights: by the model's name, at most all but a context and a little KV."""
+        most = max(0, int((wanted_mb - law.CONTEXT_MB) * 0.9))
+        guessed = guessed_weights_mb(self.model, self.flags.text("quantization"))
+        return most if guessed is None else min(most, guessed // max(1, len(self.gpus)))
+
+    def _too_little_free(self, gpu: int, free_mb: int) -> str:
+        total = self.ledger.total_mb(gpu) or 0
+        return (
+            f"ValueError: Free memory on device cuda:{self.gpus.index(gpu)} ({gib(free_mb)}/{gib(total)} GiB) on startup is "
+            f"less than desired GPU memory utilization ({self.utilization}, {gib(self.utilization * total)} GiB). "
+            "Decrease GPU memory utilization or reduce GPU memory used by other processes."
+        )
+
+    def _failed(self, *lines: str) -> StartError:
+        return StartError(
+            "ERROR EngineCore failed to start.",
+            *(f"ERROR {line}" for line in lines),
+            "RuntimeError: Engine core initialization failed. See root cause above. "
+            "Failed core proc(s): " + json.dumps({"EngineCore_DP0": 1}),
+        )
+
+    async def stop(self) -> None:
+        self.server.stop_listening()
+        drain_s = self.flags.whole("shutdown-timeout", 0)
+        if drain_s:
+            await self.engine.drained(drain_s)
+        self.engine.abort_all()
+        await asyncio.sleep(0)
+        await self.pass_time(1.0, "stop")
+        await self.server.close()

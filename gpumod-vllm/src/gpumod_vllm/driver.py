@@ -1,0 +1,168 @@
+"""The vLLM driver: `vllm serve`, one model per service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gpumod.api import (
+    Activity,
+    Allocation,
+    AlternativeKind,
+    Capabilities,
+    FatalLine,
+    Http,
+    HttpFailure,
+    HttpReply,
+    Launch,
+    ProbeResult,
+    Service,
+    Settings,
+    Variant,
+    first_fatal,
+    in_flight,
+)
+from gpumod_vllm.logs import RULES
+from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm_options
+
+STOP_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 2.0
+STEPS = 10_000
+"""Utilization is given with four decimals."""
+
+
+def utilization(allocation: Allocation) -> float | None:
+    """The smallest utilization of four decimals with which every GPU's share is granted; at most 1.
+
+    vLLM takes utilization x total. Rounding up means that it may take up to total / 10000 more than the share (2.4
+    MiB of a 24 GB card); rounding down would deny it memory that was planned. None: no GPU, or nothing to take.
+    """
+    shares = [share for share in allocation.gpus if share.vram_mb > 0 and share.total_mb > 0]
+    if not shares:
+        return None
+    # Whole numbers, so that no rounding of floats takes it below the share.
+    return min(STEPS, max(-(-share.vram_mb * STEPS // share.total_mb) for share in shares)) / STEPS
+
+
+def kv_cache_mb(service: Service) -> float:
+    """What the KV cache takes by the service's own declaration; 0 when it declares none."""
+    return (service.context_size or 0) / 1000 * (service.kv_cache_per_1k or 0.0)
+
+
+class VllmDriver:
+    """Starts and asks `vllm serve`."""
+
+    name = "vllm"
+
+    def check(self, service: Service) -> None:
+        check(service)
+
+    def capabilities(self, service: Service) -> Capabilities:
+        # vLLM compares free memory with what it wants when it starts, so nothing else may move meanwhile.
+        levels = SLEEP_LEVELS if service.sleep_mode in SLEEP_LEVELS else ()
+        return Capabilities(sleep_levels=levels, exclusive_start=True)
+
+    def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
+        """The command line and environment. Raises ValueError as :meth:`check` does."""
+        check(service)
+        options = vllm_options(service)
+        argv = [options.vllm_bin or settings.vllm_bin, "serve", model_of(service)]
+        argv += ["--host", settings.bind_host, "--port", str(service.port)]
+        argv += _memory_flags(service, options, allocation)
+        argv += _model_flags(options)
+        env = {"HF_HOME": settings.hf_home} if settings.hf_home else {}
+        env |= options.env
+        if service.sleep_mode in SLEEP_LEVELS:
+            argv.append("--enable-sleep-mode")
+            env["VLLM_SERVER_DEV_MODE"] = "1"
+        return Launch(
+            argv=(*argv, *options.extra_args),
+            env=env,
+            ports=(service.port,) if service.port else (),
+            stop_timeout_s=STOP_TIMEOUT_S,
+        )
+
+    async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
+        """`failed` when the engine is dead. Only GETs that a sleeping engine answers are sent."""
+        try:
+            health = await http.request("GET", port, service.health_endpoint, timeout_s=PROBE_TIMEOUT_S)
+            if health.status == 503:
+                return ProbeResult(state="failed", detail="vLLM says that its engine is dead (503)")
+            if health.status != 200:
+                return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {health.status}")
+            if service.sleep_mode not in SLEEP_LEVELS:
+                return ProbeResult(state="ready")
+            return _sleep_state(await http.request("GET", port, "/is_sleeping", timeout_s=PROBE_TIMEOUT_S))
+        except HttpFailure as failure:
+            if failure.kind == "refused":
+                return ProbeResult(state="starting", detail="not listening yet")
+            if failure.kind == "timeout":
+                return ProbeResult(state="unhealthy", detail=f"no answer in {PROBE_TIMEOUT_S:g} s")
+            return ProbeResult(state="unhealthy", detail=str(failure))
+
+    def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
+        return first_fatal(RULES, lines)
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity:
+        """Requests running and waiting, from `/metrics`, which neither wakes nor counts as use."""
+        busy = await in_flight(http, port, "vllm:num_requests_running", "vllm:num_requests_waiting")
+        return Activity(in_flight=busy)
+
+    def variants(self, service: Service) -> tuple[Variant, ...]:
+        """An fp8 KV cache takes half of a 16 bit one. Nothing where the user fixed what vLLM takes."""
+        options = vllm_options(service)
+        fixed = options.gpu_memory_utilization is not None or options.kv_cache_memory_bytes is not None
+        saves_mb = math.floor(kv_cache_mb(service) / 2)
+        if fixed or saves_mb < 1 or options.kv_cache_dtype not in (None, "auto", "float16", "bfloat16"):
+            return ()
+        return (
+            Variant(
+                kind=AlternativeKind.KV_TYPE,
+                title=f"{service.title} with an fp8 KV cache",
+                unit_vars={"kv_cache_dtype": "fp8"},
+                saves_mb=saves_mb,
+            ),
+        )
+
+
+def _sleep_state(reply: HttpReply) -> ProbeResult:
+    if reply.status == 404:
+        return ProbeResult(state="ready", detail="it cannot sleep: it runs without VLLM_SERVER_DEV_MODE=1")
+    asleep = reply.json_body.get("is_sleeping") if isinstance(reply.json_body, dict) else None
+    if not reply.ok or not isinstance(asleep, bool):
+        return ProbeResult(state="unhealthy", detail=f"/is_sleeping answered {reply.status}: {reply.text[:120]}")
+    return ProbeResult(state="sleeping" if asleep else "ready")
+
+
+def _memory_flags(service: Service, options: VllmOptions, allocation: Allocation) -> list[str]:
+    flags: list[str] = []
+    if options.kv_cache_memory_bytes is not None:
+        flags += ["--kv-cache-memory-bytes", str(options.kv_cache_memory_bytes)]
+    # With the KV cache's bytes given vLLM ignores utilization, so a computed one would only mislead.
+    share = options.gpu_memory_utilization
+    if share is None and options.kv_cache_memory_bytes is None:
+        share = utilization(allocation)
+    if share is not None:
+        flags += ["--gpu-memory-utilization", f"{share:.10g}"]
+    length = options.max_model_len or service.context_size
+    if length is not None:
+        flags += ["--max-model-len", str(length)]
+    spans = options.tensor_parallel_size or len(allocation.gpus)
+    if spans > 1:
+        flags += ["--tensor-parallel-size", str(spans)]
+    return flags
+
+
+def _model_flags(options: VllmOptions) -> list[str]:
+    values = {
+        "--max-num-seqs": options.max_num_seqs,
+        "--dtype": options.dtype,
+        "--quantization": options.quantization,
+        "--kv-cache-dtype": options.kv_cache_dtype,
+        "--runner": options.runner,
+        "--convert": options.convert,
+        "--served-model-name": options.served_model_name,
+        "--load-format": options.load_format,
+    }
+    flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
+    return [*flags, "--enforce-eager"] if options.enforce_eager else flags

@@ -1,0 +1,91 @@
+"""The lines with which a vLLM says why it will never be ready, most telling first."""
+
+from __future__ import annotations
+
+import re
+
+from gpumod.api import LogRule
+
+LESS = "lower gpu_memory_utilization (or vram_mb), or stop what else is on the GPU"
+SHORTER = "set context_size to {length} or less, or raise vram_mb"
+
+RULES = (
+    LogRule(
+        "out-of-memory",
+        re.compile(
+            r"Free memory on device \S+ \((?P<have>[\d.]+)/[\d.]+ GiB\).*"
+            r"is less than desired GPU memory utilization \([\d.]+, (?P<need>[\d.]+) GiB\)"
+        ),
+        LESS,
+        "GiB",
+    ),
+    LogRule("out-of-memory", re.compile(r"is less than desired GPU memory utilization"), LESS),
+    LogRule(
+        "out-of-memory",
+        re.compile(
+            r"\((?P<need>[\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory "
+            r"\((?P<have>[\d.]+) GiB\).*estimated maximum model length is (?P<length>\d+)"
+        ),
+        SHORTER,
+        "GiB",
+    ),
+    LogRule(
+        "out-of-memory",
+        re.compile(r"larger than the available KV cache.*estimated maximum model length is (?P<length>\d+)"),
+        SHORTER,
+    ),
+    LogRule(
+        "out-of-memory",
+        re.compile(
+            r"\((?P<need>[\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory "
+            r"\((?P<have>[\d.]+) GiB\)"
+        ),
+        "set a smaller context_size, or raise vram_mb",
+        "GiB",
+    ),
+    LogRule(
+        "out-of-memory",
+        re.compile(r"larger than the available KV cache"),
+        "set a smaller context_size, or raise vram_mb",
+    ),
+    LogRule(
+        "out-of-memory",
+        re.compile(
+            r"out of memory\. Tried to allocate (?P<need>[\d.]+) (?P<need_unit>[KMGT]iB)"
+            r".*?of which (?P<have>[\d.]+) (?P<have_unit>[KMGT]iB) is free",
+            re.IGNORECASE,
+        ),
+        LESS,
+    ),
+    LogRule(
+        "out-of-memory",
+        re.compile(r"out of memory\. Tried to allocate (?P<need>[\d.]+) (?P<need_unit>[KMGT]iB)", re.IGNORECASE),
+        LESS,
+    ),
+    LogRule("out-of-memory", re.compile(r"Failed to load model - not enough GPU memory"), LESS),
+    LogRule(
+        "out-of-memory",
+        re.compile(r"No available memory for the cache blocks"),
+        "raise gpu_memory_utilization (or vram_mb), or set a smaller context_size",
+    ),
+    LogRule("out-of-memory", re.compile(r"CUDA (error: )?out of memory|OutOfMemoryError"), LESS),
+    LogRule(
+        "port-taken",
+        re.compile(r"\[Errno 98\]|[Aa]ddress already in use"),
+        "give the service another port, or stop what listens there",
+    ),
+    LogRule(
+        "bad-model",
+        re.compile(
+            r"Invalid repository ID or local directory|is not a valid model identifier|"
+            r"Model architectures .* are not supported|does not recognize this architecture|Repo id must"
+        ),
+        "check model_id and model_path, and that this vLLM knows the model",
+    ),
+    LogRule(
+        "bad-option",
+        re.compile(r"error: (unrecognized arguments?|argument |ambiguous option)"),
+        "check unit_vars; `vllm serve --help` shows what the installed version takes",
+    ),
+    LogRule("crashed", re.compile(r"EngineCore failed to start|Engine core initialization failed|EngineDeadError")),
+)

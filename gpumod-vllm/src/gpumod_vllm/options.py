@@ -1,0 +1,107 @@
+"""What may stand in `unit_vars` of a vLLM service."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from gpumod.api import Args, Env, Options, Service, Word, parse_options, refuse_flags
+
+SLEEP_LEVELS = ("l1", "l2")
+RELOADABLE = frozenset({"auto", "hf", "safetensors", "pt", "mistral", "runai_streamer"})
+"""Load formats of which vLLM can read the weights again in place, which waking from level 2 needs."""
+
+DENIED_FLAGS = (
+    "--host", "--port", "--uds", "--api-key", "--ssl-*", "--config", "--model", "--headless",
+    "--gpu-memory-utilization", "--kv-cache-memory-bytes", "--max-model-len", "--max-num-seqs", "--dtype",
+    "--quantization", "-q", "--kv-cache-dtype", "--tensor-parallel-size", "-tp", "--runner", "--convert",
+    "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
+    "--disable-log-stats", "--disable-access-log-for-endpoints",
+)  # fmt: skip
+ALLOC_CONF = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
+
+class VllmOptions(Options):
+    """Options of one vLLM service. The README's table explains them."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    kv_cache_memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    max_model_len: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
+    max_num_seqs: Annotated[int, Field(gt=0)] | None = None
+    dtype: Word | None = None
+    quantization: Word | None = None
+    kv_cache_dtype: Word | None = None
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=256)] | None = None
+    runner: Literal["auto", "generate", "pooling", "draft"] | None = None
+    convert: Literal["auto", "none", "embed", "classify"] | None = None
+    enforce_eager: bool = False
+    served_model_name: Word | None = None
+    load_format: Word | None = None
+    extra_args: Args = ()
+    env: Env = {}
+    vllm_bin: Word | None = None
+    sleep_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    wake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+
+    @field_validator("extra_args")
+    @classmethod
+    def _no_denied_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        refuse_flags(value, DENIED_FLAGS, abbreviations=True)
+        return value
+
+
+def vllm_options(service: Service) -> VllmOptions:
+    """The options of `service`. Raises ValueError."""
+    return parse_options(VllmOptions, service)
+
+
+def model_of(service: Service) -> str:
+    """What vLLM is told to serve: a folder or the name of a model. Raises ValueError when there is neither."""
+    model = service.model_path or service.model_id
+    if not model:
+        raise ValueError(f"service {service.id!r}: vLLM needs model_path or model_id")
+    if model.startswith("-"):
+        raise ValueError(f"service {service.id!r}: the model {model!r} would be taken for a flag")
+    return model
+
+
+def served_name(service: Service) -> str:
+    """The name under which requests ask for the model."""
+    return vllm_options(service).served_model_name or model_of(service)
+
+
+def check(service: Service) -> None:
+    """Raise ValueError when vLLM could not run, or could not sleep, as the service says."""
+    options = vllm_options(service)
+    who = f"service {service.id!r}"
+    model_of(service)
+    if service.host is not None:
+        raise ValueError(f"{who}: a vLLM service has no host")
+    if service.port is None:
+        raise ValueError(f"{who}: vLLM needs a port")
+    if service.vram_mb == 0 and options.gpu_memory_utilization is None and options.kv_cache_memory_bytes is None:
+        raise ValueError(f"{who}: vLLM must be told what it may take: vram_mb, or the option gpu_memory_utilization")
+    gpus = 1 if service.gpus == "any" else len(service.gpus)
+    if (options.tensor_parallel_size or 1) > gpus:
+        raise ValueError(f"{who}: tensor_parallel_size {options.tensor_parallel_size} needs as many gpus, not {gpus}")
+    if service.sleep_mode not in ("none", *SLEEP_LEVELS):
+        raise ValueError(f"{who}: vLLM sleeps at l1 or l2, not at {service.sleep_mode!r}")
+    if service.sleep_mode != "none":
+        _check_sleep(service, options)
+
+
+def _check_sleep(service: Service, options: VllmOptions) -> None:
+    who = f"service {service.id!r}"
+    for name in ALLOC_CONF:
+        if re.search(r"expandable_segments\s*:\s*true", options.env.get(name, ""), re.IGNORECASE):
+            raise ValueError(
+                f"{who}: {name}=expandable_segments:True defeats sleep: vLLM would say that it sleeps and free nothing"
+            )
+    if options.env.get("VLLM_SERVER_DEV_MODE", "1") != "1":
+        raise ValueError(f"{who}: VLLM_SERVER_DEV_MODE must be 1 for sleep mode {service.sleep_mode}; leave it out")
+    if service.sleep_mode == "l2" and options.load_format not in (None, *RELOADABLE):
+        raise ValueError(
+            f"{who}: vLLM cannot reload weights of load_format {options.load_format!r}, which level 2 needs; use l1"
+        )

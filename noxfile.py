@@ -1,0 +1,178 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2025.2.9"]
+# ///
+"""Everything one does with this repository, as `nox -s VERB`; `nox -l` lists the verbs.
+
+`pip install nox` is all that a fresh machine needs: the block above makes nox bring uv along in an environment of its
+own. Installs obey constraints.txt, except in the package runs, whose purpose is to try other versions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+DISTRIBUTIONS = {
+    "core": "gpumod-core",
+    "vllm": "gpumod-vllm",
+    "llamacpp": "gpumod-llamacpp",
+    "fastapi": "gpumod-fastapi",
+    "sim": "gpumod-sim",
+    "presets": "presets",
+}
+"""Short name (a tox factor) to folder."""
+PYTHONS = ("3.11", "3.12", "3.13")
+
+BUILD = {"UV_BUILD_CONSTRAINT": str(ROOT / "constraints.txt")}
+"""Environment of installs and builds: the build backend obeys constraints.txt too."""
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint", "types", "imports"]
+
+# A Python that is not there is skipped and said; nothing is downloaded behind one's back.
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The guided tour on a simulated card: about a minute, no GPU needed."""
+    _install(session)
+    session.run("gpumod", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The default suite, side by side on all cores (arguments after -- go to pytest)."""
+    _install(session, "test")
+    workers = [] if "-n" in session.posargs else ["-n", str(min(8, max(2, os.cpu_count() or 2)))]
+    session.run("pytest", *workers, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and its format (`nox -s lint -- --fix` repairs both)."""
+    _install_groups(session, "lint")
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy --strict over every distribution, the benchmarks and this file."""
+    _install(session, "test", "lint")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """The house's walls: layers of the core, and what plugins may import."""
+    _install(session, "lint")
+    session.run("lint-imports", *session.posargs)
+
+
+@nox.session
+def packages(session: nox.Session) -> None:
+    """Every wheel built and tested alone: oldest dependencies on 3.11, newest on the newest Python; then the meta."""
+    found = _pythons(session, PYTHONS[:1])
+    newest = next((version for version in reversed(PYTHONS) if version in found), None)
+    _package_runs(session, [("3.11", "lowest")] * ("3.11" in found) + [(newest, "newest")] * (newest is not None))
+
+
+@nox.session(name="packages-full")
+def packages_full(session: nox.Session) -> None:
+    """As packages, over every Python from 3.11 to 3.13, oldest and newest dependencies."""
+    found = _pythons(session, PYTHONS)
+    _package_runs(session, [(version, kind) for version in found for kind in ("lowest", "newest")])
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measurements as a table and as JSON (names after -- choose some); nothing is asserted."""
+    _install(session, "test")
+    session.run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def constraints(session: nox.Session) -> None:
+    """Write constraints.txt anew: the newest versions of everything that the workspace and its tools use."""
+    wanted: set[str] = set()
+    for project in (ROOT, *(ROOT / folder for folder in DISTRIBUTIONS.values())):
+        table = tomllib.loads((project / "pyproject.toml").read_text())
+        wanted.update(table["project"].get("dependencies", ()), table["build-system"]["requires"])
+        wanted.update(*table.get("dependency-groups", {}).values())
+    source = Path(session.create_tmp()) / "wanted.txt"
+    source.write_text("\n".join(sorted(line for line in wanted if not line.startswith("gpumod"))))
+    head = "# Versions that the whole suite passes with. Written by `nox -s constraints`; see CONTRIBUTING.md.\n"
+    target = ROOT / "constraints.txt"
+    plain = ("--no-emit-index-url", "--no-emit-find-links", "--no-annotate", "--no-header", "--quiet")
+    command = ("uv", "pip", "compile", "--universal", "--upgrade", "--python-version", PYTHONS[0], *plain, str(source))
+    text = session.run(*command, silent=True)
+    target.write_text(head + str(text))
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    """Install the workspace editable, all distributions at once, with the dependency groups."""
+    editable = [part for folder in DISTRIBUTIONS.values() for part in ("-e", f"./{folder}")]
+    session.install("-c", "constraints.txt", *editable, *_groups(groups), env=BUILD)
+
+
+def _install_groups(session: nox.Session, *groups: str) -> None:
+    session.install("-c", "constraints.txt", *_groups(groups))
+
+
+def _groups(names: tuple[str, ...]) -> list[str]:
+    return [part for name in names for part in ("--group", name)]
+
+
+def _pythons(session: nox.Session, required: tuple[str, ...]) -> list[str]:
+    """The supported Pythons that answer on this machine. In CI a required one that does not is an error."""
+    found = [version for version in PYTHONS if _answers(f"python{version}")]
+    missing = [version for version in PYTHONS if version not in found]
+    for version in missing:
+        session.warn(f"Python {version} is not on this machine: its runs are skipped")
+    lacking = [version for version in missing if version in required]
+    if lacking and os.environ.get("CI", "").lower() == "true":
+        session.error(f"CI is meant to have Python {', '.join(lacking)}")
+    return found
+
+
+def _answers(program: str) -> bool:
+    """Whether the program runs. Being on the path is not enough: a version manager's shim may refuse."""
+    path = shutil.which(program)
+    return path is not None and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
+
+
+def _package_runs(session: nox.Session, runs: list[tuple[str | None, str]]) -> None:
+    """Build all wheels and sdists, test each distribution alone through tox, and the meta distribution as a whole."""
+    if not runs:
+        session.skip("no Python from 3.11 to 3.13 on this machine")
+    _install_groups(session, "test", "packages")
+    wheels = Path(session.virtualenv.location).resolve() / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    for folder in (".", *DISTRIBUTIONS.values()):
+        session.run("uv", "build", "--quiet", "--out-dir", str(wheels), folder, env=BUILD)
+    # Ours come from here and nowhere else: by path, so that nobody's package of the same name can step in.
+    lines = [
+        f"{wheel.name.split('-')[0].replace('_', '-')} @ {wheel.as_uri()}" for wheel in sorted(wheels.glob("*.whl"))
+    ]
+    (wheels / "ours.txt").write_text("\n".join(lines) + "\n")
+    session.env["GPUMOD_WHEELS"] = str(wheels)
+    names = [f"py{str(python).replace('.', '')}-{kind}-{short}" for python, kind in runs for short in DISTRIBUTIONS]
+    # A package run tries other versions than the constraints on purpose.
+    session.run("tox", "run", "-e", ",".join(names), *session.posargs)
+    session.run("pytest", "tests/packaging", "-m", "packaging")
+
+
+if __name__ == "__main__":
+    sys.exit(subprocess.run([sys.executable, "-m", "nox", *sys.argv[1:]], check=False).returncode)

@@ -1,0 +1,68 @@
+"""The documentation speaks of what is there: links lead somewhere, names of modules and verbs exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("news/*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+DOTTED = re.compile(r"`(gpumod(?:_[a-z]+)?(?:\.[A-Za-z_][A-Za-z0-9_]*)+)`")
+VERB = re.compile(r"nox -s ([a-z-]+)")
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_lead_somewhere(page: Path) -> None:
+    lost = []
+    for target in LINK.findall(page.read_text()):
+        name = target.split("#")[0]
+        if name and "://" not in name and not name.startswith("mailto:") and not (page.parent / name).exists():
+            lost.append(target)
+    assert not lost
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name leads to a module, or to something in one."""
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            thing: object = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError as lacking:
+            if lacking.name is None or not dotted.startswith(lacking.name):
+                raise
+            continue
+        return all(hasattr(thing, name) and (thing := getattr(thing, name)) is not None for name in parts[cut:])
+    return False
+
+
+# Entry-point groups look like module names and are not.
+GROUPS = {"gpumod.commands"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT / "docs"], ids=ids)
+def test_names_of_our_modules_exist(page: Path) -> None:
+    named = set(DOTTED.findall(page.read_text())) - GROUPS
+    # A command that is written `gpumod.service` and the like is a file's name, not a module's.
+    files = {name for name in named if name.endswith((".j2", ".service", ".toml", ".db"))}
+    assert not sorted(name for name in named - files if not exists(name))
+
+
+def test_verbs_exist() -> None:
+    verbs = set(re.findall(r"^def ([a-z_]+)\(session", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    verbs = {verb.replace("_", "-") for verb in verbs if not verb.startswith("_")}
+    for page in PAGES:
+        assert not set(VERB.findall(page.read_text())) - verbs, page
+
+
+def test_ci_runs_every_default_rung() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for rung in ("tests", "lint", "types", "imports", "demo", "packages"):
+        assert re.search(rf"^rung {rung} ", script, re.MULTILINE), rung
