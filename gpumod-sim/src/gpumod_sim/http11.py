@@ -77,7 +77,7 @@ class _Connection(asyncio.Protocol):
         if not end:
             if len(self.buffer) > MAX_HEAD:
                 self._refuse(431)
-            return
+            return None
         lines = head.decode("latin-1").split("\r\n")
         words = lines[0].split(" ")
         headers = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:])}

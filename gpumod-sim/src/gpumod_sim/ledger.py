@@ -4,6 +4,9 @@ A row is `{"pid", "start", "service", "gpu", "mb", "died"}`; host RAM that sleep
 None. A leak has no pid. A process that died is forgotten after the machine's lag, by whoever reads or writes next.
 """
 
+# pathlib would cost the stand-ins milliseconds at every start.
+# ruff: noqa: PTH105, PTH110, PTH202
+
 from __future__ import annotations
 
 import json
@@ -63,18 +66,21 @@ class Ledger:
     def free_mb(self, gpu: int) -> int:
         return (self.total_mb(gpu) or 0) - self.used_mb(gpu)
 
-    def hold(self, service: str, mb: Mapping[int | None, int], pid: int | None = None) -> None:
-        """Let `pid` (default: this process) hold exactly `mb[gpu]` on each GPU named, all or nothing.
+    def hold(self, service: str, mb: Mapping[int, int], *, ram_mb: int | None = None) -> None:
+        """Let this process hold exactly `mb[gpu]` on each GPU named (and of host RAM), all or nothing.
 
         Raises OutOfMemoryError when a card has not enough, and then changes nothing.
         """
-        pid = pid or os.getpid()
+        pid = os.getpid()
+        places: dict[int | None, int] = dict(mb.items())
+        if ram_mb is not None:
+            places[None] = ram_mb
         start = procs.start_time(pid)
         with self.machine.lock():
             rows = self._pruned()
-            kept = [row for row in rows if not (row["pid"] == pid and row["start"] == start and row["gpu"] in mb)]
+            kept = [row for row in rows if not (row["pid"] == pid and row["start"] == start and row["gpu"] in places)]
             changes = []
-            for gpu, wanted in mb.items():
+            for gpu, wanted in places.items():
                 had = self.used_mb(gpu, rows) - self.used_mb(gpu, kept)
                 total = self.total_mb(gpu)
                 free = (total or 0) - self.used_mb(gpu, rows)
@@ -147,8 +153,8 @@ class Ledger:
         write_json(self.machine.ledger_path, {"rows": rows})
         used = {str(card["index"]): self.used_mb(card["index"], rows) for card in self.machine.gpus()}
         path = self.machine.changes_path
-        if os.path.exists(path) and os.path.getsize(path) > MAX_CHANGES_BYTES:  # noqa: PTH110, PTH202
-            os.replace(path, path + ".1")  # noqa: PTH105
+        if os.path.exists(path) and os.path.getsize(path) > MAX_CHANGES_BYTES:
+            os.replace(path, path + ".1")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             lines = "".join(json.dumps({**change, "used_mb": used}) + "\n" for change in changes)

@@ -1,5 +1,8 @@
 """The folder of a simulated machine: its cards, its settings, its lock. Light: the stand-ins import it."""
 
+# pathlib would cost the stand-ins milliseconds at every start.
+# ruff: noqa: PTH105, PTH110, PTH118, PTH123
+
 from __future__ import annotations
 
 import contextlib
@@ -16,7 +19,7 @@ DEFAULT_LAG_S = 0.3
 def read_json(path: str, default: Any) -> Any:
     """The JSON in `path`, or `default` where there is no such file. Files are replaced whole, so no lock is needed."""
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123  # pathlib costs the stand-ins start-up time
+        with open(path, encoding="utf-8") as file:
             return json.load(file)
     except FileNotFoundError:
         return default
@@ -28,7 +31,7 @@ def write_json(path: str, value: Any) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(value, file)
-    os.replace(temporary, path)  # noqa: PTH105
+    os.replace(temporary, path)
 
 
 class Machine:
@@ -36,13 +39,13 @@ class Machine:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.config_path = os.path.join(folder, "machine.json")  # noqa: PTH118
-        self.faults_path = os.path.join(folder, "faults.json")  # noqa: PTH118
-        self.ledger_path = os.path.join(folder, "ledger.json")  # noqa: PTH118
-        self.changes_path = os.path.join(folder, "changes.jsonl")  # noqa: PTH118
+        self.config_path = os.path.join(folder, "machine.json")
+        self.faults_path = os.path.join(folder, "faults.json")
+        self.ledger_path = os.path.join(folder, "ledger.json")
+        self.changes_path = os.path.join(folder, "changes.jsonl")
 
     def exists(self) -> bool:
-        return os.path.exists(self.config_path)  # noqa: PTH110
+        return os.path.exists(self.config_path)
 
     def config(self) -> dict[str, Any]:
         """Keys: `gpus`, `speed`, `lag_s`, `ram_mb` (None: the real host's), `seed`."""
@@ -68,7 +71,7 @@ class Machine:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """The kernel lock that every change of the machine's files holds. Not reentrant."""
-        descriptor = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # noqa: PTH118
+        descriptor = os.open(os.path.join(self.folder, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -1,5 +1,8 @@
 """What every stand-in has: its id, its GPUs, its memory, time that passes faster, faults, an orderly end."""
 
+# pathlib would cost the stand-ins milliseconds at every start.
+# ruff: noqa: PTH118
+
 from __future__ import annotations
 
 import asyncio
@@ -87,26 +90,30 @@ class StandIn:
             self.log("simulated fault: never-ready")
             await asyncio.Event().wait()
 
-    def hold(self, mb: Mapping[int | None, int]) -> None:
-        """Hold exactly `mb` on each GPU (None: host RAM). Raises OutOfMemoryError, which changes nothing."""
-        self.ledger.hold(self.service, {gpu: max(0, amount - self._by_worker(gpu)) for gpu, amount in mb.items()})
+    def hold(self, mb: Mapping[int, int]) -> None:
+        """Hold exactly `mb` on each GPU named. Raises OutOfMemoryError, which changes nothing."""
+        self.ledger.hold(self.service, {gpu: max(0, amount - self.worker_mb.get(gpu, 0)) for gpu, amount in mb.items()})
 
-    def _by_worker(self, gpu: int | None) -> int:
-        return 0 if gpu is None else self.worker_mb.get(gpu, 0)
+    def hold_ram(self, mb: int) -> None:
+        """Hold `mb` of host RAM. Raises OutOfMemoryError where the machine's RAM is simulated."""
+        self.ledger.hold(self.service, {}, ram_mb=mb)
 
-    def hold_unless_fallen_back(self, mb: Mapping[int | None, int]) -> None:
-        """As `hold`, at the start: a CPU fallback takes nothing."""
-        self.hold(dict.fromkeys(mb, 0) if self.fault("cpu-fallback") is not None else mb)
+    def shared_out(self, mb: int, gpus: list[int]) -> dict[int, int]:
+        """`mb` in equal parts over `gpus`, the first taking the rest."""
+        if not gpus:
+            return {}
+        part = mb // len(gpus)
+        return {gpu: part + (mb - part * len(gpus) if gpu == gpus[0] else 0) for gpu in gpus}
 
     async def spawn_worker(self, gpu: int) -> None:
         """With the fault `setsid-worker`: a process in a session of its own takes over part of our memory."""
         amount = self.fault("setsid-worker")
-        if amount is None or self.fault("cpu-fallback") is not None:
+        if amount is None:
             return
         held = sum(row["mb"] for row in self.ledger.rows() if row["pid"] == os.getpid() and row["gpu"] == gpu)
         part = min(int(amount), held)
         self.ledger.hold(self.service, {gpu: held - part})
-        worker = os.path.join(self.machine.folder, "libexec", f"{self.program}-worker")  # noqa: PTH118
+        worker = os.path.join(self.machine.folder, "libexec", f"{self.program}-worker")
         await asyncio.to_thread(_start_and_wait, [worker, self.service, str(gpu), str(part)])
         self.worker_mb[gpu] = part
 

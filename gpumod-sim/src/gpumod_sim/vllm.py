@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from gpumod_sim import law
 from gpumod_sim.flags import FlagError, Flags, parse
-from gpumod_sim.http11 import bind
+from gpumod_sim.http11 import Reply, Request, bind
 from gpumod_sim.ledger import OutOfMemoryError
 from gpumod_sim.standin import MIB, StandIn, StartError, gib, oom_line
 from gpumod_sim.vllm_engine import Engine
@@ -67,7 +67,9 @@ class Vllm(StandIn):
         self.utilization = flags.number("gpu-memory-utilization", DEFAULT_UTILIZATION)
         self.engine = Engine(self, self.gpus, sleep_mode=flags.on("enable-sleep-mode"))
         self.http = VllmHttp(self, self.engine)
-        self.handle = self.http.handle
+
+    async def handle(self, request: Request) -> Reply:
+        return await self.http.handle(request)
 
     async def serve(self) -> None:
         dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE", "0")
@@ -80,7 +82,9 @@ class Vllm(StandIn):
             raise StartError(f"OSError: [Errno {error.errno}] {error.strerror}") from error
         self.log(f"INFO vLLM API server version {VERSION}", f"INFO model {self.model}")
         if int(dev_mode):
-            self.log("WARNING SECURITY WARNING: Development endpoints are enabled! This should NOT be used in production!")
+            self.log(
+                "WARNING SECURITY WARNING: Development endpoints are enabled! This should NOT be used in production!"
+            )
         await self.pass_start_time(law.vllm_import_s(), "import")
         try:
             await self._start_engine()
@@ -107,13 +111,14 @@ class Vllm(StandIn):
         for gpu in self.gpus if not by_kv else ():
             if free[gpu] < wanted[gpu]:
                 raise self._failed(self._too_little_free(gpu, free[gpu]))
+        on_gpu = self.fault("cpu-fallback") is None
         weights = {gpu: self._weights_mb(wanted[gpu]) for gpu in self.gpus}
-        self.hold_unless_fallen_back({gpu: min(law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus})
+        self.hold({gpu: min(law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus if on_gpu})
         await self.pass_start_time(law.vllm_load_s(max(weights.values())), "load")
         loaded = {gpu: min(weights[gpu] + law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus}
-        self.hold_unless_fallen_back(dict(loaded))
+        self.hold(loaded if on_gpu else {})
         await self.pass_start_time(law.vllm_compile_s(eager=self.flags.on("enforce-eager")), "compile")
-        if not by_kv and self.fault("cpu-fallback") is None:
+        if not by_kv and on_gpu:
             for gpu in self.gpus:
                 wanted[gpu] -= self._grown_by_others(gpu, free[gpu] - loaded[gpu])
                 if wanted[gpu] < loaded[gpu]:
@@ -121,8 +126,8 @@ class Vllm(StandIn):
                         "ValueError: No available memory for the cache blocks. Try increasing "
                         "`gpu_memory_utilization` when initializing the engine."
                     )
-        self.hold_unless_fallen_back(dict(wanted))
-        self.engine.settled(wanted, weights)
+        self.hold(wanted if on_gpu else {})
+        self.engine.settled(wanted if on_gpu else dict.fromkeys(wanted, 0), weights)
         for gpu in self.gpus:
             await self.spawn_worker(gpu)
 
@@ -131,10 +136,10 @@ class Vllm(StandIn):
         now = self.ledger.free_mb(gpu)
         if now > expected_free:
             raise self._failed(
-                f"AssertionError: Error in memory profiling. Initial free memory {gib(expected_free)} GiB, current free "
-                f"memory {gib(now)} GiB. This happens when other processes sharing the same container release GPU memory "
-                "while vLLM is profiling during initialization. To fix this, ensure consistent GPU memory allocation or "
-                "isolate vLLM in its own container."
+                f"AssertionError: Error in memory profiling. Initial free memory {gib(expected_free)} GiB, current "
+                f"free memory {gib(now)} GiB. This happens when other processes sharing the same container release "
+                "GPU memory while vLLM is profiling during initialization. To fix this, ensure consistent GPU memory "
+                "allocation or isolate vLLM in its own container."
             )
         return expected_free - now
 
@@ -159,9 +164,10 @@ class Vllm(StandIn):
 
     def _too_little_free(self, gpu: int, free_mb: int) -> str:
         total = self.ledger.total_mb(gpu) or 0
+        device = f"cuda:{self.gpus.index(gpu)}"
         return (
-            f"ValueError: Free memory on device cuda:{self.gpus.index(gpu)} ({gib(free_mb)}/{gib(total)} GiB) on startup is "
-            f"less than desired GPU memory utilization ({self.utilization}, {gib(self.utilization * total)} GiB). "
+            f"ValueError: Free memory on device {device} ({gib(free_mb)}/{gib(total)} GiB) on startup is less than "
+            f"desired GPU memory utilization ({self.utilization}, {gib(self.utilization * total)} GiB). "
             "Decrease GPU memory utilization or reduce GPU memory used by other processes."
         )
 

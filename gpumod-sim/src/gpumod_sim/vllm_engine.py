@@ -126,7 +126,7 @@ class Engine:
         frees = self.sleep_mode and self.owner.fault("sleep-frees-nothing") is None
         if frees and level == 1:
             try:
-                self.owner.hold({None: sum(self.weights_mb.values())})
+                self.owner.hold_ram(sum(self.weights_mb.values()))
             except OutOfMemoryError as error:
                 self.awake.set()
                 raise EngineError("CUDA error: out of memory (pinned host memory for the weights)") from error
@@ -134,13 +134,14 @@ class Engine:
         await self.owner.pass_time(law.sleep_s(level, self._largest_mb, first=not self.slept_before), "sleep")
         self.slept_before = True
         if frees:
-            self._hold(self._resident(set(TAGS)))
+            self.owner.hold(self._resident(set(TAGS)))
         self.asleep = set(TAGS)
         self.weights_lost = level == 2 and frees
         freed = sum(self.held_mb.values()) - sum(self._resident(self.asleep).values()) if frees else 0
         took_s = (time.monotonic() - begun) * self.owner.machine.speed()
         self.owner.log(
-            f"INFO Sleep mode freed {freed / 1024:.2f} GiB memory.", f"INFO It took {took_s:.6f} seconds to fall asleep."
+            f"INFO Sleep mode freed {freed / 1024:.2f} GiB memory.",
+            f"INFO It took {took_s:.6f} seconds to fall asleep.",
         )
 
     async def wake(self, tags: Iterable[str] | None) -> None:
@@ -164,12 +165,14 @@ class Engine:
     async def _come_back(self, coming: set[str]) -> None:
         if self.owner.fault("wake-oom") is not None:
             gpu = self.gpus[0] if self.gpus else 0
-            self._out_of_memory(OutOfMemoryError(gpu, self.held_mb.get(gpu, 0), 0, self.owner.ledger.total_mb(gpu) or 0))
+            self._out_of_memory(
+                OutOfMemoryError(gpu, self.held_mb.get(gpu, 0), 0, self.owner.ledger.total_mb(gpu) or 0)
+            )
         still = self.asleep - coming
         try:
             # Memory is mapped first, then filled.
             if self.sleep_mode:
-                self._hold(self._resident(still))
+                self.owner.hold(self._resident(still))
         except OutOfMemoryError as error:
             self._out_of_memory(error)
         begun = time.monotonic()
@@ -177,7 +180,7 @@ class Engine:
         await self.owner.pass_time(law.wake_s(self._largest_mb) if fills else law.wake_discarded_s(), "wake")
         self.asleep = still
         if "weights" in coming:
-            self.owner.hold({None: 0})
+            self.owner.hold_ram(0)
         took_s = (time.monotonic() - begun) * self.owner.machine.speed()
         self.owner.log(f"INFO It took {took_s:.6f} seconds to wake up tags {sorted(coming)}.")
 
@@ -202,10 +205,6 @@ class Engine:
             if "kv_cache" not in asleep:
                 held[gpu] += full - rest - weights
         return held
-
-    def _hold(self, mb: dict[int, int]) -> None:
-        if self.owner.fault("cpu-fallback") is None:
-            self.owner.hold(dict(mb))
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -24,8 +24,8 @@ TABLE: dict[str, str] = {
     "speculative-config": "text", "max-logprobs": "int", "skip-mm-profiling": "switch", "pooler-config": "text",
 }  # fmt: skip
 
-ALIASES = {"-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size", "-q": "quantization", "-O": "optimization-level",
-           "-dp": "data-parallel-size", "-n": "nnodes"}  # fmt: skip
+ALIASES = {"-tp": "tensor-parallel-size", "-pp": "pipeline-parallel-size", "-dp": "data-parallel-size",
+           "-q": "quantization", "-O": "optimization-level"}  # fmt: skip
 
 CHOICES = {
     "runner": ("auto", "draft", "generate", "pooling"),

@@ -101,6 +101,8 @@ def _check_sleep(service: Service, options: VllmOptions) -> None:
             )
     if options.env.get("VLLM_SERVER_DEV_MODE", "1") != "1":
         raise ValueError(f"{who}: VLLM_SERVER_DEV_MODE must be 1 for sleep mode {service.sleep_mode}; leave it out")
+    if service.sleep_mode == "l2" and "VLLM_API_KEY" in options.env:
+        raise ValueError(f"{who}: with VLLM_API_KEY gpumod could not ask whether it woke well from l2; use l1")
     if service.sleep_mode == "l2" and options.load_format not in (None, *RELOADABLE):
         raise ValueError(
             f"{who}: vLLM cannot reload weights of load_format {options.load_format!r}, which level 2 needs; use l1"

@@ -98,11 +98,12 @@ class Templates:
             keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
+            cache_size=0,  # a file that the user adds while we run wins at once
         )
         for word in (systemd_word, systemd_env, systemd_text):
             self._environment.filters[word.__name__] = word
 
-    def render(self, name: str, *, own: str | None = None, **variables: Any) -> str:
+    def render(self, name: str, /, *, own: str | None = None, **variables: Any) -> str:
         """The template `name` with `variables`.
 
         `own` is the service's `unit_template`: another name to be looked for instead, or the absolute path of a
@@ -111,7 +112,7 @@ class Templates:
         filters pass.
         """
         try:
-            return self._template(name, own).render(**variables)
+            return self._template(name, own).render(variables)
         except GpumodError:
             raise
         except jinja2.TemplateNotFound as exc:

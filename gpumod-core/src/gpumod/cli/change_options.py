@@ -14,7 +14,9 @@ def change_options(function: F) -> F:
     """--dry-run, --no-rollback, --timeout, --force, --cascade."""
     for option in reversed(
         (
-            click.option("--dry-run", is_flag=True, help="Show the plan and change nothing (exit 3 if it does not fit)."),
+            click.option(
+                "--dry-run", is_flag=True, help="Show the plan and change nothing (exit 3 if it does not fit)."
+            ),
             click.option("--no-rollback", is_flag=True, help="If it fails, leave it as it is for `gpumod recover`."),
             click.option("--timeout", "timeout_s", type=float, metavar="S", help="Seconds that each start may take."),
             click.option("--force", is_flag=True, help="Go on over a misfit (never over a lock)."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -53,6 +52,8 @@ class CliContext:
 
     def run(self, operation: str, values: Mapping[str, Any]) -> Frozen:
         """Run `operation` and return its result; progress of a change goes to stderr."""
+        import asyncio  # noqa: PLC0415  # half of the time that `gpumod --help` takes
+
         record = _record(operation)
         params = self.params(record, values)
         method = getattr(self.gpumod(), record.name)

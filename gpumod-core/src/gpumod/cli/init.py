@@ -13,7 +13,9 @@ from gpumod.cli.lazy import command
 
 @command("init", "init")
 @click.option("--sim", metavar="NAME:MB[,NAME:MB]", help="Make a simulated machine of these cards.")
-@click.option("--sim-dir", metavar="DIR", help="Where that machine is kept (default: inside the home); joins one that is there.")
+@click.option(
+    "--sim-dir", metavar="DIR", help="Where that machine is kept (default: inside the home); joins one that is there."
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def init(context: CliContext, sim: str | None, sim_dir: str | None, yes: bool) -> None:
@@ -21,5 +23,7 @@ def init(context: CliContext, sim: str | None, sim_dir: str | None, yes: bool) -
     values = {"sim": sim_cards(sim) if sim is not None else (), "sim_dir": sim_dir}
     if not yes and not context.json and sys.stdin.isatty():
         where = f" in {context.home}" if context.home is not None else ""
-        click.confirm(f"Create gpumod's home and database{where}, and load the presets?", default=True, abort=True, err=True)
+        click.confirm(
+            f"Create gpumod's home and database{where}, and load the presets?", default=True, abort=True, err=True
+        )
     context.call("init", values)

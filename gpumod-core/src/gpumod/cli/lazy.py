@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.table = {name: entry for name, entry in table.items() if _exists(name, entry)}
+        self.table = {name: entry for name, entry in table.items() if _exists(entry)}
         self._extras = extras
         self._load_extra = load_extra
 
@@ -114,6 +114,7 @@ class LazyGroup(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
-def _exists(name: str, entry: Entry) -> bool:
-    """The tour is shipped with the full program alone; the rest always exists."""
-    return name != "demo" or importlib.util.find_spec(entry.target.partition(":")[0]) is not None
+def _exists(entry: Entry) -> bool:
+    """A command that is shipped with some installations alone is listed where its module is."""
+    package, _, module = entry.target.partition(":")[0].rpartition(".")
+    return package != __package__ or Path(__file__).with_name(f"{module}.py").exists()

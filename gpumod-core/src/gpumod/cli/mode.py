@@ -65,10 +65,9 @@ def verify(context: CliContext, mode: str) -> None:
 @click.option("--name", help="A title.")
 @click.option("--description", help="What it is for.")
 @click.pass_obj
-def create(context: CliContext, mode: str, services: str, name: str | None, description: str | None, **wants: Any) -> None:
+def create(context: CliContext, /, mode: str, services: str, **options: Any) -> None:
     """Create MODE, a named set of services."""
-    values = {"id": mode, "members": _members(split_list(services)), "name": name, "description": description}
-    context.call("mode_create", values | _wishes(**wants))
+    context.call("mode_create", {"id": mode, "members": _members(services), **_changes(**options)})
 
 
 @subcommand(mode, "edit", "mode_edit")
@@ -83,26 +82,10 @@ def create(context: CliContext, mode: str, services: str, name: str | None, desc
 @click.option("--name", help="A title.")
 @click.option("--description", help="What it is for.")
 @click.pass_obj
-def edit(
-    context: CliContext,
-    mode: str,
-    services: str | None,
-    add: tuple[str, ...],
-    remove: tuple[str, ...],
-    name: str | None,
-    description: str | None,
-    **wants: Any,
-) -> None:
+def edit(context: CliContext, /, mode: str, services: str | None, **options: Any) -> None:
     """Change MODE. What runs is left alone: `gpumod switch MODE` applies it."""
-    values = {
-        "id": mode,
-        "members": None if services is None else _members(split_list(services)),
-        "add": _ids(add),
-        "remove": _ids(remove),
-        "name": name,
-        "description": description,
-    }
-    context.call("mode_edit", values | _wishes(**wants))
+    members = None if services is None else _members(services)
+    context.call("mode_edit", {"id": mode, "members": members, **_changes(**options)})
 
 
 @subcommand(mode, "delete", "mode_delete")
@@ -113,21 +96,26 @@ def delete(context: CliContext, mode: str) -> None:
     context.call("mode_delete", {"mode": mode})
 
 
-def _members(services: tuple[str, ...]) -> list[dict[str, str]]:
-    return [{"service": service} for service in services]
+def _members(services: str) -> list[dict[str, str]]:
+    return [{"service": service} for service in split_list(services)]
 
 
 def _ids(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for text in texts for name in split_list(text))
 
 
-def _wishes(
-    sleep_on_idle: tuple[str, ...], asleep: tuple[str, ...], start_order: tuple[str, ...], awake: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """What is wanted of single members; one that is named under two options is an error."""
+def _changes(**options: Any) -> dict[str, Any]:
+    """The options of create and edit as parameters; a service that is wanted in two ways is an error."""
     want: dict[str, str] = {}
-    for wanted, names in (("time-shared", sleep_on_idle), ("asleep", asleep), ("awake", awake)):
-        for name in _ids(names):
+    for wanted, option in (("time-shared", "sleep_on_idle"), ("asleep", "asleep"), ("awake", "awake")):
+        for name in _ids(options.get(option, ())):
             if want.setdefault(name, wanted) != wanted:
                 raise click.UsageError(f"{name!r} is wanted both {want[name]} and {wanted}")
-    return {"want": want, "start_order": numbers_of(start_order, "--start-order")}
+    return {
+        "name": options["name"],
+        "description": options["description"],
+        "add": _ids(options.get("add", ())),
+        "remove": _ids(options.get("remove", ())),
+        "want": want,
+        "start_order": numbers_of(options["start_order"], "--start-order"),
+    }

@@ -45,7 +45,7 @@ def status(context: CliContext, service: str) -> None:
 @click.option("--id", "service_id", required=True, metavar="ID", help="Its name: letters, digits, . _ -")
 @service_options
 @click.pass_obj
-def add(context: CliContext, service_id: str, **options: Any) -> None:
+def add(context: CliContext, /, service_id: str, **options: Any) -> None:
     """Define a service. Nothing is started.
 
     Keys of --set for fastapi: command, cwd, env, sleep_path, wake_path. `gpumod service show` lists what is set.
@@ -58,7 +58,7 @@ def add(context: CliContext, service_id: str, **options: Any) -> None:
 @service_options
 @click.option("--unset", multiple=True, metavar="KEY", help="Take away a field or an option of the driver.")
 @click.pass_obj
-def edit(context: CliContext, service: str, unset: tuple[str, ...], **options: Any) -> None:
+def edit(context: CliContext, /, service: str, unset: tuple[str, ...], **options: Any) -> None:
     """Change the definition of SERVICE. Nothing is restarted: it shows the drift and how to apply it."""
     context.call("service_edit", {"id": service, **fields_of(options), "unset": unset})
 
@@ -77,7 +77,7 @@ def remove(context: CliContext, service: str, stop: bool, cascade: bool) -> None
 @click.argument("service", shell_complete=SERVICES)
 @change_options
 @click.pass_obj
-def start(context: CliContext, **values: Any) -> None:
+def start(context: CliContext, /, **values: Any) -> None:
     """Start SERVICE (and what it needs) beside what runs, if it fits."""
     context.call("service_start", values)
 
@@ -86,7 +86,7 @@ def start(context: CliContext, **values: Any) -> None:
 @click.argument("service", shell_complete=SERVICES)
 @change_options
 @click.pass_obj
-def stop(context: CliContext, **values: Any) -> None:
+def stop(context: CliContext, /, **values: Any) -> None:
     """Stop SERVICE, with every process of it, and wait until its memory is back."""
     context.call("service_stop", values)
 
@@ -95,7 +95,7 @@ def stop(context: CliContext, **values: Any) -> None:
 @click.argument("service", shell_complete=SERVICES)
 @change_options
 @click.pass_obj
-def restart(context: CliContext, **values: Any) -> None:
+def restart(context: CliContext, /, **values: Any) -> None:
     """Stop and start SERVICE, with its definition of now."""
     context.call("service_restart", values)
 
@@ -104,7 +104,7 @@ def restart(context: CliContext, **values: Any) -> None:
 @click.argument("service", shell_complete=SERVICES)
 @change_options
 @click.pass_obj
-def sleep(context: CliContext, **values: Any) -> None:
+def sleep(context: CliContext, /, **values: Any) -> None:
     """Put SERVICE to sleep: it gives back most of its memory and wakes faster than it starts."""
     context.call("service_sleep", values)
 
@@ -113,7 +113,7 @@ def sleep(context: CliContext, **values: Any) -> None:
 @click.argument("service", shell_complete=SERVICES)
 @change_options
 @click.pass_obj
-def wake(context: CliContext, **values: Any) -> None:
+def wake(context: CliContext, /, **values: Any) -> None:
     """Wake SERVICE, if its memory fits."""
     context.call("service_wake", values)
 

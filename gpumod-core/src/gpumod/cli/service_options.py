@@ -21,7 +21,9 @@ _OPTIONS = (
     click.option("--model-path", metavar="PATH", help="The model's file or folder."),
     click.option("--context-size", type=int, metavar="TOKENS", help="Tokens of context."),
     click.option("--kv-cache-per-1k", type=float, metavar="MB", help="MiB of 1000 tokens of context."),
-    click.option("--depends-on", multiple=True, metavar="S", help="A service that must be up first.", shell_complete=SERVICES),
+    click.option(
+        "--depends-on", multiple=True, metavar="S", help="A service that must be up first.", shell_complete=SERVICES
+    ),
     click.option("--sleep-mode", metavar="LEVEL", help="How it sleeps: l1, l2, router, http, or none (by stopping)."),
     click.option("--asleep-mb", type=int, metavar="MB", help="MiB that it keeps asleep."),
     click.option("--start-peak-mb", type=int, metavar="MB", help="MiB at most while it starts."),
@@ -29,7 +31,9 @@ _OPTIONS = (
     click.option("--health-endpoint", metavar="PATH", help="The path that answers 200 when it is ready."),
     click.option("--role", metavar="R", help="What it does: services of one role can stand in for each other."),
     click.option("--gpus", metavar="any|0,1", help="Where it runs."),
-    click.option("--host-service", "host", metavar="S", help="The service in whose process it lives.", shell_complete=SERVICES),
+    click.option(
+        "--host-service", "host", metavar="S", help="The service in whose process it lives.", shell_complete=SERVICES
+    ),
     click.option("--run-with", metavar="NAME", help="The supervisor that keeps it alive."),
     click.option("--unit-template", metavar="NAME", help="Its own template."),
     click.option("--pinned/--not-pinned", default=None, help="Keep it running when a mode does not name it."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from gpumod.cli.complete import MODES, SERVICES
@@ -19,30 +21,21 @@ from gpumod.cli.lazy import command
 @click.option("--gpu-total", "gpu_total_mb", type=int, metavar="MB", help="On one empty card of this size.")
 @click.option("--visual", is_flag=True, help="Draw now and then to scale.")
 @click.pass_obj
-def simulate(
-    context: CliContext,
-    mode: str | None,
-    services: str | None,
-    add: tuple[str, ...],
-    remove: tuple[str, ...],
-    tokens: tuple[str, ...],
-    gpu_total_mb: int | None,
-    visual: bool,
-) -> None:
+def simulate(context: CliContext, /, mode: str | None, services: str | None, visual: bool, **options: Any) -> None:
     """Show whether services fit together: verdict, memory, steps, alternatives. Nothing is started.
 
     Without --mode and --services it begins with what serves now. Exit status 3 when it does not fit.
     """
     if mode is not None and services is not None:
         raise click.UsageError("--mode and --services exclude each other")
-    if mode is None and services is None and not (add or remove or tokens):
+    if mode is None and services is None and not (options["add"] or options["remove"] or options["tokens"]):
         raise click.UsageError("say what to simulate: --mode, --services, --add, --remove or --context")
     values = {
         "mode": mode,
         "services": None if services is None else split_list(services),
-        "add": tuple(name for text in add for name in split_list(text)),
-        "remove": tuple(name for text in remove for name in split_list(text)),
-        "context": numbers_of(tokens, "--context"),
-        "gpu_total_mb": gpu_total_mb,
+        "add": tuple(name for text in options["add"] for name in split_list(text)),
+        "remove": tuple(name for text in options["remove"] for name in split_list(text)),
+        "context": numbers_of(options["tokens"], "--context"),
+        "gpu_total_mb": options["gpu_total_mb"],
     }
     context.call("simulate", values, visual=visual)

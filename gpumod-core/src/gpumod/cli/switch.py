@@ -7,17 +7,23 @@ from typing import Any
 import click
 
 from gpumod.cli.change_options import change_options
-from gpumod.cli.complete import MODES
+from gpumod.cli.complete import ALTERNATIVES, MODES
 from gpumod.cli.context import CliContext
 from gpumod.cli.lazy import command
 
 
 @command("switch", "switch")
 @click.argument("mode", shell_complete=MODES)
-@click.option("--with", "alternative", metavar="ID", help="Take this alternative of a mode that does not fit.")
+@click.option(
+    "--with",
+    "alternative",
+    metavar="ID",
+    shell_complete=ALTERNATIVES,
+    help="Take this alternative of a mode that does not fit.",
+)
 @change_options
 @click.pass_obj
-def switch(context: CliContext, **values: Any) -> None:
+def switch(context: CliContext, /, **values: Any) -> None:
     """Switch the machine to MODE (`-`: the previous one): stop, sleep, wake and start what that takes.
 
     What fails on the way is rolled back. Ctrl-C rolls back too; a second one leaves it for `gpumod recover`.

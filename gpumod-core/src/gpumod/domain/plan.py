@@ -118,7 +118,10 @@ class PlanGpu(Frozen):
 
 
 class PlanService(Frozen):
-    """One service that the plan counts: wanted awake, asleep, time-shared, stopped or kept."""
+    """One service that the plan counts: wanted awake, asleep, time-shared, stopped or kept.
+
+    `before_mb` and `after_mb` map GPU index to MiB held before the first step and after the last one.
+    """
 
     id: str
     wanted: str
@@ -126,6 +129,8 @@ class PlanService(Frozen):
     source: Source
     gpus: tuple[int, ...] = ()
     why: str = ""
+    before_mb: Mapping[int, int] = {}
+    after_mb: Mapping[int, int] = {}
 
 
 class Turn(Frozen):

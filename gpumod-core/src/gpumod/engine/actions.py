@@ -119,7 +119,7 @@ def awake(ctx: RunContext, step: Step) -> tuple[Service, int]:
 def launch_again(ctx: RunContext, handle: Handle) -> Launch:
     """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone."""
     try:
-        allocation = ctx.machine.allocation(handle.launched, handle.gpus, 0, ctx.snapshot.gpus, {})
+        allocation = ctx.machine.allocation(handle.gpus, 0, ctx.snapshot.gpus, {})
         return ctx.machine.driver(handle.launched).launch(handle.launched, allocation, ctx.machine.settings)
     except (Failed, ValueError, LookupError):
         return Launch(argv=(handle.service,))

@@ -12,7 +12,7 @@ from gpumod.domain.measure import sample_key
 from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
-from gpumod.ports import Capabilities, ModelInfo, OffersVariants
+from gpumod.ports import Capabilities, OffersVariants
 
 
 def footprints(
@@ -54,30 +54,8 @@ def _estimates(machine: Machine, service: Service, gpus: Sequence[GpuReading]) -
     total_mb = min((gpu.total_mb for gpu in wanted), default=0)
     if not total_mb:
         return ()
-    found = []
-    for estimator in machine.plugins.estimators_for(service.driver):
-        try:
-            estimate = estimator.estimate(service, total_mb, model_info(machine, service))
-        except ValueError:  # options that the driver refuses have no estimate; `check` says why
-            continue
-        if estimate is not None:
-            found.append(estimate)
-    return found
-
-
-def model_info(machine: Machine, service: Service) -> ModelInfo | None:
-    """What the sources know of the service's model, merged field by field: the first source that tells wins."""
-    fields: dict[str, object] = {}
-    provenance: dict[str, str] = {}
-    for source in machine.plugins.info_sources():
-        info = source.info(service, machine.settings)
-        for name, value in (info.fields if info else {}).items():
-            if name not in fields and info is not None:
-                fields[name] = value
-                provenance[name] = info.provenance.get(name, info.model)
-    if not fields:
-        return None
-    return ModelInfo(model=service.model_id or service.model_path or "", fields=fields, provenance=provenance)
+    info = machine.plugins.model_info(service, machine.settings)
+    return machine.plugins.estimate(service, total_mb, info)
 
 
 def variants(machine: Machine, services: Mapping[str, Service]) -> Mapping[str, tuple[Variant, ...]]:

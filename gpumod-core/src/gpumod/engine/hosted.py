@@ -75,7 +75,7 @@ async def _configure(
 def _allocation(ctx: RunContext, handle: Handle) -> Allocation:
     known = ctx.footprints.get(handle.service)
     vram_mb = known.vram_mb if known else handle.launched.vram_mb
-    return ctx.machine.allocation(handle.launched, handle.gpus, vram_mb, ctx.snapshot.gpus, {})
+    return ctx.machine.allocation(handle.gpus, vram_mb, ctx.snapshot.gpus, {})
 
 
 def _host(ctx: RunContext, handles: Mapping[str, Handle], member: Service) -> tuple[Handle, int, HostsMembers]:

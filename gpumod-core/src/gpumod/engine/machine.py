@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpumod.domain.errors import Failed
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -28,8 +27,6 @@ class Machine:
     settings: Settings
     store: Store
     plugins: Plugins
-    probe: GpuProbe
-    supervisors: Mapping[str, Supervisor]
     http: Http
     clock: Clock
     local: Local
@@ -39,21 +36,20 @@ class Machine:
         """The driver of `service`; raises UnknownName with an install hint when it is not there."""
         return self.plugins.drivers.get(service.driver)
 
+    @property
+    def probe(self) -> GpuProbe:
+        """What reads the GPUs; raises MachineLacks `no-gpu-probe` where there is none."""
+        return self.plugins.gpu_probe(self.settings)
+
     def strategy(self, service: Service) -> SleepStrategy | None:
         """How `service` sleeps; None when it sleeps by being stopped."""
         if not service.supports_sleep:
             return None
-        return self.plugins.sleep_strategies.get((service.driver, service.sleep_mode))
+        return self.plugins.sleep_strategies.get(service.driver, service.sleep_mode)
 
     def supervisor(self, name: str) -> Supervisor:
-        if name not in self.supervisors:
-            raise Failed(
-                "unknown-supervisor",
-                f"there is no supervisor {name!r}",
-                why=f"known ones are: {', '.join(sorted(self.supervisors)) or 'none'}",
-                hint="gpumod settings set supervisor process",
-            )
-        return self.supervisors[name]
+        """The supervisor called `name`; raises UnknownName."""
+        return self.plugins.supervisors.get(name, self.home, self.home_id, self.settings, self.clock)
 
     def supervisor_name(self, service: Service) -> str:
         """Who keeps `service`: its host, what it asks for, or the machine's default."""
@@ -87,7 +83,7 @@ class Machine:
         return await asyncio.to_thread(self.probe.read)
 
     def allocation(
-        self, service: Service, placed_on: Sequence[int], vram_mb: int, gpus: Sequence[GpuReading], foreign_mb: Mapping[int, int]
+        self, placed_on: Sequence[int], vram_mb: int, gpus: Sequence[GpuReading], foreign_mb: Mapping[int, int]
     ) -> Allocation:
         """Where a service goes and what it may take: `vram_mb` shared evenly over `placed_on`."""
         by_index = {gpu.index: gpu for gpu in gpus}

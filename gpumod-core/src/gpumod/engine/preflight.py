@@ -30,7 +30,7 @@ def preflight(
             check_host(machine, service, services)
             continue
         allocation = machine.allocation(
-            service, step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {}
+            step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {}
         )
         try:
             machine.driver(service).check(service)

@@ -22,7 +22,7 @@ def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
     """Where the service of `step` goes, with the budgets of the first snapshot."""
     foreign = {gpu.index: ctx.snapshot.foreign_mb(gpu.index) for gpu in ctx.snapshot.gpus}
     vram_mb = ctx.footprints[service.id].vram_mb
-    return ctx.machine.allocation(service, step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
+    return ctx.machine.allocation(step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
 
 
 def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gpumod.domain.base import Frozen, Id, Text
-from gpumod.domain.mode import ModeMember
+from gpumod.domain.errors import UsageError
+from gpumod.domain.mode import ModeMember, Want
 
 
 class NoParams(Frozen):
@@ -28,12 +29,44 @@ class ModeRef(Frozen):
 
 
 class ModeWrite(Frozen):
-    """`create` and `edit`. None leaves a field as it is (edit)."""
+    """`create` and `edit`. None leaves a field as it is (edit).
+
+    `members` replaces all of them; then `remove` takes services away, `add` adds some, and `want` and `start_order`
+    say what is wanted of single members. :meth:`members_after` puts that together.
+    """
 
     id: Id
     members: tuple[ModeMember, ...] | None = None
     name: Text | None = None
     description: Text | None = None
+    add: tuple[Id, ...] = ()
+    remove: tuple[Id, ...] = ()
+    want: Mapping[Id, Want] = {}
+    start_order: Mapping[Id, int] = {}
+
+    def members_after(self, now: tuple[ModeMember, ...] = ()) -> tuple[ModeMember, ...]:
+        """The members that a mode which has `now` gets.
+
+        Raises UsageError `not-a-member` when something is wanted of, or taken from, a service that is none.
+        """
+        members = {member.service: member for member in (now if self.members is None else self.members)}
+        strangers = [i for i in self.remove if i not in members]
+        for service in self.remove:
+            members.pop(service, None)
+        for service in self.add:
+            members.setdefault(service, ModeMember(service=service))
+        strangers += [i for i in (*self.want, *self.start_order) if i not in members]
+        if strangers:
+            named = ", ".join(dict.fromkeys(strangers))
+            hint = f"members: {', '.join(members) or 'none'}; add one with --add"
+            raise UsageError("not-a-member", f"mode {self.id!r} has no member {named}", hint=hint)
+        for service, member in members.items():
+            members[service] = ModeMember(
+                service=service,
+                want=self.want.get(service, member.want),
+                start_order=self.start_order.get(service, member.start_order),
+            )
+        return tuple(members.values())
 
 
 class SwitchParams(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pluggy
@@ -80,5 +81,9 @@ def check_offer(hook: str, offer: Any) -> None:
     drivers = getattr(offer, "drivers", ())
     if not isinstance(drivers, tuple) or not all(isinstance(driver, str) and is_id(driver) for driver in drivers):
         raise Refused("plugin-bad-offer", f"drivers must be a tuple of names, not {drivers!r}")
-    if not callable(getattr(offer, "factory", print)):
-        raise Refused("plugin-bad-offer", "its factory cannot be called")
+    for field in ("factory", "available"):
+        if not callable(getattr(offer, field, print)):
+            raise Refused("plugin-bad-offer", f"its {field} cannot be called")
+    folder = getattr(offer, "folder", Path())
+    if not isinstance(folder, Path):
+        raise Refused("plugin-bad-offer", f"its folder is a {type(folder).__name__}, not a Path")

@@ -47,7 +47,9 @@ def _problem(item: Mapping[str, Any], model: type[Options]) -> str:
         advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(model.model_fields))}"
         return f"unknown option {name!r} ({advice})"
     text = str(item["msg"]).removeprefix("Value error, ")
-    return f"option {name!r}: {text} (got {item['input']!r:.80})"
+    # The environment may hold secrets, so its values are not repeated.
+    given = "" if item["loc"][:1] == ("env",) else f" (got {item['input']!r:.80})"
+    return f"option {name!r}: {text}{given}"
 
 
 def _env(value: Any) -> dict[str, str]:
@@ -119,10 +121,10 @@ def metric_sum(text: str, *names: str) -> float | None:
     return total
 
 
-async def in_flight(http: Http, port: int, *names: str) -> int | None:
+async def in_flight(http: Http, port: int, *names: str, query: Sequence[tuple[str, str]] = ()) -> int | None:
     """Requests that `/metrics` counts under `names`; None when it does not tell."""
     try:
-        reply = await http.request("GET", port, "/metrics")
+        reply = await http.request("GET", port, "/metrics", query=query)
     except HttpFailure:
         return None
     total = metric_sum(reply.text, *names) if reply.ok else None

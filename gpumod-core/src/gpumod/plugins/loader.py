@@ -81,7 +81,7 @@ def _is_core(entry: Entry) -> bool:
 
 def _kept_out(entry: Entry, allowed: set[str] | None, denied: set[str]) -> str:
     """The variable that keeps `entry` out, or nothing."""
-    if _is_core(entry):
+    if _is_core(entry) or entry.unreadable:
         return ""
     if entry.name in denied:
         return DENY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Collection, Iterator
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from gpumod.ports import Clock
 
 NONCE_VARIABLE = "GPUMOD_NONCE"
+SHIM_VARIABLE = "GPUMOD_SHIM"
 _POLL_S = 0.02
 _PROC = Path("/proc")
 
@@ -61,6 +63,7 @@ def start_ticks(pid: int) -> int | None:
     return stat.started if stat is not None and stat.state not in ("Z", "X", "x") else None
 
 
+@functools.cache
 def boot_id() -> str:
     """The id of this boot: a token of an earlier one finds nothing."""
     return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -146,6 +149,21 @@ def _trees_by_scan(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
 def parent(pid: int) -> int | None:
     stat = _stat(pid)
     return stat.parent if stat is not None else None
+
+
+def group(pid: int) -> int | None:
+    """The process group of a process."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def is_shim(pid: int) -> bool:
+    try:
+        return f"{SHIM_VARIABLE}=1".encode() in _read(f"/proc/{pid}/environ").split(b"\0")
+    except OSError:
+        return False
 
 
 def by_nonce(nonces: Collection[str]) -> dict[str, list[Proc]]:

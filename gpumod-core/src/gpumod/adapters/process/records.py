@@ -6,14 +6,14 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpumod.adapters.files import ensure_private_dir, lines_backwards, write_atomic
-from gpumod.adapters.process.proc import Proc, boot_id
+from gpumod.adapters.process.tokens import is_token
 from gpumod.domain.base import is_id
-from gpumod.domain.errors import UsageError
+from gpumod.domain.errors import Failed, UsageError
 from gpumod.ports import LaunchFile
 
 LOGS_KEPT = 3
@@ -54,9 +54,17 @@ class Records:
                     why="it would lie outside of the service's folder, or among gpumod's own records",
                 )
             path = folder / name
-            ensure_private_dir(path.parent)
-            # Not synced to the disk: written anew at each start.
-            write_atomic(path, filled(file.content, folder), file.mode, durable=False)
+            try:
+                ensure_private_dir(path.parent)
+                # Not synced to the disk: written anew at each start.
+                write_atomic(path, filled(file.content, folder), file.mode, durable=False)
+            except OSError as error:
+                raise Failed(
+                    "cannot-write",
+                    f"the file {path} of service {service} cannot be written",
+                    why=error.strerror or str(error),
+                    hint="check the disk's free space and the folder's permissions",
+                ) from error
 
     def run(self, service: str, nonce: str) -> dict[str, Any] | None:
         """The token that the shim of this run wrote, of this boot."""
@@ -106,23 +114,7 @@ def filled(text: str, folder: Path) -> str:
     return text.replace("{service_dir}", str(folder))
 
 
-def is_token(token: Mapping[str, Any]) -> bool:
-    """True for a whole token of this boot."""
-    numbers = (token.get(key) for key in ("pid", "pid_started", "shim_pid", "shim_started"))
-    return all(isinstance(number, int) and number > 0 for number in numbers) and token.get("boot") == boot_id()
-
-
-def main_process(token: Mapping[str, Any]) -> Proc:
-    return Proc(token["pid"], token["pid_started"])
-
-
-def shim_process(token: Mapping[str, Any]) -> Proc:
-    return Proc(token["shim_pid"], token["shim_started"])
-
-
 def _checked(service: str) -> str:
     if not is_id(service):
         raise UsageError("bad-id", f"{service[:80]!r} is no id of a service", why="it may not become part of a path")
     return service
-
-

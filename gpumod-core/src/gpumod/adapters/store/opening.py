@@ -8,19 +8,31 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import NamedTuple
 
 from gpumod.adapters.store.connect import Database, connect_file, file_engine, memory_connection, memory_engine
 from gpumod.adapters.store.faults import from_os, not_a_database, translated
 from gpumod.domain.errors import Failed
 
-REVISIONS = ("0001",)
-"""Every revision of the schema, oldest first; the last one is what this code works with."""
-HEAD = REVISIONS[-1]
+
+class Schema(NamedTuple):
+    """Where the migrations lie, and every revision that they lead through, oldest first."""
+
+    folder: Path
+    revisions: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        return self.revisions[-1]
+
+
+SCHEMA = Schema(Path(__file__).with_name("migrations"), ("0001",))
+"""The schema that this code works with. It is said here too so that opening need not ask Alembic."""
 
 _MAGIC = b"SQLite format 3\x00"
 
 
-def open_database(path: Path, *, read_only: bool = False) -> Database:
+def open_database(path: Path, *, read_only: bool = False, schema: Schema = SCHEMA) -> Database:
     """Open the database at `path`, which need not be there yet.
 
     Where nothing can be written (or `read_only`), an absent database reads as an empty one, and an older one is
@@ -31,12 +43,12 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
     with translated(path):
         present = _is_there(path)
         if why is not None:
-            return _open_for_reading(path, why, present=present)
+            return _open_for_reading(path, why, schema, present=present)
         if not present:
-            _create(path)
+            _create(path, schema)
         database = Database(file_engine(path), path)
         try:
-            if _is_current(database):
+            if _is_current(database, schema):
                 _keep_private(path)
                 return database
         except BaseException:
@@ -45,25 +57,25 @@ def open_database(path: Path, *, read_only: bool = False) -> Database:
         database.close()
         from gpumod.adapters.store.migrate import upgrade_file  # noqa: PLC0415  # imports Alembic
 
-        upgrade_file(path)
+        upgrade_file(path, schema)
         return Database(file_engine(path), path)
 
 
-def check_revision(path: Path, found: str | None) -> bool:
-    """True when `found` is the schema of this code, False when it is an older one.
+def check_revision(path: Path, found: str | None, schema: Schema) -> bool:
+    """True when `found` is the head of `schema`, False when it is an older revision.
 
     Raises Failed when the database is newer than the code, or nobody's that we know.
     """
     if found is None:
         raise not_a_database(path, "it is an SQLite database that somebody else made")
-    if found not in REVISIONS:
+    if found not in schema.revisions:
         raise Failed(
             "database-too-new",
-            f"{path} was made by a newer gpumod (schema {found}; this one knows up to {HEAD})",
+            f"{path} was made by a newer gpumod (schema {found}; this one knows up to {schema.head})",
             why="an older program could damage it",
             hint="upgrade gpumod, or use another home with --home or GPUMOD_HOME",
         )
-    return found == HEAD
+    return found == schema.head
 
 
 def revision_of(connection: sqlite3.Connection) -> str | None:
@@ -77,11 +89,11 @@ def revision_of(connection: sqlite3.Connection) -> str | None:
     return row[0] if row else None
 
 
-def _is_current(database: Database) -> bool:
+def _is_current(database: Database, schema: Schema) -> bool:
     with database.read() as session:
         raw = session.connection().connection.dbapi_connection
         assert isinstance(raw, sqlite3.Connection)  # noqa: S101  # for the type checker
-        return check_revision(database.path, revision_of(raw))
+        return check_revision(database.path, revision_of(raw), schema)
 
 
 def _is_there(path: Path) -> bool:
@@ -114,10 +126,10 @@ def _why_not_writable(path: Path) -> str | None:
     return None
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, schema: Schema) -> None:
     from gpumod.adapters.store.migrate import create_file  # noqa: PLC0415  # imports Alembic
 
-    create_file(path)
+    create_file(path, schema)
 
 
 def _keep_private(path: Path) -> None:
@@ -125,14 +137,14 @@ def _keep_private(path: Path) -> None:
         path.chmod(0o600)
 
 
-def _open_for_reading(path: Path, why: str, *, present: bool) -> Database:
+def _open_for_reading(path: Path, why: str, schema: Schema, *, present: bool) -> Database:
     if present:
         # Without a write-ahead log nobody is writing, and SQLite need not make one beside the file to read it.
         wal = path.with_name(path.name + "-wal")
         mode = "ro" if wal.exists() else "ro&immutable=1"
         database = Database(file_engine(path, mode), path, why)
         try:
-            if _is_current(database):
+            if _is_current(database, schema):
                 return database
         except BaseException:
             database.close()
@@ -147,5 +159,5 @@ def _open_for_reading(path: Path, why: str, *, present: bool) -> Database:
     if source is not None:
         source.backup(copy)
         source.close()
-    upgrade(copy)
+    upgrade(copy, schema)
     return Database(memory_engine(copy), path, why)

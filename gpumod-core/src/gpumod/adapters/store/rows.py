@@ -23,7 +23,7 @@ def bad_row(table: str, row: object, field: str, problem: str) -> Failed:
     """The error for a row that no longer says something valid."""
     return Failed(
         "bad-row",
-        f"table {table}, row {row}: field {field} {problem}",
+        f"table {table}, row {row!r}: field {field} {problem}",
         why="the database was edited by something other than gpumod",
         hint=_REPAIR.get(table, _RESTORE).format(row=row),
         table=table,

@@ -22,6 +22,8 @@ metadata = MetaData(
 class Row(SQLModel, registry=registry(metadata=metadata)):
     """Base of the tables, with metadata of its own: other users of SQLModel in the process do not meet ours."""
 
+    # Rows are not validated by pydantic (the domain values are), so every start need not build their validators.
+    model_config = {"defer_build": True}
 
 
 class GpuProfileRow(Row, table=True):

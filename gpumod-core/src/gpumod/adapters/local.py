@@ -1,0 +1,44 @@
+"""This computer outside its GPUs: files, ports, disk, programs, and the changer's lock."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpumod.adapters.files import free_disk_mb, write_atomic
+from gpumod.adapters.lock import MachineLock
+from gpumod.adapters.lock import Holder as LockHolder
+from gpumod.adapters.ports_in_use import port_user
+from gpumod.domain.settings import Settings
+from gpumod.ports import Holder, PortUser
+
+
+class LocalComputer:
+    """The `Local` port over the real thing. `settings.bin_path` is searched before PATH."""
+
+    def __init__(self, settings: Settings, path: str) -> None:
+        self._path = f"{settings.bin_path}:{path}" if settings.bin_path else path
+
+    def write_atomic(self, path: Path, text: str, mode: int) -> None:
+        write_atomic(path, text, mode)
+
+    def port_user(self, port: int) -> PortUser | None:
+        user = port_user(port)
+        return PortUser(pid=user.pid, name=user.name) if user else None
+
+    def free_disk_mb(self, path: Path) -> int:
+        return free_disk_mb(path)
+
+    def find_program(self, name: str) -> str | None:
+        return shutil.which(name, path=self._path)
+
+    @contextmanager
+    def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:
+        with MachineLock(folder).acquire(LockHolder.current(command, home)):
+            yield
+
+    def holder(self, folder: Path) -> Holder | None:
+        holder = MachineLock(folder).holder()
+        return Holder.model_validate(holder.model_dump(exclude={"pid_started"})) if holder else None

@@ -1,0 +1,136 @@
+"""From a launch to a running shim: what the shim is told, which program is meant, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpumod.adapters.process import environment
+from gpumod.adapters.process.proc import NONCE_VARIABLE, SHIM_VARIABLE, by_nonce, send
+from gpumod.adapters.process.records import LOGS_KEPT, Records, filled
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UsageError
+from gpumod.domain.run import Handle
+from gpumod.domain.settings import Settings
+from gpumod.ports import Launch
+
+SHIM = Path(__file__).with_name("shim.py")
+START_TIMEOUT_S = 30.0
+
+
+def orders(
+    handle: Handle, launch: Launch, env: Mapping[str, str], records: Records, settings: Settings
+) -> dict[str, Any]:
+    """What the shim is told. Secrets may be in it: it goes through a pipe, never into an argument or a file."""
+    service = handle.service
+    folder = records.folder(service)
+    cwd = Path(filled(str(launch.cwd), folder)).absolute() if launch.cwd else folder
+    if cwd != folder and not cwd.is_dir():
+        raise Failed(
+            "missing-folder",
+            f"service {service} cannot start in {cwd}",
+            why="there is no such folder",
+            hint=f"make it, or change the working folder: gpumod service edit {service}",
+        )
+    given = {**launch.env, **env}
+    variables = environment.inherited(os.environ, settings.bin_path)
+    variables |= {name: filled(value, folder) for name, value in given.items()}
+    variables.pop(SHIM_VARIABLE, None)
+    variables[NONCE_VARIABLE] = handle.nonce
+    argv = [filled(word, folder) for word in launch.argv]
+    _check_words(service, argv, variables)
+    return {
+        "nonce": handle.nonce,
+        "service": service,
+        "exe": _program(service, argv[0], cwd, environment.search_path(variables, settings.bin_path)),
+        "argv": argv,
+        "env": variables,
+        "cwd": str(cwd),
+        "log": str(records.log(service)),
+        "log_max_bytes": settings.log_max_mb * 1024 * 1024,
+        "log_keep": LOGS_KEPT,
+        "stop_timeout_s": launch.stop_timeout_s,
+    }
+
+
+def _program(service: str, word: str, cwd: Path, searched: str) -> str:
+    """The absolute path of the program that `word` names; with a slash in it, it is a path from `cwd`."""
+    path = cwd / word if "/" in word else None
+    found = shutil.which(str(path) if path else word, path=searched)
+    if found:
+        return found
+    if path is not None and path.is_file():
+        raise _cannot_execute(service, str(path), "it is not executable")
+    raise MachineLacks(
+        "missing-binary",
+        f"service {service} needs the program {word}, which is not there",
+        why=f"there is no {path}" if path else f"it is in none of {searched}",
+        hint="install it, or say where it is: gpumod settings set bin_path FOLDER",
+        program=word,
+    )
+
+
+def not_started(service: str, program: str, answer: Mapping[str, Any]) -> GpumodError:
+    why = str(answer.get("why", "it gave no reason"))
+    if answer.get("error") == "exec":
+        return _cannot_execute(service, program, why)
+    return Failed(
+        "cannot-start",
+        f"service {service} could not be started",
+        why=why,
+        hint="see whether the machine is overloaded and whether the home can be written: gpumod doctor",
+    )
+
+
+def run_shim(folder: Path, nonce: str, orders: Mapping[str, Any]) -> dict[str, Any]:
+    """Start the shim, give it its orders and return its answer. It detaches itself, so nothing is left to wait for."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(SHIM), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={NONCE_VARIABLE: nonce, SHIM_VARIABLE: "1"},
+        cwd="/",
+        start_new_session=True,
+    ) as shim:
+        try:
+            text, complaint = shim.communicate(json.dumps(orders).encode(), timeout=START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            for process in by_nonce([nonce])[nonce]:
+                send(process, signal.SIGKILL)
+            shim.kill()
+            return {"error": "timeout", "why": f"nothing was heard of it for {START_TIMEOUT_S:g} s"}
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return {"error": "shim", "why": f"the shim ended without an answer: {last or 'it said nothing'}"}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _check_words(service: str, argv: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Refuse what no process can be given."""
+    if not argv or not argv[0]:
+        raise UsageError("bad-launch", f"service {service} names no program to start")
+    words = [*argv, *variables.keys(), *variables.values()]
+    if any("\0" in word for word in words) or any(not name or "=" in name for name in variables):
+        raise UsageError(
+            "bad-launch",
+            f"service {service} cannot be started with these arguments or variables",
+            why="there is a zero character in them, or a variable without a proper name",
+        )
+
+
+def _cannot_execute(service: str, program: str, why: str) -> Failed:
+    return Failed(
+        "cannot-execute",
+        f"service {service} cannot execute {program}",
+        why=why,
+        hint="make it executable, and see that it is a program for this machine or begins with #!",
+    )

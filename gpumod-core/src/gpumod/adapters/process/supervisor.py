@@ -1,0 +1,261 @@
+"""The process supervisor: a detached process per service, with a shim that stays with it.
+
+gpumod may be killed at any instant: services go on, and the next gpumod finds them by their token (pids with start
+times), by the shim's record, or by the nonce in their environment, in this order. Every signal goes to a process whose
+start time was checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpumod.adapters.process.launching import not_started, orders, run_shim
+from gpumod.adapters.process.proc import (
+    Proc,
+    boot_id,
+    by_nonce,
+    ended,
+    group,
+    send,
+    start_ticks,
+    trees,
+)
+from gpumod.adapters.process.records import Records
+from gpumod.adapters.process.tokens import is_token, main_process, shim_process, token_of
+from gpumod.domain.errors import Failed
+from gpumod.domain.run import Handle
+from gpumod.domain.settings import Settings
+from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
+
+KILL_TIMEOUT_S = 10.0
+_POLL_S = 0.005
+_EXIT_RECORD_S = 0.2
+
+
+class ProcessSupervisor:
+    """Implements :class:`gpumod.ports.Supervisor` with plain processes."""
+
+    name = "process"
+
+    def __init__(self, home: Path, home_id: str, settings: Settings, clock: Clock) -> None:
+        del home_id  # units and containers need it for their names; a process is known by its nonce
+        self._settings = settings
+        self._clock = clock
+        self._records = Records(home.absolute())
+
+    # --- start --------------------------------------------------------------------------------------------------
+
+    async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
+        """Start the service detached and return its token, once the program has really been executed.
+
+        Raises MachineLacks `missing-binary`, Failed `missing-folder`, `cannot-execute`, `already-running` or
+        `cannot-start`, UsageError for a launch that no process can have. Nothing runs after an error.
+        """
+        service = handle.service
+        last = self._records.last_run(service)
+        if last is not None and shim_process(last).alive:
+            raise Failed(
+                "already-running",
+                f"a process of service {service} is running already",
+                why=f"its pid is {last['pid']}",
+                hint=f"stop it first: gpumod service stop {service}",
+            )
+        told = orders(handle, launch, env, self._records, self._settings)
+        folder = self._records.prepare(service)
+        self._records.write(service, launch.files)
+        answer = await asyncio.to_thread(run_shim, folder, handle.nonce, told)
+        if is_token(answer):
+            return answer
+        raise not_started(service, told["exe"], answer)
+
+    # --- status -------------------------------------------------------------------------------------------------
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        """The status of each handle, by service id. A few ms for 50 services, unless one of them lost its shim."""
+        tokens = {handle.service: self._token(handle) for handle in handles}
+        lost = [handle for handle in handles if not _has_shim(tokens[handle.service]) and not self._is_over(handle)]
+        strays = by_nonce([handle.nonce for handle in lost]) if lost else {}
+        for handle in lost:
+            if tokens[handle.service] is None:
+                tokens[handle.service] = token_of(strays[handle.nonce])
+        roots = {handle.service: _roots(tokens[handle.service], strays.get(handle.nonce, ())) for handle in handles}
+        below = trees({pid for pids in roots.values() for pid in pids})
+        found = {}
+        for handle in handles:
+            token = tokens[handle.service]
+            pids = {pid for root in roots[handle.service] for pid in below[root]}
+            if not _has_shim(token):
+                pids |= roots[handle.service]
+            found[handle.service] = await self._status(handle, token, pids)
+        return found
+
+    async def _status(self, handle: Handle, token: Mapping[str, Any] | None, pids: set[int]) -> ProcessStatus:
+        # Without a token the shim is just starting: alive, and its main process not there yet.
+        main = main_process(token) if token else None
+        alive = main.alive if main else bool(pids)
+        code = None
+        if not alive:
+            code = await self._exit_code(handle, token)
+            pids = {pid for pid in pids if start_ticks(pid) is not None}  # it may have ended after the tree was read
+        return ProcessStatus(
+            alive=alive,
+            pid=main.pid if main and alive else None,
+            pids=tuple(sorted(pids)),
+            started_at=token.get("started_at") if token else None,
+            exit_code=code,
+            token=token or {},
+        )
+
+    async def _exit_code(self, handle: Handle, token: Mapping[str, Any] | None) -> int | None:
+        """The exit code as the shim wrote it down, which it does as soon as it has run again."""
+        give_up = self._clock.monotonic() + _EXIT_RECORD_S
+        while (code := self._records.exit(handle.service, handle.nonce)[0]) is None and _has_shim(token):
+            if self._clock.monotonic() >= give_up:
+                break
+            await self._clock.sleep(_POLL_S)
+        return code
+
+    async def exited(self, handle: Handle) -> ProcessStatus:
+        """Wait, for as long as it takes, until the main process has ended, noticed at once; return the status then."""
+        while True:
+            status = (await self.status([handle]))[handle.service]
+            if not status.alive:
+                return status
+            if is_token(status.token):
+                await ended(main_process(status.token), None, self._clock)
+            else:
+                await self._clock.sleep(_POLL_S)
+
+    def _token(self, handle: Handle) -> Mapping[str, Any] | None:
+        return handle.token if is_token(handle.token) else self._records.run(handle.service, handle.nonce)
+
+    def _is_over(self, handle: Handle) -> bool:
+        """True when the run is known to have left nothing: its shim said so, or the machine was booted since."""
+        return self._records.exit(handle.service, handle.nonce)[1] or handle.token.get("boot", boot_id()) != boot_id()
+
+    # --- stop ---------------------------------------------------------------------------------------------------
+
+    async def stop(self, handle: Handle, launch: Launch) -> None:
+        """End the whole tree: the launch's signal, its time to act, then SIGKILL until nothing is left.
+
+        Returns when no process of the tree lives; does nothing when there is none. Raises Failed `cannot-kill`.
+        """
+        token = self._token(handle)
+        if not _has_shim(token) and not self._is_over(handle):
+            token = (await self.status([handle]))[handle.service].token
+        try:
+            if token and _has_shim(token):
+                await self._stop_by_shim(handle, shim_process(token), launch)
+            elif not self._is_over(handle):
+                await self._stop_orphans(handle, launch)
+        except PermissionError:
+            raise _cannot_kill(handle.service, [process.pid for process in await self._found(handle)]) from None
+
+    async def _stop_by_shim(self, handle: Handle, shim: Proc, launch: Launch) -> None:
+        """Let the shim end its descendants. It would go on alone if gpumod were killed meanwhile."""
+        send(shim, signal.Signals[launch.stop_signal])
+        if await ended(shim, launch.stop_timeout_s, self._clock):
+            return
+        send(shim, signal.SIGUSR1)
+        if await ended(shim, KILL_TIMEOUT_S, self._clock):
+            return
+        # It did not manage, or hangs itself (it was stopped): from here, then.
+        await self._kill(handle, await self._found(handle))
+        send(shim, signal.SIGKILL)
+        if not await ended(shim, KILL_TIMEOUT_S, self._clock):
+            raise _cannot_kill(handle.service, [shim.pid])
+
+    async def _stop_orphans(self, handle: Handle, launch: Launch) -> None:
+        """Stop what lost its shim: ask the main process's group, wait, then kill whatever can be found."""
+        status = (await self.status([handle]))[handle.service]
+        found = await self._found(handle)
+        main = next((process for process in found if process.pid == status.pid), None)
+        if main is not None:
+            for process in found:
+                if group(process.pid) == main.pid:
+                    send(process, signal.Signals[launch.stop_signal])
+                    send(process, signal.SIGCONT)
+            await ended(main, launch.stop_timeout_s, self._clock)
+        await self._kill(handle, _merged(found, await self._found(handle)))
+
+    async def _kill(self, handle: Handle, found: Sequence[Proc]) -> None:
+        """SIGKILL what was found and what appears meanwhile, until none is left."""
+        give_up = self._clock.monotonic() + KILL_TIMEOUT_S
+        pause = _POLL_S
+        while True:
+            for process in found:
+                send(process, signal.SIGKILL)
+            found = _merged([process for process in found if process.alive], await self._found(handle))
+            if not found:
+                return
+            if self._clock.monotonic() >= give_up:
+                raise _cannot_kill(handle.service, [process.pid for process in found])
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, 0.2)
+
+    async def _found(self, handle: Handle) -> list[Proc]:
+        """Every living process of the tree, without the shim, with its start time."""
+        status = (await self.status([handle]))[handle.service]
+        started = {pid: start_ticks(pid) for pid in status.pids}
+        return [Proc(pid, ticks) for pid, ticks in started.items() if ticks is not None]
+
+    # --- logs and files -----------------------------------------------------------------------------------------
+
+    def logs(self, service: str, lines: int) -> tuple[str, ...]:
+        """The last lines of the present or last run; none when it never ran."""
+        return self._records.last_lines(service, lines)
+
+    def log_path(self, service: str) -> Path:
+        """Where the log is, or will be."""
+        return self._records.log(service)
+
+    def service_dir(self, service: str) -> Path:
+        """The service's own folder: what `{service_dir}` stands for."""
+        return self._records.folder(service)
+
+    def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
+        """Replace files of a service that may be running (the configuration of a host), each atomically."""
+        self._records.prepare(service)
+        self._records.write(service, files)
+
+    def forget(self, service: str) -> None:
+        """Remove the folder and the logs of a service. Raises Failed `still-running`."""
+        last = self._records.last_run(service)
+        if last is not None and (shim_process(last).alive or main_process(last).alive):
+            raise Failed(
+                "still-running",
+                f"service {service} is still running",
+                why=f"its pid is {last['pid']}",
+                hint=f"stop it first: gpumod service stop {service}",
+            )
+        self._records.remove(service)
+
+
+def _has_shim(token: Mapping[str, Any] | None) -> bool:
+    return token is not None and is_token(token) and shim_process(token).alive
+
+
+def _roots(token: Mapping[str, Any] | None, strays: Sequence[Proc]) -> set[int]:
+    """Where the tree of a service begins: at its shim, else at every process of it that can be found."""
+    if token and _has_shim(token):
+        return {token["shim_pid"]}
+    main = main_process(token) if token else None
+    return {process.pid for process in strays} | ({main.pid} if main and main.alive else set())
+
+
+def _merged(one: Sequence[Proc], other: Sequence[Proc]) -> list[Proc]:
+    return list(dict.fromkeys([*one, *other]))
+
+
+def _cannot_kill(service: str, pids: Sequence[int]) -> Failed:
+    return Failed(
+        "cannot-kill",
+        f"processes of service {service} do not end: {', '.join(map(str, sorted(pids)))}",
+        why="they belong to another user, or hang in the kernel (a driver, a file system that does not answer)",
+        hint="look at them with ps -o pid,stat,wchan,cmd; those in state D end when the kernel lets them",
+        pids=sorted(pids),
+    )

@@ -1,0 +1,75 @@
+"""The only place that knows which adapter goes where: settings + plugins -> Gpumod."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from gpumod.adapters import presets
+from gpumod.adapters.clock import SystemClock
+from gpumod.adapters.files import ensure_private_dir, home_id
+from gpumod.adapters.http import LoopbackHttp
+from gpumod.adapters.local import LocalComputer
+from gpumod.adapters.settings import check_setting, load_settings, set_by_environment
+from gpumod.adapters.store import open_store
+from gpumod.domain.errors import MachineLacks
+from gpumod.engine.machine import Machine
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.ports import Tools
+from gpumod.plugins.entries import list_commands
+from gpumod.plugins.loader import load_plugins
+
+DATABASE = "gpumod.db"
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """`GPUMOD_HOME`, else the platform's folder for user data."""
+    named = environ.get("GPUMOD_HOME")
+    return Path(named).expanduser() if named else platformdirs.user_data_path("gpumod")
+
+
+def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
+    """Open a home, making it (0700) when it is not there. A home that cannot be written still reads.
+
+    Raises Failed (`not-a-database`, `database-too-new`) and MachineLacks (`no-home`).
+    """
+    environ = os.environ if environ is None else environ
+    folder = (home or default_home(environ)).expanduser().absolute()
+    try:
+        ensure_private_dir(folder)
+    except OSError as error:
+        if not folder.is_dir():
+            raise MachineLacks(
+                "no-home",
+                f"the home {folder} cannot be made",
+                why=error.strerror or str(error),
+                hint="name another one with --home or GPUMOD_HOME",
+            ) from error
+    writable = os.access(folder, os.W_OK)
+    store = open_store(folder / DATABASE, read_only=not writable)
+    settings = load_settings(store.settings(), environ)
+    machine = Machine(
+        home=folder,
+        home_id=home_id(folder) if writable else "read-only",
+        settings=settings,
+        store=store,
+        plugins=load_plugins(environ),
+        http=LoopbackHttp(),
+        clock=SystemClock(),
+        local=LocalComputer(settings, environ.get("PATH", os.defpath)),
+    )
+    return Gpumod(
+        machine,
+        Tools(
+            load_presets=presets.load_presets,
+            dump_service=presets.dump_service_preset,
+            dump_mode=presets.dump_mode_preset,
+            merge=presets.merge_for_reload,
+            check_setting=check_setting,
+            from_environment=set_by_environment(environ),
+            list_commands=list_commands,
+        ),
+    )

@@ -1,0 +1,61 @@
+"""Results for people, one view per result type. Text from outside is shown, never interpreted."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from gpumod.domain.base import Frozen
+
+VIEWS = {
+    "InitResult": "machine:init",
+    "StatusResult": "status:status",
+    "ServiceStatus": "status:service_status",
+    "PsResult": "status:processes",
+    "DoctorResult": "machine:doctor",
+    "PluginsResult": "machine:plugins",
+    "ModeListResult": "modes:mode_list",
+    "ModeResult": "modes:mode",
+    "ModeStatusResult": "modes:mode_status",
+    "DeletedResult": "modes:deleted",
+    "ServiceListResult": "services:service_list",
+    "ServiceResult": "services:service",
+    "LogsResult": "services:logs",
+    "ChangeResult": "change:change",
+    "RecoverResult": "change:recovery",
+    "SimulateResult": "plan:simulation",
+    "PresetListResult": "presets:preset_list",
+    "PresetResult": "presets:preset",
+    "PresetLoadResult": "presets:loaded",
+    "PresetValidateResult": "presets:validated",
+    "HistoryListResult": "history:runs",
+    "HistoryResult": "history:run",
+    "SimulationsResult": "history:simulations",
+    "SettingRow": "settings:setting",
+    "SettingsResult": "settings:settings",
+}
+"""Result type -> "module:function" below this package, imported when it is shown."""
+
+
+def render(result: Frozen, **options: Any) -> RenderableType:
+    """`result` as something that rich prints. `options` are the view's own (`visual`)."""
+    module, _, function = VIEWS[type(result).__name__].partition(":")
+    view = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    shown: RenderableType = view(result, **options)
+    return shown
+
+
+def stdout_console() -> Console:
+    """The console for results: no markup, no emoji codes, no colour where it is not wanted."""
+    return Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
+
+
+def stderr_console() -> Console:
+    """The same for progress."""
+    return Console(file=sys.stderr, markup=False, emoji=False, highlight=False)

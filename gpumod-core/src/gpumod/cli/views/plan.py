@@ -1,0 +1,165 @@
+"""Plans: what a simulation shows, and what a change that does not fit says."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from gpumod.cli.views.bars import Bar, BarChart, Segment
+from gpumod.cli.views.parts import blocks, bullets, heading, line, mb, seconds, stack, state, table, words
+from gpumod.domain.plan import Alternative, Plan, PlanGpu, PlanService, Step
+from gpumod.operations.results import SimulateResult
+
+
+def simulation(result: SimulateResult, *, visual: bool = False) -> RenderableType:
+    """Verdict, numbers, steps, turns, alternatives with the command that takes one."""
+    return blocks(
+        plan(result, visual=visual),
+        words(f"simulation {result.simulation_id}", "dim") if result.simulation_id else None,
+    )
+
+
+def plan(shown: Plan, *, visual: bool = False, command: str | None = None) -> RenderableType:
+    """A plan. `command` takes an alternative when its id is added (default: `gpumod switch MODE --with`)."""
+    return blocks(
+        stack(line(state(shown.verdict), f": {shown.why}" if shown.why else ""), _time(shown)),
+        *(_charts(shown) if visual else [_gpus(shown)]),
+        _services(shown) if shown.services else None,
+        _steps(shown) if shown.steps else None,
+        _turns(shown) if shown.turns else None,
+        _ram(shown),
+        bullets(shown.notes) if shown.notes else None,
+        _alternatives(shown, command) if shown.alternatives else None,
+        words("no alternative was found that fits") if not shown.fits and not shown.alternatives else None,
+    )
+
+
+def _time(shown: Plan) -> Text | None:
+    return words(f"expected to take {seconds(shown.expected_s)}") if shown.steps and shown.expected_s else None
+
+
+def _gpus(shown: Plan) -> RenderableType:
+    return table(
+        ("GPU", "NAME", "TOTAL MB", "BUDGET", "BEFORE", "PEAK", "AFTER", "EXCEEDS BY"),
+        [
+            (g.index, g.name, g.total_mb, g.budget_mb, g.before_mb, g.peak_mb, g.after_mb, _excess(g))
+            for g in shown.gpus
+        ],
+        right=("TOTAL MB", "BUDGET", "BEFORE", "PEAK", "AFTER", "EXCEEDS BY"),
+    )
+
+
+def _excess(gpu: PlanGpu) -> Text:
+    return words(gpu.exceeds_by_mb or "", "bold red")
+
+
+def _services(shown: Plan) -> RenderableType:
+    return table(
+        ("SERVICE", "WANTED", "VRAM MB", "NUMBER IS", "WHY"),
+        [(s.id, s.wanted, s.vram_mb, s.source, s.why) for s in shown.services],
+        right=("VRAM MB",),
+    )
+
+
+def _steps(shown: Plan) -> RenderableType:
+    return stack(
+        heading("Steps"),
+        table(
+            ("N", "STEP", "SERVICE", "AFTER", "GPU MB BEFORE > PEAK > AFTER", "TAKES", "WHY"),
+            [
+                (
+                    s.n,
+                    _action(s),
+                    s.service,
+                    " ".join(map(str, s.waits_for)),
+                    _memory(s, shown),
+                    seconds(s.expected_s),
+                    s.why,
+                )
+                for s in shown.steps
+            ],
+            right=("N",),
+        ),
+    )
+
+
+def _action(step: Step) -> str:
+    return f"{step.action} ({step.level})" if step.level else str(step.action)
+
+
+def _memory(step: Step, shown: Plan) -> str:
+    several = len(shown.gpus) > 1
+    return ", ".join(
+        (f"{g.index}: " if several else "") + f"{g.before_mb} > {g.peak_mb} > {g.after_mb}" for g in step.gpus
+    )
+
+
+def _turns(shown: Plan) -> RenderableType:
+    return stack(
+        heading("Turns (one awake at a time)"),
+        table(
+            ("SERVICE", "GPU", "PEAK MB", "OF WHICH ASLEEP"),
+            [(t.service, t.gpu, t.peak_mb, t.residue_mb) for t in shown.turns],
+            right=("PEAK MB", "OF WHICH ASLEEP"),
+        ),
+    )
+
+
+def _ram(shown: Plan) -> Text | None:
+    if shown.ram_exceeds_by_mb:
+        wanted, there = shown.ram_peak_mb, shown.ram_budget_mb
+        return words(f"host RAM: {wanted} MB wanted, {there} there, {shown.ram_exceeds_by_mb} too much", "red")
+    return words(f"host RAM: at most {shown.ram_peak_mb} of {shown.ram_budget_mb} MB") if shown.ram_peak_mb else None
+
+
+def _alternatives(shown: Plan, command: str | None) -> RenderableType:
+    first = shown.alternatives[0]
+    taking = command or f"gpumod switch {shlex.quote(shown.target.mode or 'MODE')}"
+    return stack(
+        heading("What fits instead"),
+        table(
+            ("ID", "KIND", "PEAK MB", "WHAT"),
+            [(a.id, a.kind, a.peak_mb, _title(a)) for a in shown.alternatives],
+            right=("PEAK MB",),
+        ),
+        line("take one: ", words(f"{taking} --with {shlex.quote(first.id)}", "bold")),
+    )
+
+
+def _title(alternative: Alternative) -> str:
+    shared = " (takes turns)" if alternative.verdict == "fits-time-shared" and alternative.kind != "time-share" else ""
+    return alternative.title + shared
+
+
+def _charts(shown: Plan) -> list[RenderableType]:
+    return [
+        BarChart(
+            f"GPU {gpu.index}  {gpu.name}  budget {gpu.budget_mb} of {gpu.total_mb} MB",
+            (_bar(gpu, shown, before=True), _bar(gpu, shown, before=False)),
+            total_mb=gpu.total_mb,
+            reserve_mb=gpu.reserve_mb,
+            peak_mb=gpu.peak_mb + gpu.foreign_mb,
+            note=f"does not fit: {mb(gpu.exceeds_by_mb)} too much" if gpu.exceeds_by_mb else "",
+        )
+        for gpu in shown.gpus
+    ]
+
+
+def _bar(gpu: PlanGpu, shown: Plan, *, before: bool) -> Bar:
+    held = gpu.before_mb if before else gpu.after_mb
+    segments = [
+        Segment(label=service.id, mb=level, asleep=not before and service.wanted in ("asleep", "time-shared"))
+        for service in shown.services
+        if (level := _level(service, gpu.index, before=before))
+    ]
+    rest = held - sum(segment.mb for segment in segments)
+    if rest > 0:
+        segments.append(Segment(label="other services", mb=rest))
+    return Bar(label="now" if before else "then", segments=tuple(segments), foreign_mb=gpu.foreign_mb)
+
+
+def _level(service: PlanService, gpu: int, *, before: bool) -> int:
+    """MiB that `service` holds on `gpu` before or after; 0 where the plan does not tell."""
+    return (service.before_mb if before else service.after_mb).get(gpu, 0)

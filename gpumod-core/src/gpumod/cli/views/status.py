@@ -1,0 +1,145 @@
+"""What runs now."""
+
+from __future__ import annotations
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from gpumod.cli.views.bars import Bar, BarChart, Segment
+from gpumod.cli.views.parts import (
+    blocks,
+    commas,
+    heading,
+    line,
+    mb,
+    pairs,
+    problems,
+    seconds,
+    stack,
+    state,
+    table,
+    words,
+)
+from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, ServiceStatus, StatusResult
+
+
+def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
+    """The mode, GPUs (drawn to scale when `visual`), services, foreign processes, and what is wrong."""
+    alive = [service for service in result.services if service.state != "stopped"]
+    return blocks(
+        stack(
+            line(
+                "mode ",
+                words(result.mode or "none", "bold"),
+                f" (before: {result.previous_mode})" if result.previous_mode else "",
+            ),
+            words(f"changing now: {result.busy}", "yellow") if result.busy else None,
+            words(f"run {result.open_run} was left half-way: see `gpumod recover`", "red") if result.open_run else None,
+        ),
+        *(_charts(result) if visual else [_gpus(result)]),
+        _services(result.services) if result.services else words("no services are defined: see `gpumod preset load`"),
+        _foreign(result.foreign) if result.foreign else None,
+        line(
+            f"{len(alive)} of {len(result.services)} services up; ",
+            f"host RAM: {result.ram_available_mb} of {result.ram_total_mb} MB available",
+        ),
+        *problems(result.problems),
+    )
+
+
+def _gpus(result: StatusResult) -> RenderableType:
+    if not result.gpus:
+        return words("no GPU was found", "yellow")
+    return table(
+        ("GPU", "NAME", "TOTAL MB", "USED", "FREE", "RESERVE", "FOREIGN"),
+        [(g.index, g.name, g.total_mb, g.used_mb, g.free_mb, g.reserve_mb, g.foreign_mb) for g in result.gpus],
+        right=("TOTAL MB", "USED", "FREE", "RESERVE", "FOREIGN"),
+    )
+
+
+def _services(services: tuple[ServiceStatus, ...]) -> RenderableType:
+    return table(
+        ("SERVICE", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP", "NOTE"),
+        [
+            (s.id, s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds), _note(s))
+            for s in services
+        ],
+        right=("VRAM MB", "PORT", "PID"),
+    )
+
+
+def _state(service: ServiceStatus) -> Text:
+    return line(state(service.state), f" ({service.sleep_level})" if service.sleep_level else "")
+
+
+def _note(service: ServiceStatus) -> Text:
+    notes = [words(service.last_error, "red")] if service.last_error else []
+    if service.drift:
+        notes.append(words(f"runs an older definition ({commas(service.drift)})", "yellow"))
+    return Text("; ").join(notes)
+
+
+def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
+    return stack(
+        heading("Not ours"),
+        table(
+            ("PID", "PROCESS", "GPU", "VRAM MB"),
+            [(p.pid, p.name, p.gpu, "?" if p.vram_mb is None else p.vram_mb) for p in foreign],
+            right=("VRAM MB",),
+        ),
+    )
+
+
+def _charts(result: StatusResult) -> list[RenderableType]:
+    return [
+        BarChart(_title(gpu), (now_bar(gpu, result),), total_mb=gpu.total_mb, reserve_mb=gpu.reserve_mb)
+        for gpu in result.gpus
+    ]
+
+
+def _title(gpu: GpuStatus) -> str:
+    return f"GPU {gpu.index}  {gpu.name}  {gpu.used_mb} of {gpu.total_mb} MB used"
+
+
+def now_bar(gpu: GpuStatus, result: StatusResult) -> Bar:
+    """What is on `gpu` now, services first."""
+    segments = [
+        Segment(label=service.id, mb=held, asleep=service.state == "sleeping")
+        for service in result.services
+        if (held := service.vram_by_gpu.get(gpu.index, 0))
+    ]
+    return Bar(label="now", segments=tuple(segments), foreign_mb=gpu.foreign_mb)
+
+
+def service_status(result: ServiceStatus) -> RenderableType:
+    """One service as it is now."""
+    return pairs(
+        {
+            "service": words(result.id, "bold"),
+            "name": result.name,
+            "driver": result.driver,
+            "state": _state(result),
+            "healthy": {True: "yes", False: "no", None: ""}[result.health_ok],
+            "VRAM": f"{mb(result.vram_mb)} (declared {mb(result.declared_mb)})",
+            "on GPU": commas(result.gpus),
+            "port": result.port,
+            "pid": result.pid,
+            "up": seconds(result.uptime_seconds),
+            "drift": f"{commas(result.drift)}: apply with `gpumod service restart {result.id}`" if result.drift else "",
+            "last error": words(result.last_error or "", "red"),
+        }
+    )
+
+
+def processes(result: PsResult) -> RenderableType:
+    """Processes on the GPUs."""
+    if not result.processes:
+        return words("no process of a service, and none on a GPU")
+    return table(
+        ("PID", "PROCESS", "SERVICE", "GPU", "VRAM MB"),
+        [
+            (p.pid, p.name, p.service or words("not ours", "yellow"), p.gpu, "?" if p.vram_mb is None else p.vram_mb)
+            for p in result.processes
+        ],
+        right=("VRAM MB",),
+    )

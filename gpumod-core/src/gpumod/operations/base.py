@@ -1,0 +1,118 @@
+"""What all operations share: the machine, lookups with helpful errors, and the view of a change."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from gpumod.domain.errors import UnknownName, UsageError
+from gpumod.domain.machine import HostSnapshot, ServiceReading
+from gpumod.domain.mode import Mode
+from gpumod.domain.progress import Progress
+from gpumod.domain.run import Event, Run
+from gpumod.domain.service import Service
+from gpumod.engine.context import Report
+from gpumod.engine.machine import Machine
+from gpumod.engine.runs import Outcome
+from gpumod.operations.ports import Tools
+from gpumod.operations.results import ChangeResult, StepResult
+
+OnProgress = Callable[[Progress], None] | None
+
+
+class Base:
+    """Holds the machine; each noun's operations are a class of their own, put together in `Gpumod`."""
+
+    def __init__(self, machine: Machine, tools: Tools) -> None:
+        self._machine = machine
+        self._tools = tools
+
+    def _event(self, kind: str, subject: str, **data: object) -> Event:
+        return Event(at=self._machine.clock.now(), kind=kind, subject=subject, data=data)
+
+    def _service(self, service_id: str, services: Mapping[str, Service] | None = None) -> Service:
+        known = self._machine.store.services() if services is None else services
+        if service_id not in known:
+            unknown("service", service_id, known, "gpumod service list")
+        return known[service_id]
+
+    def _mode(self, mode_id: str) -> Mode:
+        modes = self._machine.store.modes()
+        if mode_id not in modes:
+            unknown("mode", mode_id, modes, "gpumod mode list")
+        return modes[mode_id]
+
+
+def unknown(kind: str, name: str, known: Iterable[str], command: str) -> NoReturn:
+    """Raise UnknownName `unknown-<kind>`, with the names that are close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"see `{command}`"
+    why = f"there are: {', '.join(names[:20])}" if names else f"no {kind} is defined"
+    if not names and kind in ("service", "mode"):
+        hint = "gpumod preset load"
+    raise UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r}", why=why, hint=hint)
+
+
+def bad_input(what: str, error: ValidationError) -> UsageError:
+    """A validation error as a usage error that names each field and what is wrong with it."""
+    parts = []
+    for problem in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in problem["loc"]) or what
+        parts.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
+    return UsageError("bad-input", f"{what} is not valid", why="; ".join(parts), hint="correct the field and try again")
+
+
+def reporter(progress: OnProgress) -> Report:
+    return progress or (lambda _news: None)
+
+
+def drift(service: Service, reading: ServiceReading) -> tuple[str, ...]:
+    """The fields in which the definition differs from what was started."""
+    if reading.launched is None:
+        return ()
+    now, then = service.model_dump(), reading.launched.model_dump()
+    return tuple(sorted(field for field in now if now[field] != then[field]))
+
+
+def restarts(changed: Mapping[str, Service], snapshot: HostSnapshot, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Of the services in `wanted`, those that are up with another definition than the one in `changed`."""
+    return tuple(s for s in sorted(wanted) if s in changed and drift(changed[s], snapshot.reading(s)))
+
+
+def steps_of(run: Run) -> tuple[StepResult, ...]:
+    """The steps of a run as results show them."""
+    return tuple(
+        StepResult(
+            n=record.n,
+            action=record.step.action,
+            service=record.step.service,
+            status=record.status,
+            seconds=None if record.seconds is None else round(record.seconds, 3),
+            phase=record.phase,
+            why=record.step.why,
+            expected_s=record.step.expected_s,
+            detail=record.detail,
+            error=record.error,
+        )
+        for record in run.steps
+    )
+
+
+def change_result(outcome: Outcome, mode: str | None) -> ChangeResult:
+    """An outcome as `--json` prints it."""
+    run = outcome.run
+    steps = steps_of(run) if run else ()
+    return ChangeResult(
+        run_id=run.id if run else None,
+        mode=mode,
+        status=outcome.status,
+        steps=steps,
+        error=outcome.error,
+        plan=outcome.plan,
+        exit_code=outcome.exit_code,
+        notes=tuple(f"{step.service}: {step.detail}" for step in steps if step.detail),
+    )

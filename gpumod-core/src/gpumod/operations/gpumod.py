@@ -1,0 +1,17 @@
+"""Gpumod: every verb that a user can say. The CLI, the MCP server and the TUI each call exactly one operation."""
+
+from __future__ import annotations
+
+from gpumod.operations.configuring import Configuring
+from gpumod.operations.history import History
+from gpumod.operations.looking import Looking
+from gpumod.operations.modes import Modes
+from gpumod.operations.running import Running
+from gpumod.operations.services import Services
+from gpumod.operations.setup import Setup
+from gpumod.operations.switching import Switching
+
+
+class Gpumod(Looking, Modes, Switching, Services, Running, Setup, History, Configuring):
+    """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
+    :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

@@ -1,0 +1,87 @@
+"""history, recover: what happened, and closing what was left half-way."""
+
+from __future__ import annotations
+
+from gpumod.domain.errors import UsageError
+from gpumod.domain.run import Run
+from gpumod.engine.recover import recover
+from gpumod.engine.runs import Options
+from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
+from gpumod.operations.params import ListParams, RecoverParams, RunRef
+from gpumod.operations.results import (
+    HistoryListResult,
+    HistoryResult,
+    RecoverResult,
+    RunRow,
+    SimulationRow,
+    SimulationsResult,
+)
+
+
+class History(Base):
+    async def history_list(self, params: ListParams) -> HistoryListResult:
+        """The last runs, newest first, and the last events."""
+        store = self._machine.store
+        return HistoryListResult(
+            runs=tuple(_row(run) for run in store.runs(params.limit)), events=store.events(params.limit)
+        )
+
+    async def history_show(self, params: RunRef) -> HistoryResult:
+        """One run with every step."""
+        store = self._machine.store
+        runs = store.runs(10_000)
+        if params.run == "last":
+            if not runs:
+                unknown("run", params.run, (), "gpumod history list")
+            return HistoryResult(run=store.run(runs[0].id))
+        found = [run.id for run in runs if run.id.startswith(params.run)]
+        if params.run in found:
+            found = [params.run]
+        if not found:
+            unknown("run", params.run, [run.id for run in runs], "gpumod history list")
+        if len(found) > 1:
+            raise UsageError(
+                "ambiguous-run", f"{params.run!r} begins the ids of {len(found)} runs", why=", ".join(found[:5])
+            )
+        return HistoryResult(run=store.run(found[0]))
+
+    async def simulations(self, params: ListParams) -> SimulationsResult:
+        """The last simulations, newest first."""
+        return SimulationsResult(
+            simulations=tuple(
+                SimulationRow(
+                    id=s.id,
+                    at=s.at,
+                    base=s.base,
+                    verdict=s.plan.verdict,
+                    peak_mb=max((gpu.peak_mb for gpu in s.plan.gpus), default=0),
+                    alternatives=tuple(a.id for a in s.plan.alternatives),
+                )
+                for s in self._machine.store.simulations(params.limit)
+            )
+        )
+
+    async def recover(self, params: RecoverParams, progress: OnProgress = None) -> RecoverResult:
+        """Close the open run, or (without a way) show it."""
+        store = self._machine.store
+        run = store.open_run()
+        if params.way is None or run is None:
+            return RecoverResult(open_run=run)
+        options = Options(force=params.force, cascade=True)
+        outcome = await recover(self._machine, params.way, options, reporter(progress))
+        if outcome is None:
+            return RecoverResult(open_run=None)
+        return RecoverResult(open_run=store.open_run(), change=change_result(outcome, store.current_mode()))
+
+
+def _row(run: Run) -> RunRow:
+    return RunRow(
+        id=run.id,
+        command=run.command,
+        status=run.status,
+        mode=run.target.mode,
+        started_at=run.started_at,
+        seconds=None if run.ended_at is None else round(run.ended_at - run.started_at, 3),
+        steps=len(run.plan.steps),
+        error=run.error,
+    )

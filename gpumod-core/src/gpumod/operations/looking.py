@@ -1,0 +1,126 @@
+"""status, ps: what is, now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.run import Handle
+from gpumod.domain.service import Service
+from gpumod.engine.observe import observe
+from gpumod.operations.base import Base, drift
+from gpumod.operations.params import NoParams, ServiceRef
+from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, PsRow, ServiceStatus, StatusResult
+
+
+class Looking(Base):
+    async def status(self, params: NoParams) -> StatusResult:
+        """GPUs, services and foreign processes as observed, the recorded mode, and who is changing the machine."""
+        machine, store = self._machine, self._machine.store
+        services = dict(store.services())
+        snapshot = await observe(machine)
+        handles = store.handles()
+        services |= {s: h.launched for s, h in handles.items() if s not in services}
+        mode = store.current_mode()
+        modes = store.modes()
+        members = set(modes[mode].services) if mode in modes else set()
+        holder = await asyncio.to_thread(machine.local.holder, machine.probe.machine_dir())
+        open_run = store.open_run()
+        errors = store.last_errors()
+        return StatusResult(
+            mode=mode,
+            previous_mode=store.previous_mode(),
+            gpus=tuple(
+                GpuStatus(
+                    index=gpu.index,
+                    name=gpu.name,
+                    total_mb=gpu.total_mb,
+                    used_mb=gpu.used_mb,
+                    free_mb=gpu.free_mb,
+                    reserve_mb=machine.settings.reserve_mb,
+                    foreign_mb=snapshot.foreign_mb(gpu.index),
+                )
+                for gpu in snapshot.gpus
+            ),
+            services=tuple(
+                _status(services[s], services, handles, snapshot, errors.get(s), s in members) for s in sorted(services)
+            ),
+            foreign=foreign(snapshot),
+            ram_total_mb=snapshot.ram_total_mb,
+            ram_available_mb=snapshot.ram_available_mb,
+            open_run=open_run.id if open_run and not holder else None,
+            busy=f"{holder.command} (pid {holder.pid}, {holder.user})" if holder else None,
+            problems=store.problems(),
+        )
+
+    async def service_status(self, params: ServiceRef) -> ServiceStatus:
+        """One service's row of `status`."""
+        self._service(params.service, {**self._machine.store.services(), **_handled(self._machine.store.handles())})
+        result = await self.status(NoParams())
+        return next(row for row in result.services if row.id == params.service)
+
+    async def ps(self, params: NoParams) -> PsResult:
+        """Processes of services and on the GPUs, with what each holds."""
+        snapshot = await observe(self._machine)
+        rows = [
+            PsRow(pid=p.pid, name=p.name, service=p.service, gpu=p.gpu, vram_mb=p.vram_mb) for p in snapshot.processes
+        ]
+        seen = {row.pid for row in rows}
+        rows += [
+            PsRow(pid=r.pid, name=r.launched.driver if r.launched else "", service=r.service, gpu=None, vram_mb=None)
+            for r in snapshot.services.values()
+            if r.pid and r.pid not in seen
+        ]
+        return PsResult(processes=tuple(sorted(rows, key=lambda row: (row.service is None, row.service or "", row.pid))))
+
+
+def foreign(snapshot: HostSnapshot) -> tuple[ForeignProcess, ...]:
+    """What gpumod does not manage: processes by name, and memory that no process is named for (pid None)."""
+    found = [
+        ForeignProcess(pid=p.pid, name=p.name, vram_mb=p.vram_mb, gpu=p.gpu)
+        for p in snapshot.processes
+        if p.service is None
+    ]
+    for gpu in snapshot.gpus:
+        rest = snapshot.unattributed_mb(gpu.index)
+        if rest > 0:
+            found.append(ForeignProcess(pid=None, name="unattributed", vram_mb=rest, gpu=gpu.index))
+    return tuple(found)
+
+
+def _handled(handles: Mapping[str, Handle]) -> Mapping[str, Service]:
+    return {s: handle.launched for s, handle in handles.items()}
+
+
+def _status(
+    service: Service,
+    services: Mapping[str, Service],
+    handles: Mapping[str, Handle],
+    snapshot: HostSnapshot,
+    last_error: str | None,
+    in_mode: bool,
+) -> ServiceStatus:
+    reading = snapshot.reading(service.id)
+    shown = reading.launched or service
+    host = services.get(shown.host or "")
+    if shown.host in handles:
+        host = handles[shown.host].launched
+    return ServiceStatus(
+        id=service.id,
+        name=service.title,
+        driver=service.driver,
+        state=reading.state,
+        vram_mb=sum(reading.vram_mb.values()),
+        vram_by_gpu=reading.vram_mb,
+        gpus=reading.gpus,
+        declared_mb=service.vram_mb,
+        sleep_level=reading.sleep_level,
+        health_ok=reading.health_ok,
+        uptime_seconds=None if reading.uptime_s is None else round(reading.uptime_s, 1),
+        port=host.port if host else shown.port,
+        pid=reading.pid,
+        last_error=reading.detail or last_error if not reading.health_ok else None,
+        drift=drift(service, reading),
+        in_mode=in_mode,
+    )

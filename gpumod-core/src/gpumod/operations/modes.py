@@ -1,0 +1,135 @@
+"""Modes: list, show, create, edit, delete, status, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.mode import Mode, ModeMember
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.service import Service
+from gpumod.engine.observe import observe
+from gpumod.engine.verify import extras, misses
+from gpumod.operations.base import Base, bad_input
+from gpumod.operations.params import ModeRef, ModeWrite, NoParams
+from gpumod.operations.results import (
+    DeletedResult,
+    ModeListResult,
+    ModeMemberStatus,
+    ModeResult,
+    ModeRow,
+    ModeStatusResult,
+)
+from gpumod.planner import close_over
+
+
+class Modes(Base):
+    async def mode_list(self, params: NoParams) -> ModeListResult:
+        """Every mode, with what its members declare in sum."""
+        store = self._machine.store
+        services, current = store.services(), store.current_mode()
+        rows = tuple(
+            ModeRow(
+                id=mode.id,
+                name=mode.name or mode.id,
+                description=mode.description,
+                services=mode.services,
+                current=mode.id == current,
+                declared_mb=sum(services[s].vram_mb for s in mode.services if s in services),
+            )
+            for mode in store.modes().values()
+        )
+        return ModeListResult(modes=rows, current=current)
+
+    async def mode_show(self, params: ModeRef) -> ModeResult:
+        return _shown(self._mode(params.mode))
+
+    async def mode_create(self, params: ModeWrite) -> ModeResult:
+        """Define a mode. Its services must exist, and their dependencies must hold."""
+        if params.id in self._machine.store.modes():
+            raise UsageError("mode-exists", f"there is a mode {params.id!r} already", hint="gpumod mode edit")
+        return self._write(Mode(id=params.id), params, "mode-created")
+
+    async def mode_edit(self, params: ModeWrite) -> ModeResult:
+        """Change a mode's definition. What runs is not touched; the next switch applies it."""
+        return self._write(self._mode(params.id), params, "mode-edited")
+
+    def _write(self, old: Mode, params: ModeWrite, kind: str) -> ModeResult:
+        given = {k: v for k, v in params.model_dump(include={"name", "description"}).items() if v is not None}
+        members = params.members_after(old.members)
+        try:
+            mode = Mode.model_validate({**old.model_dump(), **given, "members": members})
+        except ValidationError as error:
+            raise bad_input(f"mode {params.id!r}", error) from error
+        services = self._machine.store.services()
+        for member in mode.members:
+            self._service(member.service, services)
+        close_over(target_of_mode(mode), services)
+        self._machine.store.put_mode(mode, event=self._event(kind, mode.id), user_edited=True)
+        return _shown(mode)
+
+    async def mode_delete(self, params: ModeRef) -> DeletedResult:
+        """Delete a mode's definition; its services stay. The mode that is current cannot be deleted."""
+        mode = self._mode(params.mode)
+        if self._machine.store.current_mode() == mode.id:
+            raise Failed(
+                "mode-is-current",
+                f"mode {mode.id!r} is the current one",
+                why="its services may be running",
+                hint="switch to another mode first: gpumod switch blank",
+            )
+        self._machine.store.delete_mode(mode.id, event=self._event("mode-deleted", mode.id))
+        return DeletedResult(kind="mode", id=mode.id)
+
+    async def mode_status(self, params: ModeRef) -> ModeStatusResult:
+        """Each member as the mode wants it and as it is."""
+        mode = self._mode(params.mode)
+        store = self._machine.store
+        services = store.services()
+        snapshot = await observe(self._machine)
+        target = close_over(target_of_mode(mode), services)
+        wrong = misses(target, services, snapshot)
+        extra = extras(target, services, snapshot)
+        return ModeStatusResult(
+            mode=mode.id,
+            current=store.current_mode() == mode.id,
+            whole=not wrong and not extra,
+            members=tuple(
+                ModeMemberStatus(
+                    service=member.service,
+                    wanted=member.want,
+                    state=snapshot.reading(member.service).state,
+                    ok=member.service not in wrong,
+                    detail=wrong.get(member.service, ""),
+                )
+                for member in target.members
+            ),
+            extra=tuple(extra),
+        )
+
+    async def mode_verify(self, params: ModeRef) -> ModeStatusResult:
+        """The same, for scripts: the CLI's exit status says whether the mode is whole."""
+        return await self.mode_status(params)
+
+
+def target_of_mode(mode: Mode, members: tuple[ModeMember, ...] | None = None) -> Target:
+    """What a switch to `mode` wants."""
+    chosen = mode.members if members is None else members
+    return Target(
+        mode=mode.id,
+        members=tuple(TargetMember(service=m.service, want=m.want, start_order=m.start_order) for m in chosen),
+    )
+
+
+def modes_naming(modes: Mapping[str, Mode], service_id: str) -> tuple[str, ...]:
+    return tuple(sorted(mode.id for mode in modes.values() if service_id in mode.services))
+
+
+def without_service(mode: Mode, service_id: str) -> Mode:
+    return mode.model_copy(update={"members": tuple(m for m in mode.members if m.service != service_id)})
+
+
+def _shown(mode: Mode) -> ModeResult:
+    return ModeResult(mode=mode, services=mode.services)

@@ -1,0 +1,29 @@
+"""What operations need beside the engine: presets and settings, as the bootstrap puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpumod.domain.mode import Mode
+from gpumod.domain.presets import PresetCatalogue
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Functions of adapters, named by the bootstrap alone.
+
+    `load_presets` takes (distribution, folder or file) pairs. `from_environment` are the settings that the
+    environment decides. `reopen` makes a new `Gpumod` of the same home, with settings and plugins read anew.
+    """
+
+    load_presets: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]
+    dump_service: Callable[[Service], str]
+    dump_mode: Callable[[Mode], str]
+    merge: Callable[[Service | None, Service, frozenset[str], bool], tuple[Service, tuple[str, ...]]]
+    check_setting: Callable[[str, str], str]
+    from_environment: frozenset[str]
+    list_commands: Callable[[], Mapping[str, Sequence[str]]]

@@ -1,0 +1,168 @@
+"""Presets: list, show, load, validate. Presets define, the database holds: loading never deletes anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpumod.domain.errors import ErrorInfo, GpumodError, UnknownName
+from gpumod.domain.mode import Mode
+from gpumod.domain.presets import ModePreset, PresetCatalogue, ServicePreset
+from gpumod.operations.base import Base, unknown
+from gpumod.operations.params import NoParams, PresetLoad, PresetRef, PresetValidate
+from gpumod.operations.results import (
+    PresetListResult,
+    PresetLoadResult,
+    PresetResult,
+    PresetRow,
+    PresetValidateResult,
+)
+
+
+class Presets(Base):
+    async def preset_list(self, params: NoParams) -> PresetListResult:
+        """Every preset that is offered, and whether it is loaded and edited."""
+        store = self._machine.store
+        catalogue = self._catalogue(None)
+        services, modes = store.services(), store.modes()
+        rows = [
+            PresetRow(
+                id=s,
+                kind="service",
+                name=found.value.title,
+                source=str(found.source),
+                distribution=found.distribution,
+                loaded=s in services,
+                edited=tuple(sorted(store.user_edited(s))) if s in services else (),
+            )
+            for s, found in catalogue.services.items()
+        ]
+        rows += [
+            PresetRow(
+                id=m,
+                kind="mode",
+                name=entry.value.name or m,
+                source=str(entry.source),
+                distribution=entry.distribution,
+                loaded=m in modes,
+                edited=("members",) if m in modes and store.mode_user_edited(m) else (),
+            )
+            for m, entry in catalogue.modes.items()
+        ]
+        return PresetListResult(presets=tuple(rows), problems=catalogue.problems)
+
+    async def preset_show(self, params: PresetRef) -> PresetResult:
+        """One preset as YAML, with what its file leaves out filled in."""
+        catalogue = self._catalogue(None)
+        if params.kind != "mode" and params.preset in catalogue.services:
+            service = catalogue.services[params.preset]
+            text = self._tools.dump_service(service.value)
+            return PresetResult(id=params.preset, kind="service", source=str(service.source), yaml=text)
+        if params.kind != "service" and params.preset in catalogue.modes:
+            mode = catalogue.modes[params.preset]
+            text = self._tools.dump_mode(mode.value)
+            return PresetResult(id=params.preset, kind="mode", source=str(mode.source), yaml=text)
+        unknown("preset", params.preset, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
+
+    async def preset_load(self, params: PresetLoad) -> PresetLoadResult:
+        """Load presets into the database. Fields that the user edited are kept unless `update`; nothing is deleted."""
+        catalogue = self._catalogue(Path(params.folder) if params.folder else None)
+        for wanted in params.ids:
+            if wanted not in catalogue.services and wanted not in catalogue.modes:
+                unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
+        chosen = set(params.ids) or {*catalogue.services, *catalogue.modes}
+        loaded = _Loaded()
+        for name, preset in catalogue.services.items():
+            if name in chosen:
+                self._load_service(preset, params.update, loaded)
+        for name, entry in catalogue.modes.items():
+            if name in chosen:
+                self._load_mode(entry, params.update, loaded)
+        return PresetLoadResult(
+            added=tuple(loaded.added),
+            updated=tuple(loaded.updated),
+            unchanged=tuple(loaded.unchanged),
+            kept=loaded.kept,
+            problems=(*catalogue.problems, *loaded.problems),
+        )
+
+    def _load_service(self, preset: ServicePreset, update: bool, loaded: _Loaded) -> None:
+        store = self._machine.store
+        old = store.services().get(preset.value.id)
+        edited = store.user_edited(preset.value.id) if old else frozenset()
+        new, kept = self._tools.merge(old, preset.value, edited, update)
+        try:
+            self._machine.driver(new).check(new)
+        except UnknownName as error:  # a driver that is not installed: the definition is kept, it just cannot start
+            loaded.problems.append(error.info)
+        except (GpumodError, ValueError) as error:
+            info = error.info if isinstance(error, GpumodError) else ErrorInfo(code="bad-options", message=str(error))
+            loaded.problems.append(info.model_copy(update={"details": {"preset": new.id, "file": str(preset.source)}}))
+            return
+        if kept:
+            loaded.kept[new.id] = kept
+        if new == old:
+            loaded.unchanged.append(new.id)
+            return
+        event = self._event("preset-loaded", new.id, source=str(preset.source))
+        store.put_service(new, event=event, user_edited=() if update else sorted(edited))
+        (loaded.updated if old else loaded.added).append(new.id)
+
+    def _load_mode(self, preset: ModePreset, update: bool, loaded: _Loaded) -> None:
+        store, mode = self._machine.store, preset.value
+        services = store.services()
+        missing = [s for s in mode.services if s not in services]
+        if missing:
+            loaded.problems.append(
+                ErrorInfo(
+                    code="unknown-service",
+                    message=f"mode {mode.id!r} was not loaded: it names {', '.join(missing)}",
+                    why="no such service is defined",
+                    hint="load their presets too",
+                    details={"preset": mode.id, "file": str(preset.source)},
+                )
+            )
+            return
+        old: Mode | None = store.modes().get(mode.id)
+        if old == mode:
+            loaded.unchanged.append(mode.id)
+        elif old is not None and store.mode_user_edited(mode.id) and not update:
+            loaded.kept[mode.id] = ("members",)
+            loaded.unchanged.append(mode.id)
+        else:
+            store.put_mode(mode, event=self._event("preset-loaded", mode.id, source=str(preset.source)))
+            (loaded.updated if old else loaded.added).append(mode.id)
+
+    async def preset_validate(self, params: PresetValidate) -> PresetValidateResult:
+        """Check preset files, their driver's options too, without loading them."""
+        named = [("", Path(path)) for path in params.paths]
+        catalogue = self._tools.load_presets(named, self._machine.settings) if named else self._catalogue(None)
+        problems = list(catalogue.problems)
+        for service in catalogue.services.values():
+            try:
+                self._machine.driver(service.value).check(service.value)
+            except (GpumodError, ValueError) as error:
+                code = error.code if isinstance(error, GpumodError) else "bad-options"
+                details = {"preset": service.value.id, "file": str(service.source)}
+                problems.append(ErrorInfo(code=code, message=f"{service.value.id}: {error}", details=details))
+        checked = len(catalogue.services) + len(catalogue.modes) + len(catalogue.problems)
+        return PresetValidateResult(ok=not problems, checked=checked, problems=tuple(problems))
+
+    def _catalogue(self, folder: Path | None) -> PresetCatalogue:
+        """The presets of one folder, or of every folder offered and the home's own, which wins."""
+        if folder is not None:
+            return self._tools.load_presets([(str(folder), folder)], self._machine.settings)
+        own = self._machine.home / "presets"
+        folders = [("this home", own)] if own.is_dir() else []
+        folders += [(offer.name, offer.folder) for offer in self._machine.plugins.presets]
+        return self._tools.load_presets(folders, self._machine.settings)
+
+
+class _Loaded:
+    """What a load did so far."""
+
+    def __init__(self) -> None:
+        self.added: list[str] = []
+        self.updated: list[str] = []
+        self.unchanged: list[str] = []
+        self.kept: dict[str, tuple[str, ...]] = {}
+        self.problems: list[ErrorInfo] = []

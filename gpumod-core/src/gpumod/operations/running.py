@@ -1,0 +1,75 @@
+"""start, stop, restart, sleep, wake: one service, by the same plans as a switch."""
+
+from __future__ import annotations
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.mode import Want
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.states import State
+from gpumod.engine.change import change
+from gpumod.engine.observe import observe
+from gpumod.engine.runs import Options, Wanted, plan_for
+from gpumod.operations.base import Base, OnProgress, change_result, reporter
+from gpumod.operations.params import ServiceChange
+from gpumod.operations.results import ChangeResult
+from gpumod.operations.switching import dry
+
+
+class Running(Base):
+    async def service_start(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
+        """Start a service and what it needs; the others stay as they are."""
+        return await self._do("start", params, _alone(params.service, Want.AWAKE), progress)
+
+    async def service_wake(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
+        """Wake a sleeping service; one that sleeps by being stopped is started."""
+        return await self._do("wake", params, _alone(params.service, Want.AWAKE), progress)
+
+    async def service_stop(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
+        """Stop a service; refused while others need it, unless `cascade`."""
+        return await self._do("stop", params, Target(stop=(params.service,), stop_others=False), progress)
+
+    async def service_restart(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
+        """Stop and start a service with its present definition."""
+        target = _alone(params.service, Want.AWAKE).model_copy(update={"restart": (params.service,)})
+        return await self._do("restart", params, target, progress)
+
+    async def service_sleep(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
+        """Put a running service to sleep; one that cannot sleep is stopped."""
+        return await self._do("sleep", params, _alone(params.service, Want.ASLEEP), progress)
+
+    async def _do(self, verb: str, params: ServiceChange, target: Target, progress: OnProgress) -> ChangeResult:
+        handles = self._machine.store.handles()
+        known = {**{s: h.launched for s, h in handles.items()}, **self._machine.store.services()}
+        service = self._service(params.service, known)
+
+        def build(snapshot: HostSnapshot) -> Wanted:
+            state = snapshot.reading(service.id).state
+            if verb == "sleep" and state not in (State.RUNNING, State.SLEEPING, State.STOPPED):
+                raise Failed(
+                    "not-running",
+                    f"{service.id} is {state}, so it cannot be put to sleep",
+                    hint=f"gpumod service stop {service.id}",
+                )
+            if verb == "sleep" and state is State.STOPPED and service.supports_sleep:
+                raise Failed(
+                    "not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}"
+                )
+            return Wanted(target, known)
+
+        options = Options(
+            force=params.force,
+            rollback=not params.no_rollback,
+            cascade=params.cascade,
+            timeout_s=params.timeout_s,
+        )
+        mode = self._machine.store.current_mode()
+        if params.dry_run:
+            snapshot = await observe(self._machine)
+            return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode)
+        outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
+        return change_result(outcome, mode)
+
+
+def _alone(service: str, want: Want) -> Target:
+    return Target(members=(TargetMember(service=service, want=want),), stop_others=False)

@@ -1,0 +1,184 @@
+"""Services: list, show, add, edit, remove, logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpumod.domain.errors import Failed, GpumodError, UsageError
+from gpumod.domain.machine import GpuReading, HostSnapshot
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.service import Service
+from gpumod.domain.states import ALIVE
+from gpumod.engine.footprints import footprint, key_of
+from gpumod.engine.machine import HOSTED
+from gpumod.engine.observe import observe
+from gpumod.operations.base import Base, bad_input, drift, unknown
+from gpumod.operations.modes import modes_naming, without_service
+from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
+from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
+from gpumod.planner import close_over
+
+
+class Services(Base):
+    async def service_list(self, params: NoParams) -> ServiceListResult:
+        """Every definition, and the rows that cannot be read."""
+        store = self._machine.store
+        services = store.services()
+        return ServiceListResult(services=tuple(services[s] for s in sorted(services)), problems=store.problems())
+
+    async def service_show(self, params: ServiceRef) -> ServiceResult:
+        """A definition, what it takes and where the numbers come from."""
+        return await self._shown(self._service(params.service))
+
+    async def service_add(self, params: ServiceWrite) -> ServiceResult:
+        """Define a service. Its driver checks the options; its port must be free of other definitions."""
+        if params.id in self._machine.store.services():
+            raise UsageError(
+                "service-exists", f"there is a service {params.id!r} already", hint=f"gpumod service edit {params.id}"
+            )
+        service = self._validated(params, {"id": params.id}, {})
+        self._machine.store.put_service(
+            service, event=self._event("service-added", service.id), user_edited=tuple(service.model_fields_set)
+        )
+        return await self._shown(service)
+
+    async def service_edit(self, params: ServiceWrite) -> ServiceResult:
+        """Change a definition. Nothing is restarted: the result shows the drift and how to apply it."""
+        store = self._machine.store
+        old = self._service(params.id)
+        service = self._validated(params, old.model_dump(), old.unit_vars)
+        edited = {f for f in Service.model_fields if getattr(old, f) != getattr(service, f)}
+        if edited:
+            data = {f: {"old": old.model_dump()[f], "new": service.model_dump()[f]} for f in sorted(edited)}
+            event = self._event("service-edited", service.id, **data)
+            store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
+        return await self._shown(service)
+
+    def _validated(self, params: ServiceWrite, base: Mapping[str, Any], options: Mapping[str, Any]) -> Service:
+        """The definition that `params` give over `base`, checked by itself, by its driver and against the others."""
+        fields = dict(params.fields)
+        for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
+            if name not in Service.model_fields or name in ("id", "unit_vars"):
+                unknown("field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help")
+        unit_vars = {**options, **params.unit_vars}
+        for name in params.unset:
+            if name not in Service.model_fields:
+                unit_vars.pop(name, None)
+        kept = {k: v for k, v in base.items() if k not in params.unset}
+        try:
+            service = Service.model_validate({**kept, **fields, "unit_vars": unit_vars})
+            if "context_size" in fields and "vram_mb" not in fields and base.get("kv_cache_per_1k"):
+                old = Service.model_validate({**base, "unit_vars": unit_vars})
+                if old.context_size is not None and service.context_size is not None:
+                    grown = old.with_context(service.context_size)
+                    service = service.model_copy(
+                        update={"vram_mb": grown.vram_mb, "start_peak_mb": grown.start_peak_mb}
+                    )
+        except ValidationError as error:
+            raise bad_input(f"service {params.id!r}", error) from error
+        self._check(service)
+        return service
+
+    def _check(self, service: Service) -> None:
+        """What a definition must hold beside its own fields."""
+        driver = self._machine.driver(service)
+        try:
+            driver.check(service)
+            hosts = driver.capabilities(service).hosts_members
+        except ValueError as error:
+            raise UsageError(
+                "bad-options", f"driver {service.driver} refuses service {service.id!r}", why=str(error)
+            ) from error
+        if service.supports_sleep:
+            self._machine.strategy(service)
+        others = {s: d for s, d in self._machine.store.services().items() if s != service.id}
+        taken = [s for s, other in others.items() if service.port is not None and other.port == service.port]
+        if taken:
+            raise UsageError(
+                "port-conflict",
+                f"port {service.port} of {service.id!r} is that of {', '.join(taken)} already",
+                hint="give it another port",
+            )
+        known = {**others, service.id: service}
+        for name in service.needs:
+            self._service(name, known)
+        if service.host is not None:
+            owner = known[service.host]
+            if not self._machine.driver(owner).capabilities(owner).hosts_members:
+                raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why=f"its driver is {owner.driver}")
+        elif service.port is None and not hosts:
+            raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
+        close_over(Target(members=(TargetMember(service=service.id),)), known)
+
+    async def service_remove(self, params: ServiceRemove) -> DeletedResult:
+        """Remove a definition, with its logs and measurements kept. Refused while it runs."""
+        machine, store = self._machine, self._machine.store
+        services = store.services()
+        if params.service not in services and store.has_row(params.service):
+            store.delete_service(params.service, event=self._event("service-removed", params.service))
+            return DeletedResult(kind="service", id=params.service)
+        service = self._service(params.service, services)
+        dependents = sorted(s for s, other in services.items() if service.id in other.needs)
+        if dependents:
+            raise Failed(
+                "has-dependents",
+                f"{', '.join(dependents)} need {service.id!r}",
+                hint=f"gpumod service edit {dependents[0]} --unset depends_on, or remove them first",
+            )
+        named = modes_naming(store.modes(), service.id)
+        if named and not params.cascade:
+            raise Failed(
+                "in-modes",
+                f"service {service.id!r} belongs to mode {', '.join(named)}",
+                hint="--cascade takes it out of them too",
+            )
+        if store.handles().get(service.id):
+            snapshot = await observe(machine)
+            if snapshot.reading(service.id).state in ALIVE:
+                raise Failed(
+                    "still-running", f"service {service.id!r} is running", hint=f"gpumod service stop {service.id}"
+                )
+            store.delete_handle(service.id, event=self._event("stopped", service.id))
+        for mode_id in named:
+            mode = without_service(store.modes()[mode_id], service.id)
+            store.put_mode(mode, event=self._event("mode-edited", mode_id, removed=service.id), user_edited=True)
+        store.delete_service(service.id, event=self._event("service-removed", service.id))
+        return DeletedResult(kind="service", id=service.id)
+
+    async def service_logs(self, params: LogsParams) -> LogsResult:
+        """The last lines of the present or last run; a member's are its host's."""
+        store = self._machine.store
+        handle = store.handles().get(params.service)
+        service = handle.launched if handle else self._service(params.service)
+        name = self._machine.supervisor_name(service)
+        owner = service.host if name == HOSTED and service.host else service.id
+        if name == HOSTED:
+            name = self._machine.supervisor_name(self._service(owner))
+        supervisor = self._machine.supervisor(name)
+        path = supervisor.log_path(owner)
+        return LogsResult(
+            service=service.id, lines=supervisor.logs(owner, params.lines), path=str(path) if path else None
+        )
+
+    async def _shown(self, service: Service) -> ServiceResult:
+        machine, store = self._machine, self._machine.store
+        gpus: tuple[GpuReading, ...] = ()
+        snapshot: HostSnapshot | None = None
+        try:
+            snapshot = await observe(machine)
+            gpus = snapshot.gpus
+        except GpumodError:  # a machine without a GPU still shows its definitions
+            snapshot = None
+        samples = store.samples().get((service.id, key_of(service, gpus)))
+        differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
+        return ServiceResult(
+            service=service,
+            footprint=footprint(machine, service, gpus, samples),
+            edited=tuple(sorted(store.user_edited(service.id))),
+            modes=modes_naming(store.modes(), service.id),
+            drift=differs,
+            apply=f"gpumod service restart {service.id}" if differs else "",
+        )

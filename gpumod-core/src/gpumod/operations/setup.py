@@ -1,0 +1,164 @@
+"""init, doctor: making a home, and what is wrong with this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpumod.domain.errors import GpumodError, MachineLacks
+from gpumod.domain.settings import Settings
+from gpumod.engine.machine import HOSTED
+from gpumod.operations.base import Base
+from gpumod.operations.params import InitParams, NoParams, PresetLoad
+from gpumod.operations.presets import Presets
+from gpumod.operations.results import Check, DoctorResult, InitResult
+
+
+class Setup(Presets, Base):
+    async def init(self, params: InitParams) -> InitResult:
+        """Make the home ready: its machine (simulated, if asked for) and the presets. Safe to repeat."""
+        machine, store = self._machine, self._machine.store
+        written: dict[str, str] = {}
+        created = [str(machine.home)]
+        if params.sim or params.sim_dir:
+            folder = Path(params.sim_dir).expanduser().absolute() if params.sim_dir else machine.home / "sim"
+            written = self._simulated(folder, list(params.sim))
+            created.append(str(folder))
+            for key, value in written.items():
+                store.put_setting(
+                    key,
+                    self._tools.check_setting(key, value),
+                    event=self._event("setting-changed", key, value=value),
+                )
+        else:
+            machine.plugins.gpu_probe(machine.settings)
+        settings = Settings.model_validate({**machine.settings.model_dump(), **written})
+        gpus, _ = machine.plugins.gpu_probe(settings).read()
+        store.put_gpu_profiles(gpus)
+        loaded = await self.preset_load(PresetLoad())
+        return InitResult(
+            home=str(machine.home),
+            created=tuple(created),
+            settings=written,
+            services=tuple(sorted(store.services())),
+            modes=tuple(sorted(store.modes())),
+            problems=loaded.problems,
+            next=("gpumod mode list", "gpumod simulate --mode code --visual", "gpumod switch code"),
+        )
+
+    def _simulated(self, folder: Path, gpus: list[tuple[str, int]]) -> dict[str, str]:
+        probes = self._machine.plugins.gpu_probes
+        for name in probes.names():
+            make = getattr(probes.offer(name).offer, "create_machine", None)
+            if make is not None:
+                made: dict[str, str] = make(folder, gpus)
+                return made
+        raise MachineLacks(
+            "no-simulation",
+            "no plugin can simulate a machine",
+            hint='pip install "gpumod[sim]"',
+        )
+
+    async def doctor(self, params: NoParams) -> DoctorResult:
+        """Check this machine and home; every finding says how to mend it."""
+        checks = tuple(self._checks())
+        return DoctorResult(ok=all(check.level == "ok" for check in checks), checks=checks)
+
+    def _checks(self) -> Iterator[Check]:
+        yield from self._check_home()
+        yield from self._check_gpus()
+        yield from self._check_plugins()
+        yield from self._check_services()
+
+    def _check_home(self) -> Iterator[Check]:
+        machine = self._machine
+        mode = machine.home.stat().st_mode & 0o077
+        if mode:
+            yield Check(
+                name="home", level="warning", message=f"{machine.home} is open to others", hint=f"chmod 700 {machine.home}"
+            )
+        elif not os.access(machine.home, os.W_OK):
+            yield Check(name="home", level="problem", message=f"{machine.home} cannot be written", hint="check its owner")
+        else:
+            yield Check(name="home", level="ok", message=str(machine.home))
+        free_mb = machine.local.free_disk_mb(machine.home)
+        enough = free_mb >= machine.settings.min_free_disk_mb
+        yield Check(
+            name="disk",
+            level="ok" if enough else "problem",
+            message=f"{free_mb} MiB free",
+            hint="" if enough else "free some space: changes are refused",
+        )
+        for problem in machine.store.problems():
+            yield Check(name="database", level="problem", message=problem.message, hint=problem.hint)
+        run = machine.store.open_run()
+        if run is not None and machine.local.holder(machine.probe.machine_dir()) is None:
+            yield Check(
+                name="open run",
+                level="problem",
+                message=f"run {run.id} ({run.command}) was left half-way",
+                hint="gpumod recover --resume, or --rollback",
+            )
+
+    def _check_gpus(self) -> Iterator[Check]:
+        machine = self._machine
+        try:
+            gpus, processes = machine.probe.read()
+            ram = machine.probe.ram()
+        except GpumodError as error:
+            yield Check(name="gpu", level="problem", message=error.info.message, hint=error.info.hint)
+            return
+        for gpu in gpus:
+            yield Check(
+                name=f"gpu {gpu.index}", level="ok", message=f"{gpu.name}: {gpu.free_mb} of {gpu.total_mb} MiB free"
+            )
+            named = sum(p.vram_mb or 0 for p in processes if p.gpu == gpu.index)
+            if gpu.used_mb - named > 0:
+                yield Check(
+                    name=f"gpu {gpu.index}",
+                    level="warning",
+                    message=f"{gpu.used_mb - named} MiB are in use and belong to no process",
+                    hint="the desktop or a process that is just ending; else a driver reset gives it back",
+                )
+        low = ram.available_mb < machine.settings.ram_reserve_mb
+        yield Check(
+            name="ram",
+            level="warning" if low else "ok",
+            message=f"{ram.available_mb} of {ram.total_mb} MiB available",
+            hint="putting services to sleep at L1 needs host RAM" if low else "",
+        )
+
+    def _check_plugins(self) -> Iterator[Check]:
+        for record in self._machine.plugins.records:
+            for error in (record.error, *record.problems):
+                if error is not None:
+                    name = f"plugin {record.name or record.distribution}"
+                    yield Check(name=name, level="problem", message=f"{error.message}: {error.why}", hint=error.hint)
+        working = sum(1 for record in self._machine.plugins.records if record.error is None)
+        yield Check(name="plugins", level="ok", message=f"{working} loaded")
+
+    def _check_services(self) -> Iterator[Check]:
+        machine = self._machine
+        handles = machine.store.handles()
+        for service in machine.store.services().values():
+            problem, hint = "", f"gpumod service edit {service.id}"
+            try:
+                machine.driver(service).check(service)
+                if service.supports_sleep:
+                    machine.strategy(service)
+                name = machine.supervisor_name(service)
+                if name != HOSTED:
+                    machine.supervisor(name)
+            except GpumodError as error:
+                problem, hint = error.info.message, error.info.hint
+            except ValueError as error:
+                problem = str(error)
+            if not problem and service.port and service.id not in handles:
+                user = machine.local.port_user(service.port)
+                if user is not None:
+                    problem, hint = f"port {service.port} is taken by {user.name} (pid {user.pid})", "end it, or " + hint
+            if problem:
+                yield Check(name=f"service {service.id}", level="problem", message=problem, hint=hint)
+
+

@@ -1,0 +1,7 @@
+"""The planner: from what is and what is wanted to the steps between. Pure: no I/O, no clock."""
+
+from gpumod.planner.changes import apply_changes
+from gpumod.planner.make import make_plan
+from gpumod.planner.rollback import target_of
+
+__all__ = ["apply_changes", "make_plan", "target_of"]

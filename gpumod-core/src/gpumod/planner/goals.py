@@ -1,0 +1,170 @@
+"""From a target to goals: what is wanted with all it needs, what is stopped, what restarts, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+
+from gpumod.domain.errors import UnknownName, UsageError
+from gpumod.domain.mode import Want
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.service import STOP_LEVEL
+from gpumod.domain.states import State
+from gpumod.planner.world import World
+
+UP = (State.RUNNING, State.SLEEPING)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Where one wanted service is to go. `order` is its start order, lowered to that of whoever needs it."""
+
+    service: str
+    state: State
+    want: Want
+    why: str
+    order: int
+    gpus: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class Goals:
+    """Everything that the steps are made from. `stops` and `restarts` map a service to why."""
+
+    members: dict[str, Goal]
+    stops: dict[str, str] = field(default_factory=dict)
+    restarts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def kept(self, world: World) -> list[str]:
+        """Alive, not wanted and not stopped."""
+        return [service for service in world.alive if service not in self.members and service not in self.stops]
+
+
+def needs_first(world: World, wanted: Iterable[str]) -> list[str]:
+    """`wanted` and all that it needs, each after its needs.
+
+    Raises UnknownName (`unknown-service`, `unknown-dependency`) and UsageError (`dependency-cycle`), which name them.
+    """
+    graph: dict[str, tuple[str, ...]] = {}
+    waiting = list(dict.fromkeys(wanted))
+    for service in waiting:
+        world.definition(service)
+    while waiting:
+        service = waiting.pop()
+        if service in graph:
+            continue
+        graph[service] = world.needs(service)
+        for need in graph[service]:
+            if world.find(need) is None:
+                raise UnknownName(
+                    "unknown-dependency",
+                    f"service {service!r} needs {need!r}, which does not exist",
+                    hint=f"define {need}, or take it out of the dependencies of {service}",
+                    service=service,
+                    dependency=need,
+                )
+            waiting.append(need)
+    try:
+        return list(TopologicalSorter({service: sorted(graph[service]) for service in sorted(graph)}).static_order())
+    except CycleError as error:
+        cycle = list(reversed(error.args[1]))
+        start = cycle.index(min(cycle))
+        names = [*cycle[start:-1], *cycle[:start], cycle[start]]
+        raise UsageError(
+            "dependency-cycle",
+            f"services depend on one another in a circle: {' -> '.join(names)}",
+            hint="take one of these dependencies away",
+            cycle=names,
+        ) from None
+
+
+def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
+    """The goals of the target's members and of all that they need.
+
+    What a member needs is wanted awake. A member wanted asleep that can sleep only by being stopped (or is in
+    `stopped`: no host RAM) is stopped, unless something that stays up needs it: then it stays awake.
+    """
+    asked = {member.service: member for member in reversed(target.members)}
+    for service in target.restart:
+        asleep = world.state(service) is State.SLEEPING
+        asked.setdefault(service, TargetMember(service=service, want=Want.ASLEEP if asleep else Want.AWAKE))
+    reason = f"wanted by mode {target.mode}" if target.mode else "wanted"
+    order = {service: member.start_order for service, member in asked.items()}
+    needed_by: dict[str, list[str]] = {}
+    upheld: dict[str, str] = {}
+    goals = Goals({})
+    for service in reversed(needs_first(world, asked)):
+        member = asked.get(service)
+        want = member.want if member else Want.AWAKE
+        level = STOP_LEVEL if service in stopped else world.definition(service).sleep_level
+        state = State.RUNNING
+        why = reason if member else f"needed by {', '.join(sorted(needed_by[service])[:3])}"
+        if want is not Want.AWAKE:
+            state = State.STOPPED if level == STOP_LEVEL else State.SLEEPING
+            why = "sleeps until its turn" if want is Want.TIME_SHARED else "wanted asleep"
+        if state is State.STOPPED and service in upheld:
+            want, state, why = Want.AWAKE, State.RUNNING, f"{upheld[service]} needs it, and it cannot sleep"
+        elif state is not State.RUNNING and service in world.leased and world.state(service) is State.RUNNING:
+            state, why = State.RUNNING, f"stays awake: held by {world.leased[service]}"
+            goals.notes.append(f"{service} {why}")
+        goals.members[service] = Goal(service, state, want, why, order[service], member.gpus if member else None)
+        for need in world.needs(service):
+            needed_by.setdefault(need, []).append(service)
+            order[need] = min(order.get(need, order[service]), order[service])
+            if state in UP:
+                upheld.setdefault(need, service)
+    return goals
+
+
+def check_target(world: World, target: Target, goals: Goals) -> None:
+    """Raises UnknownName for a service to be stopped that nobody knows, UsageError for what cannot be."""
+    for service in target.stop:
+        if service not in world.snapshot.services:
+            world.definition(service)
+        if service in goals.members:
+            raise UsageError(
+                "wanted-and-stopped",
+                f"service {service!r} is wanted and to be stopped at once",
+                why=goals.members[service].why,
+                hint="leave one of the two out",
+            )
+    _check_gpus(world, goals)
+    _check_ports(world, target, goals)
+
+
+def _check_gpus(world: World, goals: Goals) -> None:
+    for goal in goals.members.values():
+        defined = world.definition(goal.service).gpus
+        for gpu in goal.gpus or (() if defined == "any" else defined):
+            if gpu not in world.gpus:
+                have = ", ".join(str(index) for index in world.gpus) or "none"
+                raise UsageError(
+                    "unknown-gpu",
+                    f"service {goal.service!r} asks for GPU {gpu}, which this machine has not",
+                    why=f"the machine has: {have}",
+                    hint="set `gpus` to one of these, or to any",
+                )
+
+
+def _check_ports(world: World, target: Target, goals: Goals) -> None:
+    final = [*goals.members]
+    if not target.stop_others:
+        final += [service for service in world.alive if service not in target.stop]
+    else:
+        final += [service for service in world.alive if world.is_protected(service) and service not in target.stop]
+    taken: dict[int, str] = {}
+    for service in dict.fromkeys(final):
+        found = world.find(service)
+        if found is None or found.port is None or found.host is not None:
+            continue
+        other = taken.setdefault(found.port, service)
+        if other != service:
+            first, second = sorted((other, service))
+            raise UsageError(
+                "port-conflict",
+                f"services {first!r} and {second!r} both want port {found.port}",
+                hint=f"give one of them another port: gpumod service edit {second} --port N",
+                port=found.port,
+            )

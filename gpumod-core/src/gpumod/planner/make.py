@@ -1,0 +1,48 @@
+"""`make_plan`: the one entrance of the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gpumod.domain.footprint import Footprint
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.plan import Lease, Plan, Policy, Target, Variant
+from gpumod.domain.service import Service
+from gpumod.planner.alternatives import find_alternatives
+from gpumod.planner.report import tell
+from gpumod.planner.solve import solve
+from gpumod.planner.world import World
+
+DEFAULT_POLICY = Policy()
+
+
+def make_plan(
+    snapshot: HostSnapshot,
+    target: Target,
+    services: Mapping[str, Service],
+    footprints: Mapping[str, Footprint],
+    *,
+    leases: Iterable[Lease] = (),
+    policy: Policy = DEFAULT_POLICY,
+    variants: Mapping[str, tuple[Variant, ...]] | None = None,
+) -> Plan:
+    """The steps from `snapshot` to `target`, whether they fit, and what would fit where they do not. Pure.
+
+    `services` are all definitions, `footprints` what they take (where one is missing, what its service declares),
+    `variants` the other ways to run a service that its driver offers. The plan is complete even where it does not
+    fit, so that it can be forced.
+
+    Raises UnknownName (`unknown-service`, `unknown-dependency`), UsageError (`dependency-cycle`, `port-conflict`,
+    `unknown-gpu`, `wanted-and-stopped`), Failed (`has-dependents`, `leased`) and MachineLacks (`no-gpu`).
+    """
+    held = tuple(leases)
+
+    def plan(target: Target, services: Mapping[str, Service], footprints: Mapping[str, Footprint]) -> Plan:
+        world = World(snapshot, services, footprints, held, policy)
+        return tell(world, target, solve(world, target))
+
+    made = plan(target, services, footprints)
+    if made.fits or not policy.alternatives:
+        return made
+    found = find_alternatives(plan, made, services, footprints, variants or {})
+    return made.model_copy(update={"alternatives": found})

@@ -1,0 +1,116 @@
+"""Which GPUs each wanted service goes to, and what rests on each GPU in the end."""
+
+from __future__ import annotations
+
+from gpumod.domain.errors import MachineLacks
+from gpumod.domain.mode import Want
+from gpumod.domain.states import State
+from gpumod.planner.goals import UP, Goal, Goals
+from gpumod.planner.world import RAM, Load, World, add
+
+Places = dict[str, tuple[int, ...]]
+
+
+class Resting:
+    """What rests on each GPU when the plan is done; `wake` is the largest step up that a turn takes there."""
+
+    def __init__(self, world: World, goals: Goals) -> None:
+        self.world = world
+        self.goals = goals
+        self.kept: Load = dict.fromkeys((*world.gpus, RAM), 0)
+        for service in world.snapshot.services:
+            if service not in goals.members and service not in goals.stops:
+                add(self.kept, world.now(service))
+        self.idle: Load = dict(self.kept)
+        self.wake: Load = dict.fromkeys(self.kept, 0)
+
+    def put(self, goal: Goal, gpus: tuple[int, ...]) -> None:
+        add(self.idle, self.final(goal, gpus))
+        for key, amount in self.step_up(goal, gpus).items():
+            self.wake[key] = max(self.wake[key], amount)
+
+    def final(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
+        """What `goal` holds once reached."""
+        if goal.state is State.STOPPED:
+            return {}
+        return (self.world.awake if goal.state is State.RUNNING else self.world.asleep)(goal.service, gpus)
+
+    def step_up(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
+        """What a turn of `goal` takes beside what it keeps asleep; for one that was stopped, what its start takes."""
+        if goal.want is not Want.TIME_SHARED or goal.state is State.RUNNING:
+            return {}
+        stopped = goal.state is State.STOPPED
+        turn = (self.world.peak if stopped else self.world.awake)(goal.service, gpus)
+        final = self.final(goal, gpus)
+        return {key: max(0, amount - final.get(key, 0)) for key, amount in turn.items() if key != RAM}
+
+    def room(self, goal: Goal, gpu: int) -> int:
+        """MiB left on `gpu` if `goal` were put there; negative when it does not fit."""
+        final = self.final(goal, (gpu,)).get(gpu, 0)
+        wake = max(self.wake[gpu], self.step_up(goal, (gpu,)).get(gpu, 0))
+        return self.world.budgets[gpu] - self.idle[gpu] - final - wake
+
+    def starts(self, goal: Goal, gpu: int) -> bool:
+        """True when its start fits beside what stays up in any case."""
+        peak = self.world.peak(goal.service, (gpu,)).get(gpu, 0)
+        return self.kept[gpu] + peak <= self.world.budgets[gpu]
+
+
+def place(world: World, goals: Goals) -> tuple[Places, Resting]:
+    """Where every member goes: where it is, as told, as defined, else first fit (largest first).
+
+    A host is on all GPUs of its members. Raises MachineLacks `no-gpu` for a service that needs one where none is.
+    """
+    resting = Resting(world, goals)
+    places: Places = {}
+    free: list[Goal] = []
+    hosts: list[Goal] = []
+    host_ids = {found.host for service in goals.members if (found := world.find(service)) and found.host}
+    for goal in goals.members.values():
+        gpus = _given(world, goal)
+        if gpus is not None:
+            places[goal.service] = gpus
+            resting.put(goal, gpus)
+        else:
+            (hosts if goal.service in host_ids else free).append(goal)
+    free.sort(key=lambda goal: (-world.footprint(goal.service).vram_mb, goal.service))
+    for goal in free:
+        places[goal.service] = _first_fit(world, resting, goal, _allowed(world, goal, places))
+        resting.put(goal, places[goal.service])
+    for goal in hosts:
+        over = {
+            gpu for service, gpus in places.items() if world.definition(service).host == goal.service for gpu in gpus
+        }
+        places[goal.service] = tuple(sorted(over)) or world.gpus[:1]
+        resting.put(goal, places[goal.service])
+    return places, resting
+
+
+def _given(world: World, goal: Goal) -> tuple[int, ...] | None:
+    """Where it must go; None when there is a choice."""
+    defined = world.definition(goal.service).gpus
+    if goal.gpus:
+        return goal.gpus
+    reading = world.snapshot.reading(goal.service)
+    placed = world.is_alive(goal.service) and (reading.gpus or any(reading.vram_mb.values()))
+    if placed or reading.state in UP:
+        return world.seat(goal.service)
+    return None if defined == "any" else defined
+
+
+def _allowed(world: World, goal: Goal, places: Places) -> tuple[int, ...]:
+    """The GPUs to choose from: a member of a host that is placed already can only go where the host is."""
+    host = world.definition(goal.service).host
+    return (places.get(host) if host else None) or world.gpus
+
+
+def _first_fit(world: World, resting: Resting, goal: Goal, choice: tuple[int, ...]) -> tuple[int, ...]:
+    if not choice:
+        if world.footprint(goal.service).vram_mb == 0:
+            return ()
+        raise MachineLacks("no-gpu", f"service {goal.service!r} needs a GPU, and this machine has none")
+    fitting = [gpu for gpu in choice if resting.room(goal, gpu) >= 0]
+    for gpu in fitting:
+        if resting.starts(goal, gpu):
+            return (gpu,)
+    return (fitting[0] if fitting else max(choice, key=lambda gpu: (resting.room(goal, gpu), -gpu)),)

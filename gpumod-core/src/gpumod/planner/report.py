@@ -1,0 +1,223 @@
+"""A solution told as a plan: steps with levels along the schedule, GPUs, turns, services, verdict and why."""
+
+from __future__ import annotations
+
+from gpumod.domain.footprint import Source
+from gpumod.domain.mode import Want
+from gpumod.domain.plan import Plan, PlanGpu, PlanService, Step, StepGpu, StepRam, Target, Turn, VerdictKind
+from gpumod.domain.states import Action, State
+from gpumod.planner.ids import plan_id
+from gpumod.planner.schedule import Schedule, Slot
+from gpumod.planner.solve import Solution
+from gpumod.planner.world import DEFAULT_S, RAM, Load, World
+
+EVERYTHING = "*"
+"""The service of the last step, which verifies everything at once."""
+
+
+def tell(world: World, target: Target, solution: Solution) -> Plan:
+    """The plan, without alternatives."""
+    steps, after = _steps(world, solution.schedule)
+    turns = _turns(world, solution)
+    gpus = _gpus(world, solution, turns, after)
+    ram = solution.schedule.accounts[RAM]
+    ram_peak_mb = _peak(world, solution, RAM)
+    over = any(gpu.exceeds_by_mb for gpu in gpus) or ram.over > 0
+    if over:
+        verdict = VerdictKind.DOES_NOT_FIT
+    elif not steps:
+        verdict = VerdictKind.NOTHING_TO_DO
+    else:
+        verdict = VerdictKind.FITS_TIME_SHARED if turns else VerdictKind.FITS
+    services = _services(world, solution)
+    return Plan(
+        id=plan_id(world, steps, solution.goals.members),
+        target=target,
+        verdict=verdict,
+        why=_why(world, verdict, gpus, services, turns, ram.over),
+        gpus=gpus,
+        services=services,
+        steps=steps,
+        turns=turns,
+        notes=tuple(dict.fromkeys(solution.goals.notes)),
+        ram_peak_mb=ram_peak_mb,
+        ram_budget_mb=world.budgets[RAM],
+        ram_exceeds_by_mb=ram.over,
+        expected_s=round(max((step.starts_at_s + (step.expected_s or 0.0) for step in steps), default=0.0), 3),
+    )
+
+
+def _peak(world: World, solution: Solution, key: int) -> int:
+    """What is held at most under every interleaving: what was held, and what was drawn of the memory free then."""
+    account = solution.schedule.accounts[key]
+    bound = world.before[key] + account.initial
+    return max(bound, world.budgets[key] + account.over) if account.over else bound
+
+
+def _steps(world: World, schedule: Schedule) -> tuple[tuple[Step, ...], Load]:
+    """The steps in the order of their predicted starts, with the levels that the predicted schedule leads to."""
+    order = sorted(range(len(schedule.slots)), key=lambda here: (schedule.slots[here].start, here))
+    number = {here: n for n, here in enumerate(order, 1)}
+    events = sorted(
+        [(slot.start, 1, number[here], here) for here, slot in enumerate(schedule.slots)]
+        + [(slot.end, 0, number[here], here) for here, slot in enumerate(schedule.slots)]
+    )
+    level = dict(world.before)
+    begin: dict[int, Load] = {}
+    end: dict[int, Load] = {}
+    for _, begins, _, here in events:
+        task = schedule.slots[here].task
+        touched = task.peak.keys() | task.before.keys() | set(task.placed_on)
+        if begins:
+            begin[here] = {key: level[key] for key in touched}
+            for key in touched:
+                level[key] += task.takes(key)
+        else:
+            for key in touched:
+                level[key] -= task.gives(key)
+            end[here] = {key: level[key] for key in touched}
+    steps = [_step(schedule.slots[here], number, n, begin[here], end[here]) for here, n in number.items()]
+    if steps:
+        waited_for = {n for step in steps for n in step.waits_for}
+        steps.append(
+            Step(
+                n=len(steps) + 1,
+                action=Action.VERIFY,
+                service=EVERYTHING,
+                why="everything is as wanted",
+                waits_for=tuple(step.n for step in steps if step.n not in waited_for),
+                expected_s=DEFAULT_S["verify"],
+                starts_at_s=round(max(slot.end for slot in schedule.slots), 3),
+            )
+        )
+    return tuple(steps), level
+
+
+def _step(slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) -> Step:
+    task = slot.task
+    gpus = sorted(key for key in begin if key != RAM)
+    ram = None
+    if RAM in begin:
+        ram = StepRam(before_mb=begin[RAM], peak_mb=begin[RAM] + task.takes(RAM), after_mb=end[RAM])
+    return Step(
+        n=n,
+        action=task.action,
+        service=task.service,
+        level=task.level,
+        why=task.why,
+        waits_for=tuple(sorted(number[other] for other in slot.waits)),
+        exclusive=task.exclusive,
+        placed_on=task.placed_on,
+        gpus=tuple(
+            StepGpu(index=gpu, before_mb=begin[gpu], peak_mb=begin[gpu] + task.takes(gpu), after_mb=end[gpu])
+            for gpu in gpus
+        ),
+        ram=ram,
+        takes_mb={gpu: task.takes(gpu) for gpu in gpus},
+        gives_mb={gpu: task.gives(gpu) for gpu in gpus},
+        expected_s=round(task.seconds, 3),
+        starts_at_s=round(slot.start, 3),
+    )
+
+
+def _turns(world: World, solution: Solution) -> tuple[Turn, ...]:
+    resting = solution.resting
+    sharing = [goal for goal in solution.goals.members.values() if goal.want is Want.TIME_SHARED]
+    residue = {goal.service: resting.final(goal, solution.places[goal.service]) for goal in sharing}
+    together: Load = {}
+    for load in residue.values():
+        for gpu, amount in load.items():
+            together[gpu] = together.get(gpu, 0) + amount
+    return tuple(
+        Turn(
+            service=goal.service,
+            gpu=gpu,
+            peak_mb=resting.idle[gpu] + resting.step_up(goal, solution.places[goal.service]).get(gpu, 0),
+            residue_mb=together.get(gpu, 0) - residue[goal.service].get(gpu, 0),
+        )
+        for goal in sorted(sharing, key=lambda goal: goal.service)
+        for gpu in solution.places[goal.service]
+    )
+
+
+def _gpus(world: World, solution: Solution, turns: tuple[Turn, ...], after: Load) -> tuple[PlanGpu, ...]:
+    out = []
+    for gpu in world.snapshot.gpus:
+        account = solution.schedule.accounts[gpu.index]
+        budget_mb = world.budgets[gpu.index]
+        turn_mb = max((turn.peak_mb for turn in turns if turn.gpu == gpu.index), default=0)
+        over_turn_mb = turn_mb - budget_mb
+        out.append(
+            PlanGpu(
+                index=gpu.index,
+                name=gpu.name,
+                total_mb=gpu.total_mb,
+                reserve_mb=world.policy.reserve_mb,
+                foreign_mb=world.snapshot.foreign_mb(gpu.index),
+                budget_mb=budget_mb,
+                before_mb=world.before[gpu.index],
+                peak_mb=max(_peak(world, solution, gpu.index), turn_mb),
+                after_mb=after[gpu.index],
+                exceeds_by_mb=max(account.over, over_turn_mb, 0),
+            )
+        )
+    return tuple(out)
+
+
+def _services(world: World, solution: Solution) -> tuple[PlanService, ...]:
+    goals = solution.goals
+
+    def row(service: str, wanted: str, gpus: tuple[int, ...], why: str) -> PlanService:
+        foot = world.footprint(service)
+        source = foot.source if service in world.footprints else Source.DECLARED
+        return PlanService(id=service, wanted=wanted, vram_mb=foot.vram_mb, source=source, gpus=gpus, why=why)
+
+    rows = [
+        row(
+            goal.service,
+            "awake" if goal.state is State.RUNNING else goal.want.value,
+            solution.places[goal.service],
+            goal.why,
+        )
+        for goal in sorted(goals.members.values(), key=lambda goal: goal.service)
+    ]
+    rows += [row(service, "kept", world.seat(service), "stays up") for service in goals.kept(world)]
+    rows += [row(service, "stopped", world.seat(service), why) for service, why in sorted(goals.stops.items())]
+    return tuple(rows)
+
+
+def _why(
+    world: World,
+    verdict: VerdictKind,
+    gpus: tuple[PlanGpu, ...],
+    services: tuple[PlanService, ...],
+    turns: tuple[Turn, ...],
+    ram_over_mb: int,
+) -> str:
+    if verdict is VerdictKind.NOTHING_TO_DO:
+        return "everything is as wanted"
+    if verdict is not VerdictKind.DOES_NOT_FIT:
+        tightest = min(gpus, key=lambda gpu: gpu.budget_mb - gpu.peak_mb, default=None)
+        if tightest is None:
+            return "it needs no GPU memory"
+        turns_text = f", {len({turn.service for turn in turns})} services take turns" if turns else ""
+        peak = f"GPU {tightest.index} holds at most {tightest.peak_mb} of {tightest.budget_mb} MiB"
+        return peak + turns_text
+    parts = []
+    for gpu in gpus:
+        if gpu.exceeds_by_mb:
+            on = [row for row in services if gpu.index in row.gpus and row.wanted != "stopped" and row.vram_mb]
+            names = ", ".join(_share(row) for row in sorted(on, key=lambda row: -row.vram_mb)[:5])
+            more = f" and {len(on) - 5} more" if len(on) > 5 else ""
+            foreign = f"; other processes hold {gpu.foreign_mb} MiB" if gpu.foreign_mb else ""
+            parts.append(
+                f"GPU {gpu.index} would hold {gpu.peak_mb} MiB, {gpu.exceeds_by_mb} MiB more than its budget of "
+                f"{gpu.budget_mb} MiB, with {names}{more}{foreign}"
+            )
+    if ram_over_mb:
+        parts.append(f"host RAM is short by {ram_over_mb} MiB of a budget of {world.budgets[RAM]} MiB")
+    return "; ".join(parts)
+
+
+def _share(row: PlanService) -> str:
+    return f"{row.id} {row.vram_mb}" if row.wanted in ("awake", "kept") else f"{row.id} {row.vram_mb} ({row.wanted})"

@@ -1,0 +1,144 @@
+"""What is stopped and what restarts: others, hosts without members, dependents first, and the refusals."""
+
+from __future__ import annotations
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.mode import Want
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.states import Action, State, route
+from gpumod.planner.goals import UP, Goals, check_target, close
+from gpumod.planner.world import World
+
+
+def find_goals(
+    world: World, target: Target, stopped: frozenset[str] = frozenset(), crowd: frozenset[str] = frozenset()
+) -> Goals:
+    """The goals of every service. `stopped` sleep by being stopped, `crowd` restart to make room.
+
+    Raises UnknownName, UsageError, and Failed (`has-dependents`, `leased`) where something stands in the way.
+    """
+    extra: tuple[TargetMember, ...] = ()
+    while True:
+        wider = target.model_copy(update={"members": (*target.members, *extra)}) if extra else target
+        goals = close(world, wider, stopped)
+        check_target(world, target, goals)
+        _stop(world, target, goals)
+        more = _restart(world, target, goals, crowd)
+        if not more:
+            return goals
+        extra += more
+
+
+def _refuse_leased(world: World, service: str, doing: str) -> None:
+    if service in world.leased and not world.policy.cascade:
+        raise Failed(
+            "leased",
+            f"{service} cannot be {doing} now",
+            why=f"{world.leased[service]} holds it",
+            hint="wait until it is given back, or use --cascade",
+        )
+
+
+def _refuse(service: str, dependent: str) -> Failed:
+    return Failed(
+        "has-dependents",
+        f"{service} cannot be stopped: {dependent} depends on it and stays up",
+        why=f"{dependent} is not part of what changes",
+        hint="stop it too with --cascade, or stop it first",
+        service=service,
+        dependent=dependent,
+    )
+
+
+def _stop(world: World, target: Target, goals: Goals) -> None:
+    """Fill `goals.stops`: what was named, the others, dependents (cascade), and hosts that lose their last member."""
+    for service in target.stop:
+        if world.state(service) is not State.STOPPED:
+            _refuse_leased(world, service, "stopped")
+            goals.stops[service] = "asked to stop"
+    if target.stop_others:
+        kept = _protected(world, target)
+        why = f"not in mode {target.mode}" if target.mode else "not wanted"
+        for service in world.alive:
+            if service not in goals.members and service not in kept:
+                goals.stops.setdefault(service, why)
+            elif service in kept and service not in goals.members and service not in goals.stops:
+                goals.notes.append(f"{service} stays up: {kept[service]}")
+    waiting = list(goals.stops)
+    while waiting:
+        service = waiting.pop()
+        for dependent in world.dependents.get(service, ()):
+            if dependent in goals.stops or dependent in goals.members:
+                continue
+            if not world.policy.cascade:
+                raise _refuse(service, dependent)
+            goals.stops[dependent] = f"needs {service}, which stops"
+            waiting.append(dependent)
+    _stop_empty_hosts(world, goals)
+
+
+def _stop_empty_hosts(world: World, goals: Goals) -> None:
+    hosts = {found.host for service in goals.stops if (found := world.find(service)) and found.host}
+    for host in sorted(hosts):
+        if host in goals.members or host in goals.stops or world.is_protected(host) or not world.is_alive(host):
+            continue
+        if all(dependent in goals.stops for dependent in world.dependents.get(host, ())):
+            goals.stops[host] = "its last member stops"
+
+
+def _protected(world: World, target: Target) -> dict[str, str]:
+    """What a switch leaves up although it is not wanted, and why: protected services, and what they need."""
+    kept: dict[str, str] = {}
+    for service in world.alive:
+        if world.is_protected(service) and service not in target.stop:
+            found = world.find(service)
+            pinned = "pinned" if found and found.pinned else "adopted"
+            kept[service] = f"held by {world.leased[service]}" if service in world.leased else pinned
+    waiting = list(kept)
+    while waiting:
+        service = waiting.pop()
+        for need in world.needs(service):
+            if need not in kept and need not in target.stop and world.is_alive(need):
+                kept[need] = f"{service} needs it"
+                waiting.append(need)
+    return kept
+
+
+def _restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) -> tuple[TargetMember, ...]:
+    """Fill `goals.restarts`: what must be stopped and started, with those up that depend on it.
+
+    Returns members that have to be added to the target first (cascade: dependents that nobody asked for).
+    """
+    why = {service: "restarts to make room for what starts" for service in crowd}
+    for service in target.restart:
+        _refuse_leased(world, service, "restarted")
+        why[service] = "asked to restart"
+    for goal in goals.members.values():
+        seat = world.seat(goal.service)
+        if goal.gpus and world.state(goal.service) in UP and set(seat) != set(goal.gpus):
+            why.setdefault(goal.service, f"moves to GPU {', '.join(map(str, goal.gpus))}")
+    extra: list[TargetMember] = []
+    waiting = [goal.service for goal in goals.members.values() if _must_stop(world, goals, goal.service, why)]
+    while waiting:
+        service = waiting.pop()
+        if service in goals.restarts:
+            continue
+        goals.restarts[service] = why.get(service, f"is {world.state(service).value}")
+        for dependent in world.dependents.get(service, ()):
+            if dependent in goals.members:
+                if goals.members[dependent].state in UP:
+                    why.setdefault(dependent, f"restarts with {service}")
+                    waiting.append(dependent)
+            elif dependent not in goals.stops:
+                if not world.policy.cascade:
+                    raise _refuse(service, dependent)
+                asleep = world.state(dependent) is State.SLEEPING
+                extra.append(TargetMember(service=dependent, want=Want.ASLEEP if asleep else Want.AWAKE))
+    return tuple({member.service: member for member in extra}.values())
+
+
+def _must_stop(world: World, goals: Goals, service: str, why: dict[str, str]) -> bool:
+    goal = goals.members[service].state
+    if goal not in UP or not world.is_alive(service):
+        return False
+    return service in why or Action.STOP in route(world.state(service), goal)

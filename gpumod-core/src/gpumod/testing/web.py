@@ -1,0 +1,106 @@
+"""A small HTTP server that stands for a runtime in a driver's tests, and a clock on which waiting costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as the server got it. `json_body` is None where there was none."""
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    json_body: Any = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+Answer = tuple[int, Any]
+"""A status and a body: bytes and texts go out as they are, anything else as JSON."""
+
+
+class FakeWeb:
+    """Serves `answer` on a free port of 127.0.0.1 while the `async with` lasts, and keeps the calls.
+
+    An answer of None never comes (the client has to give up); `answer` may be a coroutine function.
+    """
+
+    def __init__(self, answer: Callable[[Call], Answer | Awaitable[Answer | None] | None]) -> None:
+        self.answer = answer
+        self.calls: list[Call] = []
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def said(self) -> list[str]:
+        """The calls as texts: `POST /sleep`."""
+        return [str(call) for call in self.calls]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            call = await _read(reader)
+            self.calls.append(call)
+            answer = self.answer(call)
+            if isinstance(answer, Awaitable):
+                answer = await answer
+            if answer is None:
+                await reader.read()  # until the client goes away
+            else:
+                writer.write(_render(*answer))
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _read(reader: asyncio.StreamReader) -> Call:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    method, target, _ = head[0].split(" ", 2)
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+    body = await reader.readexactly(int(fields.get("content-length", "0")))
+    url = urlsplit(target)
+    query = tuple(parse_qsl(url.query, keep_blank_values=True))
+    return Call(method, unquote(url.path), query, json.loads(body) if body else None)
+
+
+def _render(status: int, body: Any) -> bytes:
+    data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+    head = f"HTTP/1.1 {status} -\r\ncontent-length: {len(data)}\r\nconnection: close\r\n\r\n"
+    return head.encode() + data
+
+
+class QuickClock:
+    """A clock whose `sleep` only moves its own time on (and lets others run)."""
+
+    def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def now(self) -> float:
+        return self.time_s
+
+    def monotonic(self) -> float:
+        return self.time_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+        await asyncio.sleep(0)

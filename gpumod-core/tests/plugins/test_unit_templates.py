@@ -1,0 +1,224 @@
+"""Templates: who wins, what is refused, and that any text reaches a unit as itself."""
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gpumod.adapters.templates import RISKY_ENV, Templates, systemd_env, systemd_text, systemd_word
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.errors import Failed, UnknownName, UsageError
+
+# --- a reference parser of what systemd makes of a unit file ------------------------------------------------------
+
+
+def logical_lines(unit: str) -> list[str]:
+    """Lines as systemd joins them: an odd run of backslashes at the end takes the next line in."""
+    lines: list[str] = []
+    joined = ""
+    for line in unit.split("\n"):
+        if (len(line) - len(line.rstrip("\\"))) % 2:
+            joined += line[:-1] + " "
+            continue
+        lines.append(joined + line)
+        joined = ""
+    return [*lines, joined] if joined else lines
+
+
+def words(value: str) -> list[str]:
+    """Split and unquote as in a list-like value; only the escapes that can occur are known."""
+    found: list[str] = []
+    position = 0
+    while position < len(value):
+        if value[position] in " \t":
+            position += 1
+            continue
+        word = ""
+        quote = ""
+        while position < len(value) and (quote or value[position] not in " \t"):
+            char = value[position]
+            if char == "\\":
+                position += 1
+                word += {"\\": "\\", '"': '"', "'": "'", "n": "\n", "t": "\t"}[value[position]]
+            elif quote and char == quote:
+                quote = ""
+            elif not quote and char in "\"'":
+                quote = char
+            else:
+                word += char
+            position += 1
+        assert not quote, "a quote is left open"
+        found.append(word)
+    return found
+
+
+def specifiers(text: str) -> str:
+    assert not re.search(r"%(?!%)", text.replace("%%", "")), "an unknown specifier: the unit would not load"
+    return text.replace("%%", "%")
+
+
+def variables(text: str) -> str:
+    assert "$" not in text.replace("$$", ""), "a variable would be expanded"
+    return text.replace("$$", "$")
+
+
+def value_of(unit: str, key: str) -> str:
+    (line,) = [line for line in logical_lines(unit) if line.startswith(f"{key}=")]
+    return line.partition("=")[2].strip()
+
+
+texts = st.text(
+    st.sampled_from(list("\\\"'%$;{} \taAnx0=-@#|é\u200b\n\r\0\x1b")) | st.characters(exclude_categories=["Cs"]),
+    max_size=30,
+)
+UNIT = """[Unit]
+Description={{ text | systemd_text }}
+[Service]
+Environment={{ "A_1" | systemd_env(text) }}
+ExecStart=/bin/true {{ text | systemd_word }} {{ "end" | systemd_word }}
+ExecStartPre=/bin/false
+"""
+
+
+@pytest.fixture(scope="module")
+def unit_templates(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    (home / "templates").mkdir()
+    (home / "templates" / "unit.j2").write_text(UNIT)
+    return Templates(home)
+
+
+@given(text=texts)
+def test_any_text_comes_back_as_itself_or_is_refused(unit_templates, text):
+    if has_control_characters(text):
+        with pytest.raises(UsageError, match="cannot hold"):
+            unit_templates.render("unit.j2", text=text)
+        return
+    unit = unit_templates.render("unit.j2", text=text)
+    lines = logical_lines(unit)
+    assert [line.partition("=")[0] for line in lines] == [
+        "[Unit]", "Description", "[Service]", "Environment", "ExecStart", "ExecStartPre", "",
+    ]  # fmt: skip
+    command = words(specifiers(value_of(unit, "ExecStart")))
+    assert [variables(word) for word in command] == ["/bin/true", text, "end"]
+    assert words(specifiers(value_of(unit, "Environment"))) == [f"A_1={text}"]
+    shown = specifiers(value_of(unit, "Description"))
+    assert shown in (text.strip(), text.strip() + "\\")
+    if not text.endswith("\\"):
+        assert shown == text.strip()
+
+
+@given(text=texts)
+def test_each_filter_alone(text):
+    assume(not has_control_characters(text))
+    assert [variables(word) for word in words(specifiers(systemd_word(text)))] == [text]
+    assert words(specifiers(systemd_env("X", text))) == [f"X={text}"]
+    assert (len(systemd_text(text)) - len(systemd_text(text).rstrip("\\"))) % 2 == 0
+
+
+def test_the_escapes_by_name():
+    assert systemd_word('a "b" \\ %n $HOME ;') == '"a \\"b\\" \\\\ %%n $$HOME ;"'
+    assert systemd_env("X", 'a "b" \\ %n $HOME') == '"X=a \\"b\\" \\\\ %%n $HOME"'
+    assert systemd_text('100% "sure" $HOME \\n') == '100%% "sure" $HOME \\n'
+    assert systemd_text("end\\") == "end\\\\"
+    assert systemd_word(8000) == '"8000"'
+
+
+@pytest.mark.parametrize("escape", [systemd_word, systemd_text, lambda text: systemd_env("X", text)])
+@pytest.mark.parametrize("hostile", ["a\nExecStartPre=/bin/sh", "a\r", "\0", "\x1b[2J", "\u2028", "\u202e"])
+def test_control_characters_are_refused(escape, hostile):
+    with pytest.raises(UsageError) as caught:
+        escape(hostile)
+    assert caught.value.code == "bad-unit-text"
+    assert caught.value.info.hint
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A-B", "A B", "A\n", "É", "A=B", "LD_PRELOAD", "PATH", "NOTIFY_SOCKET"])
+def test_names_of_variables(name):
+    with pytest.raises(UsageError) as caught:
+        systemd_env(name, "x")
+    assert caught.value.code == "bad-variable"
+
+
+def test_a_risky_variable_can_be_wanted():
+    assert {systemd_env(name, "x", wanted=True) for name in RISKY_ENV} == {f'"{name}=x"' for name in RISKY_ENV}
+
+
+# --- which template is taken ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A home, a plugin's folder and a service's own file."""
+    offered = tmp_path / "offered"
+    offered.mkdir()
+    (tmp_path / "templates").mkdir()
+    (offered / "vllm.service.j2").write_text("offered {{ name }}\n")
+    (offered / "other.j2").write_text("offered other\n")
+    (tmp_path / "own.j2").write_text("own {{ name }}")
+    return tmp_path
+
+
+def test_the_order(house):
+    templates = Templates(house, [house / "offered"])
+    own = str(house / "own.j2")
+    assert templates.render("vllm.service.j2", name="x") == "offered x\n"
+    assert templates.render("vllm.service.j2", own="other.j2", name="x") == "offered other\n"
+    assert templates.render("vllm.service.j2", own=own, name="x") == "own x"
+    (house / "templates" / "vllm.service.j2").write_text("user {{ name }}")
+    (house / "templates" / "other.j2").write_text("user other")
+    assert templates.render("vllm.service.j2", name="x") == "user x"
+    assert templates.render("vllm.service.j2", own=own, name="x") == "user x"
+    assert templates.render("vllm.service.j2", own="other.j2", name="x") == "user other"
+    assert templates.names() == ("other.j2", "vllm.service.j2")
+
+
+def test_a_home_without_templates_of_its_own(tmp_path):
+    with pytest.raises(UnknownName) as caught:
+        Templates(tmp_path / "nowhere").render("vllm.service.j2")
+    assert caught.value.code == "unknown-template"
+
+
+@pytest.mark.parametrize("name", ["vlm.service.j2", "../own.j2", "sub/../../own.j2", "offered"])
+def test_what_is_not_there_is_told_with_what_is(house, name):
+    with pytest.raises(UnknownName) as caught:
+        Templates(house, [house / "offered"]).render(name, name="x")
+    assert caught.value.code == "unknown-template"
+    assert str(house / "templates") in caught.value.info.why
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("{{ name", "line 1"),
+        ("{{ nothing }}", "'nothing' is undefined"),
+        ("{{ name | no_such_filter }}", "no_such_filter"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "too big"),
+        ("{{ some.append(1) }}", "is unsafe"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_a_bad_template_is_told_not_shown_as_a_traceback(house, source, why):
+    (house / "templates" / "bad.j2").write_text(source)
+    with pytest.raises(Failed) as caught:
+        Templates(house).render("bad.j2", name="x", some=[])
+    assert caught.value.code == "bad-template"
+    assert why in caught.value.info.why
+
+
+def test_an_own_file_that_cannot_be_read(house):
+    (house / "latin.j2").write_bytes(b"\xff")
+    for own in ("/nowhere/x.j2", str(house), str(house / "latin.j2")):
+        with pytest.raises(Failed) as caught:
+            Templates(house).render("x.j2", own=own)
+        assert caught.value.code == "bad-template"
+        assert own in caught.value.info.message
+
+
+def test_text_is_not_escaped_as_html_and_lines_of_blocks_vanish(house):
+    (house / "templates" / "x.j2").write_text(
+        "{% if name %}\n  {% for c in name %}\n{{ c }}<\n  {% endfor %}\n{% endif %}\n"
+    )
+    assert Templates(house).render("x.j2", name="&<") == "&<\n<<\n"

@@ -1,0 +1,61 @@
+"""The driver of one's own HTTP services: any command that opens a port."""
+
+from __future__ import annotations
+
+from gpumod.api import Activity, Allocation, Capabilities, Http, HttpFailure, Launch, ProbeResult, Service, Settings
+from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_health, tells_asleep
+from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of
+
+
+class FastApiDriver:
+    """Starts a command and asks its health path."""
+
+    name = "fastapi"
+
+    def check(self, service: Service) -> None:
+        check(service)
+
+    def capabilities(self, service: Service) -> Capabilities:
+        return Capabilities(sleep_levels=(HTTP_LEVEL,) if service.sleep_mode == HTTP_LEVEL else ())
+
+    def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
+        """The command, filled in; the port is in the environment as PORT too. Raises ValueError."""
+        check(service)
+        options = fastapi_options(service)
+        env = {"HF_HOME": settings.hf_home} if settings.hf_home else {}
+        return Launch(
+            argv=command_of(service, settings.bind_host),
+            env=env | dict(options.env) | {"PORT": str(service.port)},
+            cwd=folder_of(options),
+            ports=(service.port,) if service.port else (),
+            stop_timeout_s=options.stop_timeout_s,
+        )
+
+    async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
+        try:
+            reply = await ask_health(service, port, http)
+        except HttpFailure as failure:
+            if failure.kind == "refused":
+                return ProbeResult(state="starting", detail="not listening yet")
+            detail = f"no answer in {PROBE_TIMEOUT_S:g} s" if failure.kind == "timeout" else str(failure)
+            return ProbeResult(state="unhealthy", detail=detail)
+        if service.sleep_mode == HTTP_LEVEL and tells_asleep(reply):
+            return ProbeResult(state="sleeping")
+        if reply.status == fastapi_options(service).health_status:
+            return ProbeResult(state="ready")
+        if reply.status == 503 and "loading" in reply.text.lower():
+            return ProbeResult(state="starting", detail="it says that it is loading")
+        return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {reply.status}")
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity:
+        """The `in_flight` number of the JSON at `activity_path`; not told without that option."""
+        path = fastapi_options(service).activity_path
+        if path is None:
+            return Activity()
+        try:
+            reply = await http.request("GET", port, path)
+        except HttpFailure:
+            return Activity()
+        number = reply.json_body.get("in_flight") if reply.ok and isinstance(reply.json_body, dict) else None
+        told = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+        return Activity(in_flight=number if told else None)

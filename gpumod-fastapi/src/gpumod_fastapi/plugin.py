@@ -1,0 +1,37 @@
+"""What gpumod-fastapi offers. The heavy parts are imported when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpumod.api import Driver, DriverOffer, SleepStrategy, SleepStrategyOffer, TemplatesOffer, hookimpl
+
+
+def _driver() -> Driver:
+    from gpumod_fastapi.driver import FastApiDriver  # noqa: PLC0415  # lazy on purpose, as below
+
+    return FastApiDriver()
+
+
+def _http_sleep() -> SleepStrategy:
+    from gpumod_fastapi.sleep import HttpSleep  # noqa: PLC0415
+
+    return HttpSleep()
+
+
+@hookimpl
+def gpumod_drivers() -> Iterable[DriverOffer]:
+    return [DriverOffer(name="fastapi", summary="any command that serves HTTP on a port", factory=_driver)]
+
+
+@hookimpl
+def gpumod_sleep_strategies() -> Iterable[SleepStrategyOffer]:
+    summary = "POST to the service's own sleep_path and wake_path"
+    return [SleepStrategyOffer(name="http", summary=summary, drivers=("fastapi",), factory=_http_sleep)]
+
+
+@hookimpl
+def gpumod_templates() -> Iterable[TemplatesOffer]:
+    folder = Path(__file__).parent / "templates"
+    return [TemplatesOffer(name="fastapi", summary="systemd unit of an HTTP service", folder=folder)]

@@ -1,0 +1,165 @@
+"""The llama.cpp driver: a router that hosts members, or a server of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gpumod.api import (
+    Activity,
+    Allocation,
+    Capabilities,
+    Clock,
+    Failed,
+    FatalLine,
+    Http,
+    HttpFailure,
+    Launch,
+    LaunchFile,
+    MemberReading,
+    ProbeResult,
+    Service,
+    Settings,
+    Variant,
+    first_fatal,
+    in_flight,
+)
+from gpumod_llamacpp import router
+from gpumod_llamacpp.logs import RULES, own_lines
+from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings
+from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
+from gpumod_llamacpp.variants import variants
+
+STOP_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 2.0
+SHORT = {"model": "-m", "hf-repo": "-hf", "ctx-size": "-c"}
+
+
+class LlamaCppDriver:
+    """Starts and asks `llama-server`."""
+
+    name = "llamacpp"
+
+    def check(self, service: Service) -> None:
+        check(service)
+        if service.host is not None:
+            section(service)
+
+    def capabilities(self, service: Service) -> Capabilities:
+        return Capabilities(
+            sleep_levels=(ROUTER_LEVEL,) if service.host is not None else (),
+            hosts_members=llamacpp_options(service).router,
+        )
+
+    def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
+        """The command line of a router or of a single model. Raises ValueError for a member: its host loads it."""
+        self.check(service)
+        if service.host is not None:
+            raise ValueError(f"service {service.id!r} is loaded by its host {service.host!r}, not started")
+        options = llamacpp_options(service)
+        words = _router_words() if options.router else _model_words(service)
+        env = {"HF_HOME": settings.hf_home} if settings.hf_home else {}
+        return Launch(
+            argv=(
+                options.llama_server_bin or settings.llama_server_bin,
+                *words,
+                "--host",
+                settings.bind_host,
+                "--port",
+                str(service.port),
+                *options.extra_args,
+            ),
+            env=env | dict(options.env),
+            files=(self.members_file(service, (), settings),) if options.router else (),
+            ports=(service.port,) if service.port else (),
+            stop_timeout_s=STOP_TIMEOUT_S,
+        )
+
+    async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
+        try:
+            if service.host is not None:
+                return _member_result(router.reading((await router.entries(port, http)).get(service.id)))
+            health = await http.request("GET", port, service.health_endpoint, timeout_s=PROBE_TIMEOUT_S)
+        except Failed as error:
+            return ProbeResult(state="unhealthy", detail=error.info.why)
+        except HttpFailure as failure:
+            if failure.kind == "refused":
+                return ProbeResult(state="starting", detail="not listening yet")
+            detail = f"no answer in {PROBE_TIMEOUT_S:g} s" if failure.kind == "timeout" else str(failure)
+            return ProbeResult(state="unhealthy", detail=detail)
+        if health.ok:
+            return ProbeResult(state="ready")
+        if health.status == 503 and "loading" in health.text.lower():
+            return ProbeResult(state="starting", detail="loading the model")
+        return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {health.status}")
+
+    def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
+        return first_fatal(RULES, own_lines(service, lines))
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity:
+        """Requests in flight. A router tells of its members, not of itself."""
+        if service.host is not None:
+            return Activity(in_flight=await router.busy(service, port, http))
+        if llamacpp_options(service).router:
+            return Activity()
+        return Activity(in_flight=await in_flight(http, port, *router.BUSY_METRICS))
+
+    def variants(self, service: Service) -> tuple[Variant, ...]:
+        return variants(service)
+
+    # --- hosting: the router's members
+
+    def members_file(
+        self,
+        host: Service,
+        members: Sequence[tuple[Service, Allocation]],
+        settings: Settings,
+    ) -> LaunchFile:
+        """The router's file with exactly these members. Raises UsageError `bad-ini-value`."""
+        return LaunchFile(name=FILE_NAME, content=render_preset(members))
+
+    async def members(
+        self,
+        host: Service,
+        port: int,
+        pids: Sequence[int],
+        http: Http,
+    ) -> Mapping[str, MemberReading]:
+        """Raises HttpFailure, and Failed `router-error`."""
+        known = await router.entries(port, http)
+        children = router.child_pids(pids)
+        return {name: router.reading(entry, children.get(name)) for name, entry in known.items()}
+
+    async def reload(self, host: Service, port: int, http: Http, clock: Clock) -> None:
+        """Raises Failed `router-error`. Members whose section is unchanged stay loaded."""
+        try:
+            await router.entries(port, http, reload=True)
+        except HttpFailure as failure:
+            raise Failed("router-error", f"{host.id} did not read its file again", why=str(failure)) from failure
+
+    async def load(self, member: Service, port: int, http: Http, clock: Clock) -> None:
+        await router.load(member, port, http, clock)
+
+    async def unload(self, member: Service, port: int, http: Http, clock: Clock) -> None:
+        await router.unload(member, port, http, clock)
+
+
+def _router_words() -> list[str]:
+    # gpumod decides how many are loaded, and when; the router must neither load by itself nor evict.
+    return ["--models-preset", "{service_dir}/" + FILE_NAME, "--models-max", "0", "--no-models-autoload"]
+
+
+def _model_words(service: Service) -> list[str]:
+    words: list[str] = []
+    for name, value in model_settings(service):
+        words.append(SHORT.get(name, f"--{name}"))
+        if value is not None:
+            words.append(value)
+    return [*words, "--alias", service.id]
+
+
+def _member_result(member: MemberReading) -> ProbeResult:
+    if member.failed or not member.configured:
+        return ProbeResult(state="failed", detail=member.detail)
+    if member.loading:
+        return ProbeResult(state="starting", detail=member.detail)
+    return ProbeResult(state="ready" if member.loaded else "sleeping")

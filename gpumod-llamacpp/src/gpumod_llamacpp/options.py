@@ -1,0 +1,154 @@
+"""What may stand in `unit_vars` of a llama.cpp service: a router, a member of one, or a single model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from gpumod.api import Args, Env, Options, Service, Word, parse_options, refuse_flags
+
+ALL_LAYERS = 999
+ROUTER_LEVEL = "router"
+
+DENIED_FLAGS = (
+    "--host", "--port", "--api-key*", "--ssl-*", "--props", "--path", "--alias", "-a", "--log-file",
+    "--tools*", "--agent*", "--mcp-*", "--ui-mcp-*", "--webui-mcp-*", "--models-*", "--no-models-*",
+    "--model", "-m", "--model-url", "-mu", "--hf-*", "-hf*", "--docker-repo", "-dr",
+    "--ctx-size", "-c", "--n-gpu-layers", "--gpu-layers", "-ngl", "--fit*", "-fit*", "--metrics", "--no-metrics",
+    "--parallel", "-np", "--flash-attn", "-fa", "--cache-type-k", "-ctk", "--cache-type-v", "-ctv",
+    "--ubatch-size", "-ub", "--batch-size", "-b", "--n-cpu-moe", "-ncmoe", "--mmproj", "-mm",
+    "--embeddings", "--embedding", "--reranking", "--rerank", "--pooling",
+    "--sleep-idle-seconds", "--load-on-startup",
+)  # fmt: skip
+DENIED_ENV = ("LLAMA_ARG_", "LLAMA_API_KEY", "LLAMA_APP_CMD", "LLAMA_SERVER_")
+"""Each flag has such a variable, so these would be a way around the flags that are refused."""
+
+HF_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
+CacheType = Word
+
+
+def _on_off(value: Any) -> Any:
+    """YAML reads a bare on/off as a boolean."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
+class LlamaCppOptions(Options):
+    """Options of one llama.cpp service. The README's table explains them."""
+
+    router: bool = False
+    n_gpu_layers: Annotated[int, Field(ge=0, le=ALL_LAYERS)] | None = None
+    n_layers: Annotated[int, Field(ge=1, le=ALL_LAYERS)] | None = None
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    flash_attn: Annotated[Literal["on", "off", "auto"] | None, BeforeValidator(_on_off)] = None
+    cache_type_k: CacheType | None = None
+    cache_type_v: CacheType | None = None
+    ubatch_size: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    n_cpu_moe: Annotated[int, Field(ge=0)] | None = None
+    mmproj: Annotated[str, Field(pattern=r"^/")] | None = None
+    embeddings: bool = False
+    reranking: bool = False
+    pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
+    fit: Annotated[Literal["off"], BeforeValidator(_on_off)] = "off"
+    extra_args: Args = ()
+    env: Env = {}
+    llama_server_bin: Word | None = None
+
+    @field_validator("extra_args")
+    @classmethod
+    def _no_denied_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        refuse_flags(value, DENIED_FLAGS)
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _no_denied_env(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name in value:
+            if name.startswith(DENIED_ENV):
+                raise ValueError(f"{name} may not be set here: use the options instead")
+        return value
+
+
+def llamacpp_options(service: Service) -> LlamaCppOptions:
+    """The options of `service`. Raises ValueError."""
+    return parse_options(LlamaCppOptions, service)
+
+
+def model_settings(service: Service) -> list[tuple[str, str | None]]:
+    """The model and how to run it, by long names without dashes; None is a switch. Raises ValueError."""
+    options = llamacpp_options(service)
+    values: dict[str, object] = {
+        "ctx-size": service.context_size,
+        "n-gpu-layers": ALL_LAYERS if options.n_gpu_layers is None else options.n_gpu_layers,
+        # It would shrink context and layers silently to what is free at that moment; the plan decides here.
+        "fit": options.fit,
+        "parallel": options.parallel,
+        "flash-attn": options.flash_attn,
+        "cache-type-k": options.cache_type_k,
+        "cache-type-v": options.cache_type_v,
+        "ubatch-size": options.ubatch_size,
+        "batch-size": options.batch_size,
+        "n-cpu-moe": options.n_cpu_moe,
+        "mmproj": options.mmproj,
+        "pooling": options.pooling,
+    }
+    given: list[tuple[str, str | None]] = [_model(service)]
+    given += [(name, str(value)) for name, value in values.items() if value is not None]
+    given += [(name, None) for name in ("embeddings", "reranking") if getattr(options, name)]
+    # Requests in flight are counted there, and nowhere else without waking a model.
+    return [*given, ("metrics", None)]
+
+
+def _model(service: Service) -> tuple[str, str]:
+    who = f"service {service.id!r}"
+    if service.model_path:
+        if not Path(service.model_path).is_absolute():
+            raise ValueError(f"{who}: model_path must be absolute, not {service.model_path!r}")
+        return "model", service.model_path
+    if not service.model_id:
+        raise ValueError(f"{who}: llama.cpp needs model_path (a GGUF file) or model_id (user/repository:quant)")
+    if not HF_MODEL.fullmatch(service.model_id):
+        raise ValueError(f"{who}: model_id must look like user/repository:quant, not {service.model_id!r}")
+    return "hf-repo", service.model_id
+
+
+def check(service: Service) -> None:
+    """Raise ValueError when llama.cpp could not run as the service says."""
+    options = llamacpp_options(service)
+    who = f"service {service.id!r}"
+    quantised_v = options.cache_type_v not in (None, "f16", "f32", "bf16")
+    if options.flash_attn == "off" and quantised_v:
+        raise ValueError(f"{who}: cache_type_v {options.cache_type_v} needs flash attention")
+    if options.router:
+        _check_router(service, options)
+        return
+    model_settings(service)
+    if service.host is None and service.port is None:
+        raise ValueError(f"{who}: llama.cpp needs a port, or a host that is a router")
+    if service.host is not None and service.port is not None:
+        raise ValueError(f"{who}: a member of a router has no port of its own")
+    allowed = ("none", ROUTER_LEVEL) if service.host is not None else ("none",)
+    if service.sleep_mode not in allowed:
+        raise ValueError(
+            f"{who}: a member of a router sleeps at {ROUTER_LEVEL!r}, a single model only by being stopped;"
+            f" sleep_mode {service.sleep_mode!r} is neither"
+        )
+
+
+def _check_router(service: Service, options: LlamaCppOptions) -> None:
+    who = f"service {service.id!r}"
+    if service.host is not None:
+        raise ValueError(f"{who}: a router has no host")
+    if service.port is None:
+        raise ValueError(f"{who}: a router needs a port")
+    if service.model_id or service.model_path:
+        raise ValueError(f"{who}: a router has no model; its members have")
+    if service.sleep_mode != "none":
+        raise ValueError(f"{who}: a router takes no VRAM and does not sleep; its members do")
+    model_options = set(options.model_fields_set) - {"router", "extra_args", "env", "llama_server_bin"}
+    if model_options:
+        raise ValueError(f"{who}: {', '.join(sorted(model_options))} belong to the router's members")

@@ -1,0 +1,178 @@
+"""Speaks to a llama.cpp router about its members. Only GETs that wake nothing are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import psutil
+
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, Service, in_flight, poll
+
+DRAIN_S = 30.0
+UNLOAD_S = 30.0
+"""The router kills a child that has not ended after 10 s; the rest is margin."""
+RELOAD_TIMEOUT_S = 30.0
+BUSY_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+
+Entry = Mapping[str, Any]
+
+
+async def entries(port: int, http: Http, *, reload: bool = False) -> dict[str, Entry]:
+    """The `status` of every model that the router knows, by name. Raises HttpFailure, and Failed `router-error`.
+
+    `reload` makes it read its file again; it also forgets which loads failed.
+    """
+    query = [("reload", "1")] if reload else []
+    reply = await http.request("GET", port, "/models", query=query, timeout_s=RELOAD_TIMEOUT_S if reload else 2.0)
+    data = reply.json_body.get("data") if isinstance(reply.json_body, dict) else None
+    if not reply.ok or not isinstance(data, list):
+        raise Failed("router-error", f"the router on port {port} does not list its models", why=_said(reply))
+    known: dict[str, Entry] = {}
+    for item in data:
+        if isinstance(item, dict) and isinstance(item.get("id"), str):
+            status = item.get("status")
+            known[item["id"]] = status if isinstance(status, dict) else {}
+    return known
+
+
+def reading(entry: Entry | None, pid: int | None = None) -> MemberReading:
+    """One model's status as a reading; None is a model that the router does not know."""
+    if entry is None:
+        return MemberReading(configured=False, detail="the router does not know it")
+    value = entry.get("value")
+    if value in ("loaded", "sleeping"):
+        return MemberReading(configured=True, loaded=True, pid=pid)
+    if value in ("loading", "downloading"):
+        return MemberReading(configured=True, loading=True, pid=pid, detail=str(value))
+    if entry.get("failed"):
+        detail = f"the router could not load it (exit code {entry.get('exit_code')})"
+        return MemberReading(configured=True, failed=True, pid=pid, detail=detail)
+    return MemberReading(configured=True, pid=pid)
+
+
+def child_pids(pids: Sequence[int]) -> dict[str, int]:
+    """The router's children among `pids`, by the alias with which it starts each."""
+    found: dict[str, int] = {}
+    for pid in pids:
+        try:
+            words = psutil.Process(pid).cmdline()
+        except psutil.Error:
+            continue  # it ended meanwhile, or is not ours to look at
+        for flag, value in pairwise(words):
+            if flag in ("--alias", "-a"):
+                found[value] = pid
+                break
+    return found
+
+
+async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
+    """Load and wait until it is loaded. Raises Failed `load-failed`, `load-timeout` or `unknown-member`."""
+    accepted = False
+
+    async def ask() -> bool | None:
+        nonlocal accepted
+        try:
+            accepted = accepted or await _ask_to_load(member, port, http)
+            now = reading((await entries(port, http)).get(member.id))
+        except HttpFailure as failure:
+            if failure.kind == "refused":
+                raise _load_failed(member, f"the router does not answer: {failure}") from failure
+            return None
+        if accepted and now.failed:
+            raise _load_failed(member, now.detail)
+        # Unloaded again: what was asked went to an instance that was just being stopped.
+        accepted = accepted and now.loading
+        return True if now.loaded else None
+
+    if not await poll(clock, ask, member.startup_timeout):
+        raise Failed(
+            "load-timeout",
+            f"{member.id} was not loaded in {member.startup_timeout:g} s",
+            hint="raise startup_timeout, if the model is large or the disk slow",
+            service=member.id,
+        )
+
+
+async def _ask_to_load(member: Service, port: int, http: Http) -> bool:
+    """True when the router loads it (or has); False when it has no room for another load at this moment."""
+    reply = await http.request("POST", port, "/models/load", json_body={"model": member.id}, timeout_s=30.0)
+    said = reply.text.lower()
+    if reply.ok or (reply.status == 400 and "already" in said):
+        return True
+    if reply.status >= 500 and "limit reached" in said:
+        return False
+    if reply.status == 404 or "not found" in said:
+        raise Failed(
+            "unknown-member",
+            f"the router does not know {member.id}",
+            why=_said(reply),
+            hint=f"see `gpumod service logs {member.host}`",
+            service=member.id,
+        )
+    raise _load_failed(member, _said(reply))
+
+
+async def unload(member: Service, port: int, http: Http, clock: Clock) -> None:
+    """Let its requests finish, unload it, and wait until it is unloaded. Raises Failed `unload-failed`.
+
+    A model that is not loaded, or not known, is unloaded already.
+    """
+    try:
+        await _unload(member, port, http, clock)
+    except HttpFailure as failure:
+        raise _unload_failed(member, f"the router does not answer: {failure}") from failure
+
+
+async def _unload(member: Service, port: int, http: Http, clock: Clock) -> None:
+    now = reading((await entries(port, http)).get(member.id))
+    if now.loaded:
+        await _drain(member, port, http, clock)
+    if now.loaded or now.loading:
+        reply = await http.request("POST", port, "/models/unload", json_body={"model": member.id}, timeout_s=30.0)
+        said = reply.text.lower()
+        if not reply.ok and not (reply.status in (400, 404) and ("not running" in said or "not found" in said)):
+            raise _unload_failed(member, _said(reply))
+
+        async def ask() -> MemberReading | None:
+            state = reading((await entries(port, http)).get(member.id))
+            return None if state.loaded or state.loading else state
+
+        ended = await poll(clock, ask, UNLOAD_S)
+        if ended is None:
+            raise _unload_failed(member, f"it was still loaded after {UNLOAD_S:g} s")
+        now = ended
+    if now.failed:
+        # A child that had to be killed counts as failed. It was asked to end, so that is to be forgotten.
+        await entries(port, http, reload=True)
+
+
+async def _drain(member: Service, port: int, http: Http, clock: Clock) -> None:
+    """Wait for requests in flight: the router does not, it kills the child and its clients with it."""
+
+    async def ask() -> bool | None:
+        return None if await busy(member, port, http) else True
+
+    await poll(clock, ask, DRAIN_S)
+
+
+async def busy(member: Service, port: int, http: Http) -> int | None:
+    """Requests in flight at a member, without loading it (`autoload=false`) or waking it; None: not told."""
+    return await in_flight(http, port, *BUSY_METRICS, query=[("model", member.id), ("autoload", "false")])
+
+
+def _said(reply: HttpReply) -> str:
+    error = reply.json_body.get("error") if isinstance(reply.json_body, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return f"it answered {reply.status}: {message or reply.text[:200]}"
+
+
+def _load_failed(member: Service, why: str) -> Failed:
+    hint = f"see `gpumod service logs {member.host}`"
+    return Failed("load-failed", f"{member.id} could not be loaded", why=why, hint=hint, service=member.id)
+
+
+def _unload_failed(member: Service, why: str) -> Failed:
+    hint = f"see `gpumod service logs {member.host}`; stopping {member.host} ends all its members"
+    return Failed("unload-failed", f"{member.id} could not be unloaded", why=why, hint=hint, service=member.id)

@@ -1,0 +1,92 @@
+"""Making the folder of a simulated machine: its cards, its ledger, the programs of its services."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpumod.api import UsageError
+from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_SPEED, Machine, write_json
+
+# folder/name -> the module whose `main(folder, argv)` it runs
+PROGRAMS = {
+    "bin/vllm": "vllm",
+    "bin/llama-server": "llama",
+    "bin/uvicorn": "app",
+    "libexec/game": "holder",
+    "libexec/vllm-worker": "holder",
+    "libexec/llama-server-worker": "holder",
+    "libexec/uvicorn-worker": "holder",
+}
+MAX_SHEBANG = 120  # the kernel's limit is 127 bytes on old kernels
+
+SCRIPT = """\
+import sys
+sys.path.insert(0, {package!r})
+sys.modules["ssl"] = None  # nothing here speaks TLS, and importing it costs milliseconds
+from gpumod_sim.{module} import main
+raise SystemExit(main({folder!r}, sys.argv[1:]))
+"""
+
+
+def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """Make (or complete) the machine in `folder`, with a card for each (name, MiB); the settings of a home that uses it.
+
+    Idempotent. Raises UsageError for no cards, a card without memory, or a machine that has other cards.
+    """
+    if not gpus or any(total_mb <= 0 for _, total_mb in gpus):
+        raise UsageError(
+            "bad-gpus", "a simulated machine needs GPUs with memory", hint="say for instance RTX 4090:24564"
+        )
+    folder = folder.absolute()
+    for path in (folder, folder / "bin", folder / "libexec"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    machine = Machine(str(folder))
+    cards = [{"index": index, "name": name, "total_mb": total_mb} for index, (name, total_mb) in enumerate(gpus)]
+    with machine.lock():
+        if machine.exists():
+            _refuse_other_cards(machine, cards)
+        else:
+            settings = {"speed": DEFAULT_SPEED, "lag_s": DEFAULT_LAG_S, "ram_mb": None, "seed": 1}
+            write_json(machine.ledger_path, {"rows": []})
+            write_json(machine.config_path, {"version": 1, "gpus": cards, **settings})
+        for name, module in PROGRAMS.items():
+            _write_program(folder / name, SCRIPT.format(package=_package_root(), module=module, folder=str(folder)))
+    return {"sim_machine": str(folder), "bin_path": str(folder / "bin"), "gpu_probe": "sim"}
+
+
+def _refuse_other_cards(machine: Machine, cards: list[dict[str, object]]) -> None:
+    if machine.gpus() == cards:
+        return
+    has = ", ".join(f"{card['name']}:{card['total_mb']}" for card in machine.gpus())
+    raise UsageError(
+        "machine-exists",
+        f"{machine.folder} is a simulated machine with other cards",
+        why=f"it has {has}",
+        hint="use another folder, or the same cards",
+    )
+
+
+def _package_root() -> str:
+    return str(Path(__file__).resolve().parent.parent)
+
+
+def _write_program(path: Path, body: str) -> None:
+    """An executable Python script, replaced atomically: a service may be starting it now."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(_shebang() + body, encoding="utf-8")
+    temporary.chmod(0o700)
+    temporary.replace(path)
+
+
+def _shebang() -> str:
+    """Isolated and without site: the quickest start. Through sh where a kernel could not read the interpreter's path."""
+    python = sys.executable or shutil.which("python3") or "/usr/bin/python3"
+    if " " not in python and len(python) < MAX_SHEBANG:
+        return f"#!{python} -IS\n"
+    quoted = python.replace("'", "'\\''")
+    return f"#!/bin/sh\n'''exec' '{quoted}' -IS \"$0\" \"$@\"\n' '''\n"

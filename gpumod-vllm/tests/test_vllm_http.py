@@ -1,0 +1,236 @@
+"""Probing, sleeping and waking against a server that answers as vLLM does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from gpumod_vllm.canary import makes_sense
+from gpumod_vllm.driver import VllmDriver
+from gpumod_vllm.sleep import L1Sleep, L2Sleep
+
+from gpumod.adapters.http import LoopbackHttp
+from gpumod.api import Failed, Service
+from gpumod.testing.web import Answer, Call, FakeWeb, QuickClock
+
+DRIVER, HTTP = VllmDriver(), LoopbackHttp()
+METRICS = """# HELP vllm:num_requests_running x
+vllm:num_requests_running{engine="0",model_name="m"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 9.0
+"""
+
+
+class Engine:
+    """vLLM's sleep protocol, with tags and weights that have to be reloaded after level 2."""
+
+    def __init__(self, **faults: Any) -> None:
+        self.asleep: set[str] = set()
+        self.weights = True
+        self.faults: dict[str, Answer | None] = faults.pop("answers", {})
+        self.kind = faults.pop("kind", "generate")
+        self.empty = faults.pop("empty", False)
+        self.ignores_sleep = faults.pop("ignores_sleep", False)
+
+    def __call__(self, call: Call) -> Answer | None:
+        if str(call) in self.faults:
+            return self.faults[str(call)]
+        query = dict(call.query)
+        match str(call):
+            case "GET /health":
+                return 200, b""
+            case "GET /is_sleeping":
+                return 200, {"is_sleeping": bool(self.asleep)}
+            case "GET /metrics":
+                return 200, METRICS
+            case "POST /sleep":
+                if not self.ignores_sleep:
+                    self.asleep = {"weights", "kv_cache"}
+                self.weights = query["level"] != "2"
+                return 200, b"" if self.empty else {"status": "sleeping", "level": int(query["level"])}
+            case "POST /wake_up":
+                self.asleep -= {query["tags"]} if "tags" in query else {"weights", "kv_cache"}
+                return 200, b"" if self.empty else {"status": "sleeping" if self.asleep else "awake"}
+            case "POST /collective_rpc":
+                self.weights = call.json_body == {"method": "reload_weights"} and "weights" not in self.asleep
+                return 200, {"results": [None]}
+            case "POST /reset_prefix_cache":
+                return 200, {"success": True}
+            case "POST /v1/completions" if self.kind == "generate":
+                return 200, {"choices": [{"text": " four, five" if self.weights else "!!!!"}]}
+            case "POST /v1/embeddings" if self.kind == "pooling":
+                return 200, {"data": [{"embedding": [0.1, -0.2] if self.weights else [float("nan")]}]}
+            case "POST /rerank" if self.kind == "rerank":
+                return 200, {"results": [{"relevance_score": 0.5}]}
+        return (400 if call.path.startswith("/v1/") else 404), {"error": {"message": "no"}}
+
+
+def a_service(level: str = "l1", **options: Any) -> Service:
+    return Service(id="m", driver="vllm", port=8001, vram_mb=9, model_id="org/m", sleep_mode=level, unit_vars=options)
+
+
+async def failure(level: str, verb: str, engine: Engine, **options: Any) -> Failed:
+    strategy = L1Sleep() if level == "l1" else L2Sleep()
+    act = strategy.sleep if verb == "sleep" else strategy.wake
+    async with FakeWeb(engine) as web:
+        with pytest.raises(Failed) as caught:
+            await act(a_service(level, **options), web.port, HTTP, QuickClock())
+    return caught.value
+
+
+async def test_the_probe_tells_ready_from_sleeping() -> None:
+    engine = Engine()
+    async with FakeWeb(engine) as web:
+        assert (await DRIVER.probe(a_service(), web.port, HTTP)).state == "ready"
+        engine.asleep = {"weights"}
+        assert (await DRIVER.probe(a_service(), web.port, HTTP)).state == "sleeping"
+        assert (await DRIVER.probe(a_service("none"), web.port, HTTP)).state == "ready"
+        # A sleeping engine would leave a completion waiting for ever.
+        assert {call.method for call in web.calls} == {"GET"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "says"),
+    [
+        ({"GET /health": (503, b"")}, "failed", "dead"),
+        ({"GET /health": (500, b"")}, "unhealthy", "500"),
+        ({"GET /is_sleeping": (404, b"")}, "ready", "VLLM_SERVER_DEV_MODE"),
+        ({"GET /is_sleeping": (500, "boom")}, "unhealthy", "boom"),
+        ({"GET /is_sleeping": (200, "not json")}, "unhealthy", "not json"),
+        ({"GET /health": None}, "unhealthy", "no answer in 2 s"),
+    ],
+)
+async def test_the_probe_says_what_is_wrong(answers: dict[str, Answer | None], state: str, says: str) -> None:
+    async with FakeWeb(Engine(answers=answers)) as web:
+        found = await DRIVER.probe(a_service(), web.port, HTTP)
+    assert found.state == state
+    assert says in found.detail
+
+
+async def test_a_port_where_nobody_listens_is_starting() -> None:
+    async with FakeWeb(Engine()) as web:
+        port = web.port
+    assert (await DRIVER.probe(a_service(), port, HTTP)).state == "starting"
+    assert (await DRIVER.activity(a_service(), port, HTTP)).in_flight is None
+
+
+async def test_activity_counts_running_and_waiting() -> None:
+    async with FakeWeb(Engine()) as web:
+        assert (await DRIVER.activity(a_service(), web.port, HTTP)).in_flight == 3
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_level_one_sleeps_and_wakes_once(empty: bool) -> None:
+    engine = Engine(empty=empty)
+    async with FakeWeb(engine) as web:
+        strategy, clock = L1Sleep(), QuickClock()
+        for _ in range(2):
+            await strategy.sleep(a_service(), web.port, HTTP, clock)
+        assert engine.asleep
+        for _ in range(2):
+            await strategy.wake(a_service(), web.port, HTTP, clock)
+        assert not engine.asleep
+        assert [str(c) for c in web.calls if c.method == "POST"] == ["POST /sleep", "POST /wake_up"]
+        (sleep,) = [c for c in web.calls if c.path == "/sleep"]
+        assert sleep.query == (("level", "1"), ("mode", "wait"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("generate", {}), ("pooling", {"runner": "pooling"}), ("pooling", {}), ("rerank", {"convert": "classify"})],
+)
+async def test_level_two_wakes_in_its_order_and_asks_a_canary(kind: str, options: dict[str, Any]) -> None:
+    engine = Engine(kind=kind)
+    async with FakeWeb(engine) as web:
+        strategy, clock, service = L2Sleep(), QuickClock(), a_service("l2", **options)
+        await strategy.sleep(service, web.port, HTTP, clock)
+        assert not engine.weights
+        web.calls.clear()
+        await strategy.wake(service, web.port, HTTP, clock)
+        posts = [(c.path, dict(c.query).get("tags")) for c in web.calls if c.method == "POST"]
+        assert posts[:4] == [
+            ("/wake_up", "weights"),
+            ("/collective_rpc", None),
+            ("/wake_up", "kv_cache"),
+            ("/reset_prefix_cache", None),
+        ]
+        assert web.calls[-1].json_body["model"] == "org/m"
+
+
+async def test_a_wake_without_weights_is_found_by_the_canary() -> None:
+    for kind in ("generate", "pooling"):
+        engine = Engine(kind=kind, answers={"POST /collective_rpc": (200, {"results": [None]})})
+        engine.asleep, engine.weights = {"weights", "kv_cache"}, False
+        assert (await failure("l2", "wake", engine)).code == "wake-garbage"
+
+
+@pytest.mark.parametrize(
+    ("level", "verb", "answers", "code", "says"),
+    [
+        ("l1", "sleep", {"GET /is_sleeping": (404, b"")}, "sleep-not-enabled", "VLLM_SERVER_DEV_MODE"),
+        ("l1", "sleep", {"POST /sleep": (404, b"")}, "sleep-not-enabled", "VLLM_SERVER_DEV_MODE"),
+        ("l1", "sleep", {"POST /sleep": (500, "out of host memory")}, "sleep-failed", "out of host memory"),
+        ("l1", "sleep", {"POST /sleep": None}, "sleep-timeout", "0.2 s"),
+        ("l1", "sleep", {"GET /is_sleeping": (200, [])}, "sleep-failed", "is_sleeping"),
+        ("l1", "wake", {"POST /wake_up": (500, "CUDA out of memory")}, "wake-failed", "CUDA out of memory"),
+        ("l1", "wake", {"POST /wake_up": None}, "wake-timeout", "0.2 s"),
+        ("l1", "wake", {"POST /wake_up": (200, {"status": "sleeping"})}, "wake-failed", "sleeping"),
+        ("l1", "wake", {"POST /wake_up": (200, b"")}, "wake-failed", "asleep"),
+        ("l2", "wake", {"POST /collective_rpc": (500, "NotImplementedError")}, "wake-failed", "NotImplementedError"),
+        ("l2", "wake", {"POST /v1/completions": (500, "dead")}, "wake-garbage", "dead"),
+        ("l2", "wake", {"POST /v1/completions": (404, b"")}, "wake-garbage", "nothing could be checked"),
+    ],
+)
+async def test_every_failure_has_its_name(
+    level: str, verb: str, answers: dict[str, Answer | None], code: str, says: str
+) -> None:
+    engine = Engine(answers=answers)
+    engine.asleep = {"weights", "kv_cache"} if verb == "wake" else set()
+    error = await failure(level, verb, engine, sleep_timeout_s=0.2, wake_timeout_s=0.2)
+    assert error.code == code
+    assert says in error.info.why + error.info.hint
+    assert "m " in error.info.message
+
+
+async def test_an_engine_that_only_says_it_sleeps_is_not_believed() -> None:
+    error = await failure("l1", "sleep", Engine(ignores_sleep=True))
+    assert error.code == "sleep-failed"
+    assert "awake" in error.info.why
+
+
+async def test_an_engine_that_is_gone_is_no_traceback() -> None:
+    async with FakeWeb(Engine()) as web:
+        port = web.port
+    with pytest.raises(Failed) as caught:
+        await L1Sleep().sleep(a_service(), port, HTTP, QuickClock())
+    assert caught.value.code == "sleep-failed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sense"),
+    [
+        ({"choices": [{"text": " four"}]}, True),
+        ({"choices": [{"text": ""}]}, True),
+        ({"choices": [{"text": "4444"}]}, True),
+        ({"choices": [{"text": "!!!!"}]}, False),
+        ({"choices": [{"text": "! ! ! !"}]}, False),
+        ({"choices": []}, False),
+        ({"choices": [{}]}, False),
+        ({"data": [{"embedding": [0.0, 0.0]}]}, False),
+        ({"data": [{"embedding": [0.5, None]}]}, False),
+        ({"results": [{"relevance_score": 0}]}, True),
+        ({"results": [{"relevance_score": None}]}, False),
+        ({}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_garbage_is_recognised(answer: Any, sense: bool) -> None:
+    assert makes_sense(answer) is sense
+
+
+def test_what_a_sleeper_keeps() -> None:
+    service = a_service()
+    assert L1Sleep().residue_mb(service, 9000) == L2Sleep().residue_mb(service, 9000) == 1100
+    assert L1Sleep().residue_mb(service, 800) == 800
+    assert (L1Sleep().ram_mb(service, 9000), L2Sleep().ram_mb(service, 9000)) == (9000, 0)

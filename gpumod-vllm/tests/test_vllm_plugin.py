@@ -1,0 +1,105 @@
+"""What the plugin offers, the log lines that it reads, and the unit that it brings."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from gpumod_vllm import plugin
+from gpumod_vllm.driver import VllmDriver
+
+from gpumod.adapters.templates import Templates
+from gpumod.api import (
+    PLUGIN_API,
+    Allocation,
+    Driver,
+    OffersVariants,
+    ReadsItsLog,
+    ReportsActivity,
+    Service,
+    Settings,
+    SleepStrategy,
+    VramEstimator,
+)
+
+SERVICE = Service(id="m", driver="vllm", port=8001, vram_mb=9, model_id="org/m")
+
+
+def test_every_offer_works() -> None:
+    (driver,) = plugin.gpumod_drivers()
+    made = driver.factory()
+    for power in (Driver, ReadsItsLog, ReportsActivity, OffersVariants):
+        assert isinstance(made, power)
+    strategies = {offer.name: offer for offer in plugin.gpumod_sleep_strategies()}
+    assert set(strategies) == {"l1", "l2"}
+    for offer in strategies.values():
+        assert isinstance(offer.factory(), SleepStrategy)
+        assert offer.drivers == ("vllm",)
+        assert offer.api == PLUGIN_API
+    (estimator,) = plugin.gpumod_vram_estimators()
+    assert isinstance(estimator.factory(), VramEstimator)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "need_mb", "have_mb", "hint"),
+    [
+        (
+            "(EngineCore pid=7) ValueError: Free memory on device cuda:0 (1.0/23.99 GiB) on startup is less than "
+            "desired GPU memory utilization (0.9, 21.59 GiB). Decrease GPU memory utilization or reduce GPU memory.",
+            "out-of-memory", 22109, 1024, "gpu_memory_utilization",
+        ),
+        (
+            "ValueError: To serve at least one request with the model's max seq len (32768), (4.5 GiB KV cache is "
+            "needed, which is larger than the available KV cache memory (2.25 GiB). Based on the available memory, "
+            "the estimated maximum model length is 16384. Try increasing `gpu_memory_utilization`",
+            "out-of-memory", 4608, 2304, "16384",
+        ),
+        ("x larger than the available KV cache memory", "out-of-memory", None, None, "context_size"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 594.00 MiB. GPU 0 has a total capacity of "
+            "23.52 GiB of which 128.50 MiB is free. Process 1 has 3 GiB memory in use.",
+            "out-of-memory", 594, 129, "stop what else",
+        ),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB.", "out-of-memory", 2048, None, ""),
+        ("ValueError: No available memory for the cache blocks.", "out-of-memory", None, None, "raise"),
+        ("Failed to load model - not enough GPU memory. Try lowering", "out-of-memory", None, None, ""),
+        ("OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
+        ("vllm: error: unrecognized arguments: --nope", "bad-option", None, None, "unit_vars"),
+        ("OSError: no/such is not a local folder and is not a valid model identifier", "bad-model", None, None, "model"),
+        ("RuntimeError: Engine core initialization failed. See root cause above.", "crashed", None, None, ""),
+    ],
+)  # fmt: skip
+def test_fatal_lines_are_read_with_their_numbers(
+    line: str, code: str, need_mb: int | None, have_mb: int | None, hint: str
+) -> None:
+    after = "RuntimeError: Engine core initialization failed. Failed core proc(s): {}"
+    for lines in (["INFO loading", line, after], [after, line]):
+        found = VllmDriver().fatal_line(SERVICE, lines)
+        assert found is not None
+        if code == "crashed":
+            assert found.code == code
+            continue
+        assert (found.code, found.line, found.need_mb, found.have_mb) == (code, line, need_mb, have_mb)
+        assert hint in found.hint
+
+
+def test_ordinary_lines_are_not_fatal() -> None:
+    lines = ["INFO Free memory on device cuda:0 (20/24 GiB)", "WARNING retrying", "INFO It took 3 seconds to sleep"]
+    assert VllmDriver().fatal_line(SERVICE, lines) is None
+
+
+def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
+    hostile = 'a "b" $HOME %n ; c\\'
+    service = SERVICE.model_copy(update={"name": hostile, "model_path": hostile, "unit_vars": {"env": {"X": hostile}}})
+    launch = VllmDriver().launch(service, Allocation(), Settings())
+    (offer,) = plugin.gpumod_templates()
+    text = Templates(tmp_path, [offer.folder]).render(
+        "vllm.service.j2", service=service, launch=launch, program="/opt/vllm", env=launch.env
+    )
+    (start,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
+    words = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(start.removeprefix("ExecStart="))]
+    assert words == ["/opt/vllm", *launch.argv[1:]]
+    assert 'Environment="X=a \\"b\\" $HOME %%n ; c\\\\"' in text
+    assert "Restart=no\n" in text
+    assert "[Install]" not in text
