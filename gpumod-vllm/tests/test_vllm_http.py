@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gpumod_vllm.canary import makes_sense
-from gpumod_vllm.driver import VllmDriver
-from gpumod_vllm.sleep import L1Sleep, L2Sleep
 
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import Failed, Service
 from gpumod.testing.web import Answer, Call, FakeWeb, QuickClock
+from gpumod_vllm.canary import makes_sense
+from gpumod_vllm.driver import VllmDriver
+from gpumod_vllm.sleep import L1Sleep, L2Sleep
 
 DRIVER, HTTP = VllmDriver(), LoopbackHttp()
 METRICS = """# HELP vllm:num_requests_running x
@@ -35,34 +35,39 @@ class Engine:
     def __call__(self, call: Call) -> Answer | None:
         if str(call) in self.faults:
             return self.faults[str(call)]
+        fixed: dict[str, Answer] = {
+            "GET /health": (200, b""),
+            "GET /is_sleeping": (200, {"is_sleeping": bool(self.asleep)}),
+            "GET /metrics": (200, METRICS),
+            "POST /reset_prefix_cache": (200, {"success": True}),
+        }
+        if str(call) in fixed:
+            return fixed[str(call)]
+        return self.sleeps(call) or self.serves(call) or (400 if "/v1/" in call.path else 404, {"error": "no"})
+
+    def sleeps(self, call: Call) -> Answer | None:
         query = dict(call.query)
-        match str(call):
-            case "GET /health":
-                return 200, b""
-            case "GET /is_sleeping":
-                return 200, {"is_sleeping": bool(self.asleep)}
-            case "GET /metrics":
-                return 200, METRICS
-            case "POST /sleep":
-                if not self.ignores_sleep:
-                    self.asleep = {"weights", "kv_cache"}
-                self.weights = query["level"] != "2"
-                return 200, b"" if self.empty else {"status": "sleeping", "level": int(query["level"])}
-            case "POST /wake_up":
-                self.asleep -= {query["tags"]} if "tags" in query else {"weights", "kv_cache"}
-                return 200, b"" if self.empty else {"status": "sleeping" if self.asleep else "awake"}
-            case "POST /collective_rpc":
-                self.weights = call.json_body == {"method": "reload_weights"} and "weights" not in self.asleep
-                return 200, {"results": [None]}
-            case "POST /reset_prefix_cache":
-                return 200, {"success": True}
-            case "POST /v1/completions" if self.kind == "generate":
-                return 200, {"choices": [{"text": " four, five" if self.weights else "!!!!"}]}
-            case "POST /v1/embeddings" if self.kind == "pooling":
-                return 200, {"data": [{"embedding": [0.1, -0.2] if self.weights else [float("nan")]}]}
-            case "POST /rerank" if self.kind == "rerank":
-                return 200, {"results": [{"relevance_score": 0.5}]}
-        return (400 if call.path.startswith("/v1/") else 404), {"error": {"message": "no"}}
+        if str(call) == "POST /sleep":
+            if not self.ignores_sleep:
+                self.asleep = {"weights", "kv_cache"}
+            self.weights = query["level"] != "2"
+            return 200, b"" if self.empty else {"status": "sleeping", "level": int(query["level"])}
+        if str(call) == "POST /wake_up":
+            self.asleep -= {query["tags"]} if "tags" in query else {"weights", "kv_cache"}
+            return 200, b"" if self.empty else {"status": "sleeping" if self.asleep else "awake"}
+        if str(call) == "POST /collective_rpc":
+            self.weights = call.json_body == {"method": "reload_weights"} and "weights" not in self.asleep
+            return 200, {"results": [None]}
+        return None
+
+    def serves(self, call: Call) -> Answer | None:
+        answers: dict[tuple[str, str], Any] = {
+            ("generate", "/v1/completions"): {"choices": [{"text": " four, five" if self.weights else "!!!!"}]},
+            ("pooling", "/v1/embeddings"): {"data": [{"embedding": [0.1, -0.2] if self.weights else [0.0, 0.0]}]},
+            ("rerank", "/rerank"): {"results": [{"relevance_score": 0.5}]},
+        }
+        body = answers.get((self.kind, call.path))
+        return None if body is None else (200, body)
 
 
 def a_service(level: str = "l1", **options: Any) -> Service:

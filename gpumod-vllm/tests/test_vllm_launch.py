@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import pytest
-from gpumod_vllm.driver import VllmDriver, utilization
-from gpumod_vllm.estimator import VllmEstimator
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumod.api import Allocation, AlternativeKind, GpuShare, Service, Settings, Source
+from gpumod_vllm.driver import VllmDriver, utilization
+from gpumod_vllm.estimator import VllmEstimator
 
 DRIVER = VllmDriver()
 

@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from gpumod_vllm import plugin
-from gpumod_vllm.driver import VllmDriver
 
 from gpumod.adapters.templates import Templates
 from gpumod.api import (
@@ -22,6 +20,8 @@ from gpumod.api import (
     SleepStrategy,
     VramEstimator,
 )
+from gpumod_vllm import plugin
+from gpumod_vllm.driver import VllmDriver
 
 SERVICE = Service(id="m", driver="vllm", port=8001, vram_mb=9, model_id="org/m")
 
@@ -41,35 +41,38 @@ def test_every_offer_works() -> None:
     assert isinstance(estimator.factory(), VramEstimator)
 
 
+NO_ROOM = (
+    "(EngineCore pid=7) ValueError: Free memory on device cuda:0 (1.0/23.99 GiB) on startup is less than "
+    "desired GPU memory utilization (0.9, 21.59 GiB). Decrease GPU memory utilization or reduce GPU memory."
+)
+NO_KV = (
+    "ValueError: To serve at least one request with the model's max seq len (32768), (4.5 GiB KV cache is "
+    "needed, which is larger than the available KV cache memory (2.25 GiB). Based on the available memory, "
+    "the estimated maximum model length is 16384. Try increasing `gpu_memory_utilization`"
+)
+TRIED = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 594.00 MiB. GPU 0 has a total capacity of "
+    "23.52 GiB of which 128.50 MiB is free. Process 1 has 3 GiB memory in use."
+)
+FATAL = [
+    (NO_ROOM, "out-of-memory", 22109, 1024, "gpu_memory_utilization"),
+    (NO_KV, "out-of-memory", 4608, 2304, "16384"),
+    ("x larger than the available KV cache memory", "out-of-memory", None, None, "context_size"),
+    (TRIED, "out-of-memory", 594, 129, "stop what else"),
+    ("CUDA out of memory. Tried to allocate 2.00 GiB.", "out-of-memory", 2048, None, ""),
+    ("ValueError: No available memory for the cache blocks.", "out-of-memory", None, None, "raise"),
+    ("Failed to load model - not enough GPU memory. Try lowering", "out-of-memory", None, None, ""),
+    ("OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
+    ("vllm: error: unrecognized arguments: --nope", "bad-option", None, None, "unit_vars"),
+    ("OSError: no/such is not a local folder and is not a valid model identifier", "bad-model", None, None, "model_id"),
+    ("RuntimeError: Engine core initialization failed. See root cause above.", "crashed", None, None, ""),
+]
+
+
 @pytest.mark.parametrize(
     ("line", "code", "need_mb", "have_mb", "hint"),
-    [
-        (
-            "(EngineCore pid=7) ValueError: Free memory on device cuda:0 (1.0/23.99 GiB) on startup is less than "
-            "desired GPU memory utilization (0.9, 21.59 GiB). Decrease GPU memory utilization or reduce GPU memory.",
-            "out-of-memory", 22109, 1024, "gpu_memory_utilization",
-        ),
-        (
-            "ValueError: To serve at least one request with the model's max seq len (32768), (4.5 GiB KV cache is "
-            "needed, which is larger than the available KV cache memory (2.25 GiB). Based on the available memory, "
-            "the estimated maximum model length is 16384. Try increasing `gpu_memory_utilization`",
-            "out-of-memory", 4608, 2304, "16384",
-        ),
-        ("x larger than the available KV cache memory", "out-of-memory", None, None, "context_size"),
-        (
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 594.00 MiB. GPU 0 has a total capacity of "
-            "23.52 GiB of which 128.50 MiB is free. Process 1 has 3 GiB memory in use.",
-            "out-of-memory", 594, 129, "stop what else",
-        ),
-        ("CUDA out of memory. Tried to allocate 2.00 GiB.", "out-of-memory", 2048, None, ""),
-        ("ValueError: No available memory for the cache blocks.", "out-of-memory", None, None, "raise"),
-        ("Failed to load model - not enough GPU memory. Try lowering", "out-of-memory", None, None, ""),
-        ("OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
-        ("vllm: error: unrecognized arguments: --nope", "bad-option", None, None, "unit_vars"),
-        ("OSError: no/such is not a local folder and is not a valid model identifier", "bad-model", None, None, "model"),
-        ("RuntimeError: Engine core initialization failed. See root cause above.", "crashed", None, None, ""),
-    ],
-)  # fmt: skip
+    FATAL,
+)
 def test_fatal_lines_are_read_with_their_numbers(
     line: str, code: str, need_mb: int | None, have_mb: int | None, hint: str
 ) -> None:

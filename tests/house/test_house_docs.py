@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from sybil import Document, Example
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("news/*.md")])
@@ -53,6 +57,24 @@ def test_names_of_our_modules_exist(page: Path) -> None:
     # A command that is written `gpumod.service` and the like is a file's name, not a module's.
     files = {name for name in named if name.endswith((".j2", ".service", ".toml", ".db"))}
     assert not sorted(name for name in named - files if not exists(name))
+
+
+def load_toml(example: Example) -> None:
+    tomllib.loads(example.parsed)
+
+
+def load_yaml(example: Example) -> None:
+    yaml.safe_load(example.parsed)
+
+
+PARSERS = (PythonCodeBlockParser(), CodeBlockParser("toml", load_toml), CodeBlockParser("yaml", load_yaml))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_examples_run(page: Path) -> None:
+    """Python in the documentation runs, from the top of the page down; TOML and YAML can be read."""
+    for example in Document.parse(str(page), *PARSERS).examples():
+        example.evaluate()
 
 
 def test_verbs_exist() -> None:

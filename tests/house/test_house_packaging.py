@@ -75,7 +75,8 @@ def test_metadata(name: str) -> None:
     assert project["requires-python"] == META["project"]["requires-python"] == ">=3.11"
     assert project["license"] == "Apache-2.0"
     assert (folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
-    assert len((folder / "README.md").read_text().splitlines()) >= 5, "a README says what the distribution is for"
+    lines_of_readme = (folder / "README.md").read_text().count("\n")
+    assert lines_of_readme >= 5, "a README says what the distribution is for and how to begin"
     assert "Typing :: Typed" in project["classifiers"]
     (package,) = [path for path in (folder / "src").iterdir() if (path / "__init__.py").is_file()]
     assert (package / "py.typed").is_file()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from gpumod.domain.base import Frozen
+from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Estimate
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.mode import Mode
@@ -351,7 +352,9 @@ class Simulation(Frozen):
 class Store(Protocol):
     """All state. Every call is one short transaction; a state row and its event are written in the same one.
 
-    Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used.
+    Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are
+    rows that cannot be read (the others can); `last_errors` maps a service to the error of its last step that failed,
+    where no later step of it went well.
     """
 
     def services(self) -> Mapping[str, Service]: ...
@@ -382,6 +385,8 @@ class Store(Protocol):
     def open_run(self) -> Run | None: ...
 
     def events(self, limit: int) -> tuple[Event, ...]: ...
+    def last_errors(self) -> Mapping[str, str]: ...
+    def problems(self) -> tuple[ErrorInfo, ...]: ...
     def add_sample(self, sample: Sample) -> None: ...
     def samples(self) -> Mapping[tuple[str, str], Mapping[str, float]]: ...
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpumod.api import UsageError
+from gpumod.domain.base import is_id
 from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_SPEED, Machine, write_json
 
 # folder/name -> the module whose `main(folder, argv)` it runs
@@ -21,6 +22,7 @@ PROGRAMS = {
     "libexec/llama-server-worker": "holder",
     "libexec/uvicorn-worker": "holder",
 }
+MAX_NAME = 15  # what the kernel keeps of a process' name
 MAX_SHEBANG = 120  # the kernel's limit is 127 bytes on old kernels
 
 SCRIPT = """\
@@ -57,6 +59,16 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
         for name, module in PROGRAMS.items():
             _write_program(folder / name, SCRIPT.format(package=_package_root(), module=module, folder=str(folder)))
     return {"sim_machine": str(folder), "bin_path": str(folder / "bin"), "gpu_probe": "sim"}
+
+
+def foreign_program(folder: str, name: str) -> str:
+    """The path of a program of that name that holds memory. Raises UsageError for a name that is no file's."""
+    if not is_id(name) or len(name) > MAX_NAME:
+        hint = f"use up to {MAX_NAME} letters, digits, . _ -"
+        raise UsageError("bad-name", f"{name!r} cannot name a process", hint=hint)
+    path = Path(folder) / "libexec" / name
+    _write_program(path, SCRIPT.format(package=_package_root(), module="holder", folder=folder))
+    return str(path)
 
 
 def _refuse_other_cards(machine: Machine, cards: list[dict[str, object]]) -> None:

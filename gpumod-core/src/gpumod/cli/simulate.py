@@ -28,8 +28,9 @@ def simulate(context: CliContext, /, mode: str | None, services: str | None, vis
     """
     if mode is not None and services is not None:
         raise click.UsageError("--mode and --services exclude each other")
-    if mode is None and services is None and not (options["add"] or options["remove"] or options["tokens"]):
-        raise click.UsageError("say what to simulate: --mode, --services, --add, --remove or --context")
+    changes = any(options[name] for name in ("add", "remove", "tokens", "gpu_total_mb"))
+    if mode is None and services is None and not changes:
+        raise click.UsageError("say what to simulate: --mode, --services, or a change of what serves now (--add ...)")
     values = {
         "mode": mode,
         "services": None if services is None else split_list(services),

@@ -13,8 +13,9 @@ from gpumod.engine.context import Report
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
+from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, preflight
-from gpumod.engine.runs import Options, Outcome, Wanted, finish, go_back, new_run, plan_for, run_phase
+from gpumod.engine.runs import Outcome, finish, go_back, new_run, run_phase
 
 Build = Callable[[HostSnapshot], Wanted]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from gpumod.domain.errors import ErrorInfo, GpumodError
 from gpumod.domain.plan import Step
@@ -40,14 +40,14 @@ async def execute(ctx: RunContext, phase: Phase) -> ErrorInfo | None:
                 for step in _ready(ctx.pending.values(), done):
                     del ctx.pending[step.n]
                     tasks[asyncio.create_task(_one(ctx, step, phase))] = step
-            waiting = {*tasks, interrupted} if error is None else set(tasks)
-            finished, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished & tasks.keys():
+            waiting: set[asyncio.Task[Any]] = {*tasks, interrupted} if error is None else {*tasks}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in tasks if task.done()]:
                 step = tasks.pop(task)
                 failure = INTERRUPTED if task.cancelled() else task.result()
                 done.add(step.n)
                 error = error or failure
-            if interrupted in finished:
+            if interrupted.done():
                 error = error or INTERRUPTED
             if error is not None:
                 for task, step in tasks.items():
@@ -83,7 +83,7 @@ async def _one(ctx: RunContext, step: Step, phase: Phase) -> ErrorInfo | None:
         error = failure.info
     except asyncio.CancelledError:
         error = INTERRUPTED
-    except Exception as failure:  # noqa: BLE001 - whatever breaks a step must turn the run back, never leave it open
+    except Exception as failure:  # whatever breaks a step must turn the run back, never leave it open
         log.exception("step %s %s broke", step.action, step.service)
         error = ErrorInfo(
             code="internal",

@@ -9,7 +9,7 @@ from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.engine.context import RunContext
-from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.machine import HOSTED
 from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
 from gpumod.ports import Allocation, HostsMembers
 

@@ -12,7 +12,19 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.plugins.registry import Plugins
-from gpumod.ports import Allocation, Clock, Driver, GpuProbe, GpuShare, Http, LaunchFile, Local, SleepStrategy, Store, Supervisor
+from gpumod.ports import (
+    Allocation,
+    Clock,
+    Driver,
+    GpuProbe,
+    GpuShare,
+    Http,
+    LaunchFile,
+    Local,
+    SleepStrategy,
+    Store,
+    Supervisor,
+)
 
 HOSTED = "host"
 """The `supervisor` of a member's handle: its host's process keeps it."""

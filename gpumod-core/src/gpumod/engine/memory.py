@@ -121,7 +121,7 @@ async def admit(ctx: RunContext, step: Step) -> None:
         return
     gpus = sorted(step.takes_mb)
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
-    free = ", ".join(f"{await _unreserved_mb(ctx, last, g)} MiB" for g in gpus)
+    free = ", ".join([f"{await _unreserved_mb(ctx, last, g)} MiB" for g in gpus])
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",

@@ -29,9 +29,7 @@ def preflight(
         if service.host:
             check_host(machine, service, services)
             continue
-        allocation = machine.allocation(
-            step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {}
-        )
+        allocation = machine.allocation(step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {})
         try:
             machine.driver(service).check(service)
             launch = machine.driver(service).launch(service, allocation, machine.settings)
@@ -96,5 +94,3 @@ def check_host(machine: Machine, service: Service, services: Mapping[str, Servic
             raise UsageError("not-a-host", f"{host.id} cannot host {service.id}", why="its driver hosts no members")
     except ValueError as error:
         raise UsageError("bad-service", f"{service.id} cannot be started as it is defined", why=str(error)) from error
-
-

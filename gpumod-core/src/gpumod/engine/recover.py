@@ -12,11 +12,14 @@ from gpumod.engine.context import Report
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
+from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, preflight
-from gpumod.engine.runs import Options, Outcome, Wanted, finish, go_back, journalled, plan_for, run_phase
+from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase
 
 
-async def recover(machine: Machine, way: Literal["resume", "rollback"], options: Options, report: Report) -> Outcome | None:
+async def recover(
+    machine: Machine, way: Literal["resume", "rollback"], options: Options, report: Report
+) -> Outcome | None:
     """Close the open run; None when there is none. A resume that fails leaves the run open, for a rollback."""
     check_disk(machine)
     command = f"recover --{way}"

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
-from gpumod.domain.footprint import Footprint
-from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.plan import Plan, Policy, Target
+from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus, RunStep
-from gpumod.domain.service import Service
 from gpumod.engine.context import Report, RunContext
 from gpumod.engine.execute import Phase, execute
-from gpumod.engine.footprints import footprints, variants
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
-from gpumod.planner import make_plan, target_of
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes)."""
-
-    target: Target
-    services: Mapping[str, Service]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a change is done. `timeout_s` bounds each start."""
-
-    force: bool = False
-    rollback: bool = True
-    cascade: bool = False
-    timeout_s: float | None = None
+from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
+from gpumod.planner import target_of
 
 
 @dataclass(frozen=True)
@@ -49,35 +27,6 @@ class Outcome:
     run: Run | None = None
     error: ErrorInfo | None = None
     exit_code: int = 0
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan and what it was made from."""
-
-    plan: Plan
-    services: Mapping[str, Service]
-    footprints: Mapping[str, Footprint]
-    snapshot: HostSnapshot
-
-
-def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
-    """Plan `wanted` from `snapshot`. Services that are up but no longer defined are known by what was launched."""
-    services = {**launched(snapshot), **wanted.services}
-    prints = footprints(machine, services, snapshot.gpus)
-    policy = Policy(
-        reserve_mb=machine.settings.reserve_mb,
-        ram_reserve_mb=machine.settings.ram_reserve_mb,
-        cascade=options.cascade,
-    )
-    offered = variants(machine, services)
-    plan = make_plan(snapshot, wanted.target, services, prints, policy=policy, variants=offered)
-    return Planned(plan, services, prints, snapshot)
-
-
-def launched(snapshot: HostSnapshot) -> Mapping[str, Service]:
-    """The definitions with which what is up was started."""
-    return {r.service: r.launched for r in snapshot.services.values() if r.launched}
 
 
 def new_run(machine: Machine, command: str, planned: Planned) -> Run:

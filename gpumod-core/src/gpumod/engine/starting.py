@@ -133,8 +133,10 @@ def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal:
     """The error of a service that ended while it was starting."""
     if fatal:
         return fatal_error(service, fatal, lines)
-    how = "ended" if exit_code is None else (
-        f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}"
+    how = (
+        "ended"
+        if exit_code is None
+        else (f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}")
     )
     last = next((line for line in reversed(lines) if line.strip()), "")
     return Failed(
@@ -146,5 +148,3 @@ def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal:
         exit_code=exit_code,
         log=list(lines[-20:]),
     )
-
-

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gpumod.domain.errors import UsageError
 from gpumod.domain.run import Run
+from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
-from gpumod.engine.runs import Options
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
 from gpumod.operations.params import ListParams, RecoverParams, RunRef
 from gpumod.operations.results import (

@@ -24,7 +24,7 @@ class Looking(Base):
         services |= {s: h.launched for s, h in handles.items() if s not in services}
         mode = store.current_mode()
         modes = store.modes()
-        members = set(modes[mode].services) if mode in modes else set()
+        members = set(modes[mode].services) if mode is not None and mode in modes else set()
         holder = await asyncio.to_thread(machine.local.holder, machine.probe.machine_dir())
         open_run = store.open_run()
         errors = store.last_errors()
@@ -72,7 +72,9 @@ class Looking(Base):
             for r in snapshot.services.values()
             if r.pid and r.pid not in seen
         ]
-        return PsResult(processes=tuple(sorted(rows, key=lambda row: (row.service is None, row.service or "", row.pid))))
+        return PsResult(
+            processes=tuple(sorted(rows, key=lambda row: (row.service is None, row.service or "", row.pid)))
+        )
 
 
 def foreign(snapshot: HostSnapshot) -> tuple[ForeignProcess, ...]:
@@ -104,7 +106,7 @@ def _status(
     reading = snapshot.reading(service.id)
     shown = reading.launched or service
     host = services.get(shown.host or "")
-    if shown.host in handles:
+    if shown.host is not None and shown.host in handles:
         host = handles[shown.host].launched
     return ServiceStatus(
         id=service.id,

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.mode import Mode, ModeMember
 from gpumod.domain.plan import Target, TargetMember
-from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
-from gpumod.engine.verify import extras, misses
+from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.verify import misses
 from gpumod.operations.base import Base, bad_input
 from gpumod.operations.params import ModeRef, ModeWrite, NoParams
 from gpumod.operations.results import (
@@ -22,7 +22,7 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
-from gpumod.planner import close_over
+from gpumod.planner import check_needs
 
 
 class Modes(Base):
@@ -66,7 +66,7 @@ class Modes(Base):
         services = self._machine.store.services()
         for member in mode.members:
             self._service(member.service, services)
-        close_over(target_of_mode(mode), services)
+        check_needs(services, mode.services)
         self._machine.store.put_mode(mode, event=self._event(kind, mode.id), user_edited=True)
         return _shown(mode)
 
@@ -89,24 +89,27 @@ class Modes(Base):
         store = self._machine.store
         services = store.services()
         snapshot = await observe(self._machine)
-        target = close_over(target_of_mode(mode), services)
-        wrong = misses(target, services, snapshot)
-        extra = extras(target, services, snapshot)
+        target = target_of_mode(mode)
+        planned = plan_for(self._machine, snapshot, Wanted(target, services), Options(cascade=True))
+        wrong = misses(planned)
+        wanted = {row.id: row for row in planned.plan.services}
+        named = [m.service for m in mode.members]
         return ModeStatusResult(
             mode=mode.id,
             current=store.current_mode() == mode.id,
-            whole=not wrong and not extra,
+            whole=not wrong,
             members=tuple(
                 ModeMemberStatus(
-                    service=member.service,
-                    wanted=member.want,
-                    state=snapshot.reading(member.service).state,
-                    ok=member.service not in wrong,
-                    detail=wrong.get(member.service, ""),
+                    service=name,
+                    wanted=wanted[name].wanted,
+                    state=snapshot.reading(name).state,
+                    ok=name not in wrong,
+                    detail=wrong.get(name, ""),
                 )
-                for member in target.members
+                for name in named
+                if name in wanted
             ),
-            extra=tuple(extra),
+            extra=tuple(sorted(s for s in wrong if s not in named)),
         )
 
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:

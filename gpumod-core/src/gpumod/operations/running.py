@@ -9,7 +9,7 @@ from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.states import State
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
-from gpumod.engine.runs import Options, Wanted, plan_for
+from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.operations.base import Base, OnProgress, change_result, reporter
 from gpumod.operations.params import ServiceChange
 from gpumod.operations.results import ChangeResult
@@ -52,9 +52,7 @@ class Running(Base):
                     hint=f"gpumod service stop {service.id}",
                 )
             if verb == "sleep" and state is State.STOPPED and service.supports_sleep:
-                raise Failed(
-                    "not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}"
-                )
+                raise Failed("not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}")
             return Wanted(target, known)
 
         options = Options(

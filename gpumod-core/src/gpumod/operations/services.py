@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
-from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.footprints import footprint, key_of
@@ -19,7 +18,7 @@ from gpumod.operations.base import Base, bad_input, drift, unknown
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
-from gpumod.planner import close_over
+from gpumod.planner import check_needs
 
 
 class Services(Base):
@@ -111,13 +110,13 @@ class Services(Base):
                 raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why=f"its driver is {owner.driver}")
         elif service.port is None and not hosts:
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
-        close_over(Target(members=(TargetMember(service=service.id),)), known)
+        check_needs(known, [service.id])
 
     async def service_remove(self, params: ServiceRemove) -> DeletedResult:
         """Remove a definition, with its logs and measurements kept. Refused while it runs."""
         machine, store = self._machine, self._machine.store
         services = store.services()
-        if params.service not in services and store.has_row(params.service):
+        if params.service not in services and any(p.details.get("row") == params.service for p in store.problems()):
             store.delete_service(params.service, event=self._event("service-removed", params.service))
             return DeletedResult(kind="service", id=params.service)
         service = self._service(params.service, services)

@@ -76,10 +76,15 @@ class Setup(Presets, Base):
         mode = machine.home.stat().st_mode & 0o077
         if mode:
             yield Check(
-                name="home", level="warning", message=f"{machine.home} is open to others", hint=f"chmod 700 {machine.home}"
+                name="home",
+                level="warning",
+                message=f"{machine.home} is open to others",
+                hint=f"chmod 700 {machine.home}",
             )
         elif not os.access(machine.home, os.W_OK):
-            yield Check(name="home", level="problem", message=f"{machine.home} cannot be written", hint="check its owner")
+            yield Check(
+                name="home", level="problem", message=f"{machine.home} cannot be written", hint="check its owner"
+            )
         else:
             yield Check(name="home", level="ok", message=str(machine.home))
         free_mb = machine.local.free_disk_mb(machine.home)
@@ -157,8 +162,9 @@ class Setup(Presets, Base):
             if not problem and service.port and service.id not in handles:
                 user = machine.local.port_user(service.port)
                 if user is not None:
-                    problem, hint = f"port {service.port} is taken by {user.name} (pid {user.pid})", "end it, or " + hint
+                    problem, hint = (
+                        f"port {service.port} is taken by {user.name} (pid {user.pid})",
+                        "end it, or " + hint,
+                    )
             if problem:
                 yield Check(name=f"service {service.id}", level="problem", message=problem, hint=hint)
-
-

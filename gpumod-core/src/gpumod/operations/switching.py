@@ -15,7 +15,8 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import State
 from gpumod.engine.change import change, misfit
 from gpumod.engine.observe import observe
-from gpumod.engine.runs import Options, Outcome, Planned, Wanted, plan_for
+from gpumod.engine.planning import Options, Planned, Wanted, plan_for
+from gpumod.engine.runs import Outcome
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, restarts, unknown
 from gpumod.operations.modes import target_of_mode
 from gpumod.operations.params import SimulateParams, SwitchParams
@@ -80,9 +81,7 @@ class Switching(Base):
                 return Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
             return self._alternative(mode_id, params.alternative, snapshot)
 
-        options = Options(
-            force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s
-        )
+        options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
             snapshot = await observe(self._machine)
             return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode_id)

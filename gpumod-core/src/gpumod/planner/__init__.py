@@ -2,6 +2,7 @@
 
 from gpumod.planner.changes import apply_changes
 from gpumod.planner.make import make_plan
+from gpumod.planner.needs import check_needs
 from gpumod.planner.rollback import target_of
 
-__all__ = ["apply_changes", "make_plan", "target_of"]
+__all__ = ["apply_changes", "check_needs", "make_plan", "target_of"]

@@ -62,7 +62,7 @@ def time_shares(base: Base) -> Iterator[Candidate]:
     needed = {need for member in members for need in base.services[member.service].needs}
     awake = [service for service in awake if base.services[service].supports_sleep or service not in needed]
     awake.sort(key=lambda service: (-base.foot(service).vram_mb, service))
-    groups = [*combinations(awake[:MOST_SHARERS], 2)]
+    groups: list[tuple[str, ...]] = [*combinations(awake[:MOST_SHARERS], 2)]
     if shared:
         groups = [(service,) for service in awake[:MOST_SHARERS]]
     if len(awake) > 2:

@@ -34,7 +34,7 @@ def tell(world: World, target: Target, solution: Solution) -> Plan:
         id=plan_id(world, steps, solution.goals.members),
         target=target,
         verdict=verdict,
-        why=_why(world, verdict, gpus, services, turns, ram.over),
+        why=_why_unfit(world, gpus, services, ram.over) if over else _why_fit(verdict, gpus, turns),
         gpus=gpus,
         services=services,
         steps=steps,
@@ -186,23 +186,18 @@ def _services(world: World, solution: Solution) -> tuple[PlanService, ...]:
     return tuple(rows)
 
 
-def _why(
-    world: World,
-    verdict: VerdictKind,
-    gpus: tuple[PlanGpu, ...],
-    services: tuple[PlanService, ...],
-    turns: tuple[Turn, ...],
-    ram_over_mb: int,
-) -> str:
+def _why_fit(verdict: VerdictKind, gpus: tuple[PlanGpu, ...], turns: tuple[Turn, ...]) -> str:
     if verdict is VerdictKind.NOTHING_TO_DO:
         return "everything is as wanted"
-    if verdict is not VerdictKind.DOES_NOT_FIT:
-        tightest = min(gpus, key=lambda gpu: gpu.budget_mb - gpu.peak_mb, default=None)
-        if tightest is None:
-            return "it needs no GPU memory"
-        turns_text = f", {len({turn.service for turn in turns})} services take turns" if turns else ""
-        peak = f"GPU {tightest.index} holds at most {tightest.peak_mb} of {tightest.budget_mb} MiB"
-        return peak + turns_text
+    tightest = min(gpus, key=lambda gpu: gpu.budget_mb - gpu.peak_mb, default=None)
+    if tightest is None:
+        return "it needs no GPU memory"
+    sharers = len({turn.service for turn in turns})
+    peak = f"GPU {tightest.index} holds at most {tightest.peak_mb} of {tightest.budget_mb} MiB"
+    return f"{peak}; {sharers} services take turns" if turns else peak
+
+
+def _why_unfit(world: World, gpus: tuple[PlanGpu, ...], services: tuple[PlanService, ...], ram_over_mb: int) -> str:
     parts = []
     for gpu in gpus:
         if gpu.exceeds_by_mb:

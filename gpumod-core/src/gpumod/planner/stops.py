@@ -57,13 +57,7 @@ def _stop(world: World, target: Target, goals: Goals) -> None:
             _refuse_leased(world, service, "stopped")
             goals.stops[service] = "asked to stop"
     if target.stop_others:
-        kept = _protected(world, target)
-        why = f"not in mode {target.mode}" if target.mode else "not wanted"
-        for service in world.alive:
-            if service not in goals.members and service not in kept:
-                goals.stops.setdefault(service, why)
-            elif service in kept and service not in goals.members and service not in goals.stops:
-                goals.notes.append(f"{service} stays up: {kept[service]}")
+        _stop_others(world, target, goals)
     waiting = list(goals.stops)
     while waiting:
         service = waiting.pop()
@@ -75,6 +69,18 @@ def _stop(world: World, target: Target, goals: Goals) -> None:
             goals.stops[dependent] = f"needs {service}, which stops"
             waiting.append(dependent)
     _stop_empty_hosts(world, goals)
+
+
+def _stop_others(world: World, target: Target, goals: Goals) -> None:
+    kept = _protected(world, target)
+    why = f"not in mode {target.mode}" if target.mode else "not wanted"
+    for service in world.alive:
+        if service in goals.members or service in goals.stops:
+            continue
+        if service in kept:
+            goals.notes.append(f"{service} stays up: {kept[service]}")
+        else:
+            goals.stops[service] = why
 
 
 def _stop_empty_hosts(world: World, goals: Goals) -> None:
@@ -109,14 +115,7 @@ def _restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) 
 
     Returns members that have to be added to the target first (cascade: dependents that nobody asked for).
     """
-    why = {service: "restarts to make room for what starts" for service in crowd}
-    for service in target.restart:
-        _refuse_leased(world, service, "restarted")
-        why[service] = "asked to restart"
-    for goal in goals.members.values():
-        seat = world.seat(goal.service)
-        if goal.gpus and world.state(goal.service) in UP and set(seat) != set(goal.gpus):
-            why.setdefault(goal.service, f"moves to GPU {', '.join(map(str, goal.gpus))}")
+    why = _asked_to_restart(world, target, goals, crowd)
     extra: list[TargetMember] = []
     waiting = [goal.service for goal in goals.members.values() if _must_stop(world, goals, goal.service, why)]
     while waiting:
@@ -135,6 +134,18 @@ def _restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) 
                 asleep = world.state(dependent) is State.SLEEPING
                 extra.append(TargetMember(service=dependent, want=Want.ASLEEP if asleep else Want.AWAKE))
     return tuple({member.service: member for member in extra}.values())
+
+
+def _asked_to_restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) -> dict[str, str]:
+    why = dict.fromkeys(crowd, "restarts to make room for what starts")
+    for service in target.restart:
+        _refuse_leased(world, service, "restarted")
+        why[service] = "asked to restart"
+    for goal in goals.members.values():
+        seat = world.seat(goal.service)
+        if goal.gpus and world.state(goal.service) in UP and set(seat) != set(goal.gpus):
+            why.setdefault(goal.service, f"moves to GPU {', '.join(map(str, goal.gpus))}")
+    return why
 
 
 def _must_stop(world: World, goals: Goals, service: str, why: dict[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""What the planner knows: definitions, footprints, levels now, budgets. Derived once from the snapshot, then only read."""
+"""What the planner knows: definitions, footprints, levels now, budgets. Derived from the snapshot, then only read."""
 
 from __future__ import annotations
 

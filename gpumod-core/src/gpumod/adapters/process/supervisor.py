@@ -97,14 +97,11 @@ class ProcessSupervisor:
         # Without a token the shim is just starting: alive, and its main process not there yet.
         main = main_process(token) if token else None
         alive = main.alive if main else bool(pids)
-        code = None
-        if not alive:
-            code = await self._exit_code(handle, token)
-            pids = {pid for pid in pids if start_ticks(pid) is not None}  # it may have ended after the tree was read
+        code = None if alive else await self._exit_code(handle, token)
         return ProcessStatus(
             alive=alive,
             pid=main.pid if main and alive else None,
-            pids=tuple(sorted(pids)),
+            pids=tuple(sorted(pid for pid in pids if start_ticks(pid) is not None)),  # zombies are dead
             started_at=token.get("started_at") if token else None,
             exit_code=code,
             token=token or {},

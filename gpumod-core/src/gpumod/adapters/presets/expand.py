@@ -1,0 +1,80 @@
+"""Variables in the paths of presets: from settings, in path fields alone, and never through a shell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from gpumod.adapters.presets.schema import PATH_VARS
+from gpumod.adapters.presets.strict_yaml import Loc
+from gpumod.domain.settings import Settings
+
+_VARIABLE = re.compile(r"\$(?:(?P<escaped>[$~])|(?P<name>\w+)|\{(?P<braced>\w*)\}|(?P<bad>.|$))")
+
+
+class BadPath(ValueError):
+    """A path that cannot be expanded, and the field that holds it."""
+
+    def __init__(self, problem: str, loc: Loc) -> None:
+        super().__init__(problem)
+        self.loc = loc
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """What may stand behind a `$` in a path. Without the settings these are the folders that their tools use too."""
+    home = Path.home()
+    return {
+        "HOME": str(home),
+        "MODELS_DIR": settings.models_dir or str(home / "models"),
+        "HF_HOME": settings.hf_home or str(home / ".cache" / "huggingface"),
+    }
+
+
+def expand_paths(data: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """`data` of a service file with its path fields expanded. Raises BadPath."""
+    expanded = dict(data)
+    if isinstance(data.get("model_path"), str):
+        expanded["model_path"] = _expand(data["model_path"], known, ("model_path",))
+    if isinstance(data.get("unit_vars"), Mapping):
+        expanded["unit_vars"] = {
+            key: _expand(value, known, ("unit_vars", key)) if key in PATH_VARS and isinstance(value, str) else value
+            for key, value in data["unit_vars"].items()
+        }
+    return expanded
+
+
+def escape_paths(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` such that :func:`expand_paths` gives it back."""
+    escaped = dict(data)
+    if isinstance(data.get("model_path"), str):
+        escaped["model_path"] = _escape(data["model_path"])
+    if isinstance(data.get("unit_vars"), Mapping):
+        escaped["unit_vars"] = {
+            key: _escape(value) if key in PATH_VARS and isinstance(value, str) else value
+            for key, value in data["unit_vars"].items()
+        }
+    return escaped
+
+
+def _escape(path: str) -> str:
+    path = path.replace("$", "$$")
+    return "$" + path if path.startswith("~") else path
+
+
+def _expand(path: str, known: Mapping[str, str], loc: Loc) -> str:
+    def value_of(match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return match["escaped"]
+        name = match["name"] or match["braced"]
+        if name in known:
+            return known[name]
+        close = get_close_matches(name or "", list(known), n=1)
+        advice = f"did you mean ${close[0]}?" if close else f"known are {', '.join('$' + k for k in sorted(known))}"
+        raise BadPath(f"uses {match[0]!r}, which is no variable ({advice}; $$ is a dollar)", loc)
+
+    if path == "~" or path.startswith("~/"):
+        return known["HOME"] + _VARIABLE.sub(value_of, path[1:])
+    return _VARIABLE.sub(value_of, path)

@@ -1,0 +1,118 @@
+"""Loading presets: folders of YAML files become a catalogue, and what is wrong with a file costs that file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from gpumod.adapters.presets.expand import BadPath, expand_paths, variables
+from gpumod.adapters.presets.problems import from_validation, problem
+from gpumod.adapters.presets.schema import ModePreset, read_service
+from gpumod.adapters.presets.strict_yaml import BadYaml, Document, read_document
+from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.mode import Mode
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+
+T = TypeVar("T", Service, Mode)
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class PresetEntry(Generic[T]):
+    """One preset: what it defines, in which file, and which distribution brought that."""
+
+    value: T
+    path: Path
+    distribution: str
+
+
+@dataclass(frozen=True)
+class PresetCatalogue:
+    """Every preset that is good, by id, and what is wrong with the others."""
+
+    services: Mapping[str, PresetEntry[Service]]
+    modes: Mapping[str, PresetEntry[Mode]]
+    problems: tuple[ErrorInfo, ...]
+
+
+def load_presets(folders: Sequence[tuple[str, Path]], settings: Settings) -> PresetCatalogue:
+    """Read the presets of `folders`, each named with the distribution that it comes from.
+
+    A path may also be that of one file. Files are read in the order of folders and of their names; of two that
+    define one id the first wins. Never raises for what a file says: `problems` holds that.
+    """
+    services: dict[str, PresetEntry[Service]] = {}
+    modes: dict[str, PresetEntry[Mode]] = {}
+    problems: list[ErrorInfo] = []
+    known = variables(settings)
+    for distribution, folder in folders:
+        for path in _files(folder, problems):
+            read = _read(path, known)
+            if isinstance(read, Service):
+                _add(services, PresetEntry(read, path, distribution), problems)
+            elif isinstance(read, Mode):
+                _add(modes, PresetEntry(read, path, distribution), problems)
+            else:
+                problems += read
+    return PresetCatalogue(services, modes, tuple(problems))
+
+
+def _files(folder: Path, problems: list[ErrorInfo]) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    try:
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix in _SUFFIXES and path.is_file() and not path.name.startswith(".")
+        )
+        missing = not folder.is_dir()
+    except OSError as error:
+        problems.append(problem(folder, f"cannot be read: {error.strerror}", code="bad-preset-folder"))
+        return []
+    if not found:
+        said = "is not there" if missing else "holds no presets"
+        problems.append(problem(folder, said, code="bad-preset-folder"))
+    return found
+
+
+def _read(path: Path, known: Mapping[str, str]) -> Service | Mode | list[ErrorInfo]:
+    try:
+        document = read_document(path)
+    except BadYaml as error:
+        return [problem(path, str(error), line=error.line)]
+    except OSError as error:
+        return [problem(path, f"cannot be read: {error.strerror or error}")]
+    kind = _kind(path, document)
+    if kind is None:
+        return [problem(path, "must be service or mode", line=document.line_of(("kind",)), field="kind")]
+    try:
+        return _mode(document) if kind == "mode" else read_service(expand_paths(document.data, known))
+    except ValidationError as error:
+        return from_validation(path, document, kind, error)
+    except BadPath as error:
+        return [problem(path, str(error), line=document.line_of(error.loc), field=".".join(map(str, error.loc)))]
+    except ValueError as error:
+        return [problem(path, str(error), line=document.line_of(("supports_sleep",)))]
+
+
+def _mode(document: Document) -> Mode:
+    return ModePreset.model_validate(document.data).to_mode()
+
+
+def _kind(path: Path, document: Document) -> Literal["service", "mode"] | None:
+    said = document.data.get("kind", "mode" if path.parent.name == "modes" else "service")
+    return said if said in ("service", "mode") else None
+
+
+def _add(entries: dict[str, PresetEntry[T]], entry: PresetEntry[T], problems: list[ErrorInfo]) -> None:
+    first = entries.setdefault(entry.value.id, entry)
+    if first is not entry:
+        kind = type(entry.value).__name__.lower()
+        said = f"defines {kind} {entry.value.id!r}, which {first.path} ({first.distribution}) defines already"
+        problems.append(problem(entry.path, said, code="preset-collision", field="id", other=str(first.path)))

@@ -1,0 +1,69 @@
+"""What is wrong with preset files, in words: file, line, field, and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from gpumod.adapters.presets.schema import allowed_keys
+from gpumod.adapters.presets.strict_yaml import Document, Loc
+from gpumod.domain.errors import ErrorInfo
+
+MOST = 10
+"""So many problems of one file are reported."""
+_ID_RULE = "must begin with a letter or a digit and hold only those, '.', '_' and '-' (at most 63 characters)"
+
+
+def problem(
+    path: Path, said: str, *, code: str = "bad-preset", line: int | None = None, field: str = "", **details: Any
+) -> ErrorInfo:
+    """A problem of one file. The file is skipped; what it defined before stays as it is."""
+    where = f"{path}:{line}" if line else str(path)
+    return ErrorInfo(
+        code=code,
+        message=f"{where}: {f'field {field} ' if field else ''}{said}",
+        why="the file was skipped; nothing that it defined before was changed",
+        hint="`gpumod preset validate FILE` checks it again; docs/presets.md explains every key",
+        details={"file": str(path), "line": line, "field": field, **details},
+    )
+
+
+def from_validation(
+    path: Path, document: Document, kind: Literal["service", "mode"], error: ValidationError
+) -> list[ErrorInfo]:
+    """The problems that a model found in a file."""
+    found = []
+    for item in error.errors(include_url=False)[:MOST]:
+        loc = tuple(
+            part for part in item["loc"] if part not in ("tuple", "any") and not str(part).startswith("literal[")
+        )
+        field = ".".join(str(part) for part in loc)
+        found.append(problem(path, _said(item, loc, kind), line=document.line_of(loc), field=field))
+    return _distinct(found)
+
+
+def _said(item: Mapping[str, Any], loc: Loc, kind: Literal["service", "mode"]) -> str:
+    if item["type"] == "extra_forbidden":
+        known = allowed_keys(kind) if len(loc) == 1 else ("id", "sleep_on_idle", "asleep", "start_order")
+        close = get_close_matches(str(loc[-1]), known, n=2)
+        return "is unknown: " + (f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}")
+    if item["type"] == "missing":
+        return "is missing"
+    if item["type"] == "string_pattern_mismatch":
+        return f"{_ID_RULE}, not {_shown(item['input'])}"
+    said = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return f"{said}, not {_shown(item['input'])}" if loc and not isinstance(item["input"], Mapping) else said
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _distinct(problems: list[ErrorInfo]) -> list[ErrorInfo]:
+    """One problem of each field: a field of several types is told of once for each of them otherwise."""
+    return list({info.details["field"]: info for info in reversed(problems)}.values())[::-1]

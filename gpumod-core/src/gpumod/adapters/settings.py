@@ -1,0 +1,114 @@
+"""Settings from the database and the environment, checked, with errors that say where a wrong one came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from gpumod.domain.errors import UnknownName, UsageError
+from gpumod.domain.settings import Settings
+
+PREFIX = "GPUMOD_"
+FOLDERS = frozenset({"sim_machine", "bin_path", "models_dir", "hf_home"})
+PROGRAMS = frozenset({"vllm_bin", "llama_server_bin"})
+_TYPES = {int: "whole number", float: "number"}
+
+
+class SettingInfo(NamedTuple):
+    """One setting, for lists: its `default` as text, empty where there is none."""
+
+    key: str
+    type: str
+    default: str
+    description: str
+
+
+def environment_name(key: str) -> str:
+    """The environment variable that overrides a setting."""
+    return PREFIX + key.upper()
+
+
+def load_settings(store_settings: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    """The settings: from `environ` (GPUMOD_<NAME>), else as stored, else the default.
+
+    Keys that this version does not know are passed over. Raises UsageError(`bad-setting`).
+    """
+    values: dict[str, str | None] = {}
+    for key in Settings.model_fields:
+        variable = environment_name(key)
+        if variable in environ and (environ[variable] or _optional(key)):
+            values[key] = _checked(key, environ[variable], f"in the environment variable {variable}")
+        elif key in store_settings:
+            values[key] = _checked(key, store_settings[key], "in the database")
+    return Settings.model_validate(values)
+
+
+def check_setting(key: str, value: str) -> str:
+    """The text to store for a setting: paths with `~` expanded and absolute. An empty text unsets an optional one.
+
+    Raises UnknownName(`unknown-setting`) and UsageError(`bad-setting`).
+    """
+    if key not in Settings.model_fields:
+        close = get_close_matches(key, list(Settings.model_fields), n=3)
+        raise UnknownName(
+            "unknown-setting",
+            f"there is no setting {key!r}",
+            hint=f"did you mean {', '.join(close)}?" if close else "`gpumod settings list` shows them all",
+            close=close,
+        )
+    return _checked(key, value, "given") or ""
+
+
+def describe() -> tuple[SettingInfo, ...]:
+    """Every setting with its type, default and meaning, in order."""
+    rows = []
+    for key, field in Settings.model_fields.items():
+        default = "" if field.default is None else str(field.default)
+        rows.append(SettingInfo(key, _type_of(key), default, field.description or ""))
+    return tuple(rows)
+
+
+def _checked(key: str, text: str, where: str) -> str | None:
+    value = _expanded(key, text.strip()) or (None if _optional(key) else "")
+    try:
+        Settings.model_validate({key: value})
+    except ValidationError as error:
+        said = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise UsageError(
+            "bad-setting",
+            f"the setting {key} cannot be {text!r} ({where})",
+            why=said,
+            hint=f"a {_type_of(key)}, for instance {_default(key)!r}: `gpumod settings set {key} VALUE`;"
+            f" {environment_name(key)}=VALUE overrides it for one command",
+            key=key,
+        ) from error
+    return value
+
+
+def _expanded(key: str, text: str) -> str:
+    if key in FOLDERS and text:
+        return str(_home(text).absolute())
+    return str(_home(text)) if key in PROGRAMS and text.startswith("~/") else text
+
+
+def _home(text: str) -> Path:
+    return Path.home() / text[2:] if text.startswith("~/") or text == "~" else Path(text)
+
+
+def _optional(key: str) -> bool:
+    return Settings.model_fields[key].default is None
+
+
+def _default(key: str) -> object:
+    default = Settings.model_fields[key].default
+    return default if default is not None else "~/models" if key in FOLDERS else ""
+
+
+def _type_of(key: str) -> str:
+    if key in FOLDERS:
+        return "folder"
+    return _TYPES.get(type(Settings.model_fields[key].default), "text")
