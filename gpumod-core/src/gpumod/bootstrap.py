@@ -13,9 +13,10 @@ from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.files import ensure_private_dir, home_id
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
-from gpumod.adapters.settings import check_setting, load_settings, set_by_environment
+from gpumod.adapters.settings import check_setting, environment_name, load_settings
 from gpumod.adapters.store import open_store
 from gpumod.domain.errors import MachineLacks
+from gpumod.domain.settings import Settings
 from gpumod.engine.machine import Machine
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.ports import Tools
@@ -69,7 +70,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             dump_mode=presets.dump_mode_preset,
             merge=presets.merge_for_reload,
             check_setting=check_setting,
-            from_environment=set_by_environment(environ),
+            from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
             list_commands=list_commands,
         ),
     )

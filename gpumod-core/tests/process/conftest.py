@@ -31,9 +31,9 @@ class Machine:
         self.supervisor = self.another()
         self.handles: list[Handle] = []
 
-    def another(self) -> ProcessSupervisor:
+    def another(self, kill_timeout_s: float = 10.0) -> ProcessSupervisor:
         """A supervisor of the same home, as the next gpumod would make it."""
-        return ProcessSupervisor(self.home, "0123456789ab", self.settings, SystemClock())
+        return ProcessSupervisor(self.home, "0123456789ab", self.settings, SystemClock(), kill_timeout_s=kill_timeout_s)
 
     def handle(self, service: str = "svc") -> Handle:
         handle = Handle(

@@ -198,12 +198,11 @@ async def test_damaged_records_are_no_records(machine: Any) -> None:
     assert (await one(machine, handle)).exit_code == -15
 
 
-async def test_a_stopped_shim_does_not_keep_its_service(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpumod.adapters.process.supervisor.KILL_TIMEOUT_S", 0.2)
+async def test_a_stopped_shim_does_not_keep_its_service(machine: Any) -> None:
     handle = await machine.start(FAMILY)
     await machine.lines(handle, 2)
     os.kill(handle.token["shim_pid"], signal.SIGSTOP)
-    await machine.supervisor.stop(handle, machine.launch(FAMILY, stop_timeout_s=0.1))
+    await machine.another(kill_timeout_s=0.3).stop(handle, machine.launch(FAMILY, stop_timeout_s=0.1))
     assert machine.living(handle) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumod.adapters.files import lines_backwards
-from gpumod.adapters.process import environment
+from gpumod.adapters.process import environment, shim
 from gpumod.adapters.process.records import Records
 from gpumod.domain.errors import UsageError
 
@@ -36,27 +37,42 @@ async def test_bytes_that_are_no_text_are_replaced(machine: Any) -> None:
 
 async def test_a_log_that_grows_is_rotated_while_the_service_writes(machine: Any) -> None:
     code = """
-        import time
-        for n in range(4):
-            for line in range(16000):
-                print(f'{n:02d}-{line:06d}', 'x' * 64)
-            print('block', n, flush=True)
-            time.sleep(1.15)
-        print('end', flush=True)
+        import os, time
+        for line in range(16000):
+            print(f'{line:06d}', 'x' * 64)
+        print('before', flush=True)
+        while os.fstat(1).st_size:
+            time.sleep(0.01)
+        print('after', flush=True)
         time.sleep(600)
     """
     handle = await machine.start(code)
-    await machine.until(lambda: machine.supervisor.logs("svc", 1) == ("end",))
+    await machine.until(lambda: machine.supervisor.logs("svc", 1) == ("after",))
     log = machine.supervisor.log_path("svc")
-    names = sorted(path.name for path in log.parent.iterdir())
-    assert names == ["svc.log", "svc.log.1", "svc.log.2", "svc.log.3"]
+    assert sorted(path.name for path in log.parent.iterdir()) == ["svc.log", "svc.log.1"]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in log.parent.iterdir())
-    shown = machine.supervisor.logs("svc", 33000)
-    assert len(shown) == 33000
-    assert shown[-2] == "block 3"
-    numbered = [line for line in shown if line.endswith("x" * 64)]
-    assert [int(line[3:9]) for line in numbered[-16000:]] == list(range(16000))
+    assert log.read_text() == "after\n"
+    shown = machine.supervisor.logs("svc", 20000)
+    assert shown[-2:] == ("before", "after")
+    assert [int(line[:6]) for line in shown[:-2]] == list(range(16000))
     await machine.supervisor.stop(handle, machine.launch(code))
+
+
+def test_three_old_logs_are_kept(tmp_path: Path) -> None:
+    log = tmp_path / "svc.log"
+    orders = shim.Orders(
+        {"nonce": "n", "service": "svc", "exe": "x", "argv": [], "env": {}, "cwd": "/", "log": str(log)}
+        | {"log_max_bytes": 10, "log_keep": 3, "stop_timeout_s": 1}
+    )
+    shim.rotate(orders)  # nothing there yet
+    for number in range(6):
+        log.write_text(f"{number}" * 10)
+        shim.rotate(orders)
+        assert log.read_text() == ""
+    log.write_text("short")
+    shim.rotate(orders)
+    kept = {path.name: path.read_text()[:1] for path in tmp_path.iterdir()}
+    assert kept == {"svc.log": "s", "svc.log.1": "5", "svc.log.2": "4", "svc.log.3": "3"}
 
 
 async def test_a_large_log_is_rotated_at_the_start(machine: Any) -> None:
@@ -93,7 +109,7 @@ def test_lines_backwards_is_the_text_reversed(
     data = "\n".join(lines).encode() + (b"\n" if newline and lines else b"")
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     paths = []
-    for number, (start, end) in enumerate(zip(places, places[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(places)):
         paths.append(folder / str(number))
         paths[-1].write_bytes(data[start:end])
     expected = data.decode().split("\n")
@@ -114,8 +130,11 @@ def test_long_lines_and_blocks(tmp_path: Path) -> None:
 
 
 NAMES = st.sampled_from(
-    ["PATH", "HOME", "LC_ALL", "HF_HOME", "HF_TOKEN", "OPENAI_API_KEY", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "FOO"]
-    + ["http_proxy", "HTTPS_PROXY", "GPUMOD_NONCE", "GPUMOD_SHIM", "LD_LIBRARY_PATH", "HF_HUB_TOKEN", "LD_PRELOAD"]
+    [
+        *("PATH", "HOME", "LC_ALL", "HF_HOME", "HF_TOKEN", "OPENAI_API_KEY", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
+        *("FOO", "http_proxy", "HTTPS_PROXY", "GPUMOD_NONCE", "GPUMOD_SHIM", "LD_LIBRARY_PATH", "HF_HUB_TOKEN"),
+        "LD_PRELOAD",
+    ]
 )
 VALUES = st.one_of(st.text(max_size=10), st.just("http://user:pw@proxy:3128"), st.just("/a:/b"))
 

@@ -175,7 +175,7 @@ def fault(
         for name, data in kinds.items()
     ]
     lines = [
-        f"{row['service']}: {row['kind']}{'' if row['value'] is None else f' {row["value"]:g}'}  "
+        f"{row['service']}: {row['kind']} {'' if row['value'] is None else row['value']} "
         f"({faults.KINDS[str(row['kind'])][0]})"
         for row in shown
     ]

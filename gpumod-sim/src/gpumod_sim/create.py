@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpumod.api import UsageError
-from gpumod.domain.base import is_id
 from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_SPEED, Machine, write_json
 
 # folder/name -> the module whose `main(folder, argv)` it runs
@@ -35,14 +35,14 @@ raise SystemExit(main({folder!r}, sys.argv[1:]))
 
 
 def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, str]:
-    """Make (or complete) the machine in `folder`, with a card for each (name, MiB); the settings of a home that uses it.
+    """Make (or complete) the machine in `folder`, with a card for each (name, MiB).
 
-    Idempotent. Raises UsageError for no cards, a card without memory, or a machine that has other cards.
+    Returns the settings of a home that uses it. Idempotent. Raises UsageError for no cards, a card without memory,
+    or a machine that has other cards.
     """
     if not gpus or any(total_mb <= 0 for _, total_mb in gpus):
-        raise UsageError(
-            "bad-gpus", "a simulated machine needs GPUs with memory", hint="say for instance RTX 4090:24564"
-        )
+        hint = 'say for instance "RTX 4090:24564"'
+        raise UsageError("bad-gpus", "a simulated machine needs GPUs with memory", hint=hint)
     folder = folder.absolute()
     for path in (folder, folder / "bin", folder / "libexec"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
 
 def foreign_program(folder: str, name: str) -> str:
     """The path of a program of that name that holds memory. Raises UsageError for a name that is no file's."""
-    if not is_id(name) or len(name) > MAX_NAME:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or len(name) > MAX_NAME:
         hint = f"use up to {MAX_NAME} letters, digits, . _ -"
         raise UsageError("bad-name", f"{name!r} cannot name a process", hint=hint)
     path = Path(folder) / "libexec" / name
@@ -96,7 +96,7 @@ def _write_program(path: Path, body: str) -> None:
 
 
 def _shebang() -> str:
-    """Isolated and without site: the quickest start. Through sh where a kernel could not read the interpreter's path."""
+    """Isolated and without site: the quickest start. Through sh where the kernel could not read the path."""
     python = sys.executable or shutil.which("python3") or "/usr/bin/python3"
     if " " not in python and len(python) < MAX_SHEBANG:
         return f"#!{python} -IS\n"

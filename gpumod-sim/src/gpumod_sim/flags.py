@@ -66,12 +66,12 @@ def parse(argv: Sequence[str], table: Mapping[str, str], aliases: Mapping[str, s
             takes = words and words[0] in ("on", "off", "auto", "true", "false", "1", "0")
             flags.values[name] = [inline if has_value else words.pop(0) if takes else "on"]
         else:
-            _value(flags, words, typed, name, kind, inline if has_value else None)
+            flags.values[name] = _values(words, typed, kind, inline if has_value else None)
     return flags
 
 
-def _value(flags: Flags, words: list[str], typed: str, name: str, kind: str, inline: str | None) -> None:
-    """Take the value of a flag from `words` or from behind its equals sign."""
+def _values(words: list[str], typed: str, kind: str, inline: str | None) -> list[str]:
+    """What a flag is given: from behind its equals sign, or taken from `words`."""
     if inline is None:
         if not words or (words[0].startswith("--") and len(words[0]) > 2):
             raise FlagError("missing", typed)
@@ -82,7 +82,7 @@ def _value(flags: Flags, words: list[str], typed: str, name: str, kind: str, inl
     for value in values:
         if (kind == "int" and not _is_number(value, int)) or (kind == "float" and not _is_number(value, float)):
             raise FlagError("invalid", typed, f"invalid {kind} value: '{value}'")
-    flags.values[name] = values
+    return values
 
 
 def _is_number(text: str, kind: type[int | float]) -> bool:

@@ -52,16 +52,26 @@ class Llama(StandIn):
         self.flags = flags
         self.model = flags.text("model") or flags.text("hf-repo")
         self.is_child = "LLAMA_SERVER_ROUTER_PORT" in os.environ
-        self.full_mb = self.shared_out(self._wanted_mb(), self.visible)
+        self.full_mb = self.shared_out(self._wanted_mb(), self._devices())
         self.asleep = False
         self.last_use = time.monotonic()
         self.turn = asyncio.Lock()
         self.http = LlamaHttp(self)
         self.helpers: list[asyncio.Task[None]] = []
 
+    def _devices(self) -> list[int]:
+        """The GPUs that the model is spread over: all that are visible, or what the options choose of them."""
+        if self.flags.text("n-gpu-layers", "auto") == "0":
+            return []
+        if "device" in self.flags:
+            names = self.flags.text("device").split(",")
+            return [gpu for number, gpu in enumerate(self.visible) if f"CUDA{number}" in names]
+        if self.flags.text("split-mode") == "none":
+            main = self.flags.whole("main-gpu", 0)
+            return self.visible[main : main + 1]
+        return self.visible
+
     def _wanted_mb(self) -> int:
-        if self.flags.text("n-gpu-layers", "auto") == "0" or self.flags.text("device") == "none":
-            return 0
         if self.expected_mb is not None:
             return self.expected_mb
         try:
@@ -121,9 +131,9 @@ class Llama(StandIn):
 
     def _oom_lines(self, error: OutOfMemoryError) -> list[str]:
         device = self.visible.index(error.gpu) if error.gpu in self.visible else 0
+        where = f"allocating {error.need_mb:.2f} MiB on device {device}"
         return [
-            f"ggml_backend_cuda_buffer_type_alloc_buffer: allocating {error.need_mb:.2f} MiB on device {device}: "
-            "cudaMalloc failed: out of memory",
+            f"ggml_backend_cuda_buffer_type_alloc_buffer: {where}: cudaMalloc failed: out of memory",
             f"alloc_tensor_range: failed to allocate CUDA{device} buffer of size {error.need_mb * MIB}",
             f"llama_model_load: error loading model: unable to allocate CUDA{device} buffer",
             f"srv    load_model: failed to load model, '{self.model}'",
@@ -170,10 +180,9 @@ class Llama(StandIn):
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while line := await reader.readline():
-            if line.strip() == EXIT.encode():
+            if line.strip() == EXIT.encode() and self.fault("ignore-sigterm") is None:
                 self.server.stop_listening()
-                while self.http.in_flight:  # it does not end with requests in flight: the router kills it then
-                    await asyncio.sleep(0.02)
+                await self.http.idle.wait()  # it does not end with requests in flight: the router kills it then
                 await self.pass_time(law.llama_unload_s(), "unload")
                 break
         self.end(0)

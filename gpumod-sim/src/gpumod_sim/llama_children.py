@@ -41,6 +41,8 @@ class Child:
         self.idle.set()
         self.stopping = False
         self.process: asyncio.subprocess.Process | None = None
+        self.lingering: list[asyncio.subprocess.Process] = []  # unloaded, and still holding their memory, by a fault
+        self.was_loaded = False
         self.gone = asyncio.Event()  # no process
         self.gone.set()
         self.known = asyncio.Event()  # loaded, or failed
@@ -79,6 +81,10 @@ class Child:
         self.gone.clear()
         self.known.clear()
         self.last_use = time.monotonic()
+        if self.was_loaded and self.fault("wake-oom") is not None:
+            self.log("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory (simulated fault)")
+            self._ended(1)
+            return
         self.port = _free_port()
         environment = {**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.router_port)}
         environment |= {"GPUMOD_SERVICE": self.preset.name}
@@ -105,13 +111,24 @@ class Child:
         while line := await process.stdout.readline():
             said = line.strip()
             if said == READY:
-                self.value = "loaded"
+                self.value, self.was_loaded = "loaded", True
                 self.known.set()
             elif said == ASLEEP:
                 self.value = "sleeping"
             else:
                 self.log(f"[{self.port}] {line.decode('utf-8', 'replace').rstrip()}")
-        self._ended(await process.wait())
+        code = await process.wait()
+        if self.process is process:
+            self._ended(code)
+
+    def fault(self, kind: str) -> float | None:
+        return faults.value(self.machine, self.preset.name, kind)
+
+    def linger(self) -> None:
+        """Count as unloaded, with a process that goes on holding its memory."""
+        if self.process:
+            self.lingering.append(self.process)
+            self._ended(0)
 
     def _ended(self, code: int) -> None:
         self.value, self.stopping = "unloaded", False
@@ -127,11 +144,11 @@ class Child:
 
     async def stop(self) -> None:
         """Ask the child to exit, wait for its stop-timeout, kill it. One that still loads is killed at once."""
+        while self.lingering:
+            self.lingering.pop().kill()
         process = self.process
         if process is None or self.stopping:
             await self.gone.wait()
-            return
-        if faults.value(self.machine, self.preset.name, "sleep-hangs") is not None:
             return
         if self.value == "loading":
             process.kill()

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 TABLE: dict[str, str] = {
     "model": "text", "hf-repo": "text", "hf-file": "text", "mmproj": "text", "alias": "text", "host": "text",
-    "port": "int", "ctx-size": "int", "n-gpu-layers": "text", "n-predict": "int", "parallel": "int", "batch-size": "int",
-    "ubatch-size": "int", "threads": "int", "threads-batch": "int", "threads-http": "int", "flash-attn": "tri",
+    "port": "int", "ctx-size": "int", "n-gpu-layers": "text", "n-predict": "int", "parallel": "int",
+    "batch-size": "int", "ubatch-size": "int", "threads": "int", "threads-batch": "int", "threads-http": "int",
+    "flash-attn": "tri",
     "cache-type-k": "text", "cache-type-v": "text", "fit": "tri", "fit-target": "text", "fit-ctx": "int",
     "api-key": "text", "api-key-file": "text", "embeddings": "switch", "reranking": "switch", "pooling": "text",
     "metrics": "switch", "slots": "switch", "props": "switch", "jinja": "switch", "chat-template": "text",
@@ -20,7 +21,8 @@ TABLE: dict[str, str] = {
     "models-preset": "text", "models-max": "int", "models-autoload": "switch", "log-disable": "switch",
     "log-file": "text", "log-verbosity": "int", "log-prefix": "switch", "log-timestamps": "switch",
     "reasoning-format": "text", "reasoning-budget": "int", "rope-scaling": "text", "rope-scale": "float",
-    "op-offload": "switch", "repack": "switch", "check-tensors": "switch", "lora": "text", "ui": "switch", "webui": "switch",
+    "op-offload": "switch", "repack": "switch", "check-tensors": "switch", "lora": "text", "ui": "switch",
+    "webui": "switch", "cont-batching": "switch",
 }  # fmt: skip
 
 SHORT = {
@@ -34,8 +36,8 @@ SHORT = {
 }  # fmt: skip
 _LONG = {"gpu-layers": "n-gpu-layers", "embedding": "embeddings", "rerank": "reranking", "verbosity": "log-verbosity"}
 
-ALIASES = {**{f"-{short}": name for short, name in SHORT.items()}, **{f"--{long}": name for long, name in _LONG.items()},
-           "-nkvo": "no-kv-offload", "-nocb": "no-cont-batching"}  # fmt: skip
+ALIASES = {**{f"-{short}": name for short, name in SHORT.items()},
+           **{f"--{long}": name for long, name in _LONG.items()}, "-nkvo": "no-kv-offload"}  # fmt: skip
 
 PRESET_ONLY = {"load-on-startup", "stop-timeout"}
 # The router gives these to its children itself; presets may not.

@@ -49,6 +49,8 @@ class LlamaHttp:
         self.keys = keys_of(flags.text("api-key"), flags.text("api-key-file"))
         self.in_flight = 0
         self.deferred = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.counts = {"prompt_tokens_total": 0, "tokens_predicted_total": 0}
         parallel = flags.whole("parallel", -1)
         self.slots = asyncio.Semaphore(parallel if parallel > 0 else 4)
@@ -137,6 +139,7 @@ class LlamaHttp:
             if not isinstance(body, dict):
                 return error_reply(400, "the body must be an object")
             self.in_flight += 1
+            self.idle.clear()
             self.deferred += 1
             waiting = True
             try:
@@ -147,6 +150,8 @@ class LlamaHttp:
             finally:
                 self.in_flight -= 1
                 self.deferred -= waiting
+                if not self.in_flight:
+                    self.idle.set()
                 self.server.last_use = time.monotonic()
 
         return route

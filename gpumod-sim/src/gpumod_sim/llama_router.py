@@ -90,7 +90,7 @@ class Router(StandIn):
         if path == "/models/load":
             return await self._load(name)
         if path == "/models/unload":
-            return self._unload(name)
+            return await self._unload(name)
         return await self._route(request, name)
 
     async def _get(self, request: Request) -> Reply:
@@ -123,13 +123,20 @@ class Router(StandIn):
         await child.start()
         return json_reply({"success": True})
 
-    def _unload(self, name: Any) -> Reply:
+    async def _unload(self, name: Any) -> Reply:
         child = self._find(name) if isinstance(name, str) else None
         if child is None:
             return error_reply(400, "model is not found")
         if not child.running:
             return error_reply(400, "model is not running")
-        self._spawn(child)
+        if child.fault("sleep-500") is not None:
+            return error_reply(500, "simulated fault: sleep-500")
+        if child.fault("sleep-hangs") is not None:
+            await asyncio.Event().wait()
+        if child.fault("sleep-frees-nothing") is not None:
+            child.linger()
+        else:
+            self._spawn(child)
         return json_reply({"success": True})
 
     def _spawn(self, child: Child) -> None:
@@ -145,8 +152,7 @@ class Router(StandIn):
                 child.exit_code = None
                 child.preset.vram_mb = presets[name].vram_mb
                 continue
-            if child.running:
-                self._spawn(child)
+            self._spawn(child)
             del self.models[name]
         self.models = {name: self.models.get(name) or self._child(preset) for name, preset in presets.items()}
 
@@ -167,13 +173,15 @@ class Router(StandIn):
         if not await self._loaded(child):
             return error_reply(500, f"model name={name} failed to load")
         child.in_flight += 1
+        child.idle.clear()
         try:
             return await forward(request, child.port)
         except ProxyError as error:
             return error_reply(500, f"proxy error: {error}")
         finally:
             child.in_flight -= 1
-            child.idle.set() if not child.in_flight else child.idle.clear()
+            if not child.in_flight:
+                child.idle.set()
 
     async def _loaded(self, child: Child) -> bool:
         """Wait until `child` is loaded, starting it when it is not. It waits for a busy model to make room."""

@@ -114,20 +114,18 @@ def lines_backwards(paths: Sequence[Path]) -> Iterator[str]:
     Read by blocks, so that the end of a large file is cheap. Undecodable bytes are replaced; what a carriage return
     has overwritten on its line is left out; files that are not there are skipped.
     """
-    rest = b""
-    first = True
+    rest: bytes | None = None  # the beginning of a line whose own beginning was not read yet
     for path in paths:
         for block in _blocks_backwards(path):
-            *_, tail = pieces = (block + rest).split(b"\n")
-            # The text ends with a newline: that is no empty last line.
-            last = len(pieces) - 1 if first and not tail else len(pieces)
-            first = False
-            yield from map(_decode, reversed(pieces[1:last]))
-            rest = pieces[0] if last else b""
+            pieces = (block + (rest or b"")).split(b"\n")
+            if rest is None and not pieces[-1]:
+                pieces.pop()  # the text ends with a newline: that is no empty last line
+            yield from map(_decode, reversed(pieces[1:]))
+            rest = pieces[0]
             if len(rest) > _MAX_LINE:
                 yield _decode(rest)
                 rest = b""
-    if rest:
+    if rest is not None:
         yield _decode(rest)
 
 
@@ -141,7 +139,8 @@ def _blocks_backwards(path: Path) -> Iterator[bytes]:
         while end > 0:
             start = max(0, end - _BLOCK)
             file.seek(start)
-            yield file.read(end - start)
+            if block := file.read(end - start):  # nothing, where it was cut short meanwhile
+                yield block
             end = start
 
 

@@ -45,7 +45,7 @@ def _database(ctx: click.Context) -> Path:
         from platformdirs import user_data_dir  # noqa: PLC0415  # completion alone
 
         home = user_data_dir("gpumod")
-    return Path(home) / "gpumod.db"
+    return Path(home).expanduser() / "gpumod.db"
 
 
 def _settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

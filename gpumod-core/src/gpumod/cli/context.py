@@ -96,9 +96,9 @@ class CliContext:
             if self.json:
                 click.echo(result.model_dump_json(indent=2))
             else:
-                from gpumod.cli.views import render, stdout_console  # noqa: PLC0415  # rich is for people alone
+                from gpumod.cli.views import print_on, render, stdout_console  # noqa: PLC0415  # rich is for people alone
 
-                stdout_console().print(render(result, **view_options))
+                print_on(stdout_console(), render(result, **view_options))
             sys.stdout.flush()
 
 

@@ -115,7 +115,12 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         ]
         return stack(
             words(f"going back: {self._back}", "yellow") if self._back else None,
-            table(("N", "STEP", "SERVICE", "STATUS", "TAKES", "EXPECTED", "WAITS FOR"), rows, right=("N",)),
+            table(
+                ("N", "STEP", "SERVICE", "STATUS", "TAKES", "EXPECTED", "WAITS FOR"),
+                rows,
+                right=("N",),
+                fold=("WAITS FOR",),
+            ),
         )
 
     def _elapsed(self, row: Row) -> str:

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.mode import Mode
 from gpumod.domain.service import Service
 
+T = TypeVar("T", Service, Mode)
 
-class ServicePreset(Frozen):
-    """A service that a file defines; `distribution` offered the folder."""
 
-    value: Service
-    source: Path
+@dataclass(frozen=True)
+class PresetEntry(Generic[T]):
+    """One preset: what it defines, in which file, and which distribution brought that."""
+
+    value: T
+    path: Path
     distribution: str
 
 
-class ModePreset(Frozen):
-    """A mode that a file defines."""
+@dataclass(frozen=True)
+class PresetCatalogue:
+    """Every preset that is good, by id, and what is wrong with the others."""
 
-    value: Mode
-    source: Path
-    distribution: str
-
-
-class PresetCatalogue(Frozen):
-    """Everything that the preset folders hold, by id, and what was wrong with the files that were skipped."""
-
-    services: Mapping[str, ServicePreset] = {}
-    modes: Mapping[str, ModePreset] = {}
-    problems: tuple[ErrorInfo, ...] = ()
+    services: Mapping[str, PresetEntry[Service]]
+    modes: Mapping[str, PresetEntry[Mode]]
+    problems: tuple[ErrorInfo, ...]

@@ -87,7 +87,11 @@ async def go_back(
     report(Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for"))
     snapshot = await observe(machine)
     options = Options(force=True, cascade=True)
-    wanted = Wanted(target_of(run.before, run.definitions), {**machine.store.services(), **run.definitions})
+    other = [r.service for r in snapshot.services.values() if r.launched != run.definitions.get(r.service)]
+    target = target_of(run.before, run.definitions)
+    again = tuple(member.service for member in target.members if member.service in other)
+    target = target.model_copy(update={"restart": again})
+    wanted = Wanted(target, {**machine.store.services(), **run.definitions})
     failed: ErrorInfo | None
     try:
         planned = plan_for(machine, snapshot, wanted, options)

@@ -9,6 +9,7 @@ from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.engine.context import RunContext, poll
+from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import ask
 from gpumod.ports import Allocation, FatalLine, Launch, ReadsItsLog
@@ -19,9 +20,13 @@ LOOK_AT_PROCESS_S = 0.1
 
 
 def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
-    """Where the service of `step` goes, with the budgets of the first snapshot."""
+    """Where the service of `step` goes, with the budgets of the first snapshot.
+
+    Its share is what it is declared or set to take, not what was measured: else a runtime that is told its share
+    (vLLM) would be given a little less at every start.
+    """
     foreign = {gpu.index: ctx.snapshot.foreign_mb(gpu.index) for gpu in ctx.snapshot.gpus}
-    vram_mb = ctx.footprints[service.id].vram_mb
+    vram_mb = footprint(ctx.machine, service, ctx.snapshot.gpus, None).vram_mb
     return ctx.machine.allocation(step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
 
 

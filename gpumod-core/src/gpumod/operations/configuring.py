@@ -58,9 +58,11 @@ class Configuring(Base):
                     version=record.version,
                     hooks=record.hooks,
                     offers=tuple(f"{offer.kind} {offer.name}" for offer in record.offers),
-                    error=record.error or (record.problems[0] if record.problems else None),
+                    error=record.error,
+                    disabled=record.disabled,
+                    problems=record.problems,
                 )
                 for record in self._machine.plugins.records
             ),
-            commands=self._tools.list_commands(),
+            commands={name: ", ".join(owners) for name, owners in self._tools.list_commands().items()},
         )

@@ -17,7 +17,7 @@ class Tools:
     """Functions of adapters, named by the bootstrap alone.
 
     `load_presets` takes (distribution, folder or file) pairs. `from_environment` are the settings that the
-    environment decides. `reopen` makes a new `Gpumod` of the same home, with settings and plugins read anew.
+    environment decides, `list_commands` the commands of other distributions with their owners.
     """
 
     load_presets: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, UnknownName
 from gpumod.domain.mode import Mode
-from gpumod.domain.presets import ModePreset, PresetCatalogue, ServicePreset
+from gpumod.domain.presets import PresetCatalogue, PresetEntry
+from gpumod.domain.service import Service
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import NoParams, PresetLoad, PresetRef, PresetValidate
 from gpumod.operations.results import (
@@ -29,7 +30,7 @@ class Presets(Base):
                 id=s,
                 kind="service",
                 name=found.value.title,
-                source=str(found.source),
+                source=str(found.path),
                 distribution=found.distribution,
                 loaded=s in services,
                 edited=tuple(sorted(store.user_edited(s))) if s in services else (),
@@ -41,7 +42,7 @@ class Presets(Base):
                 id=m,
                 kind="mode",
                 name=entry.value.name or m,
-                source=str(entry.source),
+                source=str(entry.path),
                 distribution=entry.distribution,
                 loaded=m in modes,
                 edited=("members",) if m in modes and store.mode_user_edited(m) else (),
@@ -56,11 +57,11 @@ class Presets(Base):
         if params.kind != "mode" and params.preset in catalogue.services:
             service = catalogue.services[params.preset]
             text = self._tools.dump_service(service.value)
-            return PresetResult(id=params.preset, kind="service", source=str(service.source), yaml=text)
+            return PresetResult(id=params.preset, kind="service", source=str(service.path), yaml=text)
         if params.kind != "service" and params.preset in catalogue.modes:
             mode = catalogue.modes[params.preset]
             text = self._tools.dump_mode(mode.value)
-            return PresetResult(id=params.preset, kind="mode", source=str(mode.source), yaml=text)
+            return PresetResult(id=params.preset, kind="mode", source=str(mode.path), yaml=text)
         unknown("preset", params.preset, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
 
     async def preset_load(self, params: PresetLoad) -> PresetLoadResult:
@@ -85,7 +86,7 @@ class Presets(Base):
             problems=(*catalogue.problems, *loaded.problems),
         )
 
-    def _load_service(self, preset: ServicePreset, update: bool, loaded: _Loaded) -> None:
+    def _load_service(self, preset: PresetEntry[Service], update: bool, loaded: _Loaded) -> None:
         store = self._machine.store
         old = store.services().get(preset.value.id)
         edited = store.user_edited(preset.value.id) if old else frozenset()
@@ -96,18 +97,18 @@ class Presets(Base):
             loaded.problems.append(error.info)
         except (GpumodError, ValueError) as error:
             info = error.info if isinstance(error, GpumodError) else ErrorInfo(code="bad-options", message=str(error))
-            loaded.problems.append(info.model_copy(update={"details": {"preset": new.id, "file": str(preset.source)}}))
+            loaded.problems.append(info.model_copy(update={"details": {"preset": new.id, "file": str(preset.path)}}))
             return
         if kept:
             loaded.kept[new.id] = kept
         if new == old:
             loaded.unchanged.append(new.id)
             return
-        event = self._event("preset-loaded", new.id, source=str(preset.source))
+        event = self._event("preset-loaded", new.id, source=str(preset.path))
         store.put_service(new, event=event, user_edited=() if update else sorted(edited))
         (loaded.updated if old else loaded.added).append(new.id)
 
-    def _load_mode(self, preset: ModePreset, update: bool, loaded: _Loaded) -> None:
+    def _load_mode(self, preset: PresetEntry[Mode], update: bool, loaded: _Loaded) -> None:
         store, mode = self._machine.store, preset.value
         services = store.services()
         missing = [s for s in mode.services if s not in services]
@@ -118,7 +119,7 @@ class Presets(Base):
                     message=f"mode {mode.id!r} was not loaded: it names {', '.join(missing)}",
                     why="no such service is defined",
                     hint="load their presets too",
-                    details={"preset": mode.id, "file": str(preset.source)},
+                    details={"preset": mode.id, "file": str(preset.path)},
                 )
             )
             return
@@ -129,7 +130,7 @@ class Presets(Base):
             loaded.kept[mode.id] = ("members",)
             loaded.unchanged.append(mode.id)
         else:
-            store.put_mode(mode, event=self._event("preset-loaded", mode.id, source=str(preset.source)))
+            store.put_mode(mode, event=self._event("preset-loaded", mode.id, source=str(preset.path)))
             (loaded.updated if old else loaded.added).append(mode.id)
 
     async def preset_validate(self, params: PresetValidate) -> PresetValidateResult:
@@ -142,7 +143,7 @@ class Presets(Base):
                 self._machine.driver(service.value).check(service.value)
             except (GpumodError, ValueError) as error:
                 code = error.code if isinstance(error, GpumodError) else "bad-options"
-                details = {"preset": service.value.id, "file": str(service.source)}
+                details = {"preset": service.value.id, "file": str(service.path)}
                 problems.append(ErrorInfo(code=code, message=f"{service.value.id}: {error}", details=details))
         checked = len(catalogue.services) + len(catalogue.modes) + len(catalogue.problems)
         return PresetValidateResult(ok=not problems, checked=checked, problems=tuple(problems))

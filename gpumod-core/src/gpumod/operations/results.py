@@ -106,12 +106,17 @@ class DoctorResult(Frozen):
 
 
 class PluginRow(Frozen):
+    """`error` says why it offers nothing, `disabled` which variable keeps it out, `problems` what single offers were
+    refused and why."""
+
     name: str
     distribution: str
     version: str
     hooks: tuple[str, ...]
     offers: tuple[str, ...]
     error: ErrorInfo | None = None
+    disabled: str = ""
+    problems: tuple[ErrorInfo, ...] = ()
 
 
 class PluginsResult(Frozen):

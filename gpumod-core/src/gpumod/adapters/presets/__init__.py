@@ -1,13 +1,11 @@
 """Presets: YAML files that define services and modes."""
 
 from gpumod.adapters.presets.dump import dump_mode_preset, dump_service_preset
-from gpumod.adapters.presets.load import PresetCatalogue, PresetEntry, load_presets
+from gpumod.adapters.presets.load import load_presets
 from gpumod.adapters.presets.merge import merge_for_reload
 from gpumod.adapters.presets.schema import mode_schema, service_schema
 
 __all__ = [
-    "PresetCatalogue",
-    "PresetEntry",
     "dump_mode_preset",
     "dump_service_preset",
     "load_presets",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,29 +14,12 @@ from gpumod.adapters.presets.schema import ModePreset, read_service
 from gpumod.adapters.presets.strict_yaml import BadYaml, Document, read_document
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.mode import Mode
+from gpumod.domain.presets import PresetCatalogue, PresetEntry
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 
 T = TypeVar("T", Service, Mode)
 _SUFFIXES = (".yaml", ".yml")
-
-
-@dataclass(frozen=True)
-class PresetEntry(Generic[T]):
-    """One preset: what it defines, in which file, and which distribution brought that."""
-
-    value: T
-    path: Path
-    distribution: str
-
-
-@dataclass(frozen=True)
-class PresetCatalogue:
-    """Every preset that is good, by id, and what is wrong with the others."""
-
-    services: Mapping[str, PresetEntry[Service]]
-    modes: Mapping[str, PresetEntry[Mode]]
-    problems: tuple[ErrorInfo, ...]
 
 
 def load_presets(folders: Sequence[tuple[str, Path]], settings: Settings) -> PresetCatalogue:

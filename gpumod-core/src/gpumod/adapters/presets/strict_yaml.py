@@ -78,7 +78,7 @@ def parse_document(text: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise BadYaml(f"is not valid YAML: {said}", mark.line + 1 if mark else None) from error
+        raise BadYaml(f"is not valid YAML: {said}", _line(mark)) from error
 
 
 def _check_events(text: str) -> None:
@@ -86,13 +86,17 @@ def _check_events(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Base):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise BadYaml("uses anchors or aliases (& and *), which presets do not have", event.start_mark.line + 1)
+            raise BadYaml("uses anchors or aliases (& and *), which presets do not have", _line(event.start_mark))
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise BadYaml(f"is nested more than {MAX_DEPTH} levels deep", event.start_mark.line + 1)
+                raise BadYaml(f"is nested more than {MAX_DEPTH} levels deep", _line(event.start_mark))
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+
+
+def _line(mark: Any) -> int | None:
+    return None if mark is None else int(mark.line) + 1
 
 
 def _check_node(node: yaml.Node, loc: Loc, lines: dict[Loc, int]) -> None:
@@ -111,4 +115,4 @@ def _check_node(node: yaml.Node, loc: Loc, lines: dict[Loc, int]) -> None:
         for index, item in enumerate(node.value):
             _check_node(item, (*loc, index), lines)
     elif node.tag not in _PLAIN:
-        raise BadYaml(f"uses the tag {node.tag!r}: only plain data is read", node.start_mark.line + 1)
+        raise BadYaml(f"uses the tag {node.tag!r}: only plain data is read", _line(node.start_mark))

@@ -41,8 +41,12 @@ class ProcessSupervisor:
 
     name = "process"
 
-    def __init__(self, home: Path, home_id: str, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, home: Path, home_id: str, settings: Settings, clock: Clock, *, kill_timeout_s: float = KILL_TIMEOUT_S
+    ) -> None:
+        """`kill_timeout_s` is how long processes may take to end after SIGKILL before `stop` gives up."""
         del home_id  # units and containers need it for their names; a process is known by its nonce
+        self._kill_timeout_s = kill_timeout_s
         self._settings = settings
         self._clock = clock
         self._records = Records(home.absolute())
@@ -147,7 +151,7 @@ class ProcessSupervisor:
         try:
             if token and _has_shim(token):
                 await self._stop_by_shim(handle, shim_process(token), launch)
-            elif not self._is_over(handle):
+            if not self._is_over(handle):  # there was no shim, or it was killed before it was done
                 await self._stop_orphans(handle, launch)
         except PermissionError:
             raise _cannot_kill(handle.service, [process.pid for process in await self._found(handle)]) from None
@@ -158,12 +162,12 @@ class ProcessSupervisor:
         if await ended(shim, launch.stop_timeout_s, self._clock):
             return
         send(shim, signal.SIGUSR1)
-        if await ended(shim, KILL_TIMEOUT_S, self._clock):
+        if await ended(shim, self._kill_timeout_s, self._clock):
             return
         # It did not manage, or hangs itself (it was stopped): from here, then.
         await self._kill(handle, await self._found(handle))
         send(shim, signal.SIGKILL)
-        if not await ended(shim, KILL_TIMEOUT_S, self._clock):
+        if not await ended(shim, self._kill_timeout_s, self._clock):
             raise _cannot_kill(handle.service, [shim.pid])
 
     async def _stop_orphans(self, handle: Handle, launch: Launch) -> None:
@@ -181,12 +185,12 @@ class ProcessSupervisor:
 
     async def _kill(self, handle: Handle, found: Sequence[Proc]) -> None:
         """SIGKILL what was found and what appears meanwhile, until none is left."""
-        give_up = self._clock.monotonic() + KILL_TIMEOUT_S
+        give_up = self._clock.monotonic() + self._kill_timeout_s
         pause = _POLL_S
         while True:
             for process in found:
                 send(process, signal.SIGKILL)
-            found = _merged([process for process in found if process.alive], await self._found(handle))
+            found = [process for process in _merged(found, await self._found(handle)) if process.alive]
             if not found:
                 return
             if self._clock.monotonic() >= give_up:

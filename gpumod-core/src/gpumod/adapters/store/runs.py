@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from gpumod.adapters.store.connect import Database
@@ -98,6 +100,17 @@ class Runs:
                 except GpumodError:
                     continue
         return tuple(found)
+
+    def last_errors(self) -> Mapping[str, str]:
+        """Service to the message of its last step, where that step failed. Looks at the last few hundred steps."""
+        ended = [StepStatus.DONE.value, StepStatus.FAILED.value]
+        service = func.json_extract(RunStepRow.definition, "$.step.service")
+        query = select(service, RunStepRow.error).where(col(RunStepRow.status).in_(ended))
+        found: dict[str, str | None] = {}
+        with self._db.read() as session:
+            for name, error in session.exec(query.order_by(col(RunStepRow.seq).desc()).limit(400)):
+                found.setdefault(name, error)
+        return {name: json.loads(error)["message"] for name, error in found.items() if error}
 
     def open_run(self) -> Run | None:
         """The run that is running or half-way, if there is one. Raises Failed(`bad-row`)."""

@@ -59,3 +59,13 @@ def stdout_console() -> Console:
 def stderr_console() -> Console:
     """The same for progress."""
     return Console(file=sys.stderr, markup=False, emoji=False, highlight=False)
+
+
+def print_on(console: Console, shown: RenderableType) -> None:
+    """Print a view; where no terminal reads it, without the blanks that fill up its lines."""
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as capture:
+        console.print(shown)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))

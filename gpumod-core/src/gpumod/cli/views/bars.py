@@ -7,8 +7,9 @@ legend, so that a segment too narrow for its label is still named.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from textwrap import wrap
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,7 +18,7 @@ from rich.text import Text
 from gpumod.cli.text import safe
 
 FILLS = "#=+%o*x&@$"
-ASLEEP_FILL, FOREIGN_FILL, RESERVE_FILL, FREE_FILL = "z", "?", "/", "."
+FOREIGN_FILL, RESERVE_FILL, FREE_FILL = "?", "/", "."
 COLOURS = ("blue", "green", "magenta", "cyan", "yellow", "bright_blue", "bright_green", "bright_magenta", "bright_cyan")
 GUTTER = 5
 MIN_WIDTH = 40
@@ -43,13 +44,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a bar as it is drawn. `text` is what fits inside; `fill` stands for it where there is no colour."""
+    """A part of a bar as it is drawn; `fill` stands for it where there is no colour."""
 
     label: str
     mb: int
     cells: int
     fill: str
     style: str
+    asleep: bool = False
 
 
 def apportion(parts: Sequence[int], width: int) -> list[int]:
@@ -84,27 +86,29 @@ def pieces(
     used = sum(segment.mb for segment in bar.segments) + bar.foreign_mb
     reserve = max(0, min(reserve_mb, total_mb - used))
     free = max(0, total_mb - used - reserve)
-    parts: list[tuple[str, int, str, str]] = [
-        (s.label, s.mb, *looks[s.label]) if not s.asleep else (s.label, s.mb, ASLEEP_FILL, f"{looks[s.label][1]} dim")
-        for s in bar.segments
-    ]
-    parts.append(("not ours", bar.foreign_mb, FOREIGN_FILL, "white on red"))
-    parts.append(("free", free, FREE_FILL, "dim"))
-    parts.append(("reserve", reserve, RESERVE_FILL, "black on white"))
-    parts.append(("", max(0, span_mb - max(total_mb, used)), " ", ""))
-    cells = apportion([mb for _, mb, _, _ in parts], width)
-    return [Piece(label, mb, n, fill, style) for (label, mb, fill, style), n in zip(parts, cells, strict=True)]
+    parts = [Piece(s.label, s.mb, 0, looks[s.label][0], _style(s, looks), asleep=s.asleep) for s in bar.segments]
+    parts.append(Piece("not ours", bar.foreign_mb, 0, FOREIGN_FILL, "white on red"))
+    parts.append(Piece("free", free, 0, FREE_FILL, "dim"))
+    parts.append(Piece("reserve", reserve, 0, RESERVE_FILL, "black on white"))
+    parts.append(Piece("", max(0, span_mb - max(total_mb, used)), 0, " ", ""))
+    cells = apportion([part.mb for part in parts], width)
+    return [replace(part, cells=n) for part, n in zip(parts, cells, strict=True)]
+
+
+def _style(segment: Segment, looks: dict[str, tuple[str, str]]) -> str:
+    return f"{looks[segment.label][1]} dim" if segment.asleep else looks[segment.label][1]
 
 
 def inside(piece: Piece, *, plain: bool) -> str:
-    """The text of a piece: its label in the middle if it fits, else its fill. Always `piece.cells` cells wide."""
+    """The text of a piece: its label in the middle if it fits, else its fill. Always `piece.cells` cells wide.
+
+    A fill character stays at both ends where there is no colour, so that neighbours can be told apart.
+    """
     background = piece.fill if plain or piece.label in ("free", "reserve", "") else " "
-    label = safe(piece.label)
-    room = piece.cells - 2
-    if not label or cell_len(label) > room:
-        short = set_cell_size(label, room).rstrip() if room >= 6 and label else ""
-        label = short if cell_len(short) >= 5 else ""
-    text = f" {label} " if label else ""
+    label, room = safe(piece.label), piece.cells - 2
+    if cell_len(label) > room:
+        label = set_cell_size(label, room).rstrip() if room >= 5 else ""
+    text = f" {label} " if label and cell_len(label) <= room - 2 else label
     missing = piece.cells - cell_len(text)
     return background * (missing // 2) + text + background * (missing - missing // 2)
 
@@ -160,7 +164,7 @@ class BarChart:
         width = max(MIN_WIDTH, width)
         room, span, looks = width - GUTTER - 1, self.span_mb(), styles(self.bars)
         labels, ticks = ruler(span, room)
-        lines = [Text(set_cell_size(safe(self.title), width).rstrip(), style="bold")]
+        lines = [Text(text, style="bold") for text in wrap(safe(self.title), width)]
         lines.append(Text("GB".ljust(GUTTER) + labels, style="dim"))
         lines.append(Text(" " * GUTTER + ticks, style="dim"))
         drawn = [
@@ -175,7 +179,7 @@ class BarChart:
         lines += [Text(" " * GUTTER + text, style="dim") for text in self._marks(span, room)]
         lines += list(_legend([piece for parts in drawn for piece in parts], width, plain=plain))
         if self.note:
-            lines += _folded([Text(safe(self.note), style="bold red")], width)
+            lines += [Text(text, style="bold red") for text in wrap(safe(self.note), width)]
         return lines
 
     def _marks(self, span: int, room: int) -> list[str]:
@@ -191,19 +195,15 @@ class BarChart:
 
 def _legend(drawn: Sequence[Piece], width: int, *, plain: bool) -> Iterator[Text]:
     """Each label once, with its size in each bar, as many on a line as fit."""
-    entries: dict[tuple[str, str], Text] = {}
+    entries: dict[tuple[str, bool], Text] = {}
     for piece in drawn:
         if not piece.mb or not piece.label:
             continue
-        key = (piece.label, piece.fill)
-        swatch = Text(f"{piece.fill} " if plain else "  ", style="" if plain else piece.style)
-        asleep = " asleep" if piece.fill == ASLEEP_FILL else ""
-        text = swatch.append(
-            f"{'' if plain else ' '}{safe(piece.label)}{asleep} {piece.mb}", style="default on default"
-        )
+        key = (piece.label, piece.asleep)
         if key not in entries:
-            entries[key] = text
-        elif f" {piece.mb}" not in entries[key].plain:
+            entry = Text().append(piece.fill if plain else "  ", style="" if plain else piece.style)
+            entries[key] = entry.append(f" {safe(piece.label)}{' asleep' if piece.asleep else ''} {piece.mb}")
+        elif not entries[key].plain.endswith(f" {piece.mb}"):
             entries[key].append(f" > {piece.mb}")
     yield from _folded(list(entries.values()), width)
 

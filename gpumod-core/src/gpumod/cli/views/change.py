@@ -13,9 +13,8 @@ from gpumod.operations.results import ChangeResult, RecoverResult, StepResult
 def change(result: ChangeResult) -> RenderableType:
     """A dry run and a misfit show their plan; anything else what was done, step by step."""
     if result.plan is not None and (result.dry_run or (result.status == "refused" and not result.plan.fits)):
-        shown = plan(result.plan, command=None if result.mode is None else f"gpumod switch {result.mode}")
         last = words("a dry run: nothing was changed", "dim") if result.dry_run else None
-        return blocks(shown, last, bullets(result.notes) if result.notes else None)
+        return blocks(plan(result.plan), last, bullets(result.notes) if result.notes else None)
     return blocks(
         stack(_summary(result), words(f"run {result.run_id}", "dim") if result.run_id else None),
         _steps(result.steps) if result.steps else None,
@@ -48,6 +47,7 @@ def _steps(steps: tuple[StepResult, ...]) -> RenderableType:
             for step in steps
         ],
         right=("N",),
+        fold=("NOTE",),
     )
 
 

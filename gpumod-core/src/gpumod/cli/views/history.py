@@ -21,14 +21,14 @@ def runs(result: HistoryListResult) -> RenderableType:
         for r in result.runs
     ]
     return blocks(
-        table(("RUN", "STARTED", "COMMAND", "STATUS", "TOOK", "ERROR"), rows) if rows else None,
+        table(("RUN", "STARTED", "COMMAND", "STATUS", "TOOK", "ERROR"), rows, fold=("COMMAND",)) if rows else None,
         _events(result.events) if result.events else None,
     )
 
 
 def _events(events: tuple[Event, ...]) -> RenderableType:
     rows = [(moment(e.at), e.kind, e.subject, _data(e)) for e in events]
-    return stack(heading("Events"), table(("AT", "EVENT", "SUBJECT", "DATA"), rows))
+    return stack(heading("Events"), table(("AT", "EVENT", "SUBJECT", "DATA"), rows, fold=("DATA",)))
 
 
 def _data(event: Event) -> str:
@@ -70,7 +70,9 @@ def run_view(shown: Run) -> RenderableType:
     }
     return blocks(
         pairs(facts),
-        table(("N", "WAY", "STEP", "SERVICE", "STATUS", "TOOK", "NOTE"), rows, right=("N",)) if rows else None,
+        table(("N", "WAY", "STEP", "SERVICE", "STATUS", "TOOK", "NOTE"), rows, right=("N",), fold=("NOTE",))
+        if rows
+        else None,
         *(problems([shown.error]) if shown.error else []),
     )
 
@@ -83,4 +85,9 @@ def simulations(result: SimulationsResult) -> RenderableType:
         (s.id, moment(s.at), json.dumps(s.base, default=str), state(s.verdict), s.peak_mb, commas(s.alternatives))
         for s in result.simulations
     ]
-    return table(("SIMULATION", "AT", "OF", "VERDICT", "PEAK MB", "ALTERNATIVES"), rows, right=("PEAK MB",))
+    return table(
+        ("SIMULATION", "AT", "OF", "VERDICT", "PEAK MB", "ALTERNATIVES"),
+        rows,
+        right=("PEAK MB",),
+        fold=("OF", "ALTERNATIVES"),
+    )

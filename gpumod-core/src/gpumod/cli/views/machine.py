@@ -28,7 +28,7 @@ def doctor(result: DoctorResult) -> RenderableType:
     """Every check, and what to do about what is wrong."""
     rows = [(state(c.level), c.name, c.message + (f" (try: {c.hint})" if c.hint else "")) for c in result.checks]
     verdict = words("all is well", "green") if result.ok else words("something is wrong", "red")
-    return blocks(table(("LEVEL", "CHECK", "WHAT"), rows), verdict)
+    return blocks(table(("LEVEL", "CHECK", "WHAT"), rows, fold=("WHAT",)), verdict)
 
 
 def plugins(result: PluginsResult) -> RenderableType:
@@ -40,7 +40,7 @@ def plugins(result: PluginsResult) -> RenderableType:
     commands = [line(words(f"gpumod {name}", "bold"), f"  from {origin}") for name, origin in result.commands.items()]
     return blocks(
         words(f"plugin API {result.plugin_api}"),
-        table(("PLUGIN", "DISTRIBUTION", "OFFERS", "STATE"), rows) if rows else words("no plugins"),
+        table(("PLUGIN", "DISTRIBUTION", "OFFERS", "STATE"), rows, fold=("OFFERS",)) if rows else words("no plugins"),
         stack(heading("Commands"), *commands) if commands else None,
         *problems(p.error for p in result.plugins if p.error),
     )

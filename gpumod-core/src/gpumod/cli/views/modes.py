@@ -22,7 +22,12 @@ def mode_list(result: ModeListResult) -> RenderableType:
         )
         for m in result.modes
     ]
-    return table((" ", "MODE", "SERVICES", "DECLARED MB", "DESCRIPTION"), rows, right=("DECLARED MB",))
+    return table(
+        (" ", "MODE", "SERVICES", "DECLARED MB", "DESCRIPTION"),
+        rows,
+        right=("DECLARED MB",),
+        fold=("SERVICES", "DESCRIPTION"),
+    )
 
 
 def mode(result: ModeResult) -> RenderableType:
@@ -46,7 +51,7 @@ def mode_status(result: ModeStatusResult) -> RenderableType:
     return blocks(
         line("mode ", words(result.mode, "bold"), " (current): " if result.current else ": ", whole),
         stack(
-            table(("OK", "SERVICE", "WANTED", "STATE", "NOTE"), rows) if rows else words("no services"),
+            table(("OK", "SERVICE", "WANTED", "STATE", "NOTE"), rows, fold=("NOTE",)) if rows else words("no services"),
             words(f"also up: {commas(result.extra)}", "yellow") if result.extra else None,
         ),
     )

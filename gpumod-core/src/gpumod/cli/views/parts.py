@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from gpumod.cli.failures import error_lines
 from gpumod.cli.text import safe
 from gpumod.domain.errors import ErrorInfo
+
+GAP = 2
+FOLDED = 8
 
 STATE_STYLES = {
     "running": "green",
@@ -58,18 +62,58 @@ def heading(text: str) -> Text:
     return words(text, "bold")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> RenderableType:
-    """A table without lines. Columns named in `right` hold numbers; those empty in every row are left out."""
-    numbers = set(right)
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), fold: Iterable[str] = ()
+) -> RenderableType:
+    """A table without lines, its empty columns left out.
+
+    Columns named in `right` hold numbers; those in `fold` are folded where the width does not suffice.
+    """
     cells = [[cell if isinstance(cell, Text) else words("" if cell is None else cell) for cell in row] for row in rows]
     kept = [n for n in range(len(columns)) if n == 0 or any(row[n].plain for row in cells)]
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for n in kept:
-        is_number = columns[n] in numbers
-        made.add_column(Text(columns[n]), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
-    for row in cells:
-        made.add_row(*(row[n] for n in kept))
-    return made
+    shown = tuple(tuple(row[n] for n in kept) for row in cells)
+    return Sheet(tuple(columns[n] for n in kept), shown, frozenset(right), frozenset(fold))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows under column names; where the width does not suffice for that, each row becomes a list of its cells."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Text, ...], ...]
+    right: frozenset[str]
+    fold: frozenset[str]
+
+    def least_width(self) -> int:
+        """Cells that the columns need without cutting any text; one that folds needs eight."""
+        return sum(self._least(n) + GAP for n in range(len(self.columns))) - GAP
+
+    def _least(self, n: int) -> int:
+        longest = max([len(self.columns[n]), *(row[n].cell_len for row in self.rows)])
+        return min(longest, FOLDED) if self.columns[n] in self.fold else longest
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.least_width() > options.max_width:
+            yield from self._records()
+            return
+        made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        for n, name in enumerate(self.columns):
+            side: Literal["left", "right"] = "right" if name in self.right else "left"
+            folds = name in self.fold
+            made.add_column(Text(name), justify=side, no_wrap=not folds, min_width=self._least(n), overflow="fold")
+        for row in self.rows:
+            made.add_row(*row)
+        yield made
+
+    def _records(self) -> Iterator[RenderableType]:
+        for row in self.rows:
+            made = Table.grid(padding=(0, 1, 0, 0))
+            made.add_column(no_wrap=True)
+            made.add_column(overflow="fold")
+            for n, (name, cell) in enumerate(zip(self.columns, row, strict=True)):
+                if cell.plain.strip():
+                    made.add_row(Text(("  " if n else "") + name.lower(), style="dim"), cell)
+            yield made
 
 
 def pairs(rows: Mapping[str, object]) -> RenderableType:
@@ -102,10 +146,7 @@ def problems(errors: Iterable[ErrorInfo]) -> list[RenderableType]:
 def blocks(*parts: RenderableType | None) -> RenderableType:
     """Parts under each other, a blank line between; None is left out."""
     there = [part for part in parts if part is not None]
-    spaced: list[RenderableType] = []
-    for n, part in enumerate(there):
-        spaced.append(part if n == 0 else Padding(part, (1, 0, 0, 0)))
-    return Group(*spaced)
+    return Group(*(piece for n, part in enumerate(there) for piece in ((Text(""), part) if n else (part,))))
 
 
 def stack(*parts: RenderableType | None) -> RenderableType:
@@ -125,13 +166,11 @@ def seconds(value: float | None) -> str:
     if value < 9.95:
         return f"{value:.1f} s"
     whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    for unit, below, size, part in (("min", "s", 60, 60), ("h", "min", 3600, 60), ("d", "h", 86400, 24)):
-        if whole < size * part or unit == "d":
-            rest = whole % size // (size // {"min": 60, "h": 60, "d": 24}[unit])
+    for size, unit, below_size, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // below_size
             return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
-    raise AssertionError("the last unit returns")
+    return f"{whole} s"
 
 
 def moment(at: float) -> str:

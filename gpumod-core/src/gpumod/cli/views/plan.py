@@ -21,8 +21,8 @@ def simulation(result: SimulateResult, *, visual: bool = False) -> RenderableTyp
     )
 
 
-def plan(shown: Plan, *, visual: bool = False, command: str | None = None) -> RenderableType:
-    """A plan. `command` takes an alternative when its id is added (default: `gpumod switch MODE --with`)."""
+def plan(shown: Plan, *, visual: bool = False) -> RenderableType:
+    """A plan: verdict, GPUs, services, steps, turns, host RAM, and what fits instead."""
     return blocks(
         stack(line(state(shown.verdict), f": {shown.why}" if shown.why else ""), _time(shown)),
         *(_charts(shown) if visual else [_gpus(shown)]),
@@ -31,7 +31,7 @@ def plan(shown: Plan, *, visual: bool = False, command: str | None = None) -> Re
         _turns(shown) if shown.turns else None,
         _ram(shown),
         bullets(shown.notes) if shown.notes else None,
-        _alternatives(shown, command) if shown.alternatives else None,
+        _alternatives(shown) if shown.alternatives else None,
         words("no alternative was found that fits") if not shown.fits and not shown.alternatives else None,
     )
 
@@ -48,6 +48,7 @@ def _gpus(shown: Plan) -> RenderableType:
             for g in shown.gpus
         ],
         right=("TOTAL MB", "BUDGET", "BEFORE", "PEAK", "AFTER", "EXCEEDS BY"),
+        fold=("NAME",),
     )
 
 
@@ -60,40 +61,34 @@ def _services(shown: Plan) -> RenderableType:
         ("SERVICE", "WANTED", "VRAM MB", "NUMBER IS", "WHY"),
         [(s.id, s.wanted, s.vram_mb, s.source, s.why) for s in shown.services],
         right=("VRAM MB",),
+        fold=("WHY",),
     )
 
 
 def _steps(shown: Plan) -> RenderableType:
-    return stack(
-        heading("Steps"),
-        table(
-            ("N", "STEP", "SERVICE", "AFTER", "GPU MB BEFORE > PEAK > AFTER", "TAKES", "WHY"),
-            [
-                (
-                    s.n,
-                    _action(s),
-                    s.service,
-                    " ".join(map(str, s.waits_for)),
-                    _memory(s, shown),
-                    seconds(s.expected_s),
-                    s.why,
-                )
-                for s in shown.steps
-            ],
-            right=("N",),
-        ),
-    )
+    several = len(shown.gpus) > 1
+    rows = [
+        (
+            step.n,
+            _action(step),
+            step.service,
+            " ".join(str(n) for n in step.waits_for),
+            "/".join(str(gpu.index) for gpu in step.gpus) if several else "",
+            "/".join(str(gpu.before_mb) for gpu in step.gpus),
+            "/".join(str(gpu.peak_mb) for gpu in step.gpus),
+            "/".join(str(gpu.after_mb) for gpu in step.gpus),
+            seconds(step.expected_s),
+            step.why,
+        )
+        for step in shown.steps
+    ]
+    columns = ("N", "STEP", "SERVICE", "WAITS FOR", "GPU", "BEFORE", "PEAK", "AFTER", "TAKES", "WHY")
+    numbers = ("N", "BEFORE", "PEAK", "AFTER")
+    return stack(heading("Steps"), table(columns, rows, right=numbers, fold=("WAITS FOR", "WHY")))
 
 
 def _action(step: Step) -> str:
     return f"{step.action} ({step.level})" if step.level else str(step.action)
-
-
-def _memory(step: Step, shown: Plan) -> str:
-    several = len(shown.gpus) > 1
-    return ", ".join(
-        (f"{g.index}: " if several else "") + f"{g.before_mb} > {g.peak_mb} > {g.after_mb}" for g in step.gpus
-    )
 
 
 def _turns(shown: Plan) -> RenderableType:
@@ -114,15 +109,16 @@ def _ram(shown: Plan) -> Text | None:
     return words(f"host RAM: at most {shown.ram_peak_mb} of {shown.ram_budget_mb} MB") if shown.ram_peak_mb else None
 
 
-def _alternatives(shown: Plan, command: str | None) -> RenderableType:
+def _alternatives(shown: Plan) -> RenderableType:
     first = shown.alternatives[0]
-    taking = command or f"gpumod switch {shlex.quote(shown.target.mode or 'MODE')}"
+    taking = f"gpumod switch {shlex.quote(shown.target.mode or 'MODE')}"
     return stack(
         heading("What fits instead"),
         table(
             ("ID", "KIND", "PEAK MB", "WHAT"),
             [(a.id, a.kind, a.peak_mb, _title(a)) for a in shown.alternatives],
             right=("PEAK MB",),
+            fold=("WHAT",),
         ),
         line("take one: ", words(f"{taking} --with {shlex.quote(first.id)}", "bold")),
     )

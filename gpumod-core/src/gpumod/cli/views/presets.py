@@ -16,7 +16,10 @@ def preset_list(result: PresetListResult) -> RenderableType:
         (p.kind, p.id, "yes" if p.loaded else "no", commas(p.edited), p.distribution, p.name) for p in result.presets
     ]
     columns = ("KIND", "PRESET", "LOADED", "EDITED", "FROM", "NAME")
-    return blocks(table(columns, rows) if rows else words("no presets were found"), *problems(result.problems))
+    return blocks(
+        table(columns, rows, fold=("EDITED", "NAME")) if rows else words("no presets were found"),
+        *problems(result.problems),
+    )
 
 
 def preset(result: PresetResult) -> RenderableType:

@@ -22,7 +22,7 @@ def service_list(result: ServiceListResult) -> RenderableType:
         )
     rows = [(s.id, s.driver, s.port, s.vram_mb, s.sleep_mode, s.role, commas(s.needs), s.name) for s in result.services]
     columns = ("SERVICE", "DRIVER", "PORT", "VRAM MB", "SLEEP", "ROLE", "NEEDS", "NAME")
-    return blocks(table(columns, rows, right=("PORT", "VRAM MB")), *problems(result.problems))
+    return blocks(table(columns, rows, right=("PORT", "VRAM MB"), fold=("NEEDS", "NAME")), *problems(result.problems))
 
 
 def service(result: ServiceResult) -> RenderableType:

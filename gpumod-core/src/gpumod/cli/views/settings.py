@@ -11,7 +11,7 @@ from gpumod.operations.results import SettingRow, SettingsResult
 def settings(result: SettingsResult) -> RenderableType:
     """Every setting."""
     rows = [(s.key, _value(s.value), s.source, s.description) for s in result.settings]
-    return table(("SETTING", "VALUE", "FROM", "WHAT"), rows)
+    return table(("SETTING", "VALUE", "FROM", "WHAT"), rows, fold=("VALUE", "WHAT"))
 
 
 def setting(result: SettingRow) -> RenderableType:

@@ -8,6 +8,7 @@ from rich.text import Text
 from gpumod.cli.views.bars import Bar, BarChart, Segment
 from gpumod.cli.views.parts import (
     blocks,
+    bullets,
     commas,
     heading,
     line,
@@ -54,17 +55,16 @@ def _gpus(result: StatusResult) -> RenderableType:
         ("GPU", "NAME", "TOTAL MB", "USED", "FREE", "RESERVE", "FOREIGN"),
         [(g.index, g.name, g.total_mb, g.used_mb, g.free_mb, g.reserve_mb, g.foreign_mb) for g in result.gpus],
         right=("TOTAL MB", "USED", "FREE", "RESERVE", "FOREIGN"),
+        fold=("NAME",),
     )
 
 
 def _services(services: tuple[ServiceStatus, ...]) -> RenderableType:
-    return table(
-        ("SERVICE", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP", "NOTE"),
-        [
-            (s.id, s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds), _note(s))
-            for s in services
-        ],
-        right=("VRAM MB", "PORT", "PID"),
+    rows = [(s.id, s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds)) for s in services]
+    columns = ("SERVICE", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP")
+    notes = [note for service in services for note in _notes(service)]
+    return stack(
+        table(columns, rows, right=("VRAM MB", "PORT", "PID"), fold=("DRIVER",)), bullets(notes) if notes else None
     )
 
 
@@ -72,11 +72,12 @@ def _state(service: ServiceStatus) -> Text:
     return line(state(service.state), f" ({service.sleep_level})" if service.sleep_level else "")
 
 
-def _note(service: ServiceStatus) -> Text:
-    notes = [words(service.last_error, "red")] if service.last_error else []
+def _notes(service: ServiceStatus) -> list[Text]:
+    notes = [words(f"{service.id}: {service.last_error}", "red")] if service.last_error else []
     if service.drift:
-        notes.append(words(f"runs an older definition ({commas(service.drift)})", "yellow"))
-    return Text("; ").join(notes)
+        fields = commas(service.drift)
+        notes.append(words(f"{service.id}: runs with another {fields} than is defined now", "yellow"))
+    return notes
 
 
 def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
@@ -86,6 +87,7 @@ def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
             ("PID", "PROCESS", "GPU", "VRAM MB"),
             [(p.pid, p.name, p.gpu, "?" if p.vram_mb is None else p.vram_mb) for p in foreign],
             right=("VRAM MB",),
+            fold=("PROCESS",),
         ),
     )
 
@@ -142,4 +144,5 @@ def processes(result: PsResult) -> RenderableType:
             for p in result.processes
         ],
         right=("VRAM MB",),
+        fold=("PROCESS",),
     )

@@ -1,0 +1,230 @@
+"""Command lines, options, variants, log lines and offers of the llama.cpp plugin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumod.adapters.templates import Templates
+from gpumod.api import (
+    PLUGIN_API,
+    Allocation,
+    AlternativeKind,
+    Driver,
+    HostsMembers,
+    OffersVariants,
+    ReadsItsLog,
+    ReportsActivity,
+    Service,
+    Settings,
+    SleepStrategy,
+)
+from gpumod_llamacpp import plugin
+from gpumod_llamacpp.driver import LlamaCppDriver
+
+DRIVER = LlamaCppDriver()
+
+
+def a_service(**fields: Any) -> Service:
+    known = {"id": "glm", "driver": "llamacpp", "port": 8001, "vram_mb": 19100, "model_path": "/m/a b.gguf"}
+    return Service.model_validate(known | fields)
+
+
+def test_a_single_model_is_told_everything() -> None:
+    options = {"parallel": 2, "cache_type_v": "q8_0", "extra_args": "--jinja --threads 4", "env": {"GGML_X": "1"}}
+    service = a_service(context_size=32768, unit_vars=options)
+    launch = DRIVER.launch(service, Allocation(), Settings(llama_server_bin="/opt/llama-server", hf_home="/hf"))
+    assert launch.argv == (
+        "/opt/llama-server", "-m", "/m/a b.gguf", "-c", "32768", "--n-gpu-layers", "999", "--fit", "off",
+        "--parallel", "2", "--cache-type-v", "q8_0", "--metrics", "--alias", "glm",
+        "--host", "127.0.0.1", "--port", "8001", "--jinja", "--threads", "4",
+    )  # fmt: skip
+    assert launch.env == {"GGML_X": "1", "HF_HOME": "/hf"}
+    assert launch.files == ()
+    assert DRIVER.capabilities(service).sleep_levels == ()
+
+
+def test_a_router_starts_without_members_and_loads_nothing_by_itself() -> None:
+    host = a_service(model_path=None, unit_vars={"router": True, "extra_args": ["--threads", "4"]})
+    launch = DRIVER.launch(host, Allocation(), Settings())
+    assert launch.argv == (
+        "llama-server", "--models-preset", "{service_dir}/models.ini", "--models-max", "0", "--no-models-autoload",
+        "--host", "127.0.0.1", "--port", "8001", "--threads", "4",
+    )  # fmt: skip
+    (file,) = launch.files
+    assert (file.name, file.content, file.mode) == ("models.ini", "version = 1\n", 0o600)
+    assert DRIVER.capabilities(host).hosts_members
+    assert launch.ports == (8001,)
+
+
+def test_a_member_is_loaded_not_started() -> None:
+    member = a_service(port=None, host="router", sleep_mode="router")
+    assert DRIVER.capabilities(member).sleep_levels == ("router",)
+    with pytest.raises(ValueError, match="loaded by its host"):
+        DRIVER.launch(member, Allocation(), Settings())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"unit_vars": {"n_gpu_layer": 3}}, "did you mean n_gpu_layers"),
+        ({"unit_vars": {"fit": "on"}}, "fit"),
+        ({"unit_vars": {"extra_args": ["--host", "0.0.0.0"]}}, "--host"),
+        ({"unit_vars": {"extra_args": ["--tools", "all"]}}, "--tools"),
+        ({"unit_vars": {"extra_args": ["--agent"]}}, "--agent"),
+        ({"unit_vars": {"extra_args": ["--mcp_servers_config", "x"]}}, "--mcp-servers-config"),
+        ({"unit_vars": {"extra_args": ["--ui-mcp-proxy"]}}, "--ui-mcp-proxy"),
+        ({"unit_vars": {"extra_args": ["--props"]}}, "--props"),
+        ({"unit_vars": {"extra_args": ["--api-key-file", "/x"]}}, "--api-key-file"),
+        ({"unit_vars": {"extra_args": ["--sleep-idle-seconds", "5"]}}, "--sleep-idle-seconds"),
+        ({"unit_vars": {"env": {"LLAMA_ARG_HOST": "0.0.0.0"}}}, "LLAMA_ARG_HOST"),
+        ({"unit_vars": {"env": {"LD_PRELOAD": "/x.so"}}}, "LD_PRELOAD"),
+        ({"unit_vars": {"cache_type_v": "q8_0", "flash_attn": False}}, "flash attention"),
+        ({"unit_vars": {"mmproj": "x.gguf"}}, "mmproj"),
+        ({"model_path": "models/a.gguf"}, "absolute"),
+        ({"model_path": None}, "model_path"),
+        ({"model_path": None, "model_id": "--tools"}, "model_id"),
+        ({"port": None}, "port"),
+        ({"host": "router"}, "no port"),
+        ({"sleep_mode": "router"}, "sleep_mode"),
+        ({"unit_vars": {"router": True}}, "no model"),
+        ({"model_path": None, "unit_vars": {"router": True, "parallel": 2}}, "parallel"),
+        ({"model_path": None, "unit_vars": {"router": True}, "sleep_mode": "router"}, "does not sleep"),
+        ({"model_path": None, "unit_vars": {"router": True}, "port": None}, "port"),
+        ({"model_path": None, "unit_vars": {"router": True}, "port": None, "host": "r"}, "no host"),
+    ],
+)
+def test_what_would_not_work_is_refused_with_its_reason(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match="'glm'") as caught:
+        DRIVER.check(a_service(**fields))
+    assert says in str(caught.value)
+
+
+clean = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=30)
+SWITCHES = {"--embeddings", "--reranking", "--metrics"}
+
+
+@given(
+    path=clean,
+    unit_vars=st.fixed_dictionaries(
+        {},
+        optional={
+            "n_gpu_layers": st.integers(0, 99),
+            "ubatch_size": st.integers(1, 4096),
+            "cache_type_k": st.sampled_from(["f16", "q8_0", "q4_0"]),
+            "flash_attn": st.sampled_from(["on", "off", "auto", True, False]),
+            "mmproj": clean.map(lambda text: "/" + text),
+            "reranking": st.booleans(),
+            "extra_args": st.lists(clean.filter(lambda text: not text.startswith("-")), max_size=3),
+        },
+    ),
+)
+def test_what_is_accepted_reaches_llama_server_as_it_is(path: str, unit_vars: dict[str, Any]) -> None:
+    service = a_service(model_path="/" + path, unit_vars=unit_vars)
+    argv = DRIVER.launch(service, Allocation(), Settings()).argv
+    extra = tuple(unit_vars.get("extra_args", ()))
+    assert argv[len(argv) - len(extra) :] == extra
+    rest, read = list(argv[1 : len(argv) - len(extra)]), {}
+    while rest:
+        flag = rest.pop(0)
+        assert flag.startswith("-")
+        read[flag] = "" if flag in SWITCHES else rest.pop(0)
+    assert read["-m"] == "/" + path
+    assert read["--alias"] == "glm"
+    assert ("--reranking" in read) is unit_vars.get("reranking", False)
+    for name in ("n_gpu_layers", "ubatch_size", "cache_type_k", "mmproj"):
+        if name in unit_vars:
+            assert read["--" + name.replace("_", "-")] == str(unit_vars[name])
+    if "flash_attn" in unit_vars:
+        assert read["--flash-attn"] == {True: "on", False: "off"}.get(unit_vars["flash_attn"], unit_vars["flash_attn"])
+
+
+def test_variants_save_what_they_promise() -> None:
+    service = a_service(context_size=32768, kv_cache_per_1k=170, unit_vars={"n_layers": 40})
+    kv, quarter, half = DRIVER.variants(service)
+    assert (kv.kind, kv.saves_mb) == (AlternativeKind.KV_TYPE, 2611)
+    assert kv.unit_vars == {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+    assert (quarter.kind, quarter.unit_vars) == (AlternativeKind.CPU_OFFLOAD, {"n_gpu_layers": 31})
+    assert quarter.saves_mb == int((19100 - 32.768 * 170) * 10 / 41)
+    assert half.saves_mb == int((19100 - 32.768 * 170) * 20 / 41)
+    assert quarter.cost < half.cost
+    for variant in (kv, quarter, half):
+        DRIVER.check(service.model_copy(update={"unit_vars": {**service.unit_vars, **variant.unit_vars}}))
+
+
+def test_no_variant_is_invented() -> None:
+    assert DRIVER.variants(a_service()) == ()
+    assert DRIVER.variants(a_service(model_path=None, unit_vars={"router": True})) == ()
+    known = {"context_size": 32768, "kv_cache_per_1k": 170}
+    assert DRIVER.variants(a_service(unit_vars={"cache_type_k": "q8_0", "cache_type_v": "q8_0"}, **known)) == ()
+    assert DRIVER.variants(a_service(unit_vars={"flash_attn": "off"}, **known)) == ()
+    assert DRIVER.variants(a_service(unit_vars={"n_layers": 40, "n_gpu_layers": 20})) == ()
+
+
+ALLOC = (
+    "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 7000.00 MiB on device 0: cudaMalloc failed: out of memory"
+)
+BUFFER = "alloc_tensor_range: failed to allocate CUDA0 buffer of size 7340032000"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "need_mb"),
+    [
+        (ALLOC, "out-of-memory", 7000),
+        (BUFFER, "out-of-memory", 7000),
+        ("llama_model_load: error loading model: unable to allocate CUDA0 buffer", "out-of-memory", None),
+        ("llama_kv_cache: failed to allocate buffer for kv cache", "out-of-memory", None),
+        ("main: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 8080", "port-taken", None),
+        ("error: invalid argument: --nope", "bad-option", None),
+        ("option 'nope' not recognized in preset 'chat'", "bad-option", None),
+        ("gguf_init_from_file: failed to open GGUF file '/m/a.gguf'", "bad-model", None),
+        ("GGML_ASSERT(n > 0) failed", "crashed", None),
+    ],
+)
+def test_fatal_lines_are_read_with_their_numbers(line: str, code: str, need_mb: int | None) -> None:
+    lines = ["GGML_ASSERT(x) failed", line, "common_init_from_params: failed to load model '/m/a.gguf'"]
+    found = DRIVER.fatal_line(a_service(), [line] if code == "crashed" else lines)
+    assert found is not None
+    assert (found.code, found.line, found.need_mb) == (code, line, need_mb)
+
+
+def test_a_member_reads_only_its_own_lines() -> None:
+    member = a_service(port=None, host="router", sleep_mode="router")
+    log = [
+        "srv load: spawning server instance with name=other on port 4001",
+        f"[4001] {ALLOC}",
+        "srv load: spawning server instance with name=glm on port 4002",
+        "[4001] main: couldn't bind HTTP server socket",
+        "[4002] loading",
+    ]
+    assert DRIVER.fatal_line(member, log) is None
+    found = DRIVER.fatal_line(member, [*log, "[4002] error: invalid argument: --x"])
+    assert found is not None
+    assert found.code == "bad-option"
+    assert DRIVER.fatal_line(member, ["main: couldn't bind HTTP server socket"]) is not None
+
+
+def test_every_offer_works() -> None:
+    (driver,) = plugin.gpumod_drivers()
+    for power in (Driver, ReadsItsLog, ReportsActivity, OffersVariants, HostsMembers):
+        assert isinstance(driver.factory(), power)
+    (strategy,) = plugin.gpumod_sleep_strategies()
+    assert (strategy.name, strategy.drivers, strategy.api) == ("router", ("llamacpp",), PLUGIN_API)
+    made = strategy.factory()
+    assert isinstance(made, SleepStrategy)
+    assert (made.residue_mb(a_service(), 9), made.ram_mb(a_service(), 9)) == (0, 0)
+
+
+def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
+    service = a_service(model_path='/m/a "b" $HOME %n ; c')
+    launch = DRIVER.launch(service, Allocation(), Settings())
+    (offer,) = plugin.gpumod_templates()
+    text = Templates(tmp_path, [offer.folder]).render(
+        "llamacpp.service.j2", service=service, launch=launch, program="/opt/llama-server", env=launch.env
+    )
+    assert 'ExecStart="/opt/llama-server" "-m" "/m/a \\"b\\" $$HOME %%n ; c" "--n-gpu-layers"' in text
+    assert "Restart=no\n" in text
