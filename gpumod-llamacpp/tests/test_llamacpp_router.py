@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import subprocess
 import sys
 from typing import Any
 
@@ -206,16 +206,15 @@ async def test_sleep_is_unload_and_wake_is_load() -> None:
 
 
 async def test_members_are_read_with_the_processes_of_their_own() -> None:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "import sys; sys.stdin.read()", "--alias", "chat", stdin=asyncio.subprocess.PIPE
-    )
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "--alias", "chat"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE)
     router = Router(chat="loaded", slow="loading", idle="sleeping", off="unloaded")
     router.status["bad"] = {"value": "unloaded", "failed": True, "exit_code": 1}
     try:
         async with FakeWeb(router) as web:
             found = await DRIVER.members(HOST, web.port, (child.pid, 2**22 + 1), HTTP)
     finally:
-        await child.communicate()
+        child.communicate()
     assert (found["chat"].loaded, found["chat"].pid) == (True, child.pid)
     assert (found["slow"].loading, found["slow"].pid) == (True, None)
     assert found["idle"].loaded

@@ -164,5 +164,7 @@ def bind(host: str, port: int) -> socket.socket:
             if reuse or error.errno != errno.EADDRINUSE:
                 raise
         else:
+            # set afterwards too: connections inherit it, and linger without barring the port to the next server
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             return sock
     raise AssertionError("unreachable")

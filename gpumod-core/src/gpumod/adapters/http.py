@@ -55,9 +55,9 @@ class LoopbackHttp:
 
 def _target(path: str, query: Sequence[tuple[str, str]]) -> str:
     """The request target: `path` may bring a query of its own; whatever is not plain is percent-encoded."""
-    target = quote(path, safe=_SAFE)
+    target = quote(path, safe=_SAFE, errors="replace")
     if query:
-        target += ("&" if "?" in target else "?") + urlencode(query)
+        target += ("&" if "?" in target else "?") + urlencode(query, errors="replace")
     return target
 
 

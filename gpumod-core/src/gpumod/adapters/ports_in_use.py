@@ -25,7 +25,9 @@ def port_user(port: int, host: str = "127.0.0.1") -> PortUser | None:
         _bind(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return _listener(port) or PortUser(None, "a process that the system does not name")
+            return _listener(port) or PortUser(
+                None, "connections of a server that just ended (they linger for up to a minute)"
+            )
         return _listener(port)
     return None
 

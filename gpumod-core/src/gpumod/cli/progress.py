@@ -10,6 +10,7 @@ from typing import Protocol, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from gpumod.cli.views import stderr_console
 from gpumod.cli.views.parts import line, seconds, stack, state, table, words
@@ -45,6 +46,7 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         self._plan: Plan | None = None
         self._back = ""
         self._live: Live | None = None
+        self._said: str | None = None
 
     @classmethod
     def on_stderr(cls) -> ProgressView:
@@ -109,7 +111,7 @@ class ProgressView(AbstractContextManager["ProgressView"]):
                 state(r.status),
                 self._elapsed(r),
                 seconds(r.step.expected_s),
-                r.text,
+                r.text or " ",
             )
             for r in sorted(self._rows.values(), key=lambda row: row.step.n)
         ]
@@ -130,10 +132,11 @@ class ProgressView(AbstractContextManager["ProgressView"]):
 
     def _print(self, news: Progress) -> None:
         text = self._sentence(news)
-        if text is not None:
+        if text is not None and text.plain != self._said:
+            self._said = text.plain
             self._console.print(text, soft_wrap=True)
 
-    def _sentence(self, news: Progress) -> RenderableType | None:
+    def _sentence(self, news: Progress) -> Text | None:
         """One plain line of news, or None where there is nothing new to say."""
         if news.kind is ProgressKind.PLANNED and news.plan is not None:
             steps = len(news.plan.steps)

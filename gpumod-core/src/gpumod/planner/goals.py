@@ -80,11 +80,29 @@ def needs_first(world: World, wanted: Iterable[str]) -> list[str]:
         ) from None
 
 
+def protected(world: World, target: Target) -> dict[str, str]:
+    """What a switch leaves up although it is not wanted, and why: protected services, and what they need."""
+    kept: dict[str, str] = {}
+    for service in world.alive:
+        if world.is_protected(service) and service not in target.stop:
+            found = world.find(service)
+            pinned = "pinned" if found and found.pinned else "adopted"
+            kept[service] = f"held by {world.leased[service]}" if service in world.leased else pinned
+    waiting = list(kept)
+    while waiting:
+        service = waiting.pop()
+        for need in world.needs(service):
+            if need not in kept and need not in target.stop and world.is_alive(need):
+                kept[need] = f"{service} needs it"
+                waiting.append(need)
+    return kept
+
+
 def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
     """The goals of the target's members and of all that they need.
 
     What a member needs is wanted awake. A member wanted asleep that can sleep only by being stopped (or is in
-    `stopped`: no host RAM) is stopped, unless something that stays up needs it: then it stays awake.
+    `stopped`: no host RAM) is stopped, unless something that stays up needs it: then it is kept awake.
     """
     asked = {member.service: member for member in reversed(target.members)}
     for service in target.restart:
@@ -93,9 +111,10 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
     reason = f"wanted by mode {target.mode}" if target.mode else "wanted"
     order = {service: member.start_order for service, member in asked.items()}
     needed_by: dict[str, list[str]] = {}
-    upheld: dict[str, str] = {}
+    members = needs_first(world, asked)
+    upheld = _upheld_by_kept(world, target, frozenset(members))
     goals = Goals({})
-    for service in reversed(needs_first(world, asked)):
+    for service in reversed(members):
         member = asked.get(service)
         want = member.want if member else Want.AWAKE
         level = STOP_LEVEL if service in stopped else world.definition(service).sleep_level
@@ -116,6 +135,13 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
             if state in UP:
                 upheld.setdefault(need, service)
     return goals
+
+
+def _upheld_by_kept(world: World, target: Target, members: frozenset[str]) -> dict[str, str]:
+    """What stays up for services that are kept although they are not wanted, and for whom."""
+    kept = protected(world, target) if target.stop_others else dict.fromkeys(world.alive, "")
+    keepers = [service for service in kept if service not in members and service not in target.stop]
+    return {need: service for service in keepers for need in world.needs(service) if world.is_alive(need)}
 
 
 def check_target(world: World, target: Target, goals: Goals) -> None:

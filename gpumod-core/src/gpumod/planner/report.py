@@ -9,7 +9,7 @@ from gpumod.domain.states import Action, State
 from gpumod.planner.ids import plan_id
 from gpumod.planner.schedule import Schedule, Slot
 from gpumod.planner.solve import Solution
-from gpumod.planner.world import DEFAULT_S, RAM, Load, World
+from gpumod.planner.world import DEFAULT_S, RAM, Load, World, most
 
 EVERYTHING = "*"
 """The service of the last step, which verifies everything at once."""
@@ -167,23 +167,34 @@ def _gpus(world: World, solution: Solution, turns: tuple[Turn, ...], after: Load
 def _services(world: World, solution: Solution) -> tuple[PlanService, ...]:
     goals = solution.goals
 
-    def row(service: str, wanted: str, gpus: tuple[int, ...], why: str) -> PlanService:
+    def row(service: str, wanted: str, gpus: tuple[int, ...], why: str, after: Load) -> PlanService:
         foot = world.footprint(service)
-        source = foot.source if service in world.footprints else Source.DECLARED
-        return PlanService(id=service, wanted=wanted, vram_mb=foot.vram_mb, source=source, gpus=gpus, why=why)
-
-    rows = [
-        row(
-            goal.service,
-            "awake" if goal.state is State.RUNNING else goal.want.value,
-            solution.places[goal.service],
-            goal.why,
+        return PlanService(
+            id=service,
+            wanted=wanted,
+            vram_mb=foot.vram_mb,
+            source=foot.source if service in world.footprints else Source.DECLARED,
+            gpus=gpus,
+            why=why,
+            before_mb=_on_gpus(world.now(service)),
+            after_mb=_on_gpus(after),
         )
-        for goal in sorted(goals.members.values(), key=lambda goal: goal.service)
-    ]
-    rows += [row(service, "kept", world.seat(service), "stays up") for service in goals.kept(world)]
-    rows += [row(service, "stopped", world.seat(service), why) for service, why in sorted(goals.stops.items())]
+
+    rows = []
+    for goal in sorted(goals.members.values(), key=lambda goal: goal.service):
+        wanted = "awake" if goal.state is State.RUNNING else goal.want.value
+        gpus = solution.places[goal.service]
+        final = solution.resting.final(goal, gpus)
+        stays = world.state(goal.service) is goal.state
+        after = most(world.now(goal.service), final) if stays else final
+        rows.append(row(goal.service, wanted, gpus, goal.why, after))
+    rows += [row(name, "kept", world.seat(name), "stays up", world.now(name)) for name in goals.kept(world)]
+    rows += [row(name, "stopped", world.seat(name), why, {}) for name, why in sorted(goals.stops.items())]
     return tuple(rows)
+
+
+def _on_gpus(load: Load) -> Load:
+    return {gpu: held_mb for gpu, held_mb in load.items() if gpu != RAM and held_mb}
 
 
 def _why_fit(verdict: VerdictKind, gpus: tuple[PlanGpu, ...], turns: tuple[Turn, ...]) -> str:

@@ -6,7 +6,7 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.states import Action, State, route
-from gpumod.planner.goals import UP, Goals, check_target, close
+from gpumod.planner.goals import UP, Goals, check_target, close, protected
 from gpumod.planner.world import World
 
 
@@ -72,7 +72,7 @@ def _stop(world: World, target: Target, goals: Goals) -> None:
 
 
 def _stop_others(world: World, target: Target, goals: Goals) -> None:
-    kept = _protected(world, target)
+    kept = protected(world, target)
     why = f"not in mode {target.mode}" if target.mode else "not wanted"
     for service in world.alive:
         if service in goals.members or service in goals.stops:
@@ -90,24 +90,6 @@ def _stop_empty_hosts(world: World, goals: Goals) -> None:
             continue
         if all(dependent in goals.stops for dependent in world.dependents.get(host, ())):
             goals.stops[host] = "its last member stops"
-
-
-def _protected(world: World, target: Target) -> dict[str, str]:
-    """What a switch leaves up although it is not wanted, and why: protected services, and what they need."""
-    kept: dict[str, str] = {}
-    for service in world.alive:
-        if world.is_protected(service) and service not in target.stop:
-            found = world.find(service)
-            pinned = "pinned" if found and found.pinned else "adopted"
-            kept[service] = f"held by {world.leased[service]}" if service in world.leased else pinned
-    waiting = list(kept)
-    while waiting:
-        service = waiting.pop()
-        for need in world.needs(service):
-            if need not in kept and need not in target.stop and world.is_alive(need):
-                kept[need] = f"{service} needs it"
-                waiting.append(need)
-    return kept
 
 
 def _restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) -> tuple[TargetMember, ...]:

@@ -38,9 +38,9 @@ def from_validation(
     """The problems that a model found in a file."""
     found = []
     for item in error.errors(include_url=False)[:MOST]:
-        loc = tuple(
-            part for part in item["loc"] if part not in ("tuple", "any") and not str(part).startswith("literal[")
-        )
+        loc = item["loc"]
+        if loc[:1] == ("gpus",):  # of several types: pydantic puts each of them into the path
+            loc = tuple(part for part in loc if isinstance(part, int) or "[" not in part)
         field = ".".join(str(part) for part in loc)
         found.append(problem(path, _said(item, loc, kind), line=document.line_of(loc), field=field))
     return _distinct(found)
@@ -55,7 +55,9 @@ def _said(item: Mapping[str, Any], loc: Loc, kind: Literal["service", "mode"]) -
         return "is missing"
     if item["type"] == "string_pattern_mismatch":
         return f"{_ID_RULE}, not {_shown(item['input'])}"
-    said = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if loc == ("gpus",):
+        return f"must be 'any' or a list of indices, not {_shown(item['input'])}"
+    said = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "list")
     return f"{said}, not {_shown(item['input'])}" if loc and not isinstance(item["input"], Mapping) else said
 
 
@@ -65,5 +67,8 @@ def _shown(value: object) -> str:
 
 
 def _distinct(problems: list[ErrorInfo]) -> list[ErrorInfo]:
-    """One problem of each field: a field of several types is told of once for each of them otherwise."""
-    return list({info.details["field"]: info for info in reversed(problems)}.values())[::-1]
+    """Leave out what is said of a whole where a part of it is named, and what is said of one field again."""
+    first = {info.details["field"]: info for info in reversed(problems)}
+    return [
+        info for field, info in reversed(first.items()) if not any(other.startswith(f"{field}.") for other in first)
+    ]

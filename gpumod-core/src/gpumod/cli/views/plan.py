@@ -74,7 +74,6 @@ def _steps(shown: Plan) -> RenderableType:
             step.service,
             " ".join(str(n) for n in step.waits_for),
             "/".join(str(gpu.index) for gpu in step.gpus) if several else "",
-            "/".join(str(gpu.before_mb) for gpu in step.gpus),
             "/".join(str(gpu.peak_mb) for gpu in step.gpus),
             "/".join(str(gpu.after_mb) for gpu in step.gpus),
             seconds(step.expected_s),
@@ -82,9 +81,9 @@ def _steps(shown: Plan) -> RenderableType:
         )
         for step in shown.steps
     ]
-    columns = ("N", "STEP", "SERVICE", "WAITS FOR", "GPU", "BEFORE", "PEAK", "AFTER", "TAKES", "WHY")
-    numbers = ("N", "BEFORE", "PEAK", "AFTER")
-    return stack(heading("Steps"), table(columns, rows, right=numbers, fold=("WAITS FOR", "WHY")))
+    columns = ("N", "STEP", "SERVICE", "WAITS", "GPU", "PEAK", "AFTER", "TAKES", "WHY")
+    numbers = ("N", "PEAK", "AFTER")
+    return stack(heading("Steps"), table(columns, rows, right=numbers, fold=("WAITS", "WHY")))
 
 
 def _action(step: Step) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
+import pytest
+
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Footprint, Source
@@ -434,3 +439,19 @@ SAMPLES: dict[str, Frozen] = {
         settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))
     ),
 }
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a `sample` gets every one, with its `name`."""
+    if "sample" in metafunc.fixturenames:
+        metafunc.parametrize(("name", "sample"), list(SAMPLES.items()), ids=list(SAMPLES))
+
+
+@pytest.fixture
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Moments are shown in local time: here that is UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()

@@ -1,0 +1,91 @@
+"""Settings: the environment over the database over the defaults, and errors that say where a wrong one stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumod.adapters.settings import FOLDERS, check_setting, describe, environment_name, load_settings
+from gpumod.domain.errors import UnknownName, UsageError
+from gpumod.domain.settings import Settings
+
+
+def test_without_anything_they_are_the_defaults() -> None:
+    assert load_settings({}, {}) == Settings()
+
+
+def test_the_environment_wins_over_the_database() -> None:
+    stored = {"reserve_mb": "700", "ram_reserve_mb": "5", "gone_in_this_version": "x"}
+    settings = load_settings(stored, {"GPUMOD_RESERVE_MB": "800", "GPUMOD_HOME": "/x", "GPUMOD_LOG_MAX_MB": ""})
+    assert (settings.reserve_mb, settings.ram_reserve_mb, settings.log_max_mb) == (800, 5, 16)
+
+
+def test_an_empty_variable_unsets_an_optional_setting() -> None:
+    assert load_settings({"gpu_probe": "sim"}, {"GPUMOD_GPU_PROBE": ""}).gpu_probe is None
+    assert load_settings({"gpu_probe": ""}, {}).gpu_probe is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "environ", "where"),
+    [({"reserve_mb": "many"}, {}, "database"), ({}, {"GPUMOD_RESERVE_MB": "-1"}, "GPUMOD_RESERVE_MB")],
+)
+def test_a_wrong_one_is_named_with_its_place(stored: dict[str, str], environ: dict[str, str], where: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(stored, environ)
+    assert caught.value.code == "bad-setting"
+    assert "reserve_mb" in caught.value.info.message
+    assert where in caught.value.info.message
+    assert "gpumod settings set reserve_mb" in caught.value.info.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reserve_mb", "1.5"), ("reserve_mb", ""), ("release_timeout_s", "0"), ("supervisor", "../x"),
+        ("bind_host", "example.org"), ("vllm_bin", "a\nb"), ("models_dir", "a\x1bb"), ("log_max_mb", "nan"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_refused(key: str, value: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_setting(key, value)
+    assert caught.value.code == "bad-setting"
+
+
+def test_an_unknown_one_is_named_with_what_is_close() -> None:
+    with pytest.raises(UnknownName) as caught:
+        check_setting("reserv_mb", "1")
+    assert caught.value.code == "unknown-setting"
+    assert "reserve_mb" in caught.value.info.hint
+
+
+def test_paths_are_expanded_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    assert check_setting("models_dir", "~/m") == "/home/me/m"
+    assert check_setting("bin_path", "~") == "/home/me"
+    assert check_setting("hf_home", "here") == str(tmp_path / "here")
+    assert check_setting("vllm_bin", "vllm") == "vllm"
+    assert check_setting("vllm_bin", "~/bin/vllm") == "/home/me/bin/vllm"
+    assert check_setting("models_dir", "") == ""
+    assert load_settings({}, {"GPUMOD_MODELS_DIR": "~/m"}).models_dir == "/home/me/m"
+
+
+def test_every_setting_is_described() -> None:
+    rows = describe()
+    assert [row.key for row in rows] == list(Settings.model_fields)
+    assert all(row.description and row.type for row in rows)
+    assert {row.key for row in rows if row.type == "folder"} == FOLDERS
+    assert {row.key: row.default for row in rows}["reserve_mb"] == "512"
+
+
+@given(st.sampled_from(list(Settings.model_fields)), st.text() | st.integers().map(str) | st.floats().map(str))
+def test_what_is_accepted_loads(key: str, value: str) -> None:
+    try:
+        stored = check_setting(key, value)
+    except UsageError:
+        return
+    settings = load_settings({key: stored}, {})
+    assert load_settings({}, {environment_name(key): stored}) == settings
