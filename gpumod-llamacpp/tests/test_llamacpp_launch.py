@@ -205,6 +205,9 @@ def test_a_member_reads_only_its_own_lines() -> None:
     found = DRIVER.fatal_line(member, [*log, "[4002] error: invalid argument: --x"])
     assert found is not None
     assert found.code == "bad-option"
+    by_its_model = [f"[4003] load_model: loading model '{member.model_path}'", f"[4003] {ALLOC}"]
+    assert (found := DRIVER.fatal_line(member, [log[3], *by_its_model])) is not None
+    assert found.code == "out-of-memory"
     assert DRIVER.fatal_line(member, ["main: couldn't bind HTTP server socket"]) is not None
 
 

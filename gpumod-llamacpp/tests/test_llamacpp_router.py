@@ -10,7 +10,7 @@ import pytest
 
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import Failed, HttpFailure, Service
-from gpumod.testing.web import Answer, Call, FakeWeb, QuickClock
+from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
 from gpumod_llamacpp.driver import LlamaCppDriver
 from gpumod_llamacpp.sleep import RouterSleep
 
@@ -19,6 +19,7 @@ HOST = Service(id="router", driver="llamacpp", port=8080, unit_vars={"router": T
 CHAT = Service(
     id="chat", driver="llamacpp", host="router", model_path="/m/a.gguf", sleep_mode="router", startup_timeout=5
 )
+SINGLE = Service(id="glm", driver="llamacpp", port=8001, model_path="/m/a.gguf")
 
 
 def error(status: int, message: str) -> Answer:
@@ -139,20 +140,28 @@ async def test_every_failed_load_has_its_name() -> None:
     assert "no more threads" in failed.info.why
 
 
-async def test_a_router_that_is_gone_is_no_traceback() -> None:
-    async with FakeWeb(Router()) as web:
-        port = web.port
-    for act, code in ((DRIVER.load, "load-failed"), (DRIVER.unload, "unload-failed")):
+@pytest.mark.parametrize(
+    ("kind", "state", "load_code"),
+    [
+        ("refused", "starting", "load-failed"),
+        ("timeout", "unhealthy", "load-timeout"),
+        ("protocol", "unhealthy", "load-timeout"),
+    ],
+)
+async def test_a_router_that_does_not_answer_is_no_traceback(kind: Any, state: str, load_code: str) -> None:
+    http = NoAnswer(kind)
+    for act, code in ((DRIVER.load, load_code), (DRIVER.unload, "unload-failed")):
         with pytest.raises(Failed) as caught:
-            await act(CHAT, port, HTTP, QuickClock())
+            await act(CHAT, 1, http, QuickClock())
         assert caught.value.code == code
     with pytest.raises(Failed) as caught:
-        await DRIVER.reload(HOST, port, HTTP, QuickClock())
+        await DRIVER.reload(HOST, 1, http, QuickClock())
     assert caught.value.code == "router-error"
     with pytest.raises(HttpFailure):
-        await DRIVER.members(HOST, port, (), HTTP)
-    assert (await DRIVER.probe(CHAT, port, HTTP)).state == "starting"
-    assert (await DRIVER.activity(CHAT, port, HTTP)).in_flight is None
+        await DRIVER.members(HOST, 1, (), http)
+    for service in (CHAT, HOST, SINGLE):
+        assert (await DRIVER.probe(service, 1, http)).state == state
+        assert (await DRIVER.activity(service, 1, http)).in_flight is None
 
 
 async def test_unload_drains_then_waits_until_it_is_unloaded() -> None:
@@ -242,9 +251,6 @@ async def test_a_member_is_probed_by_its_router(status: dict[str, Any] | None, s
         assert {call.path for call in web.calls} == {"/models"}
 
 
-SINGLE = Service(id="glm", driver="llamacpp", port=8001, model_path="/m/a.gguf")
-
-
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
@@ -252,10 +258,9 @@ SINGLE = Service(id="glm", driver="llamacpp", port=8001, model_path="/m/a.gguf")
         (error(503, "Loading model"), "starting"),
         (error(503, "no slot available"), "unhealthy"),
         ((500, "x"), "unhealthy"),
-        (None, "unhealthy"),
     ],
 )
-async def test_a_single_model_is_probed_by_its_health(answer: Answer | None, state: str) -> None:
+async def test_a_single_model_is_probed_by_its_health(answer: Answer, state: str) -> None:
     for service in (SINGLE, HOST):
         async with FakeWeb(lambda _: answer) as web:
             assert (await DRIVER.probe(service, web.port, HTTP)).state == state

@@ -8,7 +8,7 @@ import pytest
 
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import Failed, Service
-from gpumod.testing.web import Answer, Call, FakeWeb, QuickClock
+from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
 from gpumod_vllm.canary import makes_sense
 from gpumod_vllm.driver import VllmDriver
 from gpumod_vllm.sleep import L1Sleep, L2Sleep
@@ -102,7 +102,6 @@ async def test_the_probe_tells_ready_from_sleeping() -> None:
         ({"GET /is_sleeping": (404, b"")}, "ready", "VLLM_SERVER_DEV_MODE"),
         ({"GET /is_sleeping": (500, "boom")}, "unhealthy", "boom"),
         ({"GET /is_sleeping": (200, "not json")}, "unhealthy", "not json"),
-        ({"GET /health": None}, "unhealthy", "no answer in 2 s"),
     ],
 )
 async def test_the_probe_says_what_is_wrong(answers: dict[str, Answer | None], state: str, says: str) -> None:
@@ -112,11 +111,22 @@ async def test_the_probe_says_what_is_wrong(answers: dict[str, Answer | None], s
     assert says in found.detail
 
 
-async def test_a_port_where_nobody_listens_is_starting() -> None:
-    async with FakeWeb(Engine()) as web:
-        port = web.port
-    assert (await DRIVER.probe(a_service(), port, HTTP)).state == "starting"
-    assert (await DRIVER.activity(a_service(), port, HTTP)).in_flight is None
+@pytest.mark.parametrize(
+    ("kind", "state", "says"),
+    [
+        ("refused", "starting", "not listening"),
+        ("timeout", "unhealthy", "no answer in 2 s"),
+        ("protocol", "unhealthy", "protocol"),
+    ],
+)
+async def test_a_port_that_does_not_answer_is_no_traceback(kind: Any, state: str, says: str) -> None:
+    found = await DRIVER.probe(a_service(), 8001, NoAnswer(kind))
+    assert found.state == state
+    assert says in found.detail
+    assert (await DRIVER.activity(a_service(), 8001, NoAnswer(kind))).in_flight is None
+    with pytest.raises(Failed) as caught:
+        await L1Sleep().sleep(a_service(), 8001, NoAnswer(kind), QuickClock())
+    assert caught.value.code == ("sleep-timeout" if kind == "timeout" else "sleep-failed")
 
 
 async def test_activity_counts_running_and_waiting() -> None:
@@ -201,14 +211,6 @@ async def test_an_engine_that_only_says_it_sleeps_is_not_believed() -> None:
     error = await failure("l1", "sleep", Engine(ignores_sleep=True))
     assert error.code == "sleep-failed"
     assert "awake" in error.info.why
-
-
-async def test_an_engine_that_is_gone_is_no_traceback() -> None:
-    async with FakeWeb(Engine()) as web:
-        port = web.port
-    with pytest.raises(Failed) as caught:
-        await L1Sleep().sleep(a_service(), port, HTTP, QuickClock())
-    assert caught.value.code == "sleep-failed"
 
 
 @pytest.mark.parametrize(

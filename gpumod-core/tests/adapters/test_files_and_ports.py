@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumod.adapters.clock import SystemClock
@@ -23,6 +23,7 @@ from gpumod.domain.errors import Failed
 from gpumod.ports import Clock
 
 
+@settings(deadline=None)
 @given(text=st.text(), mode=st.sampled_from([0o600, 0o644, 0o755]), durable=st.booleans())
 def test_write_atomic(tmp_path_factory: pytest.TempPathFactory, text: str, mode: int, durable: bool) -> None:
     path = tmp_path_factory.mktemp("w") / ("n" * 200)

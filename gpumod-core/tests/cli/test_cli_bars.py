@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -106,16 +107,18 @@ def test_neighbours_look_different_without_colour() -> None:
     assert len(set(fills)) == len(fills)
 
 
-def test_colour_only_on_a_terminal_that_wants_it() -> None:
+def test_colour_only_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
     chart = BarChart("GPU 0", (Bar("now", (Segment("chat", 7000),)),), total_mb=24564)
 
-    def drawn(**options: bool) -> str:
-        console = Console(file=StringIO(), width=80, color_system="truecolor", **options)  # type: ignore[arg-type]  # bools
+    def drawn(*, colours: bool, terminal: bool) -> str:
+        console = Console(file=StringIO(), width=80, force_terminal=terminal, no_color=not colours)
         console.print(chart)
         assert isinstance(console.file, StringIO)
         return console.file.getvalue()
 
-    coloured, plain, piped = drawn(force_terminal=True), drawn(force_terminal=True, no_color=True), drawn()
+    coloured, plain = drawn(colours=True, terminal=True), drawn(colours=False, terminal=True)
+    piped = drawn(colours=True, terminal=False)
     assert "\x1b[" in coloured
     assert "####" not in coloured
     assert "####" in plain

@@ -194,7 +194,7 @@ def test_a_folder_that_is_missing_or_empty_is_said(tmp_path: Path) -> None:
     assert [problem.code for problem in catalogue.problems] == ["bad-preset-folder"] * 2
     assert "is not there" in catalogue.problems[0].message
     assert "holds no presets" in catalogue.problems[1].message
-    assert catalogue.services == catalogue.modes == {}
+    assert (catalogue.services, catalogue.modes) == ({}, {})
 
 
 def test_one_file_can_be_loaded(tmp_path: Path) -> None:

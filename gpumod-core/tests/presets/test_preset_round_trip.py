@@ -100,10 +100,10 @@ def test_loading_again_keeps_what_the_user_edited(
     assert merge_for_reload(old, NEW, frozenset(edited), update) == (merged, kept)
 
 
-def test_a_merge_that_contradicts_itself_is_refused() -> None:
-    old = OLD.model_copy(update={"start_peak_mb": 15})
-    with pytest.raises(ValueError, match="start_peak_mb is below"):
-        merge_for_reload(old, NEW, frozenset({"start_peak_mb"}), update=False)
+def test_a_merge_that_would_contradict_itself_leaves_what_is_stored() -> None:
+    old = OLD.model_copy(update={"start_peak_mb": 15, "role": "r"})
+    merged = merge_for_reload(old, NEW, frozenset({"start_peak_mb"}), update=False)
+    assert merged == (old, ("name", "port", "start_peak_mb", "vram_mb"))
 
 
 @given(services, services, st.sets(st.sampled_from(sorted(Service.model_fields))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import marshal
 import os
 import shutil
 import signal
@@ -100,7 +101,7 @@ async def test_a_shim_that_was_told_only_half_starts_nothing(machine: Any, tmp_p
     assert status.alive  # something of this run is there, though not the service itself
     assert status.pid is None
     assert shim.stdin is not None
-    shim.stdin.write(b'{"nonce": ')
+    shim.stdin.write(marshal.dumps({"nonce": handle.nonce})[:-4])
     shim.stdin.close()
     assert shim.wait() != 0
     assert not (await one(machine, handle)).alive

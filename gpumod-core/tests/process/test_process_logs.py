@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumod.adapters.files import lines_backwards
@@ -19,7 +19,6 @@ from gpumod.domain.errors import UsageError
 async def test_only_the_present_run_is_shown(machine: Any) -> None:
     first = await machine.start("print('one'); print('two', end='')")
     await machine.supervisor.exited(first)
-    await machine.until(lambda: machine.living(first) == [])
     assert machine.supervisor.logs("svc", 10) == ("one", "two")
     second = await machine.start("import sys; print('three', file=sys.stderr)")
     await machine.supervisor.exited(second)
@@ -101,6 +100,7 @@ async def test_a_log_that_is_a_link_is_refused(machine: Any, tmp_path: Path) -> 
 TEXT = st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=20), max_size=40)
 
 
+@settings(deadline=None)
 @given(lines=TEXT, cuts=st.lists(st.integers(0, 800), max_size=3), newline=st.booleans())
 def test_lines_backwards_is_the_text_reversed(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], cuts: list[int], newline: bool
@@ -139,6 +139,7 @@ NAMES = st.sampled_from(
 VALUES = st.one_of(st.text(max_size=10), st.just("http://user:pw@proxy:3128"), st.just("/a:/b"))
 
 
+@settings(deadline=None)
 @given(environ=st.dictionaries(NAMES, VALUES))
 def test_what_a_service_inherits(environ: dict[str, str]) -> None:
     kept = environment.inherited(environ, "/opt/bin")
@@ -158,6 +159,7 @@ def test_the_search_path_has_absolute_folders_only() -> None:
     assert environment.search_path({}, None) == environment.DEFAULT_PATH
 
 
+@settings(deadline=None)
 @given(service=st.text(max_size=12))
 def test_no_id_leads_out_of_the_home(service: str) -> None:
     records = Records(Path("/home/x/.gpumod"))

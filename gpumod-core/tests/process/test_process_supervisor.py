@@ -16,7 +16,7 @@ import pytest
 
 from gpumod.adapters.process.proc import start_ticks
 from gpumod.domain.errors import Failed, MachineLacks, UsageError
-from gpumod.ports import LaunchFile, Supervisor
+from gpumod.ports import Launch, LaunchFile, Supervisor
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 
@@ -61,6 +61,25 @@ async def test_the_service_has_its_own_session_group_and_no_terminal(machine: An
     assert os.getpgid(pid) == pid
     assert Path(f"/proc/{pid}/fd/0").readlink() == Path(os.devnull)
     assert sorted(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()) == [0, 1, 2]
+
+
+async def test_no_signal_is_ignored_or_blocked_because_the_caller_did(machine: Any) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        handle = machine.handle()
+        token = await machine.supervisor.start(handle, Launch(argv=("sleep", "600")), {})
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+    status = Path(f"/proc/{token['pid']}/status").read_text()
+    masks = {
+        line.split(":")[0]: int(line.split()[1], 16)
+        for line in status.splitlines()
+        if line.startswith(("SigBlk", "SigIgn"))
+    }
+    assert masks["SigBlk"] == 0
+    assert masks["SigIgn"] & 0x7FFFFFFF == 0
 
 
 async def test_nothing_secret_is_in_an_argument_or_left_in_a_file(machine: Any) -> None:
@@ -136,7 +155,7 @@ async def test_a_death_is_noticed_at_once(machine: Any) -> None:
     begun = time.monotonic()
     os.kill(handle.token["pid"], signal.SIGKILL)
     status = await asyncio.wait_for(waiting, 5)
-    assert time.monotonic() - begun < 0.3
+    assert time.monotonic() - begun < 0.5
     assert status.exit_code == -9
 
 
@@ -175,7 +194,7 @@ async def test_the_whole_tree_is_seen_and_stopped(machine: Any) -> None:
     assert set(status.pids) == {handle.token["pid"], *workers}
     begun = time.monotonic()
     await machine.supervisor.stop(handle, machine.launch(FAMILY, stop_timeout_s=0.4))
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 4
     assert machine.living(handle) == []
     assert all(start_ticks(pid) is None for pid in workers)
 
@@ -187,8 +206,10 @@ async def test_what_a_dead_main_process_left_is_ended_too(machine: Any) -> None:
     status = await machine.supervisor.exited(handle)
     assert not status.alive
     assert status.exit_code == -9
-    await machine.until(lambda: machine.living(handle) == [])
+    again = await machine.start(SLEEPER)  # waits until what was left has ended
+    assert machine.living(handle) == []
     assert (await one(machine, handle)).exit_code == -9
+    assert (await one(machine, again)).alive
 
 
 async def test_one_that_ignores_the_signal_is_killed_in_time(machine: Any) -> None:
@@ -197,7 +218,7 @@ async def test_one_that_ignores_the_signal_is_killed_in_time(machine: Any) -> No
     await machine.lines(handle, 1)
     begun = time.monotonic()
     await machine.supervisor.stop(handle, machine.launch(code, stop_timeout_s=0.2))
-    assert 0.15 < time.monotonic() - begun < 2
+    assert 0.15 < time.monotonic() - begun < 4
     assert (await one(machine, handle)).exit_code == -9
 
 

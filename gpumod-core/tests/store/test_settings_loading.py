@@ -46,6 +46,7 @@ def test_a_wrong_one_is_named_with_its_place(stored: dict[str, str], environ: di
     [
         ("reserve_mb", "1.5"), ("reserve_mb", ""), ("release_timeout_s", "0"), ("supervisor", "../x"),
         ("bind_host", "example.org"), ("vllm_bin", "a\nb"), ("models_dir", "a\x1bb"), ("log_max_mb", "nan"),
+        ("vllm_bin", " "),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused(key: str, value: str) -> None:

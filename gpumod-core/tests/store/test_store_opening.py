@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -366,55 +365,62 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, later: Schema) -> Non
         assert store.services() == {"chat": CHAT}
 
 
-UPGRADER = """
-    import sys, time
-    from pathlib import Path
-    from gpumod.adapters.store import SqlStore
-    from gpumod.adapters.store.opening import Schema, open_database
-    path, folder, go = map(Path, sys.argv[1:4])
-    while not go.exists():
-        time.sleep(0.001)
-    with SqlStore(open_database(path, schema=Schema(folder, ("0001", "0002")))) as store:
+UPGRADE = """
+    with SqlStore(open_database(path, schema=Schema(Path(sys.argv[3]), ("0001", "0002")))) as store:
         assert list(store.services()) == ["chat"]
 """
-
-
-WRITER = """
-    import sys, time
-    from pathlib import Path
-    from gpumod.adapters.store import open_store
-    from gpumod.domain.run import Event
-    from gpumod.domain.service import Service
-    path, go, me = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    while not go.exists():
-        time.sleep(0.001)
+WRITE = """
     for n in range(8):
         with open_store(path) as store:
             service = Service(id=f"s{me}-{n}", driver="vllm", port=7000 + me)
             store.put_service(service, event=Event(at=time.time(), kind="added", subject=service.id))
             assert service.id in store.services()
 """
+EIGHT = """
+import os, sys, time, traceback
+from pathlib import Path
+import gpumod.adapters.store.migrate
+from gpumod.adapters.store import SqlStore, open_store
+from gpumod.adapters.store.opening import Schema, open_database
+from gpumod.domain.run import Event
+from gpumod.domain.service import Service
+
+def work(path, me):
+{body}
+
+path, start = Path(sys.argv[1]), time.time() + 0.1
+pids = []
+for me in range(8):
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        time.sleep(max(0, start - time.time()))
+        try:
+            work(path, me)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in pids))
+"""
 
 
-def race(code: str, go: Path, *args: object) -> None:
-    """Run `code` in eight processes that begin at the same moment."""
-    argv = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args), str(go)]
-    started = [subprocess.Popen([*argv, str(n)], stderr=subprocess.PIPE, text=True) for n in range(8)]
-    time.sleep(0.5)
-    go.touch()
-    errors = [process.communicate(timeout=60)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 8, errors
+def in_eight_processes(body: str, *args: object) -> None:
+    """Run `body` in eight processes that begin at the same moment."""
+    code = EIGHT.replace("{body}", body)
+    argv = [sys.executable, "-W", "error", "-c", code, *map(str, args)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_eight_processes_make_the_database_and_write_at_once(tmp_path: Path) -> None:
     path = tmp_path / "home" / "gpumod.db"
-    race(WRITER, tmp_path / "go", path)
+    in_eight_processes(WRITE, path)
     with open_store(path) as store:
         assert len(store.services()) == len(store.events(1000)) == 64
 
 
-def test_eight_processes_upgrade_at_once(path: Path, later: Schema, tmp_path: Path) -> None:
-    race(UPGRADER, tmp_path / "go", path, later.folder)
+def test_eight_processes_upgrade_at_once(path: Path, later: Schema) -> None:
+    in_eight_processes(UPGRADE, path, "-", later.folder)
 
 
 def test_every_error_says_what_to_try(tmp_path: Path) -> None:

@@ -188,6 +188,22 @@ def test_only_one_run_is_open_and_half_way_is_open(store: SqlStore) -> None:
     assert len(store.runs(1)) == 1
 
 
+def test_the_last_error_of_a_service_is_that_of_its_last_step(store: SqlStore) -> None:
+    error = ErrorInfo(code="port-taken", message="port 7800 is taken")
+    failed = RunStep(n=1, step=step(1), status=StepStatus.FAILED, error=error)
+    store.add_run(run("r1", RunStatus.FAILED, failed))
+    assert store.last_errors() == {"chat": "port 7800 is taken"}
+    store.add_run(run("r2", RunStatus.RUNNING, RunStep(n=1, step=step(1), status=StepStatus.PENDING)))
+    assert store.last_errors() == {"chat": "port 7800 is taken"}
+    store.update_step("r2", RunStep(n=1, step=step(1), status=StepStatus.DONE))
+    assert store.last_errors() == {}
+    with closing(sqlite3.connect(store.path)) as raw:
+        raw.execute("UPDATE run_steps SET definition = '{' WHERE run_id = 'r2'")
+        raw.execute("UPDATE run_steps SET error = 'edited' WHERE run_id = 'r1'")
+        raw.commit()
+    assert store.last_errors() == {"chat": "edited"}
+
+
 def test_what_is_not_there_is_an_unknown_name(store: SqlStore) -> None:
     for call in (
         lambda: store.run("r9"),
@@ -213,7 +229,7 @@ def test_the_previous_mode_is_the_one_before(store: SqlStore) -> None:
     assert (store.current_mode(), store.previous_mode()) == ("blank", None)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.floats(1, 1e5), min_size=1, max_size=30), st.sampled_from(["settled_mb", "peak_mb", "start_s"]))
 def test_samples_are_summed_up(tmp_path: Path, values: list[float], kind: str) -> None:
     with open_store(tmp_path / "gpumod.db") as store:
@@ -309,7 +325,7 @@ def test_nothing_is_written_when_a_part_fails(store: SqlStore) -> None:
 texts = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=20)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.builds(
         Service,

@@ -43,13 +43,19 @@ RULES = (
 
 
 def own_lines(service: Service, lines: Sequence[str]) -> Sequence[str]:
-    """The lines that concern `service`: for a member, those after its router began to load it the last time."""
+    """The lines that concern `service`: for a member, those of the process that its router started for it last.
+
+    The router begins each line of a child with the child's port. The process is known by the router's own line, or
+    by the name of the model in a line of the child. All lines, where neither is there.
+    """
     if service.host is None:
         return lines
-    spawned = re.compile(rf"spawning server instance with name={re.escape(service.id)} on port (\d+)")
-    starts = [(n, match[1]) for n, line in enumerate(lines) if (match := spawned.search(line))]
-    if not starts:
+    model = re.escape(service.model_path or service.model_id or service.id)
+    named = re.compile(
+        rf"spawning server instance with name={re.escape(service.id)} on port (\d+)|(?:^|\s)\[(\d+)\] .*{model}"
+    )
+    ports = [match[1] or match[2] for line in lines if (match := named.search(line))]
+    if not ports:
         return lines
-    n, port = starts[-1]
-    mine = [line for line in lines[n + 1 :] if re.match(rf"\[\s*{port}\]", line)]
-    return mine or lines[n + 1 :]
+    child = re.compile(rf"(?:^|\s)\[{ports[-1]}\] ")
+    return [line for line in lines if child.search(line)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,21 +199,12 @@ def foreign(context: click.Context, mb: int | None, gpu: int, name: str, stop: b
         raise UsageError("no-size", "say how many MB it takes, or --stop", hint="gpumod sim foreign 4000")
     if gpu not in {card["index"] for card in machine.gpus()}:
         raise UnknownName("unknown-gpu", f"there is no GPU {gpu}", hint="see `gpumod sim ledger`")
-    process = subprocess.Popen(
-        [foreign_program(machine.folder, name), f"foreign:{name}", str(gpu), str(mb)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={},
-    )
-    assert process.stdout is not None  # noqa: S101  # a pipe was asked for
-    said = process.stdout.readline().decode().strip()
+    program = foreign_program(machine.folder, name)
+    pid, said = procs.start_and_hear([program, f"foreign:{name}", str(gpu), str(mb)], {})
     if said != "held":
-        process.wait()
         raise Failed("no-memory", f"GPU {gpu} has not {mb} MB to give", why=said, hint="see `gpumod sim ledger`")
-    value = {"pid": process.pid, "name": name, "gpu": gpu, "mb": mb}
-    show(context, value, [f"{name} (pid {process.pid}) holds {mb} MB of GPU {gpu}"])
+    value = {"pid": pid, "name": name, "gpu": gpu, "mb": mb}
+    show(context, value, [f"{name} (pid {pid}) holds {mb} MB of GPU {gpu}"])
 
 
 def _stop_foreign(machine: Machine) -> list[int]:

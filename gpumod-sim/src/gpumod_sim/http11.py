@@ -132,6 +132,8 @@ class HttpServer:
         self._server: asyncio.Server | None = None
 
     async def serve(self, sock: socket.socket) -> None:
+        # Only now (see `bind`): connections inherit it, and then do not bar the port to the next server as they linger.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=sock)
 
     def stop_listening(self) -> None:
@@ -164,7 +166,5 @@ def bind(host: str, port: int) -> socket.socket:
             if reuse or error.errno != errno.EADDRINUSE:
                 raise
         else:
-            # set afterwards too: connections inherit it, and linger without barring the port to the next server
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             return sock
     raise AssertionError("unreachable")

@@ -150,7 +150,7 @@ class Ledger:
         return [_row(None, None, f"leaked by {row['service']}", row["gpu"], min(int(leak), row["mb"]))]
 
     def _save(self, rows: list[Row], changes: list[dict[str, Any]]) -> None:
-        write_json(self.machine.ledger_path, {"rows": rows})
+        """Log `changes`, then make them: a writer that is killed between the two must not change anything unlogged."""
         used = {str(card["index"]): self.used_mb(card["index"], rows) for card in self.machine.gpus()}
         path = self.machine.changes_path
         if os.path.exists(path) and os.path.getsize(path) > MAX_CHANGES_BYTES:
@@ -161,6 +161,7 @@ class Ledger:
             os.write(descriptor, lines.encode())
         finally:
             os.close(descriptor)
+        write_json(self.machine.ledger_path, {"rows": rows})
 
 
 def _row(pid: int | None, start: int | None, service: str, gpu: int | None, mb: int) -> Row:

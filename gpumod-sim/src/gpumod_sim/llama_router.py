@@ -177,7 +177,7 @@ class Router(StandIn):
         try:
             return await forward(request, child.port)
         except ProxyError as error:
-            return error_reply(500, f"proxy error: {error}")
+            return Reply(500, f"proxy error: {error}".encode(), "text/plain")
         finally:
             child.in_flight -= 1
             if not child.in_flight:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 
 def start_time(pid: int) -> int | None:
     """When `pid` started, in clock ticks since boot; None when it is gone or a zombie."""
@@ -23,3 +26,16 @@ def name(pid: int) -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def start_and_hear(argv: list[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """Start a process in a session of its own, which outlives this one; its pid, and the first line that it wrote."""
+    reading, writing = os.pipe()
+    try:
+        nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+        output = (os.POSIX_SPAWN_DUP2, writing, 1)
+        pid = os.posix_spawn(argv[0], argv, environment, file_actions=[nothing, output], setsid=True)
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as said:
+        return pid, said.readline().strip()

@@ -9,12 +9,11 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
-from gpumod_sim import faults, law
+from gpumod_sim import faults, law, procs
 from gpumod_sim.http11 import HttpServer, Reply, Request
 from gpumod_sim.ledger import Ledger, OutOfMemoryError
 from gpumod_sim.machine import Machine
@@ -114,7 +113,8 @@ class StandIn:
         part = min(int(amount), held)
         self.ledger.hold(self.service, {gpu: held - part})
         worker = os.path.join(self.machine.folder, "libexec", f"{self.program}-worker")
-        await asyncio.to_thread(_start_and_wait, [worker, self.service, str(gpu), str(part)])
+        argv = [worker, self.service, str(gpu), str(part)]
+        await asyncio.to_thread(procs.start_and_hear, argv, os.environ)
         self.worker_mb[gpu] = part
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -198,13 +198,6 @@ def _visible(text: str | None, cards: list[int]) -> list[int]:
             break
         visible.append(int(part))
     return visible
-
-
-def _start_and_wait(argv: list[str]) -> None:
-    """Start a process in a session of its own; return when it has written a line. (asyncio's would die with us.)"""
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
-    assert process.stdout is not None  # noqa: S101  # a pipe was asked for
-    process.stdout.readline()
 
 
 def gib(mb: float) -> str:

@@ -27,15 +27,16 @@ from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm
 
 STOP_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0
-STEPS = 10_000
-"""Utilization is given with four decimals."""
+STEPS = 1_000_000
+"""Utilization is given with six decimals: a millionth of a card is far below a MiB."""
 
 
 def utilization(allocation: Allocation) -> float | None:
-    """The smallest utilization of four decimals with which every GPU's share is granted; at most 1.
+    """The smallest utilization of six decimals with which every GPU's share is granted; at most 1.
 
-    vLLM takes utilization x total. Rounding up means that it may take up to total / 10000 more than the share (2.4
-    MiB of a 24 GB card); rounding down would deny it memory that was planned. None: no GPU, or nothing to take.
+    vLLM takes utilization x total. Rounding down would deny it memory that was planned; rounding up makes it take
+    at most total / 1000000 more (0.02 MiB of a 24 GB card, where four decimals would be 2.4 MiB over the plan).
+    None: no GPU, or nothing to take.
     """
     shares = [share for share in allocation.gpus if share.vram_mb > 0 and share.total_mb > 0]
     if not shares:

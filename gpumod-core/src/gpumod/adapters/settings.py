@@ -73,20 +73,27 @@ def describe() -> tuple[SettingInfo, ...]:
 
 
 def _checked(key: str, text: str, where: str) -> str | None:
-    value = _expanded(key, text.strip()) or (None if _optional(key) else "")
+    value = _expanded(key, text.strip())
+    if not value:
+        if _optional(key):
+            return None
+        raise _bad(key, text, where, "it must not be empty")
     try:
         Settings.model_validate({key: value})
     except ValidationError as error:
-        said = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise UsageError(
-            "bad-setting",
-            f"the setting {key} cannot be {text!r} ({where})",
-            why=said,
-            hint=f"a {_type_of(key)}, for instance {_default(key)!r}: `gpumod settings set {key} VALUE`;"
-            f" {environment_name(key)}=VALUE overrides it for one command",
-            key=key,
-        ) from error
+        raise _bad(key, text, where, error.errors(include_url=False, include_input=False)[0]["msg"]) from error
     return value
+
+
+def _bad(key: str, text: str, where: str, why: str) -> UsageError:
+    return UsageError(
+        "bad-setting",
+        f"the setting {key} cannot be {text!r} ({where})",
+        why=why,
+        hint=f"a {_type_of(key)}, for instance {_default(key)!r}: `gpumod settings set {key} VALUE`;"
+        f" {environment_name(key)}=VALUE overrides it for one command",
+        key=key,
+    )
 
 
 def _expanded(key: str, text: str) -> str:

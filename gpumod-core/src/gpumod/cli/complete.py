@@ -61,4 +61,6 @@ MODES = _from_database("select id from modes order by id", "-")
 RUNS = _from_database("select id from runs order by started_at desc limit 20", "last")
 PRESETS = _from_database("select id from services union select id from modes order by 1")
 SETTINGS: Completer = _settings
-ALTERNATIVES = _from_database("select value from simulations, json_each(alternatives) order by seq desc limit 20")
+ALTERNATIVES = _from_database(
+    "select value from simulations, json_each(alternatives) order by seq desc, json_each.key limit 20"
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,18 +22,20 @@ POLL_S = 0.2
 def follow_logs(result: Frozen, lines: int) -> None:
     """Print the last `lines` of the log and go on until Ctrl-C. Raises Failed `no-log-file`."""
     if not isinstance(result, LogsResult) or result.path is None:
-        raise Failed(
-            "no-log-file",
-            "this service has no log file to follow",
-            why="its supervisor keeps the log elsewhere, or it was never started",
-            hint="start it, or run the command without -f",
-        )
+        raise _no_log("its supervisor keeps the log elsewhere, or it was never started")
     try:
         with quiet_pipe():
             for line in following(Path(result.path), lines):
                 click.echo(safe(line))
+    except FileNotFoundError as error:
+        raise _no_log(f"{result.path} does not exist") from error
     except KeyboardInterrupt:
         return
+
+
+def _no_log(why: str) -> Failed:
+    hint = "start it, or run the command without -f"
+    return Failed("no-log-file", "this service has no log file to follow", why=why, hint=hint)
 
 
 def following(path: Path, lines: int) -> Iterator[str]:
@@ -58,8 +61,6 @@ def following(path: Path, lines: int) -> Iterator[str]:
 
 
 def _replaced(path: Path, stream: TextIO) -> bool:
-    import os  # noqa: PLC0415  # beside its use
-
     try:
         now, ours = path.stat(), os.fstat(stream.fileno())
     except FileNotFoundError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,7 +72,7 @@ class LazyGroup(click.Group):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.table = {name: entry for name, entry in table.items() if _exists(entry)}
+        self.table = table
         self._extras = extras
         self._load_extra = load_extra
 
@@ -88,12 +87,21 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self.table.get(cmd_name)
         if entry is None:
-            return self._load_extra(cmd_name) if cmd_name in self._extras() else None
+            return self._extra(ctx, cmd_name) if cmd_name in self._extras() else None
         module, _, attribute = entry.target.partition(":")
         found = getattr(importlib.import_module(module), attribute)
         if not isinstance(found, click.Command):
             raise TypeError(f"{entry.target} is not a command")
         return found
+
+    def _extra(self, ctx: click.Context, name: str) -> click.Command | None:
+        try:
+            return self._load_extra(name)
+        except Exception:
+            # Completion completes what it can, and is silent about the rest.
+            if ctx.resilient_parsing:
+                return None
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -112,9 +120,3 @@ class LazyGroup(click.Group):
 
         names = [CompletionItem(n, help=h) for n, h in self.short_helps().items() if n.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)
-
-
-def _exists(entry: Entry) -> bool:
-    """A command that is shipped with some installations alone is listed where its module is."""
-    package, _, module = entry.target.partition(":")[0].rpartition(".")
-    return package != __package__ or Path(__file__).with_name(f"{module}.py").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,10 @@ class Program(LazyGroup):
         options = argv[: argv.index("--")] if "--" in argv else argv
         as_json, debug = "--json" in options, "--debug" in options
         extra["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            # What a terminal's encoding cannot show is shown as an escape, and is no error.
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             code = super().main(argv, prog_name or "gpumod", **extra)
         except (click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the last resort: no traceback reaches a user

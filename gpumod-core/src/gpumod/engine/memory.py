@@ -88,7 +88,8 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
         return ""
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
-    short = {g: _still_needed_mb(ctx, g) - _free_mb(last[0], g) for g in gpus}
+    ours = await _managed_pids(machine)
+    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - _free_mb(last[0], g) for g in gpus}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back"
     raise Failed(
@@ -173,9 +174,11 @@ async def _unreserved_mb(
     return _free_mb(reading[0], gpu) - outstanding
 
 
-def _still_needed_mb(ctx: RunContext, gpu: int) -> int:
-    steps = [*ctx.pending.values(), *ctx.running.values()]
-    return sum(step.takes_mb.get(gpu, 0) for step in steps)
+def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
+    """Free MiB that the rest of the plan needs on `gpu`: its highest peak from here, less what services hold now."""
+    rest = [*ctx.pending.values(), *ctx.running.values()]
+    peaks = [g.peak_mb for step in rest if step.takes_mb.get(gpu) for g in step.gpus if g.index == gpu]
+    return max(peaks, default=0) - managed_mb
 
 
 def _free_mb(gpus: Iterable[GpuReading], index: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gpumod.domain.errors import HalfWay
+from gpumod.domain.errors import ErrorInfo, HalfWay
 from gpumod.domain.progress import Progress, ProgressKind
-from gpumod.domain.run import RunStatus
+from gpumod.domain.run import Run, RunStatus, StepStatus
 from gpumod.engine.change import misfit
 from gpumod.engine.context import Report
 from gpumod.engine.interrupts import listening
@@ -27,10 +27,11 @@ async def recover(
         run = machine.store.open_run()
         if run is None:
             return None
+        close_steps(machine, run)
         if way == "rollback":
             outcome = await go_back(machine, run, run.error, report, interrupts)
-            done = outcome.status is RunStatus.ROLLED_BACK
-            return Outcome(outcome.status, outcome.plan, outcome.run, outcome.error, 0 if done else outcome.exit_code)
+            asked_for = outcome.status is RunStatus.ROLLED_BACK
+            return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
         snapshot = await observe(machine)
         wanted = Wanted(run.target, {**machine.store.services(), **run.wanted})
         planned = plan_for(machine, snapshot, wanted, options)
@@ -43,3 +44,13 @@ async def recover(
         if error is None:
             return finish(machine, run, RunStatus.DONE, None, 0, report)
         return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
+
+
+def close_steps(machine: Machine, run: Run) -> None:
+    """Journal that the steps under way when gpumod ended were cut off, and that the later ones never began."""
+    cut_off = ErrorInfo(code="cut-off", message="gpumod ended while this step was under way")
+    for record in run.steps:
+        if record.status is StepStatus.RUNNING:
+            machine.store.update_step(run.id, record.model_copy(update={"status": StepStatus.FAILED, "error": cut_off}))
+        elif record.status is StepStatus.PENDING:
+            machine.store.update_step(run.id, record.model_copy(update={"status": StepStatus.SKIPPED}))

@@ -6,7 +6,7 @@ from gpumod.domain.errors import MachineLacks
 from gpumod.domain.mode import Want
 from gpumod.domain.states import State
 from gpumod.planner.goals import UP, Goal, Goals
-from gpumod.planner.world import RAM, Load, World, add
+from gpumod.planner.world import RAM, Load, World, add, most
 
 Places = dict[str, tuple[int, ...]]
 
@@ -30,10 +30,12 @@ class Resting:
             self.wake[key] = max(self.wake[key], amount)
 
     def final(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
-        """What `goal` holds once reached."""
+        """What `goal` holds once reached; one that is there already keeps what it was seen to hold, if that is more."""
         if goal.state is State.STOPPED:
             return {}
-        return (self.world.awake if goal.state is State.RUNNING else self.world.asleep)(goal.service, gpus)
+        level = (self.world.awake if goal.state is State.RUNNING else self.world.asleep)(goal.service, gpus)
+        stays = self.world.state(goal.service) is goal.state and goal.service not in self.goals.restarts
+        return most(self.world.now(goal.service), level) if stays else level
 
     def step_up(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
         """What a turn of `goal` takes beside what it keeps asleep; for one that was stopped, what its start takes."""
@@ -91,7 +93,7 @@ def _given(world: World, goal: Goal) -> tuple[int, ...] | None:
     defined = world.definition(goal.service).gpus
     if goal.gpus:
         return goal.gpus
-    reading = world.snapshot.reading(goal.service)
+    reading = world.reading(goal.service)
     placed = world.is_alive(goal.service) and (reading.gpus or any(reading.vram_mb.values()))
     if placed or reading.state in UP:
         return world.seat(goal.service)

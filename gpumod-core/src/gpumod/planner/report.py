@@ -9,7 +9,7 @@ from gpumod.domain.states import Action, State
 from gpumod.planner.ids import plan_id
 from gpumod.planner.schedule import Schedule, Slot
 from gpumod.planner.solve import Solution
-from gpumod.planner.world import DEFAULT_S, RAM, Load, World, most
+from gpumod.planner.world import DEFAULT_S, RAM, Load, World
 
 EVERYTHING = "*"
 """The service of the last step, which verifies everything at once."""
@@ -185,9 +185,7 @@ def _services(world: World, solution: Solution) -> tuple[PlanService, ...]:
         wanted = "awake" if goal.state is State.RUNNING else goal.want.value
         gpus = solution.places[goal.service]
         final = solution.resting.final(goal, gpus)
-        stays = world.state(goal.service) is goal.state
-        after = most(world.now(goal.service), final) if stays else final
-        rows.append(row(goal.service, wanted, gpus, goal.why, after))
+        rows.append(row(goal.service, wanted, gpus, goal.why, final))
     rows += [row(name, "kept", world.seat(name), "stays up", world.now(name)) for name in goals.kept(world)]
     rows += [row(name, "stopped", world.seat(name), why, {}) for name, why in sorted(goals.stops.items())]
     return tuple(rows)

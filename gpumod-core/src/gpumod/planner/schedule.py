@@ -63,11 +63,11 @@ def make_schedule(tasks: Tasks, rank: Iterable[str], budgets: Mapping[int, int],
     ordered = [*tasks.stops, *tasks.sleeps, *(task for service in rank for task in tasks.starts.get(service, ()))]
     for here, task in enumerate(ordered):
         waits = {position[id(need)] for need in task.needs}
-        for gpu, gate in gates.items():
-            if task.takes(gpu) or task.gives(gpu) or (task.exclusive and gpu in task.placed_on):
-                waits.update(gate.enter(here, exclusive=task.exclusive))
-        start = max((out.slots[other].end for other in waits), default=0.0)
         touched = task.peak.keys() | task.before.keys()
+        for gpu in (touched | set(task.placed_on)) - {RAM}:
+            if task.takes(gpu) or task.gives(gpu) or (task.exclusive and gpu in task.placed_on):
+                waits.update(gates[gpu].enter(here, exclusive=task.exclusive))
+        start = max((out.slots[other].end for other in waits), default=0.0)
         drawn = {key: task.takes(key) for key in touched}
         if task.action is Action.SLEEP and drawn.get(RAM, 0) > out.accounts[RAM].free:
             out.no_ram.add(task.service)

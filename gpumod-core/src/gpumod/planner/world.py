@@ -7,7 +7,7 @@ from functools import cached_property
 
 from gpumod.domain.errors import UnknownName
 from gpumod.domain.footprint import Footprint
-from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Lease, Policy
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE, State
@@ -59,14 +59,21 @@ class World:
         self.leases = tuple(leases)
         self.policy = policy or Policy()
         self.gpus = tuple(gpu.index for gpu in snapshot.gpus)
+        self._readings = dict(snapshot.services)
         self.leased = {lease.service: lease.holder for lease in self.leases if lease.service}
 
+    def reading(self, service: str) -> ServiceReading:
+        """Its reading; what was never seen is stopped."""
+        if service not in self._readings:
+            self._readings[service] = self.snapshot.reading(service)
+        return self._readings[service]
+
     def state(self, service: str) -> State:
-        return self.snapshot.reading(service).state
+        return self.reading(service).state
 
     def is_alive(self, service: str) -> bool:
         """True when a process of it may live, or when it failed and still holds memory."""
-        reading = self.snapshot.reading(service)
+        reading = self.reading(service)
         return reading.state in ALIVE or (reading.state is State.FAILED and any(reading.vram_mb.values()))
 
     @cached_property
@@ -75,7 +82,7 @@ class World:
 
     def find(self, service: str) -> Service | None:
         """Its definition: the present one, else the one that it was launched with."""
-        return self.services.get(service) or self.snapshot.reading(service).launched
+        return self.services.get(service) or self.reading(service).launched
 
     def definition(self, service: str) -> Service:
         """Its definition. Raises UnknownName `unknown-service`."""
@@ -103,7 +110,7 @@ class World:
         """True for what a switch leaves alone unless asked: pinned, adopted or leased."""
         found = self.find(service)
         pinned = found is not None and found.pinned
-        return pinned or service in self.leased or self.snapshot.reading(service).adopted
+        return pinned or service in self.leased or self.reading(service).adopted
 
     def footprint(self, service: str) -> Footprint:
         """Its footprint; where none was given, what the definition declares."""
@@ -144,7 +151,7 @@ class World:
 
     def seat(self, service: str) -> tuple[int, ...]:
         """The GPUs that it is on now: as placed, else as seen, else as defined, else the first."""
-        reading = self.snapshot.reading(service)
+        reading = self.reading(service)
         found = self.find(service)
         defined = found.gpus if found and found.gpus != "any" else ()
         seen = tuple(sorted(gpu for gpu, held_mb in reading.vram_mb.items() if held_mb))
@@ -153,7 +160,7 @@ class World:
 
     def now(self, service: str) -> Load:
         """What it holds now: as observed, but at least what its state says, so that growth to come is covered."""
-        reading = self.snapshot.reading(service)
+        reading = self.reading(service)
         observed = {gpu: held_mb for gpu, held_mb in reading.vram_mb.items() if held_mb and gpu in self.gpus}
         levels = {State.RUNNING: self.awake, State.SLEEPING: self.asleep, State.STARTING: self.peak}
         level = levels.get(reading.state)

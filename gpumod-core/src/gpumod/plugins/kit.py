@@ -82,7 +82,7 @@ Env = Annotated[Mapping[str, str], BeforeValidator(_env)]
 Args = Annotated[tuple[str, ...], BeforeValidator(_words)]
 """Arguments: a list, or a text split as a shell would split it (nothing is expanded)."""
 
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./~$][A-Za-z0-9_./:+@,=~$-]*$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./:+@,=-]*$")]
 """One value of a flag; it cannot be taken for a flag."""
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from gpumod.ports import HttpFailure, HttpReply
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,25 @@ def _render(status: int, body: Any) -> bytes:
     data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
     head = f"HTTP/1.1 {status} -\r\ncontent-length: {len(data)}\r\nconnection: close\r\n\r\n"
     return head.encode() + data
+
+
+class NoAnswer:
+    """HTTP on which every request fails at once in one way: `refused`, `timeout` or `protocol`."""
+
+    def __init__(self, kind: Literal["refused", "timeout", "protocol"]) -> None:
+        self.kind = kind
+
+    async def request(
+        self,
+        method: str,
+        port: int,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        json_body: Any = None,
+        timeout_s: float = 2.0,
+    ) -> HttpReply:
+        raise HttpFailure(self.kind, f"{self.kind}: {method} {path} on port {port}")
 
 
 class QuickClock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from gpumod.domain.service import Service
 
 
@@ -11,10 +13,14 @@ def merge_for_reload(
     """The service to store, and the fields in which the user's word was kept, sorted.
 
     `old` is what is stored, `new` what the preset says, `user_edited` the fields that the user changed. With
-    `update` the preset wins everywhere. Raises ValidationError where the two cannot be put together.
+    `update` the preset wins everywhere. Where the user's fields contradict the preset's others (a peak below the
+    preset's new `vram_mb`), everything stays as it is stored.
     """
     if old is None or update:
         return new, ()
     kept = tuple(sorted(field for field in user_edited if field in Service.model_fields and field != "id"))
     merged = {**dict(new), **{field: getattr(old, field) for field in kept}}
-    return Service.model_validate(merged), kept
+    try:
+        return Service.model_validate(merged), kept
+    except ValidationError:
+        return old, tuple(sorted(field for field in Service.model_fields if getattr(old, field) != getattr(new, field)))

@@ -43,7 +43,7 @@ def from_validation(
             loc = tuple(part for part in loc if isinstance(part, int) or "[" not in part)
         field = ".".join(str(part) for part in loc)
         found.append(problem(path, _said(item, loc, kind), line=document.line_of(loc), field=field))
-    return _distinct(found)
+    return sorted(_distinct(found), key=lambda info: info.details["line"] or 0)
 
 
 def _said(item: Mapping[str, Any], loc: Loc, kind: Literal["service", "mode"]) -> str:

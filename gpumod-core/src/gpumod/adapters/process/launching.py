@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import shutil
 import signal
@@ -88,7 +89,7 @@ def not_started(service: str, program: str, answer: Mapping[str, Any]) -> Gpumod
     )
 
 
-def run_shim(folder: Path, nonce: str, orders: Mapping[str, Any]) -> dict[str, Any]:
+def run_shim(folder: Path, nonce: str, orders: dict[str, Any]) -> dict[str, Any]:
     """Start the shim, give it its orders and return its answer. It detaches itself, so nothing is left to wait for."""
     with subprocess.Popen(
         [sys.executable, "-I", "-S", str(SHIM), str(folder)],
@@ -100,7 +101,7 @@ def run_shim(folder: Path, nonce: str, orders: Mapping[str, Any]) -> dict[str, A
         start_new_session=True,
     ) as shim:
         try:
-            text, complaint = shim.communicate(json.dumps(orders).encode(), timeout=START_TIMEOUT_S)
+            text, complaint = shim.communicate(marshal.dumps(orders), timeout=START_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             for process in by_nonce([nonce])[nonce]:
                 send(process, signal.SIGKILL)

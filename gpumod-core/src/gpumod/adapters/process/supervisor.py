@@ -33,7 +33,7 @@ from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
 
 KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.005
-_EXIT_RECORD_S = 0.2
+_EXIT_RECORD_S = 2.0
 
 
 class ProcessSupervisor:
@@ -61,7 +61,7 @@ class ProcessSupervisor:
         """
         service = handle.service
         last = self._records.last_run(service)
-        if last is not None and shim_process(last).alive:
+        if last is not None and _has_shim(last) and not await self._ends(last):
             raise Failed(
                 "already-running",
                 f"a process of service {service} is running already",
@@ -76,10 +76,19 @@ class ProcessSupervisor:
             return answer
         raise not_started(service, told["exe"], answer)
 
+    async def _ends(self, token: Mapping[str, Any]) -> bool:
+        """True when the run is over, or its main process is and the shim has soon ended what that left behind."""
+        return not main_process(token).alive and await ended(shim_process(token), self._kill_timeout_s, self._clock)
+
     # --- status -------------------------------------------------------------------------------------------------
 
     async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
         """The status of each handle, by service id. A few ms for 50 services, unless one of them lost its shim."""
+        found = self._survey(handles)
+        return {handle.service: await self._status(handle, *found[handle.service]) for handle in handles}
+
+    def _survey(self, handles: Sequence[Handle]) -> dict[str, tuple[Mapping[str, Any] | None, set[int]]]:
+        """The token and the pids of each, by service id: of the shim's descendants, else of whatever can be found."""
         tokens = {handle.service: self._token(handle) for handle in handles}
         lost = [handle for handle in handles if not _has_shim(tokens[handle.service]) and not self._is_over(handle)]
         strays = by_nonce([handle.nonce for handle in lost]) if lost else {}
@@ -89,12 +98,9 @@ class ProcessSupervisor:
         roots = {handle.service: _roots(tokens[handle.service], strays.get(handle.nonce, ())) for handle in handles}
         below = trees({pid for pids in roots.values() for pid in pids})
         found = {}
-        for handle in handles:
-            token = tokens[handle.service]
-            pids = {pid for root in roots[handle.service] for pid in below[root]}
-            if not _has_shim(token):
-                pids |= roots[handle.service]
-            found[handle.service] = await self._status(handle, token, pids)
+        for service, token in tokens.items():
+            pids = {pid for root in roots[service] for pid in below[root]}
+            found[service] = (token, pids if _has_shim(token) else pids | roots[service])
         return found
 
     async def _status(self, handle: Handle, token: Mapping[str, Any] | None, pids: set[int]) -> ProcessStatus:
@@ -145,16 +151,14 @@ class ProcessSupervisor:
 
         Returns when no process of the tree lives; does nothing when there is none. Raises Failed `cannot-kill`.
         """
-        token = self._token(handle)
-        if not _has_shim(token) and not self._is_over(handle):
-            token = (await self.status([handle]))[handle.service].token
+        token, _ = self._survey([handle])[handle.service]
         try:
             if token and _has_shim(token):
                 await self._stop_by_shim(handle, shim_process(token), launch)
             if not self._is_over(handle):  # there was no shim, or it was killed before it was done
                 await self._stop_orphans(handle, launch)
         except PermissionError:
-            raise _cannot_kill(handle.service, [process.pid for process in await self._found(handle)]) from None
+            raise _cannot_kill(handle.service, [process.pid for process in self._found(handle)]) from None
 
     async def _stop_by_shim(self, handle: Handle, shim: Proc, launch: Launch) -> None:
         """Let the shim end its descendants. It would go on alone if gpumod were killed meanwhile."""
@@ -165,23 +169,22 @@ class ProcessSupervisor:
         if await ended(shim, self._kill_timeout_s, self._clock):
             return
         # It did not manage, or hangs itself (it was stopped): from here, then.
-        await self._kill(handle, await self._found(handle))
+        await self._kill(handle, self._found(handle))
         send(shim, signal.SIGKILL)
         if not await ended(shim, self._kill_timeout_s, self._clock):
             raise _cannot_kill(handle.service, [shim.pid])
 
     async def _stop_orphans(self, handle: Handle, launch: Launch) -> None:
         """Stop what lost its shim: ask the main process's group, wait, then kill whatever can be found."""
-        status = (await self.status([handle]))[handle.service]
-        found = await self._found(handle)
-        main = next((process for process in found if process.pid == status.pid), None)
-        if main is not None:
+        token, _ = self._survey([handle])[handle.service]
+        found = self._found(handle)
+        if token and (main := main_process(token)).alive:
             for process in found:
                 if group(process.pid) == main.pid:
                     send(process, signal.Signals[launch.stop_signal])
                     send(process, signal.SIGCONT)
             await ended(main, launch.stop_timeout_s, self._clock)
-        await self._kill(handle, _merged(found, await self._found(handle)))
+        await self._kill(handle, _merged(found, self._found(handle)))
 
     async def _kill(self, handle: Handle, found: Sequence[Proc]) -> None:
         """SIGKILL what was found and what appears meanwhile, until none is left."""
@@ -190,7 +193,7 @@ class ProcessSupervisor:
         while True:
             for process in found:
                 send(process, signal.SIGKILL)
-            found = [process for process in _merged(found, await self._found(handle)) if process.alive]
+            found = [process for process in _merged(found, self._found(handle)) if process.alive]
             if not found:
                 return
             if self._clock.monotonic() >= give_up:
@@ -198,10 +201,10 @@ class ProcessSupervisor:
             await self._clock.sleep(pause)
             pause = min(2 * pause, 0.2)
 
-    async def _found(self, handle: Handle) -> list[Proc]:
+    def _found(self, handle: Handle) -> list[Proc]:
         """Every living process of the tree, without the shim, with its start time."""
-        status = (await self.status([handle]))[handle.service]
-        started = {pid: start_ticks(pid) for pid in status.pids}
+        _, pids = self._survey([handle])[handle.service]
+        started = {pid: start_ticks(pid) for pid in pids}
         return [Proc(pid, ticks) for pid, ticks in started.items() if ticks is not None]
 
     # --- logs and files -----------------------------------------------------------------------------------------

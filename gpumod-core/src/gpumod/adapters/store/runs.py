@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
@@ -15,7 +15,7 @@ from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import dump, dump_optional, load, parse
 from gpumod.adapters.store.state import enter_mode
 from gpumod.adapters.store.tables import RunRow, RunStepRow
-from gpumod.domain.errors import GpumodError, HalfWay
+from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.run import Event, Run, RunStatus, RunStep, StepStatus
 
 _OPEN = (RunStatus.RUNNING.value, RunStatus.HALF_WAY.value)
@@ -105,18 +105,26 @@ class Runs:
         """Service to the message of its last step, where that step failed. Looks at the last few hundred steps."""
         ended = [StepStatus.DONE.value, StepStatus.FAILED.value]
         service = func.json_extract(RunStepRow.definition, "$.step.service")
-        query = select(service, RunStepRow.error).where(col(RunStepRow.status).in_(ended))
+        readable = func.json_valid(RunStepRow.definition) == 1
+        query = select(service, RunStepRow.error).where(readable, col(RunStepRow.status).in_(ended))
         found: dict[str, str | None] = {}
         with self._db.read() as session:
             for name, error in session.exec(query.order_by(col(RunStepRow.seq).desc()).limit(400)):
                 found.setdefault(name, error)
-        return {name: json.loads(error)["message"] for name, error in found.items() if error}
+        return {name: _message(error) for name, error in found.items() if error}
 
     def open_run(self) -> Run | None:
         """The run that is running or half-way, if there is one. Raises Failed(`bad-row`)."""
         with self._db.read() as session:
             row = session.exec(_open_rows()).first()
             return None if row is None else _runs(session, [row])[0]
+
+
+def _message(error: str) -> str:
+    try:
+        return ErrorInfo.model_validate_json(error).message
+    except ValidationError:
+        return error
 
 
 def _open_rows() -> Any:

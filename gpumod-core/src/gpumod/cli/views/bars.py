@@ -19,7 +19,7 @@ from gpumod.cli.text import safe
 
 FILLS = "#=+%o*x&@$"
 FOREIGN_FILL, RESERVE_FILL, FREE_FILL = "?", "/", "."
-COLOURS = ("blue", "green", "magenta", "cyan", "yellow", "bright_blue", "bright_green", "bright_magenta", "bright_cyan")
+COLOURS = ("blue", "green", "yellow", "cyan", "magenta", "bright_blue", "bright_green", "bright_yellow", "bright_cyan")
 GUTTER = 5
 MIN_WIDTH = 40
 
@@ -104,13 +104,18 @@ def inside(piece: Piece, *, plain: bool) -> str:
 
     A fill character stays at both ends where there is no colour, so that neighbours can be told apart.
     """
-    background = piece.fill if plain or piece.label in ("free", "reserve", "") else " "
+    background = piece.fill if plain else _background(piece)
     label, room = safe(piece.label), piece.cells - 2
     if cell_len(label) > room:
         label = set_cell_size(label, room).rstrip() if room >= 5 else ""
     text = f" {label} " if label and cell_len(label) <= room - 2 else label
     missing = piece.cells - cell_len(text)
     return background * (missing // 2) + text + background * (missing - missing // 2)
+
+
+def _background(piece: Piece) -> str:
+    """In colour, what is nobody's keeps its pattern: it must not look like a service."""
+    return piece.fill if piece.label in ("free", "reserve", "") else " "
 
 
 def ruler(span_mb: int, width: int) -> tuple[str, str]:
@@ -201,7 +206,7 @@ def _legend(drawn: Sequence[Piece], width: int, *, plain: bool) -> Iterator[Text
             continue
         key = (piece.label, piece.asleep)
         if key not in entries:
-            entry = Text().append(piece.fill if plain else "  ", style="" if plain else piece.style)
+            entry = Text().append(piece.fill if plain else _background(piece) * 2, style="" if plain else piece.style)
             entries[key] = entry.append(f" {safe(piece.label)}{' asleep' if piece.asleep else ''} {piece.mb}")
         elif not entries[key].plain.endswith(f" {piece.mb}"):
             entries[key].append(f" > {piece.mb}")

@@ -1,0 +1,168 @@
+"""One gpumod after another over a world in memory, with the real store."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumod.adapters.store import SqlStore, open_store
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.mode import Mode, Want
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.progress import Progress
+from gpumod.domain.run import Event
+from gpumod.domain.service import Service
+from gpumod.engine.change import change
+from gpumod.engine.machine import Machine
+from gpumod.engine.observe import observe
+from gpumod.engine.planning import Options, Wanted
+from gpumod.engine.recover import recover
+from gpumod.engine.runs import Outcome
+from gpumod.operations.modes import target_of_mode
+from gpumod.testing.world import World, most_mb
+from gpumod.testing.world_drivers import build_machine, quiet
+
+DATABASE = "gpumod.db"
+WRITES = ("put_", "add_", "delete_", "update_", "finish_")
+
+
+class ToldStore:
+    """The real store, which tells of every write before it is done."""
+
+    def __init__(self, store: SqlStore, on_act: Callable[[str], None]) -> None:
+        self._store = store
+        self._on_act = on_act
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if not name.startswith(WRITES):
+            return method
+
+        def told(*args: Any, **kwargs: Any) -> Any:
+            self._on_act(f"write {name} before")
+            return method(*args, **kwargs)
+
+        return told
+
+
+class Box:
+    """A world, a home, and the store in it. `acts` are the labels of everything that was done, in order."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder = folder
+        self.world = world
+        self.acts: list[str] = []
+        self.told: list[Progress] = []
+        self.hooks: dict[str, Callable[[], object]] = {}
+        self.every: Callable[[str], object] = quiet
+        self.store = open_store(folder / DATABASE)
+        self.settings: dict[str, Any] = {}
+
+    def define(self, *things: Service | Mode) -> None:
+        for thing in things:
+            event = Event(at=self.world.clock.now(), kind="defined", subject=thing.id)
+            if isinstance(thing, Service):
+                self.store.put_service(thing, event=event)
+            else:
+                self.store.put_mode(thing, event=event)
+
+    def when(self, label: str, do: Callable[[], object]) -> None:
+        """Let something happen at the first act with this label."""
+        self.hooks[label] = do
+
+    def _on_act(self, label: str) -> None:
+        self.acts.append(label)
+        self.hooks.pop(label, lambda: None)()
+        self.every(label)
+
+    def machine(self) -> Machine:
+        store: Any = ToldStore(self.store, self._on_act)
+        return build_machine(self.world, self.folder, store, self._on_act, self.settings)
+
+    # --- what a user would do -----------------------------------------------------------------------------------
+
+    def switch(self, mode: str, **options: Any) -> Outcome:
+        target = target_of_mode(self.store.modes()[mode])
+        return self.change(f"switch {mode}", target, cascade=True, **options)
+
+    def start(self, service: str, *, restart: bool = False, want: Want = Want.AWAKE, **options: Any) -> Outcome:
+        again = (service,) if restart else ()
+        member = TargetMember(service=service, want=want)
+        return self.change(f"start {service}", Target(members=(member,), stop_others=False, restart=again), **options)
+
+    def stop(self, service: str, **options: Any) -> Outcome:
+        return self.change(f"stop {service}", Target(stop=(service,), stop_others=False), **options)
+
+    def change(self, command: str, target: Target, **options: Any) -> Outcome:
+        machine = self.machine()
+
+        def build(_: HostSnapshot) -> Wanted:
+            return Wanted(target, machine.store.services())
+
+        return self.world.clock.run(change(machine, command, build, Options(**options), self.told.append))
+
+    def recover(self, way: Any) -> Outcome | None:
+        return self.world.clock.run(recover(self.machine(), way, Options(), self.told.append))
+
+    def observe(self) -> HostSnapshot:
+        return self.world.clock.run(observe(self.machine()))
+
+    # --- what a test asks ---------------------------------------------------------------------------------------
+
+    def states(self) -> dict[str, str]:
+        """What gpumod itself sees: every service that has a handle, and its state."""
+        return {service: str(reading.state) for service, reading in sorted(self.observe().services.items())}
+
+    def settled(self) -> None:
+        """Let the device forget what has just died."""
+        self.world.clock.run(self.world.clock.sleep(1.0))
+
+    def check_sound(self, leak_mb: int = 0) -> None:
+        """No orphan, no memory that nobody holds, handles that are just the living services, no lock."""
+        self.settled()
+        assert set(self.store.handles()) == set(self.world.alive())
+        assert self.world.unattributed_mb() == leak_mb
+        assert self.world.holder is None
+
+    def check_within(self, outcome: Outcome) -> None:
+        """At no instant did the services hold more than the plan's peak."""
+        for gpu in outcome.plan.gpus:
+            assert most_mb(self.world.history)[gpu.index] <= gpu.peak_mb
+
+    def copy(self, folder: Path) -> Box:
+        """What a kill of gpumod in this instant would leave: the world goes on, the database is as it was written."""
+        folder.mkdir(parents=True)
+        with sqlite3.connect(self.folder / DATABASE) as source, sqlite3.connect(folder / DATABASE) as target:
+            source.backup(target)
+        source.close()
+        target.close()
+        for state in self.folder.glob("*.json"):
+            shutil.copy(state, folder)
+        box = Box(folder, self.world.killed())
+        # Files of services are found by the home that they were written for.
+        box.folder = self.folder
+        return box
+
+    def close(self) -> None:
+        self.store.close()
+
+
+@pytest.fixture
+def make_box(tmp_path: Path) -> Iterator[Callable[..., Box]]:
+    boxes: list[Box] = []
+
+    def make(*totals_mb: int, define: Sequence[Service | Mode] = ()) -> Box:
+        folder = tmp_path / f"home{len(boxes)}"
+        folder.mkdir()
+        boxes.append(Box(folder, World(*totals_mb)))
+        boxes[-1].define(*define)
+        return boxes[-1]
+
+    yield make
+    for box in boxes:
+        box.close()

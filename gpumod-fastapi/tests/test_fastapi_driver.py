@@ -1,0 +1,225 @@
+"""The driver of one's own HTTP services: its command, probe and sleep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpumod.adapters.http import LoopbackHttp
+from gpumod.adapters.templates import Templates
+from gpumod.api import (
+    PLUGIN_API,
+    Allocation,
+    Driver,
+    Failed,
+    ReportsActivity,
+    Service,
+    Settings,
+    SleepStrategy,
+)
+from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
+from gpumod_fastapi import plugin
+from gpumod_fastapi.driver import FastApiDriver
+from gpumod_fastapi.sleep import HttpSleep
+
+DRIVER, HTTP = FastApiDriver(), LoopbackHttp()
+COMMAND = "uvicorn app:app --host {host} --port {port}"
+SLEEPS = {"command": COMMAND, "sleep_path": "/sleep", "wake_path": "/wake"}
+
+
+def a_service(**fields: Any) -> Service:
+    known: dict[str, Any] = {"id": "asr", "driver": "fastapi", "port": 7821, "unit_vars": {"command": COMMAND}}
+    return Service.model_validate(known | fields)
+
+
+def test_the_command_is_filled_in() -> None:
+    options = {"command": COMMAND, "cwd": "/srv/asr", "env": {"A": "b c", "PORT": "9"}, "stop_timeout_s": 5}
+    launch = DRIVER.launch(a_service(unit_vars=options), Allocation(), Settings(hf_home="/hf"))
+    assert launch.argv == ("uvicorn", "app:app", "--host", "127.0.0.1", "--port", "7821")
+    assert launch.env == {"HF_HOME": "/hf", "A": "b c", "PORT": "7821"}
+    assert (launch.cwd, launch.ports, launch.stop_timeout_s) == (Path("/srv/asr"), (7821,), 5)
+
+
+def test_a_text_is_split_as_a_shell_would_and_nothing_is_expanded() -> None:
+    options = {"command": """python3 'my app.py' --x="a b" '$HOME;rm *' {"k":1} {service_dir}"""}
+    launch = DRIVER.launch(a_service(unit_vars=options), Allocation(), Settings())
+    assert launch.argv == ("python3", "my app.py", "--x=a b", "$HOME;rm *", "{k:1}", "{service_dir}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"unit_vars": {}}, "command"),
+        ({"unit_vars": {"command": ""}}, "command"),
+        ({"unit_vars": {"command": "'open"}}, "command"),
+        ({"unit_vars": {"command": [""]}}, "no program"),
+        ({"unit_vars": {"command": ["{model_path}"]}}, "no model_path"),
+        ({"unit_vars": {"command": COMMAND, "sleep_pth": "/s"}}, "did you mean sleep_path"),
+        ({"unit_vars": {"command": COMMAND, "sleep_path": "sleep"}}, "sleep_path"),
+        ({"unit_vars": {"command": COMMAND, "sleep_path": "/a b"}}, "sleep_path"),
+        ({"unit_vars": {"command": COMMAND, "cwd": "srv"}}, "cwd"),
+        ({"unit_vars": {"command": COMMAND, "env": {"PATH": "/tmp"}}}, "PATH"),
+        ({"unit_vars": {"command": COMMAND, "env": {"A": True}}}, "quotes"),
+        ({"unit_vars": {"command": COMMAND, "health_status": 42}}, "health_status"),
+        ({"port": None}, "port"),
+        ({"host": "other", "port": None}, "host"),
+        ({"sleep_mode": "http"}, "sleep_path and wake_path"),
+        ({"sleep_mode": "l1"}, "'http'"),
+    ],
+)
+def test_what_would_not_work_is_refused_with_its_reason(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match="'asr'") as caught:
+        DRIVER.check(a_service(**fields))
+    assert says in str(caught.value)
+
+
+words = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")) | st.sampled_from("{} \"'\\$;"), max_size=20)
+
+
+@given(model=words.filter(bool), command=st.lists(words, min_size=1, max_size=5).filter(lambda c: bool(c[0])))
+def test_a_value_stays_in_its_argument_whatever_it_holds(model: str, command: list[str]) -> None:
+    service = a_service(model_id=model, model_path=model, unit_vars={"command": [*command, "--m={model_id}", "{port}"]})
+    argv = DRIVER.launch(service, Allocation(), Settings()).argv
+    assert len(argv) == len(command) + 2
+    assert argv[-2:] == (f"--m={model}", "7821")
+    for got, given_word in zip(argv, command, strict=False):
+        assert got == given_word or any(name in given_word for name in ("{port}", "{host}", "{model_"))
+
+
+class App:
+    """A service of somebody's own, with faults by `METHOD path`."""
+
+    def __init__(self, **faults: Any) -> None:
+        self.asleep = False
+        self.faults: dict[str, Answer | None] = faults.pop("answers", {})
+        self.deaf = faults.pop("deaf", False)
+
+    def __call__(self, call: Call) -> Answer | None:
+        if str(call) in self.faults:
+            return self.faults[str(call)]
+        if str(call) in ("POST /sleep", "POST /wake"):
+            self.asleep = self.asleep if self.deaf else call.path == "/sleep"
+            return 202, b""
+        if str(call) == "GET /busy":
+            return 200, {"in_flight": 2}
+        return 200, {"status": "ok", "sleeping": self.asleep}
+
+
+def a_sleeper(**options: Any) -> Service:
+    return a_service(sleep_mode="http", unit_vars={**SLEEPS, **options})
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "state"),
+    [
+        ((200, {"sleeping": False}), {}, "ready"),
+        ((200, b""), {}, "ready"),
+        ((200, {"sleeping": True}), {}, "sleeping"),
+        ((503, {"status": "sleeping"}), {}, "sleeping"),
+        ((204, b""), {"health_status": 204}, "ready"),
+        ((204, b""), {}, "unhealthy"),
+        ((503, {"detail": "Loading model"}), {}, "starting"),
+        ((500, "x"), {}, "unhealthy"),
+    ],
+)
+async def test_the_probe_reads_the_health_path(answer: Answer, options: dict[str, Any], state: str) -> None:
+    async with FakeWeb(lambda _: answer) as web:
+        service = a_sleeper(**options).model_copy(update={"health_endpoint": "/live"})
+        assert (await DRIVER.probe(service, web.port, HTTP)).state == state
+        assert web.said() == ["GET /live"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "code"),
+    [
+        ("refused", "starting", "sleep-failed"),
+        ("timeout", "unhealthy", "sleep-timeout"),
+        ("protocol", "unhealthy", "sleep-failed"),
+    ],
+)
+async def test_a_port_that_does_not_answer_is_no_traceback(kind: Any, state: str, code: str) -> None:
+    http = NoAnswer(kind)
+    assert (await DRIVER.probe(a_service(), 1, http)).state == state
+    assert (await DRIVER.activity(a_sleeper(activity_path="/busy"), 1, http)).in_flight is None
+    with pytest.raises(Failed) as caught:
+        await HttpSleep().sleep(a_sleeper(), 1, http, QuickClock())
+    assert caught.value.code == code
+
+
+async def test_activity_is_told_where_there_is_a_path() -> None:
+    async with FakeWeb(App()) as web:
+        assert (await DRIVER.activity(a_service(), web.port, HTTP)).in_flight is None
+        assert (await DRIVER.activity(a_sleeper(activity_path="/busy"), web.port, HTTP)).in_flight == 2
+        assert (await DRIVER.activity(a_sleeper(activity_path="/health"), web.port, HTTP)).in_flight is None
+
+
+async def test_it_sleeps_and_wakes_once() -> None:
+    app = App()
+    async with FakeWeb(app) as web:
+        strategy, clock = HttpSleep(), QuickClock()
+        for _ in range(2):
+            await strategy.sleep(a_sleeper(), web.port, HTTP, clock)
+        assert app.asleep
+        for _ in range(2):
+            await strategy.wake(a_sleeper(), web.port, HTTP, clock)
+        assert not app.asleep
+        assert [call for call in web.said() if "POST" in call] == ["POST /sleep", "POST /wake"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "app", "code", "says"),
+    [
+        ("sleep", App(answers={"POST /sleep": (500, "no host memory")}), "sleep-failed", "no host memory"),
+        ("sleep", App(answers={"POST /sleep": None}), "sleep-timeout", "0.2 s"),
+        ("sleep", App(deaf=True), "sleep-failed", "otherwise"),
+        ("sleep", App(answers={"GET /health": (200, b"fine")}), "sleep-not-told", "/health"),
+        ("wake", App(answers={"POST /wake": (507, "CUDA out of memory")}), "wake-failed", "CUDA out of memory"),
+        ("wake", App(answers={"POST /wake": None}), "wake-timeout", "0.2 s"),
+    ],
+)
+async def test_every_failure_has_its_name(verb: str, app: App, code: str, says: str) -> None:
+    app.asleep = verb == "wake"
+    service = a_sleeper(sleep_timeout_s=0.2, wake_timeout_s=0.2)
+    act = HttpSleep().sleep if verb == "sleep" else HttpSleep().wake
+    async with FakeWeb(app) as web:
+        with pytest.raises(Failed) as caught:
+            await act(service, web.port, HTTP, QuickClock())
+        # One that does not tell is not even asked.
+        assert code != "sleep-not-told" or "POST /sleep" not in web.said()
+    assert caught.value.code == code
+    assert says in caught.value.info.why
+
+
+async def test_a_service_without_paths_cannot_sleep() -> None:
+    with pytest.raises(Failed) as caught:
+        await HttpSleep().sleep(a_service(), 1, HTTP, QuickClock())
+    assert caught.value.code == "sleep-not-enabled"
+
+
+def test_every_offer_works() -> None:
+    (driver,) = plugin.gpumod_drivers()
+    for power in (Driver, ReportsActivity):
+        assert isinstance(driver.factory(), power)
+    (strategy,) = plugin.gpumod_sleep_strategies()
+    assert (strategy.name, strategy.drivers, strategy.api) == ("http", ("fastapi",), PLUGIN_API)
+    made = strategy.factory()
+    assert isinstance(made, SleepStrategy)
+    assert (made.residue_mb(a_service(), 9), made.ram_mb(a_service(), 9)) == (None, None)
+    assert DRIVER.capabilities(a_sleeper()).sleep_levels == ("http",)
+    assert DRIVER.capabilities(a_service()).sleep_levels == ()
+
+
+def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
+    options = {"command": ["app", '"b" $HOME %n ; c'], "cwd": "/srv/50% off"}
+    launch = DRIVER.launch(a_service(unit_vars=options), Allocation(), Settings())
+    (offer,) = plugin.gpumod_templates()
+    text = Templates(tmp_path, [offer.folder]).render(
+        "fastapi.service.j2", service=a_service(), launch=launch, program="/opt/app", env=launch.env
+    )
+    assert 'ExecStart="/opt/app" "\\"b\\" $$HOME %%n ; c"\n' in text
+    assert "WorkingDirectory=/srv/50%% off\n" in text
+    assert 'Environment="PORT=7821"\n' in text

@@ -1,0 +1,195 @@
+"""A simulated machine of its own for every test, its programs as real processes, and HTTP to them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumod_sim.create import create_machine
+from gpumod_sim.ledger import Ledger
+from gpumod_sim.machine import Machine
+
+SPEED = 300.0
+LAG_S = 0.1
+
+
+@dataclass
+class Answer:
+    status: int
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def ask(base: str, method: str, path: str, body: Any = None, timeout_s: float = 10.0, **headers: str) -> Answer:
+    """One request. Raises OSError or http.client.HTTPException where there is no answer."""
+    host, _, port = base.removeprefix("http://").partition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
+    try:
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        return Answer(response.status, response.read().decode())
+    finally:
+        connection.close()
+
+
+def wait_for(what: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Poll until `what` is true; an OSError counts as not yet."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError):
+            if value := what():
+                return value
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.01)
+
+
+class Box:
+    """A machine, and what runs on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = create_machine(folder, [("RTX 4090", 24564), ("RTX 3090", 24576)])
+        self.machine = Machine(str(folder))
+        self.machine.configure(speed=SPEED, lag_s=LAG_S)
+        self.ledger = Ledger(self.machine)
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, program: str, *args: str, service: str = "svc", vram_mb: int | None = None, **env: str) -> Any:
+        """A program of the machine, on GPU 0 unless CUDA_VISIBLE_DEVICES says otherwise; its log is read by `log`."""
+        environment = {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "0", "GPUMOD_SERVICE": service, **env}
+        if vram_mb is not None:
+            environment["GPUMOD_VRAM_MB"] = str(vram_mb)
+        log = (self.folder / f"{service}.log").open("w")
+        with log:
+            process = subprocess.Popen(
+                [str(self.folder / "bin" / program), *args], env=environment, stdout=log, stderr=log, text=True
+            )
+        self.started.append(process)
+        return process
+
+    def log(self, service: str = "svc") -> str:
+        return (self.folder / f"{service}.log").read_text()
+
+    def held(self, gpu: int | None = 0) -> dict[str, int]:
+        """Service -> MiB that living processes hold on a GPU (None: host RAM)."""
+        found: dict[str, int] = {}
+        for row in self.ledger.rows():
+            if row["gpu"] == gpu and row["pid"] and row["died"] is None:
+                found[row["service"]] = found.get(row["service"], 0) + row["mb"]
+        return found
+
+    def used(self, gpu: int = 0) -> int:
+        return self.ledger.used_mb(gpu)
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        for row in self.ledger.rows():  # workers in sessions of their own, routers' children
+            if row["pid"] not in (None, os.getpid()) and row["died"] is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(row["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path / "sim")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def find() -> int:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+            return port
+
+    return find
+
+
+@pytest.fixture(name="http")
+def http_client() -> Callable[..., Answer]:
+    return ask
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    return wait_for
+
+
+@pytest.fixture
+def vllm(box: Box, free_port: Callable[[], int]) -> Callable[..., str]:
+    """Start a vLLM stand-in and return its base URL once it is healthy."""
+
+    def start(*args: str, wait: bool = True, **more: Any) -> str:
+        base = f"http://127.0.0.1:{free_port()}"
+        more = {"VLLM_SERVER_DEV_MODE": "1", **more}
+        argv: Sequence[str] = (
+            "serve",
+            "Qwen/Qwen3-0.6B",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            base.rsplit(":", 1)[1],
+            *args,
+        )
+        process = box.start("vllm", *argv, **more)
+        if wait:
+            wait_for(lambda: _healthy(base, process))
+        return base
+
+    return start
+
+
+@pytest.fixture
+def app(box: Box, free_port: Callable[[], int]) -> Callable[..., str]:
+    """Start the stand-in of one's own service and return its base URL once it is healthy."""
+
+    def start(*args: str, wait: bool = True, **more: Any) -> str:
+        base = f"http://127.0.0.1:{free_port()}"
+        process = box.start("uvicorn", "app:app", "--port", base.rsplit(":", 1)[1], *args, **more)
+        if wait:
+            wait_for(lambda: _healthy(base, process))
+        return base
+
+    return start
+
+
+@pytest.fixture
+def llama(box: Box, free_port: Callable[[], int]) -> Callable[..., str]:
+    """Start a llama-server stand-in and return its base URL once it is healthy."""
+
+    def start(*args: str, wait: bool = True, **more: Any) -> str:
+        base = f"http://127.0.0.1:{free_port()}"
+        process = box.start("llama-server", "--port", base.rsplit(":", 1)[1], *args, **more)
+        if wait:
+            wait_for(lambda: _healthy(base, process))
+        return base
+
+    return start
+
+
+def _healthy(base: str, process: subprocess.Popen[str]) -> bool:
+    assert process.poll() is None, f"it ended with {process.returncode}"
+    return ask(base, "GET", "/health").status == 200

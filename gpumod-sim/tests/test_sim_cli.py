@@ -1,0 +1,146 @@
+"""`gpumod sim ...`, as the parent program calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import click.testing
+import pytest
+
+from gpumod.api import Failed, MachineLacks, Settings, UnknownName, UsageError
+from gpumod_sim import faults, procs
+from gpumod_sim.cli import sim
+
+ERRORS = (Failed, MachineLacks, UnknownName, UsageError)
+
+
+@dataclass
+class Parent:
+    folder: str | None
+    json: bool = False
+
+    def settings(self) -> Settings:
+        return Settings(sim_machine=self.folder)
+
+
+@pytest.fixture
+def call(box):
+    """Run a command in this process; its output. An error of the product is raised."""
+
+    def run(*args, folder=box.machine.folder, as_json=False):
+        runner = click.testing.CliRunner()
+        result = runner.invoke(sim, args, obj=Parent(folder, as_json))
+        if isinstance(result.exception, ERRORS):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def test_the_ledger_as_json_is_the_public_contract(box, call):
+    box.ledger.hold("a", {1: 2000}, ram_mb=300)
+    expected = {
+        "gpus": [
+            {"index": 0, "name": "RTX 4090", "total_mb": 24564},
+            {"index": 1, "name": "RTX 3090", "total_mb": 24576},
+        ],
+        "allocations": [{"pid": os.getpid(), "service": "a", "gpu": 1, "mb": 2000}],
+        "ram": [{"pid": os.getpid(), "service": "a", "mb": 300}],
+    }
+    assert json.loads(call("ledger", "--json")) == json.loads(call("ledger", as_json=True)) == expected
+    assert "GPU 1 RTX 3090: 2000 of 24576 MB in use" in call("ledger")
+
+
+@pytest.mark.parametrize("folder", [None, "/nowhere"])
+def test_without_a_machine_each_says_so(call, folder):
+    for args in (["ledger"], ["watch-ledger", "f"], ["fault"], ["foreign", "1"], ["speed"], ["lag"], ["ram"]):
+        with pytest.raises(MachineLacks) as caught:
+            call(*args, folder=folder)
+        assert caught.value.code == "no-simulated-machine"
+        assert "gpumod init --sim" in caught.value.info.hint
+
+
+def test_faults_are_set_listed_and_cleared(box, call):
+    call("fault", "chat", "leak", "700")
+    call("fault", "chat", "hang")
+    listed = json.loads(call("fault", "--json"))["faults"]
+    assert listed == [
+        {"service": "chat", "kind": "leak", "value": 700.0},
+        {"service": "chat", "kind": "hang", "value": None},
+    ]
+    call("fault", "chat", "hang", "--clear")
+    assert faults.value(box.machine, "chat", "hang") is None
+    call("fault", "--clear")
+    assert "no faults" in call("fault")
+    for args, error in (
+        (["chat", "odd"], UnknownName),
+        (["chat"], UsageError),
+        (["chat", "leak"], UsageError),
+        (["chat", "hang", "3"], UsageError),
+    ):
+        with pytest.raises(error):
+            call("fault", *args)
+
+
+def test_a_foreign_process_is_named_and_can_be_stopped(box, call):
+    started = json.loads(call("foreign", "4000", "--gpu", "1", "--name", "doom", "--json"))
+    assert box.held(1) == {"foreign:doom": 4000}
+    assert procs.name(started["pid"]) == "doom"
+    with pytest.raises(Failed, match="has not"):
+        call("foreign", "30000")
+    with pytest.raises(UnknownName):
+        call("foreign", "1", "--gpu", "7")
+    with pytest.raises(UsageError):
+        call("foreign", "1", "--name", "../x")
+    with pytest.raises(UsageError):
+        call("foreign")
+    assert json.loads(call("foreign", "--stop", "--json")) == {"stopped": [started["pid"]]}
+    os.waitpid(started["pid"], 0)
+
+
+def test_the_numbers_of_the_machine(box, call):
+    assert json.loads(call("speed", "80", "--json")) == {"speed": 80.0}
+    call("lag", "0")
+    call("ram", "32000")
+    assert (box.machine.speed(), box.machine.lag_s(), box.ledger.total_mb(None)) == (80.0, 0.0, 32000)
+    assert json.loads(call("ram", "0", "--json")) == {"ram_mb": None}
+    for name, value in (("speed", "0"), ("speed", "nan"), ("ram", "inf")):
+        with pytest.raises(UsageError):
+            call(name, value)
+
+
+def test_watch_ledger_follows_every_change(box, tmp_path, until):
+    code = (
+        f"MACHINE = {box.machine.folder!r}\n"
+        "from gpumod_sim.cli import sim; from gpumod.api import Settings\n"
+        "class Parent:\n    json = True\n    def settings(self): return Settings(sim_machine=MACHINE)\n"
+        "sim(obj=Parent())"
+    )
+    target = tmp_path / "watch.jsonl"
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", code, "watch-ledger", str(target)], stdout=subprocess.PIPE, text=True
+    )
+    box.started.append(watcher)
+    until(lambda: target.exists() and target.read_text())
+    holder = box.start("../libexec/game", "a", "0", "4000")
+    until(box.held)
+    holder.kill()
+    holder.wait()
+    until(lambda: '"forgotten"' in target.read_text())
+    watcher.send_signal(signal.SIGTERM)
+    output, _ = watcher.communicate(timeout=10)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["event"], row["used_mb"]["0"]) for row in rows] == [
+        ("begin", 0),
+        ("hold", 4000),
+        ("died", 4000),
+        ("forgotten", 0),
+    ]
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    assert json.loads(output)["changes"] == 3

@@ -1,0 +1,120 @@
+"""What a vLLM server answers. Set GPUMOD_TEST_VLLM_URL to ask a real one (in development mode) instead."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+
+@pytest.fixture
+def base(request):
+    return os.environ.get("GPUMOD_TEST_VLLM_URL") or request.getfixturevalue("vllm")("--enable-sleep-mode")
+
+
+@pytest.fixture
+def model(base, http):
+    return http(base, "GET", "/v1/models").json["data"][0]["id"]
+
+
+def test_health_is_empty_and_models_are_listed(base, http):
+    assert (http(base, "GET", "/health").status, http(base, "GET", "/health").text) == (200, "")
+    (entry,) = http(base, "GET", "/v1/models").json["data"]
+    assert (entry["object"], entry["owned_by"]) == ("model", "vllm")
+    assert entry["max_model_len"] > 0
+    assert "version" in http(base, "GET", "/version").json
+
+
+def test_completions(base, http, model):
+    answer = http(base, "POST", "/v1/completions", {"model": model, "prompt": "hello", "max_tokens": 3})
+    assert answer.status == 200
+    assert answer.json["choices"][0]["finish_reason"] in ("length", "stop")
+    assert answer.json["usage"]["completion_tokens"] <= 3
+
+
+def test_errors_have_vllms_envelope(base, http, model):
+    cases = [
+        (http(base, "POST", "/v1/completions", {"model": "nope", "prompt": "x"}), 404, "NotFoundError"),
+        (http(base, "GET", "/nope"), 404, None),
+        (http(base, "GET", "/sleep"), 405, None),
+        (http(base, "POST", "/sleep?level=9"), 400, None),
+        (http(base, "POST", "/sleep?mode=xx"), 400, None),
+    ]
+    for answer, status, kind in cases:
+        assert answer.status == status
+        assert answer.json["error"]["code"] == status
+        assert kind in (None, answer.json["error"]["type"])
+    assert http(base, "POST", "/collective_rpc", b"{").status == 400
+    assert http(base, "POST", "/collective_rpc", {}).status == 400
+
+
+def test_sleep_and_wake(base, http):
+    assert http(base, "GET", "/is_sleeping").json == {"is_sleeping": False}
+    for _ in range(2):
+        assert http(base, "POST", "/sleep?level=1").json == {"status": "sleeping", "level": 1}
+    assert http(base, "GET", "/is_sleeping").json == {"is_sleeping": True}
+    assert http(base, "GET", "/health").status == 200
+    assert http(base, "GET", "/v1/models").status == 200
+    assert http(base, "POST", "/wake_up?tags=weights").json == {"status": "sleeping", "tags": ["weights"]}
+    assert http(base, "GET", "/is_sleeping").json == {"is_sleeping": True}
+    assert http(base, "POST", "/wake_up?tags=kv_cache").json["status"] == "awake"
+    assert http(base, "POST", "/wake_up").json == {"status": "awake", "tags": None}
+    assert http(base, "POST", "/wake_up?tags=bogus").json["status"] == "awake"
+
+
+def test_the_order_of_an_l2_wake(base, http, model):
+    http(base, "POST", "/sleep?level=2")
+    http(base, "POST", "/wake_up?tags=weights")
+    assert len(http(base, "POST", "/collective_rpc", {"method": "reload_weights"}).json["results"]) >= 1
+    assert http(base, "POST", "/wake_up?tags=kv_cache").json["status"] == "awake"
+    assert http(base, "POST", "/reset_prefix_cache").json == {"success": True}
+    answer = http(base, "POST", "/v1/completions", {"model": model, "prompt": "hello", "max_tokens": 8})
+    assert set(answer.json["choices"][0]["text"]) != {"!"}
+
+
+def test_a_request_to_a_sleeper_waits_and_is_counted(base, http, model):
+    http(base, "POST", "/sleep?level=1")
+    body = {"model": model, "prompt": "hello", "max_tokens": 2}
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(http(base, "POST", "/v1/completions", body)))
+    thread.start()
+    time.sleep(0.2)
+    assert not answers
+    with pytest.raises(TimeoutError):
+        http(base, "POST", "/v1/completions", body, timeout_s=0.2)
+    http(base, "POST", "/wake_up")
+    thread.join(10)
+    assert answers[0].status == 200
+
+
+def test_metrics_names(base, http):
+    text = http(base, "GET", "/metrics").text
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "engine_sleep_state"):
+        assert f"vllm:{name}{{" in text
+    assert "vllm:request_success_total{" in text
+
+
+@pytest.mark.parametrize("mode", ["abort", "wait", "keep"])
+def test_requests_in_flight_when_it_falls_asleep(base, http, model, mode):
+    tokens = 60 if "GPUMOD_TEST_VLLM_URL" in os.environ else 12_000
+    body = {"model": model, "prompt": "hello", "max_tokens": tokens, "ignore_eos": True}
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(http(base, "POST", "/v1/completions", body)))
+    thread.start()
+    time.sleep(0.1)
+    http(base, "POST", f"/sleep?level=1&mode={mode}")
+    if mode == "abort":
+        thread.join(10)
+        assert answers[0].json["choices"][0]["finish_reason"] == "abort"
+        assert answers[0].json["usage"]["completion_tokens"] < tokens
+    elif mode == "wait":
+        thread.join(1)
+        assert answers[0].json["usage"]["completion_tokens"] == tokens
+    else:
+        assert not answers
+        http(base, "POST", "/wake_up")
+        thread.join(10)
+        assert answers[0].json["usage"]["completion_tokens"] == tokens
+    http(base, "POST", "/wake_up")
