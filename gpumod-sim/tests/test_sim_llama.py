@@ -68,6 +68,16 @@ def test_a_member_without_memory_says_so_in_the_log(box, router, http, state, un
     assert "error loading model: unable to allocate CUDA0 buffer" in box.log("router")
 
 
+def test_a_worker_in_its_own_session_does_not_hide_that_its_member_ended(box, router, http, state, until):
+    faults.put(box.machine, "one", "setsid-worker", 700)
+    post(http, router, "load", "one")
+    until(lambda: state(router, "one")["value"] == "loaded")
+    assert box.held() == {"one": 5000}
+    post(http, router, "unload", "one")
+    until(lambda: state(router, "one")["value"] == "unloaded")
+    until(lambda: box.held() == {"one": 700})
+
+
 def test_unloading_what_still_loads_kills_it(box, router, http, state, until):
     faults.put(box.machine, "one", "slow-start", 1000)
     post(http, router, "load", "one")

@@ -284,7 +284,15 @@ def test_one_model_ends_in_order(server, box):
     assert box.started[0].wait(10) == 0
 
 
-@pytest.mark.parametrize("args", [("--bogus",), ("-m", "/nowhere/missing.gguf"), ("-c", "many", "-m", MODEL)])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--bogus",),
+        ("-m", "/nowhere/missing.gguf"),
+        ("-c", "many", "-m", MODEL),
+        ("-m", MODEL, "--api-key-file", "/nowhere/keys"),
+    ],
+)
 def test_what_it_does_not_start_with(server, box, args):
     server(*args, ready=False)
     assert box.started[0].wait(10) == 1

@@ -152,13 +152,22 @@ class Box:
         self.store.close()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database made once: the migrations are not what is tested here."""
+    path = tmp_path_factory.mktemp("empty") / DATABASE
+    open_store(path).close()
+    return path
+
+
 @pytest.fixture
-def make_box(tmp_path: Path) -> Iterator[Callable[..., Box]]:
+def make_box(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Box]]:
     boxes: list[Box] = []
 
     def make(*totals_mb: int, define: Sequence[Service | Mode] = ()) -> Box:
         folder = tmp_path / f"home{len(boxes)}"
         folder.mkdir()
+        shutil.copy(empty_database, folder)
         boxes.append(Box(folder, World(*totals_mb)))
         boxes[-1].define(*define)
         return boxes[-1]

@@ -22,6 +22,12 @@ def noise(seed: int, *what: object) -> float:
     return math.exp(NOISE * math.sqrt(-2 * math.log(min(u, 1.0))) * math.cos(2 * math.pi * v))
 
 
+def tail(seed: int, *what: object) -> float:
+    """A factor from 1 to 8 with a heavy tail (median 1.4), the same for the same arguments."""
+    share = zlib.crc32("/".join(str(part) for part in (seed, *what)).encode()) / 2**32
+    return min(8.0, float((1 - share) ** -0.5))
+
+
 def vllm_import_s() -> float:
     """Until vLLM looks at the GPU (20 s in all on an A4000 host, up to 37 elsewhere)."""
     return 15.0
@@ -36,11 +42,11 @@ def vllm_compile_s(*, eager: bool) -> float:
     return 1.0 if eager else 12.0
 
 
-def sleep_s(level: int, weights_mb: int, *, first: bool) -> float:
-    """L1 copies the weights to host RAM; the first time it also pins that RAM, which may be slow."""
+def sleep_s(level: int, weights_mb: int) -> float:
+    """L1 copies the weights to host RAM. The first time it also pins that RAM, which may take much longer: `tail`."""
     if level != 1:
         return 0.1 + min(0.4, weights_mb / 100_000)
-    return (0.75 * wake_s(weights_mb)) * (2.0 if first else 1.0)
+    return 0.75 * wake_s(weights_mb)
 
 
 def wake_s(weights_mb: int) -> float:

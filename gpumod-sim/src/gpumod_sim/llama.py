@@ -38,7 +38,12 @@ def main(folder: str, argv: Sequence[str]) -> int:
         sys.stderr.write(f"error: invalid argument: {flags.rest[0]}\n")
         return 1
     if "model" in flags or "hf-repo" in flags:
-        return Llama(folder, flags).run()
+        try:
+            server = Llama(folder, flags)
+        except OSError as error:
+            sys.stderr.write(f'error while handling argument "--api-key-file": {error}\n')
+            return 1
+        return server.run()
     from gpumod_sim.llama_router import Router  # noqa: PLC0415  # a single model does not need it
 
     return Router(folder, flags, argv).run()
@@ -160,6 +165,8 @@ class Llama(StandIn):
             if not self.asleep:
                 return
             try:
+                if self.fault("wake-oom") is not None:
+                    raise OutOfMemoryError(min(self.full_mb, default=0), sum(self.full_mb.values()), 0, 0)
                 self.hold(self.full_mb)
             except OutOfMemoryError as error:
                 self.log(*self._oom_lines(error))

@@ -32,9 +32,10 @@ def start_and_hear(argv: list[str], environment: Mapping[str, str]) -> tuple[int
     """Start a process in a session of its own, which outlives this one; its pid, and the first line that it wrote."""
     reading, writing = os.pipe()
     try:
-        nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-        output = (os.POSIX_SPAWN_DUP2, writing, 1)
-        pid = os.posix_spawn(argv[0], argv, environment, file_actions=[nothing, output], setsid=True)
+        # Not our stderr: a pipe that it kept open would hide from our reader that we ended.
+        nothing = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 2)]
+        actions = [*nothing, (os.POSIX_SPAWN_DUP2, writing, 1)]
+        pid = os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsid=True)
     finally:
         os.close(writing)
     with os.fdopen(reading, encoding="utf-8", errors="replace") as said:

@@ -76,8 +76,8 @@ class Vllm(StandIn):
         if not dev_mode.lstrip("-").isdigit():
             raise StartError(f"ValueError: invalid literal for int() with base 10: '{dev_mode}'")
         try:
-            # Bound before the engine starts, and listening only when it is up.
-            sock = bind(self.flags.text("host", "0.0.0.0"), self.flags.whole("port", 8000))  # noqa: S104  # vLLM's own default
+            # Bound before the engine starts, and listening only when it is up. (vLLM's own default is every interface.)
+            sock = bind(self.flags.text("host", "127.0.0.1"), self.flags.whole("port", 8000))
         except OSError as error:
             raise StartError(f"OSError: [Errno {error.errno}] {error.strerror}") from error
         self.log(f"INFO vLLM API server version {VERSION}", f"INFO model {self.model}")

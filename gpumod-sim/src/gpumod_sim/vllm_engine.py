@@ -131,8 +131,11 @@ class Engine:
                 self.awake.set()
                 raise EngineError("CUDA error: out of memory (pinned host memory for the weights)") from error
         begun = time.monotonic()
-        await self.owner.pass_time(law.sleep_s(level, self._largest_mb, first=not self.slept_before), "sleep")
-        self.slept_before = True
+        seconds = law.sleep_s(level, self._largest_mb)
+        if level == 1 and not self.slept_before:
+            seconds *= law.tail(self.owner.machine.config().get("seed", 1), self.owner.service, "first sleep")
+            self.slept_before = True
+        await self.owner.pass_time(seconds, "sleep")
         if frees:
             self.owner.hold(self._resident(set(TAGS)))
         self.asleep = set(TAGS)

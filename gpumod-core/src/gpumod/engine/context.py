@@ -27,7 +27,8 @@ class RunContext:
     """One run under way: its plan, the definitions and footprints it was made with, and the first snapshot.
 
     `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
-    Ctrl-C. `force` skips the admission gate. `stopped_instead` are services that freed nothing asleep.
+    Ctrl-C. `force` skips the admission gate, `going_back` waits there but lets nobody be turned away: nothing may block
+    a rollback. `stopped_instead` are services that freed nothing asleep.
     """
 
     machine: Machine
@@ -39,6 +40,7 @@ class RunContext:
     report: Report
     timeout_s: float | None = None
     force: bool = False
+    going_back: bool = False
     offset: int = 0
     interrupt: asyncio.Event = field(default_factory=asyncio.Event)
     running: dict[int, Step] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from gpumod.domain.service import Service
 from gpumod.engine.context import RunContext
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
-from gpumod.ports import Allocation, HostsMembers
+from gpumod.ports import Allocation, HostsMembers, HttpFailure, MemberReading
 
 
 async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
@@ -57,19 +57,29 @@ async def _configure(
     *,
     without: str = "",
 ) -> None:
-    """Rewrite the host's file with exactly the members that have a handle, and make the host read it.
+    """Rewrite the host's file with those of its members that we know, and make the host read it.
 
-    `placed` are the allocations of members that are just being started; the others keep theirs.
+    `placed` are the allocations of members that are just being started; the others keep theirs. A handle alone does
+    not make a member: it may be left over from a host that died, or belong to one that is just leaving.
     """
     machine = ctx.machine
+    try:
+        has = await driver.members(host.launched, port, (), machine.http)
+    except HttpFailure as failure:
+        message = f"{host.service} does not tell its members"
+        raise Failed("host-not-answering", message, why=str(failure), service=host.service) from failure
     members = [
         (h.launched, placed.get(h.service) or _allocation(ctx, h))
         for h in machine.store.handles().values()
-        if h.launched.host == host.service and h.service != without
+        if h.launched.host == host.service and h.service != without and (h.service in placed or _in(has, h.service))
     ]
     file = driver.members_file(host.launched, members, machine.settings)
     await machine.write_service_file(host.service, file)
     await driver.reload(host.launched, port, machine.http, machine.clock)
+
+
+def _in(has: Mapping[str, MemberReading], member: str) -> bool:
+    return member in has and has[member].configured
 
 
 def _allocation(ctx: RunContext, handle: Handle) -> Allocation:

@@ -105,9 +105,10 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
 async def admit(ctx: RunContext, step: Step) -> None:
     """Wait until the device really has what `step` will take, beside what running steps have reserved.
 
-    Raises Failed `memory-taken` that names who holds it, when it does not come in time.
+    Raises Failed `memory-taken` that names who holds it, when it does not come in time; on the way back it is tried
+    all the same.
     """
-    if ctx.force or not any(step.takes_mb.values()):
+    if (ctx.force and not ctx.going_back) or not any(step.takes_mb.values()):
         return
     machine = ctx.machine
     last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
@@ -118,7 +119,7 @@ async def admit(ctx: RunContext, step: Step) -> None:
         short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
         return all(mb <= TOLERANCE_MB for mb in short.values()) or None
 
-    if await poll(machine, machine.settings.release_timeout_s, room):
+    if await poll(machine, machine.settings.release_timeout_s, room) or ctx.going_back:
         return
     gpus = sorted(step.takes_mb)
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())

@@ -9,7 +9,7 @@ from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.service import Service
-from gpumod.domain.states import Action
+from gpumod.domain.states import GONE, Action
 from gpumod.engine.machine import Machine
 
 
@@ -70,7 +70,8 @@ def check_ports(machine: Machine, service: Service, snapshot: HostSnapshot) -> N
     user = machine.local.port_user(service.port)
     if user is None:
         return
-    ours = {r.launched.port for r in snapshot.services.values() if r.launched and not r.launched.host}
+    alive = [r.launched for r in snapshot.services.values() if r.launched and r.state not in GONE]
+    ours = {launched.port for launched in alive if not launched.host}
     if service.port in ours:
         return
     who = f"{user.name} (pid {user.pid})" if user.pid else "another process"

@@ -70,6 +70,7 @@ async def run_phase(
         report=report,
         timeout_s=options.timeout_s,
         force=options.force,
+        going_back=phase == "rollback",
         offset=offset,
         interrupt=interrupts.event,
     )

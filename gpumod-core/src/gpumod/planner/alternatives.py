@@ -14,7 +14,7 @@ from gpumod.planner.ids import alternative_id
 
 MOST = 12
 MOST_PLANS = 150
-"""So many plans are made at most in the search for alternatives."""
+"""So many plans are made at most in the search for alternatives: fewer where plans are large."""
 
 Planner = Callable[[Target, Mapping[str, Service], Mapping[str, Footprint]], Plan]
 
@@ -25,7 +25,7 @@ class _Search:
     def __init__(self, plan: Planner, base: Base) -> None:
         self.plan = plan
         self.base = base
-        self.left = MOST_PLANS
+        self.left = max(30, min(MOST_PLANS, 3000 // max(1, len(base.crowded))))
         self.found: list[tuple[Candidate, Plan]] = []
 
     def fits(self, candidate: Candidate) -> Plan | None:
@@ -89,12 +89,15 @@ def find_alternatives(
     wanted = [row for row in unfit.services if row.wanted not in ("stopped", "kept") and row.id in services]
     crowded = frozenset(row.id for row in wanted if tight & set(row.gpus) or unfit.ram_exceeds_by_mb)
     search = _Search(plan, Base(unfit.target, services, footprints, variants, crowded))
-    lacking = [candidate for candidate in search.base.all() if not search.try_out(candidate)]
+    missing_mb = 0 if unfit.ram_exceeds_by_mb else unfit.exceeds_by_mb
+    lacking = [c for c in search.base.all() if c.saves_mb < missing_mb or not search.try_out(c)]
     pairs = [
         (one, two)
         for i, one in enumerate(lacking)
         for two in lacking[i + 1 :]
-        if not one.touches & two.touches and not (one.context_of and two.context_of)
+        if one.saves_mb + two.saves_mb >= missing_mb
+        and not one.touches & two.touches
+        and not (one.context_of and two.context_of)
     ]
     pairs.sort(key=lambda pair: pair[0].cost + pair[1].cost)
     for one, two in pairs:

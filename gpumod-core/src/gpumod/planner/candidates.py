@@ -13,6 +13,7 @@ from gpumod.domain.footprint import Footprint, Source
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import AlternativeKind, Changes, Target, Variant
 from gpumod.domain.service import Service
+from gpumod.planner.changes import context_delta_mb
 
 BLOCK = 1024
 """Contexts are offered in multiples of this."""
@@ -23,13 +24,17 @@ MOST_SHARERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One change. `context_of` names the service whose largest fitting context is still to be found."""
+    """One change. `context_of` names the service whose largest fitting context is still to be found.
+
+    `saves_mb` is what it saves at most; where that is less than what is missing, it is not worth a plan.
+    """
 
     kind: AlternativeKind
     title: str
     changes: Changes
     cost: float
     touches: frozenset[str]
+    saves_mb: int
     context_of: str | None = None
 
 
@@ -73,6 +78,7 @@ def time_shares(base: Base) -> Iterator[Candidate]:
         how = f" ({_join(slow)} by being stopped)" if slow else ""
         names = _join([*sorted(shared), *group])
         changes = Changes(time_share=tuple(sorted(group)))
+        saves_mb = sum(base.foot(service).start_peak_mb for service in group)
         yield Candidate(AlternativeKind.TIME_SHARE, f"{names} take turns{how}", changes, 1 + cost, frozenset(group))
 
 
@@ -92,7 +98,9 @@ def contexts(base: Base) -> Iterator[Candidate]:
             continue
         if definition.context_size <= MIN_CONTEXT or base.foot(service).source is Source.EXPLICIT:
             continue
-        yield Candidate(AlternativeKind.CONTEXT, "", Changes(), 2.0, frozenset((service,)), context_of=service)
+        saves_mb = -context_delta_mb(definition, MIN_CONTEXT)
+        touches = frozenset((service,))
+        yield Candidate(AlternativeKind.CONTEXT, "", Changes(), 2.0, touches, saves_mb, context_of=service)
 
 
 def by_variants(base: Base) -> Iterator[Candidate]:
@@ -101,7 +109,8 @@ def by_variants(base: Base) -> Iterator[Candidate]:
         for variant in base.variants.get(service, ()):
             vram_mb = max(0, base.foot(service).vram_mb - variant.saves_mb)
             changes = Changes(unit_vars={service: variant.unit_vars}, vram_mb={service: vram_mb})
-            yield Candidate(variant.kind, f"{service}: {variant.title}", changes, variant.cost, frozenset((service,)))
+            title, touches = f"{service}: {variant.title}", frozenset((service,))
+            yield Candidate(variant.kind, title, changes, variant.cost, touches, variant.saves_mb)
 
 
 def replacements(base: Base) -> Iterator[Candidate]:
@@ -120,6 +129,7 @@ def replacements(base: Base) -> Iterator[Candidate]:
                     Changes(replace={service: other}),
                     3 + 3 * (1 - smaller / size),
                     frozenset((service, other)),
+                    base.foot(service).start_peak_mb,
                 )
 
 
@@ -131,7 +141,21 @@ def left_out(base: Base) -> Iterator[Candidate]:
     for service in sorted(sizes.keys() & base.crowded - needed):
         cost = 12 + 8 * sizes[service] / whole
         changes = Changes(leave_out=(service,))
-        yield Candidate(AlternativeKind.LEAVE_OUT, f"without {service}", changes, cost, frozenset((service,)))
+        saves_mb = sum(base.foot(gone).start_peak_mb for gone in _with_needs(base, service))
+        title, touches = f"without {service}", frozenset((service,))
+        yield Candidate(AlternativeKind.LEAVE_OUT, title, changes, cost, touches, saves_mb)
+
+
+def _with_needs(base: Base, service: str) -> set[str]:
+    """`service` and all that goes with it when nothing else needs that."""
+    out: set[str] = set()
+    waiting = [service]
+    while waiting:
+        here = waiting.pop()
+        if here not in out and here in base.services:
+            out.add(here)
+            waiting.extend(base.services[here].needs)
+    return out
 
 
 def with_context(base: Base, service: str, tokens: int) -> Candidate:
@@ -143,6 +167,7 @@ def with_context(base: Base, service: str, tokens: int) -> Candidate:
         Changes(context_size={service: tokens}),
         1 + 8 * (1 - tokens / whole),
         frozenset((service,)),
+        -context_delta_mb(base.services[service], tokens),
     )
 
 
@@ -159,7 +184,8 @@ def combine(one: Candidate, two: Candidate) -> Candidate:
     )
     title = f"{one.title}, and {two.title}"
     cost = one.cost + two.cost
-    return Candidate(AlternativeKind.COMBINATION, title, changes, cost, one.touches | two.touches)
+    touches, saves_mb = one.touches | two.touches, one.saves_mb + two.saves_mb
+    return Candidate(AlternativeKind.COMBINATION, title, changes, cost, touches, saves_mb)
 
 
 def _join(names: list[str] | tuple[str, ...]) -> str:
