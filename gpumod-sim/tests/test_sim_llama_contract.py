@@ -247,6 +247,13 @@ def test_a_bad_preset_file_kills_the_router(server, box, tmp_path, text, words):
     assert words in box.log()
 
 
+def test_what_the_router_is_given_wins(server, presets, http):
+    base = server("--models-preset", str(presets), "-c", "512")
+    one = next(model for model in http(base, "GET", "/models").json["data"] if model["id"] == "one")
+    words = one["status"]["args"]
+    assert words[words.index("--ctx-size") + 1] == "512"
+
+
 def test_presets_know_comments_and_repeated_sections(server, tmp_path, http):
     path = tmp_path / "odd.ini"
     path.write_text("[m]\nmodel = a\nalias = first\n[m]\nmodel = b ; gone\nalias = q#z\n")

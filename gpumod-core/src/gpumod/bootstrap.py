@@ -60,7 +60,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
         plugins=load_plugins(environ),
         http=LoopbackHttp(),
         clock=SystemClock(),
-        local=LocalComputer(settings, environ.get("PATH", os.defpath)),
+        local=LocalComputer(settings, environ),
     )
     return Gpumod(
         machine,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class ToldStore:
 class Box:
     """A world, a home, and the store in it. `acts` are the labels of everything that was done, in order."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: World, home: Path | None = None) -> None:
         self.folder = folder
+        self.home = home or folder
         self.world = world
         self.acts: list[str] = []
         self.told: list[Progress] = []
@@ -82,7 +84,7 @@ class Box:
 
     def machine(self) -> Machine:
         store: Any = ToldStore(self.store, self._on_act)
-        return build_machine(self.world, self.folder, store, self._on_act, self.settings)
+        return build_machine(self.world, self.home, store, self._on_act, self.settings)
 
     # --- what a user would do -----------------------------------------------------------------------------------
 
@@ -125,7 +127,8 @@ class Box:
     def check_sound(self, leak_mb: int = 0) -> None:
         """No orphan, no memory that nobody holds, handles that are just the living services, no lock."""
         self.settled()
-        assert set(self.store.handles()) == set(self.world.alive())
+        members = {name for proc in self.world.alive().values() for name in proc.members}
+        assert set(self.store.handles()) == {*self.world.alive(), *members}
         assert self.world.unattributed_mb() == leak_mb
         assert self.world.holder is None
 
@@ -134,19 +137,14 @@ class Box:
         for gpu in outcome.plan.gpus:
             assert most_mb(self.world.history)[gpu.index] <= gpu.peak_mb
 
-    def copy(self, folder: Path) -> Box:
+    def copy(self, name: str) -> Box:
         """What a kill of gpumod in this instant would leave: the world goes on, the database is as it was written."""
-        folder.mkdir(parents=True)
-        with sqlite3.connect(self.folder / DATABASE) as source, sqlite3.connect(folder / DATABASE) as target:
-            source.backup(target)
-        source.close()
-        target.close()
-        for state in self.folder.glob("*.json"):
-            shutil.copy(state, folder)
-        box = Box(folder, self.world.killed())
-        # Files of services are found by the home that they were written for.
-        box.folder = self.folder
-        return box
+        folder = self.folder / name
+        folder.mkdir()
+        with closing(sqlite3.connect(self.folder / DATABASE)) as source:
+            with closing(sqlite3.connect(folder / DATABASE)) as target:
+                source.backup(target)
+        return Box(folder, self.world.killed(), home=self.folder)
 
     def close(self) -> None:
         self.store.close()

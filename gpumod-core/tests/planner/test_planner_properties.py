@@ -17,6 +17,7 @@ from gpumod.testing.replay import RAM, Replay
 from gpumod.testing.strategies import Scene, scenes, targets
 
 UP = (State.RUNNING, State.SLEEPING)
+AWAKE = (State.RUNNING, State.STARTING, State.UNHEALTHY, State.UNKNOWN)
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
@@ -154,7 +155,7 @@ def test_every_instant_of_an_interleaving_keeps_the_promises(scene: Scene, chanc
     limit, peak = budgets(scene, plan), peaks(plan)
     start = {key: replay.total(key) for key in limit}
     sharing = {row.id for row in plan.services if row.wanted == "time-shared"}
-    awake_at_first = {s for s in sharing if replay.state(s) in ALIVE - {State.SLEEPING}}
+    awake_at_first = {s for s in sharing if replay.state(s) in AWAKE}
     was_up = {service: replay.state(service) in ALIVE for service in scene.services}
     while not replay.is_over:
         n = act(replay, chance)
@@ -164,9 +165,9 @@ def test_every_instant_of_an_interleaving_keeps_the_promises(scene: Scene, chanc
                 assert replay.total(key) <= limit[key]
         check_dependencies(scene, replay, was_up)
         check_exclusives(replay, limit)
-        awake = {s for s in sharing if replay.state(s) in ALIVE - {State.SLEEPING}}
-        awake |= {replay.steps[n].service for n in replay.running} & sharing
-        awake_at_first &= awake
+        awake_at_first = {s for s in awake_at_first if replay.state(s) in {*AWAKE, State.STOPPING}}
+        awake = {s for s in sharing if replay.state(s) in AWAKE} | awake_at_first
+        awake |= {step.service for n in replay.running if (step := replay.steps[n]).action is Action.WAKE} & sharing
         assert len(awake - awake_at_first) <= (0 if awake_at_first else 1)
     for gpu in plan.gpus:
         assert replay.total(gpu.index) == gpu.after_mb
@@ -245,7 +246,7 @@ def settled(scene: Scene) -> Scene | None:
     if not plan.fits:
         return None
     replay = replay_of(scene, plan)
-    finish(replay, random.Random(0))  # noqa: S311  (an order of steps, not a secret)
+    finish(replay, random.Random(0))
     return replace(scene, snapshot=replay.observe())
 
 

@@ -46,7 +46,7 @@ def main(folder: str, argv: Sequence[str]) -> int:
         return server.run()
     from gpumod_sim.llama_router import Router  # noqa: PLC0415  # a single model does not need it
 
-    return Router(folder, flags, argv).run()
+    return Router(folder, flags).run()
 
 
 class Llama(StandIn):

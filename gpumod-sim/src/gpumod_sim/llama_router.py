@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from gpumod_sim.flags import Flags
 from gpumod_sim.http11 import Reply, Request, bind, json_reply
 from gpumod_sim.llama_children import Child, ProxyError, forward
-from gpumod_sim.llama_flags import Preset, PresetError, read_presets
+from gpumod_sim.llama_flags import CONTROLLED, Preset, PresetError, read_presets
 from gpumod_sim.llama_http import error_reply, is_allowed, keys_of
 from gpumod_sim.standin import StandIn, StartError
 
@@ -23,10 +22,11 @@ NEEDS_MODEL = ("/slots", "/metrics", "/lora-adapters")
 class Router(StandIn):
     """`models` maps a name to its child; what is configured and not loaded has none running."""
 
-    def __init__(self, folder: str, flags: Flags, argv: Sequence[str]) -> None:
+    def __init__(self, folder: str, flags: Flags) -> None:
         super().__init__(folder, "llama-server")
         self.flags = flags
-        self.argv = list(argv)
+        # What the router is given wins over what a preset says.
+        self.inherited = {name: given[-1] for name, given in flags.values.items() if name not in CONTROLLED}
         self.host, self.port = flags.text("host", "127.0.0.1"), flags.whole("port", 8080)
         self.limit = flags.whole("models-max", 4)
         self.autoload = "models-autoload" not in flags or flags.on("models-autoload")
@@ -62,7 +62,10 @@ class Router(StandIn):
         if not path:
             return {}
         with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            return read_presets(file.read())
+            presets = read_presets(file.read())
+        for preset in presets.values():
+            preset.options |= self.inherited
+        return presets
 
     def _child(self, preset: Preset) -> Child:
         return Child(preset, sys.argv[0], self.port, self.machine, self.log)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,15 +11,16 @@ from gpumod.adapters.files import free_disk_mb, write_atomic
 from gpumod.adapters.lock import MachineLock
 from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.ports_in_use import port_user
+from gpumod.adapters.process.environment import search_path
 from gpumod.domain.settings import Settings
 from gpumod.ports import Holder, PortUser
 
 
 class LocalComputer:
-    """The `Local` port over the real thing. `settings.bin_path` is searched before PATH."""
+    """The `Local` port over the real thing. Programs are looked for where the process supervisor finds them."""
 
-    def __init__(self, settings: Settings, path: str) -> None:
-        self._path = f"{settings.bin_path}:{path}" if settings.bin_path else path
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        self._path = search_path(environ, settings.bin_path)
 
     def write_atomic(self, path: Path, text: str, mode: int) -> None:
         write_atomic(path, text, mode)

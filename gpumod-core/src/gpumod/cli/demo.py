@@ -88,7 +88,9 @@ def modes_there(tour: Tour) -> bool:
 
 def misfit(tour: Tour) -> None:
     """What does not fit is said before anything is stopped, with what would fit."""
-    tour.chapter("What does not fit", "A reranker beside code? gpumod says so before anything is touched, and what would.")
+    tour.chapter(
+        "What does not fit", "A reranker beside code? gpumod says so before anything is touched, and what would."
+    )
     code = tour.show("simulate", "--mode", "code", "--add", "reranker", "--visual")
     tour.expect("it does not fit (exit status 3)", code == 3)
     result = tour.ask("simulate", "--mode", "code", "--add", "reranker")
@@ -104,7 +106,9 @@ def misfit(tour: Tour) -> None:
 
 def killed(tour: Tour) -> None:
     """gpumod itself is killed in the middle of a switch, and the next one puts it right."""
-    tour.chapter("Killed in the middle", "kill -9 on gpumod while it switches to rag: the journal knows, and so do you.")
+    tour.chapter(
+        "Killed in the middle", "kill -9 on gpumod while it switches to rag: the journal knows, and so do you."
+    )
     code = tour.cut_off(tour.home / "logs" / "hyde.log", "switch", "rag")
     tour.expect("it was killed", code == -9)
     tour.expect("another change is refused (exit status 7)", tour.show("switch", "blank") == 7)

@@ -14,7 +14,7 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, preflight
-from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase
+from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase, tidied
 
 
 async def recover(
@@ -33,7 +33,7 @@ async def recover(
             asked_for = outcome.status is RunStatus.ROLLED_BACK
             return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
         snapshot = await observe(machine)
-        wanted = Wanted(run.target, {**machine.store.services(), **run.wanted})
+        wanted = tidied(machine, run, snapshot, Wanted(run.target, {**machine.store.services(), **run.wanted}))
         planned = plan_for(machine, snapshot, wanted, options)
         if not planned.plan.fits and not options.force:
             return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)

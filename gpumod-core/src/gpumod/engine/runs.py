@@ -6,16 +6,20 @@ import os
 from dataclasses import dataclass
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
-from gpumod.domain.run import Run, RunStatus, RunStep
+from gpumod.domain.run import Run, RunStatus, RunStep, StepStatus
+from gpumod.domain.states import State
 from gpumod.engine.context import Report, RunContext
 from gpumod.engine.execute import Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
-from gpumod.planner import target_of
+from gpumod.planner import check_needs, target_of
+
+NOT_BEGUN = (StepStatus.PENDING, StepStatus.SKIPPED)
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,15 @@ async def go_back(
     """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
     interrupts.again()
     report(Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for"))
-    snapshot = await observe(machine)
     options = Options(force=True, cascade=True)
-    other = [r.service for r in snapshot.services.values() if r.launched != run.definitions.get(r.service)]
-    target = target_of(run.before, run.definitions)
-    again = tuple(member.service for member in target.members if member.service in other)
-    target = target.model_copy(update={"restart": again})
-    wanted = Wanted(target, {**machine.store.services(), **run.definitions})
     failed: ErrorInfo | None
     try:
+        snapshot = await observe(machine)
+        other = [r.service for r in snapshot.services.values() if r.launched != run.definitions.get(r.service)]
+        target = target_of(run.before, run.definitions)
+        again = tuple(member.service for member in target.members if member.service in other)
+        target = target.model_copy(update={"restart": again})
+        wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.definitions}))
         planned = plan_for(machine, snapshot, wanted, options)
         offset = journalled(machine, run)
         failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset)
@@ -103,6 +107,18 @@ async def go_back(
     if failed is None:
         return finish(machine, run, RunStatus.ROLLED_BACK, error, RolledBack.exit_code, report)
     return finish(machine, run, RunStatus.HALF_WAY, _both(error, failed), HalfWay.exit_code, report)
+
+
+def tidied(machine: Machine, run: Run, snapshot: HostSnapshot, wanted: Wanted) -> Wanted:
+    """`wanted`, with the dead of `run` stopped too: those that it started or stopped, and that nobody wants.
+
+    Their stop clears the handles that a crash, or a start that failed, has left behind.
+    """
+    begun = {s.step.service for s in machine.store.run(run.id).steps if s.status not in NOT_BEGUN}
+    needed = set(check_needs(wanted.services, [member.service for member in wanted.target.members]))
+    dead = {r.service for r in snapshot.services.values() if r.state is State.FAILED}
+    stop = (*wanted.target.stop, *sorted(begun & dead - needed - {*wanted.target.stop}))
+    return Wanted(wanted.target.model_copy(update={"stop": stop}), wanted.services)
 
 
 def journalled(machine: Machine, run: Run) -> int:

@@ -79,7 +79,8 @@ def time_shares(base: Base) -> Iterator[Candidate]:
         names = _join([*sorted(shared), *group])
         changes = Changes(time_share=tuple(sorted(group)))
         saves_mb = sum(base.foot(service).start_peak_mb for service in group)
-        yield Candidate(AlternativeKind.TIME_SHARE, f"{names} take turns{how}", changes, 1 + cost, frozenset(group))
+        title, touches = f"{names} take turns{how}", frozenset(group)
+        yield Candidate(AlternativeKind.TIME_SHARE, title, changes, 1 + cost, touches, saves_mb)
 
 
 def _turn_cost(base: Base, service: str) -> float:

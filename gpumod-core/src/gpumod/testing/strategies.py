@@ -48,7 +48,9 @@ def service_sets(
         needs = draw(st.lists(st.sampled_from(sorted(services)), max_size=2, unique=True)) if services else []
         host = draw(st.sampled_from([None, *routers]))
         is_host = host is None and draw(st.integers(0, 4)) == 4
-        level = "none" if is_host else draw(st.sampled_from(["l1", "none"]) if host is None else st.just("router"))
+        level = (
+            "none" if is_host else draw(st.sampled_from(["l1", "l1", "none"]) if host is None else st.just("router"))
+        )
         vram_mb = 0 if is_host else draw(WEIGHTS)
         where = st.just("any") if host or is_host else st.one_of(st.just("any"), st.just("any"), gpu_sets(gpus))
         context = draw(st.sampled_from([None, 8192, 32768]))
@@ -94,7 +96,8 @@ def gpu_sets(gpus: int) -> st.SearchStrategy[tuple[int, ...]]:
 def targets(draw: st.DrawFn, services: Mapping[str, Service]) -> Target:
     """A mode over some of `services`, with start orders, sleepers and turns."""
     chosen = [service for service in sorted(services) if draw(st.integers(0, 2))]
-    wants = st.sampled_from([Want.AWAKE, Want.AWAKE, Want.ASLEEP, Want.TIME_SHARED])
+    mixed = [Want.AWAKE, Want.AWAKE, Want.ASLEEP, Want.TIME_SHARED]
+    wants = st.sampled_from(draw(st.sampled_from([mixed, [Want.AWAKE], [Want.AWAKE, *[Want.TIME_SHARED] * 3]])))
     members = tuple(
         TargetMember(service=service, want=draw(wants), start_order=draw(st.sampled_from([0, 0, 0, 1, 2])))
         for service in chosen
@@ -117,7 +120,9 @@ def machines(draw: st.DrawFn, gpus: int | None = None) -> HostSnapshot:
     """An empty machine of one to three GPUs, sometimes with a foreign process, sometimes with little host RAM."""
     count = gpus or draw(st.sampled_from([1, 1, 1, 2, 3]))
     totals = tuple(draw(st.sampled_from([8_192, 12_288, 16_384, 24_564])) for _ in range(count))
-    return empty_machine(totals, draw(st.sampled_from([8_000, 14_000, 64_000])), draw(st.sampled_from([0, 0, 900])))
+    return empty_machine(
+        totals, draw(st.sampled_from([8_000, 14_000, 64_000])), draw(st.sampled_from([0, 0, 900, 5000]))
+    )
 
 
 STATES = [State.STOPPED, State.STOPPED, State.RUNNING, State.RUNNING, State.SLEEPING, State.UNHEALTHY, State.STARTING,
@@ -149,11 +154,11 @@ def occupied(machine: HostSnapshot, readings: Mapping[str, ServiceReading]) -> H
 
 @st.composite
 def scenes(draw: st.DrawFn, *, empty: bool = False, most: int = 6, pins: bool = True) -> Scene:
-    """A whole scene. With `empty` nothing runs yet, else every service is in any state."""
+    """A whole scene. With `empty` nothing runs yet, else mostly every service is in any state."""
     machine = draw(machines())
     count = len(machine.gpus)
     services, footprints = draw(service_sets(count, most, pins=pins))
-    if not empty:
+    if not empty and draw(st.integers(0, 2)):
         found = {service: draw(readings(services[service], footprints[service], count)) for service in services}
         machine = occupied(machine, found)
     policy = Policy(alternatives=False, cascade=draw(st.booleans()))

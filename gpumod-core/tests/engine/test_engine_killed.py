@@ -1,0 +1,99 @@
+"""kill -9, enumerated: at every write and before, within and after every act, gpumod is gone; the next one mends it.
+
+One undisturbed run is made. At each of its points the world and the database are copied: that is just what a kill
+leaves there (no handler runs, no lock is held, the processes go on). From every copy a new gpumod starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from gpumod.domain.errors import HalfWay
+from gpumod.domain.mode import Mode, Want
+from gpumod.domain.run import RunStatus
+from gpumod.domain.service import Service
+from gpumod.testing.world_drivers import world_mode, world_service
+
+SERVICES = (
+    world_service("store", 500, 9000, load_s=0.3),
+    world_service("front", 1000, 9001, depends_on=("store",), load_s=0.3),
+    world_service("chat", 9000, 9002, naps=True, load_s=1.0),
+    world_service("voice", 6000, 9003, naps=True, load_s=1.0),
+    world_service("code", 12_000, 9004, load_s=1.0),
+    world_service("router", 0, 9005, driver="world-host", load_s=0.2),
+    world_service("hyde", 4000, host="router", sleep_mode="unload", load_s=0.5),
+    world_service("rerank", 5000, host="router", sleep_mode="unload", load_s=0.5),
+)
+
+
+@dataclass(frozen=True)
+class Story:
+    """Modes to be in before, one after the other, and the mode whose switch is cut off."""
+
+    before: tuple[Mode, ...]
+    target: Mode
+    edited: tuple[Service, ...] = field(default=())
+
+
+STORIES = {
+    "cold start with a host and a dependent": Story((), world_mode("cold", "front", "hyde", "rerank:asleep")),
+    "stop, sleep, wake and start": Story(
+        (world_mode("talk", "chat", "voice:asleep", "code:asleep"),),
+        world_mode("work", "chat:asleep", "voice", "front"),
+    ),
+    "members leave and come, a stop makes room": Story(
+        (world_mode("one", "code", "hyde", "front"),), world_mode("two", "chat", "voice", "rerank@1")
+    ),
+    "everything ends": Story(
+        (world_mode("full", "front", "chat:asleep", "hyde", "rerank:asleep"),), world_mode("blank")
+    ),
+}
+
+
+@pytest.fixture
+def cut(make_box) -> Callable[..., list]:
+    def make(story: Story):
+        """The points of the story's last switch, and the undisturbed end."""
+        box = make_box(20_000, define=[*SERVICES, *story.before, story.target])
+        for mode in story.before:
+            assert box.switch(mode.id).exit_code == 0
+        box.settled()
+        start = (box.world.states(), box.states(), box.store.current_mode())
+        points = []
+        box.every = lambda label: points.append((label, box.copy(f"{len(points)}")))
+        assert box.switch(story.target.id).exit_code == 0
+        box.every = lambda _: None
+        box.check_sound()
+        return points, start, (box.world.states(), box.states(), box.store.current_mode())
+
+    return make
+
+
+@pytest.mark.parametrize("way", ["resume", "rollback"])
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
+def test_killed_at_every_point(cut, story, way):
+    points, start, end = cut(story)
+    assert len(points) > 25
+    for label, box in points:
+        run = box.store.open_run()
+        if run is None:
+            # The switch had not begun, or was done.
+            assert (box.world.states(), box.states(), box.store.current_mode()) in (start, end), label
+            box.close()
+            continue
+        with pytest.raises(HalfWay) as refused:
+            box.switch(story.target.id)
+        assert refused.value.info.code == "interrupted-run"
+        box.observe()
+        outcome = box.recover(way)
+        wanted = end if way == "resume" else start
+        done = RunStatus.DONE if way == "resume" else RunStatus.ROLLED_BACK
+        assert (outcome.status, outcome.exit_code) == (done, 0), (label, outcome.error)
+        box.check_sound()
+        assert (box.world.states(), box.states(), box.store.current_mode()) == wanted, label
+        assert box.store.open_run() is None
+        assert box.recover(way) is None
+        box.close()
