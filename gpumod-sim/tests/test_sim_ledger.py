@@ -68,6 +68,15 @@ def test_a_leak_stays_until_it_is_cleared(box, until):
     assert box.used() == 0
 
 
+def test_the_log_of_changes_is_bounded(box):
+    path = box.folder / "changes.jsonl"
+    with path.open("wb") as file:
+        file.truncate(9_000_000)
+    box.ledger.hold("a", {0: 1})
+    assert path.stat().st_size < 1000
+    assert (box.folder / "changes.jsonl.1").exists()
+
+
 TAKE = """
 import sys; sys.path.insert(0, sys.argv[1])
 from gpumod_sim.ledger import Ledger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -22,7 +23,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from gpumod.bootstrap import open_gpumod
 from gpumod.cli.main import root
+from gpumod.operations.params import NoParams, ServiceWrite
 from gpumod_sim import faults
 from gpumod_sim.ledger import Ledger
 from gpumod_sim.machine import Machine as SimMachine
@@ -146,12 +149,16 @@ class Machine:
         self.sim = SimMachine(str(sim or self.home / "sim"))
         self.sim.configure(speed=SPEED, lag_s=LAG_S, ram_mb=65_536)
         self.ok("settings", "set", "release_timeout_s", str(RELEASE_TIMEOUT_S))
-        unused = iter(ports)
-        for service in self.ok("service", "list").json["services"]:
-            if service["port"] is not None:
-                self.ports[service["id"]] = next(unused)
-                self.ok("service", "edit", service["id"], "--port", str(self.ports[service["id"]]))
-        self.unused = list(unused)
+        self.unused = list(ports)
+        asyncio.run(self.move_ports())
+
+    async def move_ports(self) -> None:
+        """Give every service that listens a port of this test's block: one opening of the home for all of them."""
+        gpumod = open_gpumod(self.home, os.environ)
+        for service in (await gpumod.service_list(NoParams())).services:
+            if service.port is not None:
+                self.ports[service.id] = self.unused.pop()
+                await gpumod.service_edit(ServiceWrite(id=service.id, fields={"port": self.ports[service.id]}))
 
     # --- the program ------------------------------------------------------------------------------------------------
 

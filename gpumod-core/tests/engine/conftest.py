@@ -141,9 +141,9 @@ class Box:
         """What a kill of gpumod in this instant would leave: the world goes on, the database is as it was written."""
         folder = self.folder / name
         folder.mkdir()
-        with closing(sqlite3.connect(self.folder / DATABASE)) as source:
-            with closing(sqlite3.connect(folder / DATABASE)) as target:
-                source.backup(target)
+        files = (self.folder / DATABASE, folder / DATABASE)
+        with closing(sqlite3.connect(files[0])) as source, closing(sqlite3.connect(files[1])) as target:
+            source.backup(target)
         return Box(folder, self.world.killed(), home=self.folder)
 
     def close(self) -> None:

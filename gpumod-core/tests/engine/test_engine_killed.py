@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gpumod.domain.errors import HalfWay
-from gpumod.domain.mode import Mode, Want
+from gpumod.domain.mode import Mode
 from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -57,7 +57,7 @@ STORIES = {
 def cut(make_box) -> Callable[..., list]:
     def make(story: Story):
         """The points of the story's last switch, and the undisturbed end."""
-        box = make_box(20_000, define=[*SERVICES, *story.before, story.target])
+        box = make_box(21_000, define=[*SERVICES, *story.before, story.target])
         for mode in story.before:
             assert box.switch(mode.id).exit_code == 0
         box.settled()

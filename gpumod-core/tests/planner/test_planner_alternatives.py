@@ -116,6 +116,11 @@ def test_changes_are_applied() -> None:
     assert SERVICES["glm-code"].context_size == 32768
 
 
+def test_a_changed_service_that_nobody_wants_does_not_restart() -> None:
+    target, _ = apply_changes(Target(members=TARGET.members[:1]), SERVICES, Changes(context_size={"glm-code": 8192}))
+    assert target.restart == ()
+
+
 def test_bad_changes_are_refused() -> None:
     with pytest.raises(UnknownName):
         apply_changes(TARGET, SERVICES, Changes(replace={"reranker": "nope"}))

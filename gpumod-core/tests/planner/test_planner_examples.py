@@ -183,6 +183,14 @@ def test_a_host_comes_and_goes_with_its_members() -> None:
     assert acts(again)[:4] == [("stop", "member"), ("stop", "router"), ("start", "router"), ("start", "member")]
 
 
+def test_a_restart_keeps_what_is_wanted_and_starts_nothing_that_was_down() -> None:
+    sleeping = machine(reading("embedding", State.SLEEPING, 0), reading("chat", State.SLEEPING, 800))
+    made = plan(sleeping, want("hyde", restart=("embedding", "tool")))
+    assert acts(made)[-4:] == [("stop", "embedding"), ("start", "embedding"), ("start", "hyde"), ("verify", "*")]
+    alone = plan(sleeping, want(mode=None, stop_others=False, restart=("chat",)))
+    assert acts(alone) == [("stop", "chat"), ("start", "chat"), ("sleep", "chat"), ("verify", "*")]
+
+
 def test_start_order_waits_for_all_of_the_lower() -> None:
     late = TargetMember(service="tool", start_order=1)
     made = plan(machine(), want("embedding", "chat", late))

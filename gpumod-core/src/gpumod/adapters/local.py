@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb, write_atomic
-from gpumod.adapters.lock import MachineLock
 from gpumod.adapters.lock import Holder as LockHolder
+from gpumod.adapters.lock import MachineLock
 from gpumod.adapters.ports_in_use import port_user
 from gpumod.adapters.process.environment import search_path
 from gpumod.domain.settings import Settings

@@ -48,14 +48,14 @@ class Tour:
     def show(self, *args: str) -> int:
         """Run a command as the user would, with its output on the terminal; returns its exit status."""
         if self.quiet:
-            return subprocess.run(self.argv(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+            return subprocess.run(self.argv(*args), check=False, capture_output=True).returncode
         click.secho(f"\n$ gpumod {' '.join(args)}", fg="cyan")
         sys.stdout.flush()
-        return subprocess.run(self.argv(*args)).returncode
+        return subprocess.run(self.argv(*args), check=False).returncode
 
     def ask(self, *args: str) -> Any:
         """Run a command with `--json` and return its document."""
-        done = subprocess.run(self.argv(*args, "--json"), capture_output=True, text=True)
+        done = subprocess.run(self.argv(*args, "--json"), capture_output=True, text=True, check=False)
         return json.loads(done.stdout)
 
     def cut_off(self, sign: Path, *args: str) -> int | None:

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
-from gpumod.domain.base import Frozen, Id, Text, clean_json
+from gpumod.domain.base import Frozen, Id, Text, clean_json, is_id
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Mb = Annotated[int, Field(ge=0, le=100_000_000)]
+MAX_MB = 100_000_000
+Mb = Annotated[int, Field(ge=0, le=MAX_MB)]
 CleanVars = Annotated[Mapping[str, JsonValue], AfterValidator(clean_json)]
 
 STOP_LEVEL = "stop"
@@ -50,6 +51,15 @@ class Service(Frozen):
     host: Id | None = None
     run_with: Id | None = None
     pinned: bool = False
+
+    @field_validator("unit_template")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        if value is None or (value.startswith("/") and ".." not in value.split("/")):
+            return value
+        if not is_id(value):
+            raise ValueError("must be the name of a template, or the absolute path of one without '..'")
+        return value
 
     @field_validator("health_endpoint")
     @classmethod
@@ -92,7 +102,8 @@ class Service(Frozen):
     def with_context(self, tokens: int) -> Service:
         """This service with another context size, and `vram_mb` changed by the KV cache's cost per 1000 tokens.
 
-        Raises ValueError when the service declares no context size or no cost.
+        Raises ValueError when the service declares no context size or no cost, or where it would take more than any
+        card has.
         """
         if self.context_size is None or not self.kv_cache_per_1k:
             raise ValueError(f"service {self.id!r} declares no context_size and kv_cache_per_1k")
@@ -100,4 +111,6 @@ class Service(Frozen):
         changed = {"context_size": tokens, "vram_mb": max(0, self.vram_mb + delta_mb)}
         if self.start_peak_mb is not None:
             changed["start_peak_mb"] = max(changed["vram_mb"], self.start_peak_mb + delta_mb)
+        if max(changed["vram_mb"], changed.get("start_peak_mb", 0)) > MAX_MB:
+            raise ValueError(f"with {tokens} tokens of context service {self.id!r} would take {changed['vram_mb']} MiB")
         return self.model_copy(update=changed)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gpumod.domain.base import Frozen, Id, Text
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("must be an IP address, as 127.0.0.1 or ::1") from None
 
 
 class Settings(Frozen):
@@ -22,7 +30,9 @@ class Settings(Frozen):
     llama_server_bin: Annotated[Text, Field(description="the llama-server program")] = "llama-server"
     models_dir: Annotated[Text | None, Field(description="$MODELS_DIR in path fields of presets")] = None
     hf_home: Annotated[Text | None, Field(description="$HF_HOME for services and in path fields")] = None
-    bind_host: Annotated[Text, Field(description="address services bind to", pattern=r"^[0-9A-Fa-f:.]+$")] = "127.0.0.1"
-    release_timeout_s: Annotated[float, Field(gt=0, description="how long freed memory may take to come back")] = 10.0
+    bind_host: Annotated[Text, AfterValidator(_address), Field(description="address services bind to")] = "127.0.0.1"
+    release_timeout_s: Annotated[
+        float, Field(gt=0, le=3600, description="how long freed memory may take to come back")
+    ] = 10.0
     min_free_disk_mb: Annotated[int, Field(ge=0, description="a change is refused below this much free disk")] = 50
     log_max_mb: Annotated[int, Field(ge=1, description="a service's log is rotated at this size")] = 16

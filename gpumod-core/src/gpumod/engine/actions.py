@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.machine import GpuReading
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle, Sample
 from gpumod.domain.service import Service
@@ -13,7 +14,7 @@ from gpumod.domain.states import Action
 from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import start_member, stop_member
-from gpumod.engine.machine import HOSTED
+from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import Held, held, wait_arrived, wait_released
 from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
@@ -50,7 +51,7 @@ async def stop(ctx: RunContext, step: Step) -> str:
     if handle.supervisor == HOSTED:
         await stop_member(ctx, handle, handles)
     else:
-        await machine.supervisor(handle.supervisor).stop(handle, launch_again(ctx, handle))
+        await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, ctx.snapshot.gpus))
     remark = await wait_released(ctx, step, before)
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb:
@@ -116,12 +117,12 @@ def awake(ctx: RunContext, step: Step) -> tuple[Service, int]:
     return handle.launched, port
 
 
-def launch_again(ctx: RunContext, handle: Handle) -> Launch:
+def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -> Launch:
     """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone."""
     try:
-        allocation = ctx.machine.allocation(handle.gpus, 0, ctx.snapshot.gpus, {})
-        return ctx.machine.driver(handle.launched).launch(handle.launched, allocation, ctx.machine.settings)
-    except (Failed, ValueError, LookupError):
+        allocation = machine.allocation(handle.gpus, 0, gpus, {})
+        return machine.driver(handle.launched).launch(handle.launched, allocation, machine.settings)
+    except (GpumodError, ValueError, LookupError):
         return Launch(argv=(handle.service,))
 
 

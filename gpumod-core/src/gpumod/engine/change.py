@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpumod.domain.errors import ErrorInfo, HalfWay
+from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
@@ -40,12 +40,26 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
             return nothing_to_do(machine, run)
         machine.store.add_run(run)
         report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=plan))
-        error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
-        if error is None:
-            return finish(machine, run, RunStatus.DONE, None, 0, report)
-        if not options.rollback or interrupts.leave:
-            return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
-        return await go_back(machine, run, error, report, interrupts)
+        try:
+            error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
+            if error is None:
+                return finish(machine, run, RunStatus.DONE, None, 0, report)
+            if not options.rollback or interrupts.leave:
+                return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
+            return await go_back(machine, run, error, report, interrupts)
+        except GpumodError as failure:
+            raise left_open(run, failure) from failure
+
+
+def left_open(run: Run, failure: GpumodError) -> HalfWay:
+    """The error of a run whose end could not even be journalled."""
+    return HalfWay(
+        "journal-failed",
+        f"run {run.id} was left half-way: its journal could not be written",
+        why=f"{failure.info.message}; {failure.info.why}".rstrip("; "),
+        hint=f"{failure.info.hint}; then gpumod recover".lstrip("; "),
+        run_id=run.id,
+    )
 
 
 def nothing_to_do(machine: Machine, run: Run) -> Outcome:

@@ -27,8 +27,8 @@ class RunContext:
     """One run under way: its plan, the definitions and footprints it was made with, and the first snapshot.
 
     `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
-    Ctrl-C. `force` skips the admission gate, `going_back` waits there but lets nobody be turned away: nothing may block
-    a rollback. `stopped_instead` are services that freed nothing asleep.
+    Ctrl-C. `gate` serialises admissions; `force` skips them, and when `going_back` they wait for memory but turn
+    nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing asleep.
     """
 
     machine: Machine
@@ -44,6 +44,7 @@ class RunContext:
     offset: int = 0
     interrupt: asyncio.Event = field(default_factory=asyncio.Event)
     running: dict[int, Step] = field(default_factory=dict)
+    gate: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: dict[int, Step] = field(default_factory=dict)
     stopped_instead: set[str] = field(default_factory=set)
 

@@ -70,11 +70,11 @@ async def _one(ctx: RunContext, step: Step, phase: Phase) -> ErrorInfo | None:
     clock, store = ctx.machine.clock, ctx.machine.store
     record = RunStep(n=ctx.offset + step.n, phase=phase, step=step, status=StepStatus.RUNNING, started_at=clock.now())
     began = clock.monotonic()
-    store.update_step(ctx.run_id, record)
-    _tell(ctx, record)
     error: ErrorInfo | None = None
     remark = ""
     try:
+        store.update_step(ctx.run_id, record)
+        _tell(ctx, record)
         if step.action in (Action.START, Action.WAKE):
             await admit(ctx, step)
         ctx.running[step.n] = step
@@ -95,7 +95,10 @@ async def _one(ctx: RunContext, step: Step, phase: Phase) -> ErrorInfo | None:
     status = StepStatus.FAILED if error else StepStatus.DONE
     seconds = clock.monotonic() - began
     record = record.model_copy(update={"status": status, "seconds": seconds, "error": error, "detail": remark})
-    store.update_step(ctx.run_id, record)
+    try:
+        store.update_step(ctx.run_id, record)
+    except GpumodError as failure:  # a journal that cannot be written (a full disk) turns the run back too
+        error = error or failure.info
     _tell(ctx, record)
     return error
 

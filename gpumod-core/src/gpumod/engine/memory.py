@@ -13,6 +13,8 @@ from gpumod.engine.context import RunContext, poll
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.observe import ask_members
 
+LAG_S = 2.0
+"""A driver forgets a dead process within this."""
 TOLERANCE_MB = 64
 """Readings of a driver jitter by less than this."""
 
@@ -115,9 +117,13 @@ async def admit(ctx: RunContext, step: Step) -> None:
 
     async def room() -> bool | None:
         nonlocal last
-        last = await machine.read_gpus()
-        short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
-        return all(mb <= TOLERANCE_MB for mb in short.values()) or None
+        async with ctx.gate:  # between the look and the reservation nobody else may be let in
+            last = await machine.read_gpus()
+            short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
+            if any(mb > TOLERANCE_MB for mb in short.values()):
+                return None
+            ctx.running[step.n] = step
+            return True
 
     if await poll(machine, machine.settings.release_timeout_s, room) or ctx.going_back:
         return
@@ -131,6 +137,16 @@ async def admit(ctx: RunContext, step: Step) -> None:
         hint="end what took the memory, or leave a service out; `gpumod ps` shows who holds what",
         service=step.service,
     )
+
+
+async def wait_settled(machine: Machine) -> None:
+    """Wait a little while the device still counts memory of processes that have just died: a plan would miss it."""
+
+    async def settled() -> bool | None:
+        gpus, processes = await machine.read_gpus()
+        return all(_unattributed_mb(gpus, processes, gpu.index) <= TOLERANCE_MB for gpu in gpus) or None
+
+    await poll(machine, LAG_S, settled)
 
 
 async def wait_arrived(ctx: RunContext, step: Step) -> Held:
@@ -165,7 +181,7 @@ async def _unreserved_mb(
 ) -> int:
     """Free MiB less what running starts and wakes will still take."""
     outstanding = 0
-    for step in ctx.running.values():
+    for step in list(ctx.running.values()):
         if step.takes_mb.get(gpu):
             pids = await pids_of(ctx.machine, step.service)
             have = held_by(pids, reading[1]).mb.get(gpu, 0)

@@ -58,7 +58,10 @@ async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[st
     statuses: dict[str, ProcessStatus] = {}
     for name in sorted({h.supervisor for h in handles.values()} - {HOSTED}):
         mine = [h for h in handles.values() if h.supervisor == name]
-        statuses |= await machine.supervisor(name).status(mine)
+        try:
+            statuses |= await machine.supervisor(name).status(mine)
+        except GpumodError:  # its plugin is gone: nothing is known of them, which is not the same as stopped
+            statuses |= {handle.service: ProcessStatus(alive=True) for handle in mine}
     own = [h for h in handles.values() if h.supervisor != HOSTED]
     results = await asyncio.gather(*(_ask(machine, h, statuses[h.service], handles) for h in own))
     seen: dict[str, Seen] = {}
@@ -74,7 +77,7 @@ async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[st
 async def _ask(
     machine: Machine, handle: Handle, status: ProcessStatus, handles: Mapping[str, Handle]
 ) -> Mapping[str, Seen]:
-    if not status.alive:
+    if not status.alive or not status.pids:
         return {handle.service: Seen(status)}
     answer = await ask(machine, handle.launched, handle.launched.port)
     seen = {handle.service: Seen(status, answer, pids=status.pids)}
@@ -142,7 +145,7 @@ def process_state(seen: Seen) -> tuple[State, str]:
             return State.FAILED, "it is gone; how it ended is not known"
         return State.FAILED, f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
     if seen.probe is None:
-        return State.UNKNOWN, "it was not asked"
+        return State.UNKNOWN, "its supervisor cannot be asked"
     return STATE_OF[seen.probe.state], seen.probe.detail
 
 

@@ -15,6 +15,7 @@ from gpumod.engine.context import Report, RunContext
 from gpumod.engine.execute import Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
+from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
 from gpumod.planner import check_needs, target_of
@@ -93,6 +94,7 @@ async def go_back(
     options = Options(force=True, cascade=True)
     failed: ErrorInfo | None
     try:
+        await wait_settled(machine)
         snapshot = await observe(machine)
         other = [r.service for r in snapshot.services.values() if r.launched != run.definitions.get(r.service)]
         target = target_of(run.before, run.definitions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -36,25 +35,25 @@ class Base:
     def _service(self, service_id: str, services: Mapping[str, Service] | None = None) -> Service:
         known = self._machine.store.services() if services is None else services
         if service_id not in known:
-            unknown("service", service_id, known, "gpumod service list")
+            raise unknown("service", service_id, known, "gpumod service list")
         return known[service_id]
 
     def _mode(self, mode_id: str) -> Mode:
         modes = self._machine.store.modes()
         if mode_id not in modes:
-            unknown("mode", mode_id, modes, "gpumod mode list")
+            raise unknown("mode", mode_id, modes, "gpumod mode list")
         return modes[mode_id]
 
 
-def unknown(kind: str, name: str, known: Iterable[str], command: str) -> NoReturn:
-    """Raise UnknownName `unknown-<kind>`, with the names that are close."""
+def unknown(kind: str, name: str, known: Iterable[str], command: str) -> UnknownName:
+    """UnknownName `unknown-<kind>`, with the names that are close."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"see `{command}`"
     why = f"there are: {', '.join(names[:20])}" if names else f"no {kind} is defined"
     if not names and kind in ("service", "mode"):
         hint = "gpumod preset load"
-    raise UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r}", why=why, hint=hint)
+    return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r}", why=why, hint=hint)
 
 
 def bad_input(what: str, error: ValidationError) -> UsageError:

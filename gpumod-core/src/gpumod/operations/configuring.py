@@ -24,13 +24,13 @@ class Configuring(Base):
 
     async def settings_get(self, params: SettingRef) -> SettingRow:
         if params.key not in Settings.model_fields:
-            unknown("setting", params.key, Settings.model_fields, "gpumod settings list")
+            raise unknown("setting", params.key, Settings.model_fields, "gpumod settings list")
         return self._row(params.key, self._machine.store.settings())
 
     async def settings_set(self, params: SettingWrite) -> SettingRow:
         """Store a setting, checked first; None restores the default."""
         if params.key not in Settings.model_fields:
-            unknown("setting", params.key, Settings.model_fields, "gpumod settings list")
+            raise unknown("setting", params.key, Settings.model_fields, "gpumod settings list")
         value = None if params.value is None else self._tools.check_setting(params.key, params.value)
         event = self._event("setting-changed", params.key, value=value)
         self._machine.store.put_setting(params.key, value, event=event)

@@ -32,13 +32,13 @@ class History(Base):
         runs = store.runs(10_000)
         if params.run == "last":
             if not runs:
-                unknown("run", params.run, (), "gpumod history list")
+                raise unknown("run", params.run, (), "gpumod history list")
             return HistoryResult(run=store.run(runs[0].id))
         found = [run.id for run in runs if run.id.startswith(params.run)]
         if params.run in found:
             found = [params.run]
         if not found:
-            unknown("run", params.run, [run.id for run in runs], "gpumod history list")
+            raise unknown("run", params.run, [run.id for run in runs], "gpumod history list")
         if len(found) > 1:
             raise UsageError(
                 "ambiguous-run", f"{params.run!r} begins the ids of {len(found)} runs", why=", ".join(found[:5])

@@ -77,7 +77,7 @@ class SwitchParams(Frozen):
     dry_run: bool = False
     alternative: str | None = None
     no_rollback: bool = False
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     force: bool = False
     cascade: bool = False
 
@@ -110,7 +110,7 @@ class ServiceChange(Frozen):
     service: Id
     dry_run: bool = False
     no_rollback: bool = False
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     force: bool = False
     cascade: bool = False
 
@@ -128,7 +128,7 @@ class SimulateParams(Frozen):
     services: tuple[Id, ...] | None = None
     add: tuple[Id, ...] = ()
     remove: tuple[Id, ...] = ()
-    context: Mapping[str, Annotated[int, Field(ge=1)]] = {}
+    context: Mapping[Id, Annotated[int, Field(ge=1, le=100_000_000)]] = {}
     gpu_total_mb: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 
 
@@ -176,4 +176,4 @@ class SettingWrite(Frozen):
     """`value` None restores the default."""
 
     key: str
-    value: str | None
+    value: str | None = None

@@ -62,14 +62,14 @@ class Presets(Base):
             mode = catalogue.modes[params.preset]
             text = self._tools.dump_mode(mode.value)
             return PresetResult(id=params.preset, kind="mode", source=str(mode.path), yaml=text)
-        unknown("preset", params.preset, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
+        raise unknown("preset", params.preset, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
 
     async def preset_load(self, params: PresetLoad) -> PresetLoadResult:
         """Load presets into the database. Fields that the user edited are kept unless `update`; nothing is deleted."""
         catalogue = self._catalogue(Path(params.folder) if params.folder else None)
         for wanted in params.ids:
             if wanted not in catalogue.services and wanted not in catalogue.modes:
-                unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
+                raise unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
         chosen = set(params.ids) or {*catalogue.services, *catalogue.modes}
         loaded = _Loaded()
         for name, preset in catalogue.services.items():

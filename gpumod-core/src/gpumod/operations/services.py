@@ -61,7 +61,9 @@ class Services(Base):
         fields = dict(params.fields)
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
             if name not in Service.model_fields or name in ("id", "unit_vars"):
-                unknown("field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help")
+                raise unknown(
+                    "field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help"
+                )
         unit_vars = {**options, **params.unit_vars}
         for name in params.unset:
             if name not in Service.model_fields:

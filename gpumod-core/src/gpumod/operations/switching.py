@@ -120,7 +120,7 @@ class Switching(Base):
         stored = self._machine.store.simulation_with(alternative_id)
         if stored is None:
             offered = {a.id for s in self._machine.store.simulations(50) for a in s.plan.alternatives}
-            unknown("alternative", alternative_id, offered, f"gpumod simulate --mode {mode_id}")
+            raise unknown("alternative", alternative_id, offered, f"gpumod simulate --mode {mode_id}")
         found = next(a for a in stored.plan.alternatives if a.id == alternative_id)
         params = SimulateParams.model_validate(stored.base)
         if params.mode != mode_id:

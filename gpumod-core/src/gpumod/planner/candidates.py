@@ -13,7 +13,7 @@ from gpumod.domain.footprint import Footprint, Source
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import AlternativeKind, Changes, Target, Variant
 from gpumod.domain.service import Service
-from gpumod.planner.changes import context_delta_mb
+from gpumod.planner.changes import context_delta_mb, with_needs
 
 BLOCK = 1024
 """Contexts are offered in multiples of this."""
@@ -142,21 +142,9 @@ def left_out(base: Base) -> Iterator[Candidate]:
     for service in sorted(sizes.keys() & base.crowded - needed):
         cost = 12 + 8 * sizes[service] / whole
         changes = Changes(leave_out=(service,))
-        saves_mb = sum(base.foot(gone).start_peak_mb for gone in _with_needs(base, service))
+        saves_mb = sum(base.foot(gone).start_peak_mb for gone in with_needs(base.services, [service]))
         title, touches = f"without {service}", frozenset((service,))
         yield Candidate(AlternativeKind.LEAVE_OUT, title, changes, cost, touches, saves_mb)
-
-
-def _with_needs(base: Base, service: str) -> set[str]:
-    """`service` and all that goes with it when nothing else needs that."""
-    out: set[str] = set()
-    waiting = [service]
-    while waiting:
-        here = waiting.pop()
-        if here not in out and here in base.services:
-            out.add(here)
-            waiting.extend(base.services[here].needs)
-    return out
 
 
 def with_context(base: Base, service: str, tokens: int) -> Candidate:

@@ -15,7 +15,7 @@ from gpumod.domain.service import Service
 def apply_changes(
     target: Target, services: Mapping[str, Service], changes: Changes
 ) -> tuple[Target, dict[str, Service]]:
-    """`target` and `services` with `changes` made. A service whose definition changes restarts if it is up.
+    """`target` and `services` with `changes` made. A wanted service whose definition changes restarts if it is up.
 
     Raises UnknownName `unknown-service` for a service that is not there, and UsageError `bad-changes` for a context
     size of a service that declares none.
@@ -40,8 +40,21 @@ def apply_changes(
         changed[service] = old.model_copy(update={"vram_mb": vram_mb, "start_peak_mb": peak})
     members = tuple(_member(member, changes) for member in target.members if member.service not in changes.leave_out)
     gone = {*changes.leave_out, *changes.replace}
-    restart = tuple(dict.fromkeys([*(s for s in target.restart if s not in gone), *sorted(edited - gone)]))
+    concerned = edited & with_needs(changed, [member.service for member in members])
+    restart = tuple(dict.fromkeys([*(s for s in target.restart if s not in gone), *sorted(concerned)]))
     return target.model_copy(update={"members": members, "restart": restart}), changed
+
+
+def with_needs(services: Mapping[str, Service], wanted: list[str]) -> set[str]:
+    """`wanted` and all that it needs, as far as it exists."""
+    out: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        here = waiting.pop()
+        if here not in out and here in services:
+            out.add(here)
+            waiting.extend(services[here].needs)
+    return out
 
 
 def _member(member: TargetMember, changes: Changes) -> TargetMember:

@@ -105,9 +105,8 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
     `stopped`: no host RAM) is stopped, unless something that stays up needs it: then it is kept awake.
     """
     asked = {member.service: member for member in reversed(target.members)}
-    for service in target.restart:
-        asleep = world.state(service) is State.SLEEPING
-        asked.setdefault(service, TargetMember(service=service, want=Want.ASLEEP if asleep else Want.AWAKE))
+    if target.restart:
+        asked |= _restarted_besides(world, target, needs_first(world, asked))
     reason = f"wanted by mode {target.mode}" if target.mode else "wanted"
     order = {service: member.start_order for service, member in asked.items()}
     needed_by: dict[str, list[str]] = {}
@@ -135,6 +134,17 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
             if state in UP:
                 upheld.setdefault(need, service)
     return goals
+
+
+def _restarted_besides(world: World, target: Target, wanted: list[str]) -> dict[str, TargetMember]:
+    """Those to restart that the target does not want otherwise: they are wanted as they are. Those down stay down."""
+    out = {}
+    for service in target.restart:
+        world.definition(service)
+        if service not in wanted and world.is_alive(service):
+            want = Want.ASLEEP if world.state(service) is State.SLEEPING else Want.AWAKE
+            out[service] = TargetMember(service=service, want=want)
+    return out
 
 
 def _upheld_by_kept(world: World, target: Target, members: frozenset[str]) -> dict[str, str]:

@@ -146,7 +146,7 @@ def _gpus(world: World, solution: Solution, turns: tuple[Turn, ...], after: Load
         account = solution.schedule.accounts[gpu.index]
         budget_mb = world.budgets[gpu.index]
         turn_mb = max((turn.peak_mb for turn in turns if turn.gpu == gpu.index), default=0)
-        over_turn_mb = turn_mb - budget_mb
+        over_turn_mb = turn_mb - budget_mb if turn_mb else 0
         out.append(
             PlanGpu(
                 index=gpu.index,
@@ -216,7 +216,7 @@ def _why_unfit(world: World, gpus: tuple[PlanGpu, ...], services: tuple[PlanServ
             foreign = f"; other processes hold {gpu.foreign_mb} MiB" if gpu.foreign_mb else ""
             parts.append(
                 f"GPU {gpu.index} would hold {gpu.peak_mb} MiB, {gpu.exceeds_by_mb} MiB more than its budget of "
-                f"{gpu.budget_mb} MiB, with {names}{more}{foreign}"
+                f"{gpu.budget_mb} MiB{f', with {names}{more}' if names else ''}{foreign}"
             )
     if ram_over_mb:
         parts.append(f"host RAM is short by {ram_over_mb} MiB of a budget of {world.budgets[RAM]} MiB")
