@@ -47,7 +47,7 @@ def measure() -> Iterable[Row]:
 
 
 class Scene:
-    """`count` services in chains of five, on cards that hold 9 of 10; the first half is up."""
+    """`count` services in chains of five, on cards that hold 8 of 10; the first half is up."""
 
     def __init__(self, count: int) -> None:
         ids = [f"s{n:04}" for n in range(count)]
@@ -79,7 +79,7 @@ class Scene:
         self.up, self.down = ids[: count // 2], ids[count // 2 :]
         whole_mb = sum(found.vram_mb for found in self.services.values())
         self.cards = max(1, whole_mb // 120_000)
-        card_mb = 2000 + whole_mb * 9 // 10 // self.cards
+        card_mb = 2000 + whole_mb * 8 // 10 // self.cards
         readings = {
             service: ServiceReading(
                 service=service,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import platformdirs
 
-from gpumod.adapters import presets
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.files import ensure_private_dir, home_id
 from gpumod.adapters.http import LoopbackHttp
@@ -19,7 +18,7 @@ from gpumod.domain.errors import MachineLacks
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import Machine
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.ports import Tools
+from gpumod.operations.ports import PresetTools, Tools
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 
@@ -30,6 +29,18 @@ def default_home(environ: Mapping[str, str]) -> Path:
     """`GPUMOD_HOME`, else the platform's folder for user data."""
     named = environ.get("GPUMOD_HOME")
     return Path(named).expanduser() if named else platformdirs.user_data_path("gpumod")
+
+
+def preset_tools() -> PresetTools:
+    """What reads and writes presets. YAML is imported only by commands that need it."""
+    from gpumod.adapters import presets  # noqa: PLC0415 - see above
+
+    return PresetTools(
+        load=presets.load_presets,
+        dump_service=presets.dump_service_preset,
+        dump_mode=presets.dump_mode_preset,
+        merge=presets.merge_for_reload,
+    )
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
@@ -65,10 +76,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
     return Gpumod(
         machine,
         Tools(
-            load_presets=presets.load_presets,
-            dump_service=presets.dump_service_preset,
-            dump_mode=presets.dump_mode_preset,
-            merge=presets.merge_for_reload,
+            presets=preset_tools,
             check_setting=check_setting,
             from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
             list_commands=list_commands,

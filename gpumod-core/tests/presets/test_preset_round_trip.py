@@ -35,7 +35,7 @@ services = st.builds(
     model_path=st.none() | paths,
     startup_timeout=st.floats(0.01, 86_400),
     sleep_mode=st.just("none") | ids,
-    unit_template=st.none() | texts,
+    unit_template=st.none() | ids | ids.map("/{}.j2".format),
     unit_vars=st.dictionaries(texts, values, max_size=4)
     | st.fixed_dictionaries({"cwd": paths | scalars, "mmproj": paths}),
     role=st.none() | ids,

@@ -35,6 +35,9 @@ class LocalComputer:
     def find_program(self, name: str) -> str | None:
         return shutil.which(name, path=self._path)
 
+    def is_folder(self, path: Path) -> bool:
+        return path.is_dir()
+
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:
         with MachineLock(folder).acquire(LockHolder.current(command, home)):

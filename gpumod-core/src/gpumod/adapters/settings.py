@@ -81,8 +81,12 @@ def _checked(key: str, text: str, where: str) -> str | None:
     try:
         Settings.model_validate({key: value})
     except ValidationError as error:
-        raise _bad(key, text, where, error.errors(include_url=False, include_input=False)[0]["msg"]) from error
+        raise _bad(key, text, where, _said(error)) from error
     return value
+
+
+def _said(error: ValidationError) -> str:
+    return error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
 
 
 def _bad(key: str, text: str, where: str, why: str) -> UsageError:

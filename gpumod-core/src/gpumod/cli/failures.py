@@ -43,7 +43,8 @@ def _report_click(error: click.ClickException, *, as_json: bool) -> int:
     ctx = getattr(error, "ctx", None)
     if as_json:
         hint = f"see {ctx.command_path} --help" if ctx is not None else "see gpumod --help"
-        _print_plain("usage", error.format_message(), "", hint, as_json=True)
+        bare = isinstance(error, click.exceptions.NoArgsIsHelpError)  # its message is the whole help
+        _print_plain("usage", "Missing command." if bare else error.format_message(), "", hint, as_json=True)
     else:
         error.show(file=sys.stderr)
     return error.exit_code

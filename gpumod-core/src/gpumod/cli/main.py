@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -28,6 +29,7 @@ class Program(LazyGroup):
         options = argv[: argv.index("--")] if "--" in argv else argv
         as_json, debug = "--json" in options, "--debug" in options
         extra["standalone_mode"] = False
+        extra.setdefault("obj", CliContext(json=as_json, debug=debug))
         for stream in (sys.stdout, sys.stderr):
             # What a terminal's encoding cannot show is shown as an escape, and is no error.
             if isinstance(stream, TextIOWrapper):
@@ -37,6 +39,13 @@ class Program(LazyGroup):
         except (click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the last resort: no traceback reaches a user
             code = report(error, as_json=as_json, debug=debug)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        as_json = ctx.obj is not None and ctx.obj.json
+        click.echo(json.dumps({"version": __version__}) if as_json else f"gpumod, version {__version__}")
+        ctx.exit()
 
 
 @click.group(
@@ -52,7 +61,7 @@ class Program(LazyGroup):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-@click.version_option(__version__, prog_name="gpumod")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_context
 def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> None:
     """gpumod keeps the AI services of a GPU machine inside the memory that its GPUs have.

@@ -13,9 +13,12 @@ MAX_TEXT = 4096
 
 
 class Frozen(BaseModel):
-    """An immutable value that refuses unknown fields and serialises to JSON."""
+    """An immutable value that refuses unknown fields and serialises to JSON.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    Its validator is built when first used: a command needs few of the many models that it imports.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants", defer_build=True)
 
 
 def has_control_characters(text: str) -> bool:

@@ -48,6 +48,13 @@ def preflight(
                 why="it was looked for on PATH and in the setting bin_path",
                 hint=f"install it, or name it: gpumod service edit {service.id} --set ..., gpumod settings list",
             )
+        if launch.cwd is not None and not machine.local.is_folder(launch.cwd):
+            raise MachineLacks(
+                "missing-folder",
+                f"{service.id} is to run in {launch.cwd}, which is no folder",
+                why="its option cwd names it",
+                hint=f"make it, or name another: gpumod service edit {service.id} --set cwd=FOLDER",
+            )
         check_ports(machine, service, snapshot)
 
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import ValidationError
 
-from gpumod.domain.errors import UnknownName, UsageError
+from gpumod.domain.errors import (
+    DoesNotFit,
+    ErrorInfo,
+    Failed,
+    GpumodError,
+    HalfWay,
+    RolledBack,
+    UnknownName,
+    UsageError,
+)
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
@@ -48,7 +57,7 @@ class Base:
 def unknown(kind: str, name: str, known: Iterable[str], command: str) -> UnknownName:
     """UnknownName `unknown-<kind>`, with the names that are close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3)
+    close = difflib.get_close_matches(name, names, n=3) or [n for n in names if name and n.startswith(name)][:3]
     hint = f"did you mean {' or '.join(close)}?" if close else f"see `{command}`"
     why = f"there are: {', '.join(names[:20])}" if names else f"no {kind} is defined"
     if not names and kind in ("service", "mode"):
@@ -60,9 +69,18 @@ def bad_input(what: str, error: ValidationError) -> UsageError:
     """A validation error as a usage error that names each field and what is wrong with it."""
     parts = []
     for problem in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in problem["loc"]) or what
+        # Of a field of several types pydantic puts each of them into the path; a person knows the field alone.
+        where = ".".join(str(part) for part in problem["loc"] if "[" not in str(part)) or what
         parts.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
     return UsageError("bad-input", f"{what} is not valid", why="; ".join(parts), hint="correct the field and try again")
+
+
+def failure_of(outcome: Outcome) -> GpumodError:
+    """What a change failed with, as the error to raise."""
+    kinds = {kind.exit_code: kind for kind in (DoesNotFit, RolledBack, HalfWay)}
+    info = outcome.error or ErrorInfo(code="failed", message="the change failed")
+    kind = kinds.get(outcome.exit_code, Failed)
+    return kind(info.code, info.message, why=info.why, hint=info.hint, **info.details)
 
 
 def reporter(progress: OnProgress) -> Report:

@@ -13,17 +13,24 @@ from gpumod.domain.settings import Settings
 
 
 @dataclass(frozen=True)
-class Tools:
-    """Functions of adapters, named by the bootstrap alone.
+class PresetTools:
+    """Reading and writing presets. `load` takes (distribution, folder or file) pairs."""
 
-    `load_presets` takes (distribution, folder or file) pairs. `from_environment` are the settings that the
-    environment decides, `list_commands` the commands of other distributions with their owners.
-    """
-
-    load_presets: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]
+    load: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]
     dump_service: Callable[[Service], str]
     dump_mode: Callable[[Mode], str]
     merge: Callable[[Service | None, Service, frozenset[str], bool], tuple[Service, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Functions of adapters, named by the bootstrap alone.
+
+    `from_environment` are the settings that the environment decides, `list_commands` the commands of other
+    distributions with their owners.
+    """
+
+    presets: Callable[[], PresetTools]
     check_setting: Callable[[str, str], str]
     from_environment: frozenset[str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]

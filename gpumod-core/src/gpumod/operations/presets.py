@@ -56,11 +56,11 @@ class Presets(Base):
         catalogue = self._catalogue(None)
         if params.kind != "mode" and params.preset in catalogue.services:
             service = catalogue.services[params.preset]
-            text = self._tools.dump_service(service.value)
+            text = self._tools.presets().dump_service(service.value)
             return PresetResult(id=params.preset, kind="service", source=str(service.path), yaml=text)
         if params.kind != "service" and params.preset in catalogue.modes:
             mode = catalogue.modes[params.preset]
-            text = self._tools.dump_mode(mode.value)
+            text = self._tools.presets().dump_mode(mode.value)
             return PresetResult(id=params.preset, kind="mode", source=str(mode.path), yaml=text)
         raise unknown("preset", params.preset, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
 
@@ -90,7 +90,7 @@ class Presets(Base):
         store = self._machine.store
         old = store.services().get(preset.value.id)
         edited = store.user_edited(preset.value.id) if old else frozenset()
-        new, kept = self._tools.merge(old, preset.value, edited, update)
+        new, kept = self._tools.presets().merge(old, preset.value, edited, update)
         try:
             self._machine.driver(new).check(new)
         except UnknownName as error:  # a driver that is not installed: the definition is kept, it just cannot start
@@ -136,7 +136,7 @@ class Presets(Base):
     async def preset_validate(self, params: PresetValidate) -> PresetValidateResult:
         """Check preset files, their driver's options too, without loading them."""
         named = [("", Path(path)) for path in params.paths]
-        catalogue = self._tools.load_presets(named, self._machine.settings) if named else self._catalogue(None)
+        catalogue = self._tools.presets().load(named, self._machine.settings) if named else self._catalogue(None)
         problems = list(catalogue.problems)
         for service in catalogue.services.values():
             try:
@@ -151,11 +151,11 @@ class Presets(Base):
     def _catalogue(self, folder: Path | None) -> PresetCatalogue:
         """The presets of one folder, or of every folder offered and the home's own, which wins."""
         if folder is not None:
-            return self._tools.load_presets([(str(folder), folder)], self._machine.settings)
+            return self._tools.presets().load([(str(folder), folder)], self._machine.settings)
         own = self._machine.home / "presets"
         folders = [("this home", own)] if own.is_dir() else []
         folders += [(offer.name, offer.folder) for offer in self._machine.plugins.presets]
-        return self._tools.load_presets(folders, self._machine.settings)
+        return self._tools.presets().load(folders, self._machine.settings)
 
 
 class _Loaded:

@@ -9,12 +9,15 @@ from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
+from gpumod.domain.plan import Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
+from gpumod.engine.change import change
 from gpumod.engine.footprints import footprint, key_of
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
-from gpumod.operations.base import Base, bad_input, drift, unknown
+from gpumod.engine.planning import Options, Wanted
+from gpumod.operations.base import Base, OnProgress, bad_input, drift, failure_of, reporter, unknown
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
@@ -66,8 +69,11 @@ class Services(Base):
                 )
         unit_vars = {**options, **params.unit_vars}
         for name in params.unset:
-            if name not in Service.model_fields:
-                unit_vars.pop(name, None)
+            if name in Service.model_fields:
+                continue
+            if name not in unit_vars:
+                raise unknown("option", name, unit_vars, f"gpumod service show {params.id}")
+            del unit_vars[name]
         kept = {k: v for k, v in base.items() if k not in params.unset}
         try:
             service = Service.model_validate({**kept, **fields, "unit_vars": unit_vars})
@@ -80,6 +86,8 @@ class Services(Base):
                     )
         except ValidationError as error:
             raise bad_input(f"service {params.id!r}", error) from error
+        except ValueError as error:
+            raise UsageError("bad-context", str(error), hint="give it another context_size, or vram_mb") from error
         self._check(service)
         return service
 
@@ -91,10 +99,15 @@ class Services(Base):
             hosts = driver.capabilities(service).hosts_members
         except ValueError as error:
             raise UsageError(
-                "bad-options", f"driver {service.driver} refuses service {service.id!r}", why=str(error)
+                "bad-options",
+                f"driver {service.driver} refuses service {service.id!r}",
+                why=str(error),
+                hint="its options are given by --set KEY=VALUE; see gpumod service add --help and docs/presets.md",
             ) from error
         if service.supports_sleep:
             self._machine.strategy(service)
+        if service.run_with is not None:
+            self._machine.plugins.supervisors.offer(service.run_with)
         others = {s: d for s, d in self._machine.store.services().items() if s != service.id}
         taken = [s for s, other in others.items() if service.port is not None and other.port == service.port]
         if taken:
@@ -105,7 +118,7 @@ class Services(Base):
             )
         known = {**others, service.id: service}
         for name in service.needs:
-            self._service(name, known)
+            self._service(name, others)
         if service.host is not None:
             owner = known[service.host]
             if not self._machine.driver(owner).capabilities(owner).hosts_members:
@@ -114,8 +127,8 @@ class Services(Base):
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
         check_needs(known, [service.id])
 
-    async def service_remove(self, params: ServiceRemove) -> DeletedResult:
-        """Remove a definition, with its logs and measurements kept. Refused while it runs."""
+    async def service_remove(self, params: ServiceRemove, progress: OnProgress = None) -> DeletedResult:
+        """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""
         machine, store = self._machine, self._machine.store
         services = store.services()
         if params.service not in services and any(p.details.get("row") == params.service for p in store.problems()):
@@ -138,16 +151,30 @@ class Services(Base):
             )
         if store.handles().get(service.id):
             snapshot = await observe(machine)
-            if snapshot.reading(service.id).state in ALIVE:
+            if snapshot.reading(service.id).state not in ALIVE:
+                store.delete_handle(service.id, event=self._event("stopped", service.id))
+            elif params.stop:
+                await self._stop(service, services, progress)
+            else:
                 raise Failed(
-                    "still-running", f"service {service.id!r} is running", hint=f"gpumod service stop {service.id}"
+                    "still-running",
+                    f"service {service.id!r} is running",
+                    hint=f"gpumod service stop {service.id}, or --stop",
                 )
-            store.delete_handle(service.id, event=self._event("stopped", service.id))
         for mode_id in named:
             mode = without_service(store.modes()[mode_id], service.id)
             store.put_mode(mode, event=self._event("mode-edited", mode_id, removed=service.id), user_edited=True)
         store.delete_service(service.id, event=self._event("service-removed", service.id))
         return DeletedResult(kind="service", id=service.id)
+
+    async def _stop(self, service: Service, services: Mapping[str, Service], progress: OnProgress) -> None:
+        """Stop it by a plan, or raise what the run failed with."""
+        wanted = Wanted(Target(stop=(service.id,), stop_others=False), services)
+        outcome = await change(
+            self._machine, f"service remove {service.id}", lambda _: wanted, Options(), reporter(progress)
+        )
+        if outcome.error is not None:
+            raise failure_of(outcome)
 
     async def service_logs(self, params: LogsParams) -> LogsResult:
         """The last lines of the present or last run; a member's are its host's."""

@@ -64,7 +64,16 @@ class Switching(Base):
         for name in params.remove:
             self._service(name, services)
         changed: dict[str, Service] = {}
+        known = {member.service for member in members}
         for name, tokens in params.context.items():
+            self._service(name, services)
+            if name not in known:
+                raise UsageError(
+                    "bad-context",
+                    f"{name} is not among the services that are simulated",
+                    why=f"these are: {', '.join(sorted(known)) or 'none'}",
+                    hint=f"--add {name}",
+                )
             try:
                 changed[name] = self._service(name, services).with_context(tokens)
             except ValueError as error:

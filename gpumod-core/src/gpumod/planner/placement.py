@@ -12,7 +12,9 @@ Places = dict[str, tuple[int, ...]]
 
 
 class Resting:
-    """What rests on each GPU when the plan is done; `wake` is the largest step up that a turn takes there."""
+    """What rests on each GPU when the plan is done; `wake` is the largest step up that a turn takes there,
+    `excess` the most that a start takes there for a moment.
+    """
 
     def __init__(self, world: World, goals: Goals) -> None:
         self.world = world
@@ -23,11 +25,19 @@ class Resting:
                 add(self.kept, world.now(service))
         self.idle: Load = dict(self.kept)
         self.wake: Load = dict.fromkeys(self.kept, 0)
+        self.excess: Load = dict.fromkeys(self.kept, 0)
 
     def put(self, goal: Goal, gpus: tuple[int, ...]) -> None:
         add(self.idle, self.final(goal, gpus))
         for key, amount in self.step_up(goal, gpus).items():
             self.wake[key] = max(self.wake[key], amount)
+        for gpu in gpus:
+            self.excess[gpu] = max(self.excess[gpu], self.start_excess(goal, gpus).get(gpu, 0))
+
+    def start_excess(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
+        """What its start takes for a moment beside what it takes awake, whether it has to start or not."""
+        awake = self.world.awake(goal.service, gpus)
+        return {key: amount - awake.get(key, 0) for key, amount in self.world.peak(goal.service, gpus).items()}
 
     def final(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
         """What `goal` holds once reached; one that is there already keeps what it was seen to hold, if that is more."""
@@ -53,9 +63,12 @@ class Resting:
         return self.world.budgets[gpu] - self.idle[gpu] - final - wake
 
     def starts(self, goal: Goal, gpu: int) -> bool:
-        """True when its start fits beside what stays up in any case."""
+        """True when all that goes to `gpu` can be started there, in whatever order, and it beside what stays up."""
         peak = self.world.peak(goal.service, (gpu,)).get(gpu, 0)
-        return self.kept[gpu] + peak <= self.world.budgets[gpu]
+        final = self.final(goal, (gpu,)).get(gpu, 0)
+        excess = max(self.excess[gpu], self.start_excess(goal, (gpu,)).get(gpu, 0))
+        load = max(self.kept[gpu] + peak, self.idle[gpu] + final + excess)
+        return load <= self.world.budgets[gpu]
 
 
 def place(world: World, goals: Goals) -> tuple[Places, Resting]:

@@ -74,10 +74,13 @@ def _stop(world: World, target: Target, goals: Goals) -> None:
 def _stop_others(world: World, target: Target, goals: Goals) -> None:
     kept = protected(world, target)
     why = f"not in mode {target.mode}" if target.mode else "not wanted"
-    for service in world.alive:
+    failed = [name for name, reading in world.snapshot.services.items() if reading.state is State.FAILED]
+    for service in sorted({*world.alive, *failed}):
         if service in goals.members or service in goals.stops:
             continue
-        if service in kept:
+        if service in failed:
+            goals.stops[service] = "it failed: what is left of it is cleared"
+        elif service in kept:
             goals.notes.append(f"{service} stays up: {kept[service]}")
         else:
             goals.stops[service] = why

@@ -92,6 +92,7 @@ class World:
         self.totals_mb = totals_mb or (24_564,)
         self.ram_mb = ram_mb
         self.free_disk_mb = 100_000
+        self.lag_s = LAG_S
         self.procs: dict[int, Proc] = {}
         self.strangers: list[Stranger] = []
         self.unattributed: list[tuple[float, int, int]] = []
@@ -267,7 +268,7 @@ class World:
             self._end(child, -9)
         leak_mb = int(self.faults.get(proc.service, {}).get("leak", 0))
         for gpu, mb in proc.mb.items():
-            self.unattributed.append((self.clock.time_s + LAG_S, gpu, mb))
+            self.unattributed.append((self.clock.time_s + self.lag_s, gpu, mb))
             if leak_mb:
                 self.unattributed.append((float("inf"), gpu, leak_mb))
         proc.alive, proc.exit_code, proc.mb = False, code, {}

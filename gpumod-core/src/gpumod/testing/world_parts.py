@@ -264,6 +264,9 @@ class WorldLocal:
     def find_program(self, name: str) -> str | None:
         return f"/world/bin/{name}" if name == "world-runtime" else None
 
+    def is_folder(self, path: Path) -> bool:
+        return True
+
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:
         held = self.world.holder
