@@ -40,7 +40,7 @@ def test_sleep_gives_back_and_wake_takes_again(box, app, http):
 
 def test_it_works_and_tells_what_is_in_flight(app, http, until):
     base = app()
-    thread = threading.Thread(target=http, args=(base, "POST", "/echo?seconds=0.5", b"hi"))
+    thread = threading.Thread(target=http, args=(base, "POST", "/echo?seconds=1", b"hi"))
     thread.start()
     until(lambda: http(base, "GET", "/activity").json == {"in_flight": 1})
     thread.join()

@@ -170,11 +170,10 @@ def test_a_child_does_not_end_on_sigterm(box, router, http, load, status, until)
     load(router, "one")
     (child,) = children(box.started[0])
     os.kill(child, signal.SIGTERM)
-    time.sleep(0.3)
+    until(lambda: complete(http, router, "one").status == 500)
+    assert "proxy error" in complete(http, router, "one").text
     assert children(box.started[0]) == [child]
     assert status(router, "one")["value"] == "loaded"
-    answer = complete(http, router, "one")
-    assert (answer.status, "proxy error" in answer.text) == (500, True)
     assert http(router, "POST", "/models/unload", {"model": "one"}).json == {"success": True}
     until(lambda: status(router, "one")["value"] == "unloaded")
 
@@ -185,7 +184,7 @@ def test_unloading_with_a_request_in_flight_kills_it(router, http, load, status,
     answers = []
     thread = threading.Thread(target=lambda: answers.append(complete(http, router, "one", tokens)))
     thread.start()
-    time.sleep(0.1)
+    until(lambda: any(slot["is_processing"] for slot in http(router, "GET", "/slots?model=one").json))
     begun = time.monotonic()
     assert http(router, "POST", "/models/unload", {"model": "one"}).json == {"success": True}
     assert status(router, "one")["value"] == "loaded"

@@ -117,6 +117,7 @@ def test_memory_that_comes_back_while_it_measures_is_an_error(box, vllm, until):
     box.ledger.hold("other", {0: 5000})
     vllm(*SHARE, wait=False)
     until(lambda: box.held().get("svc"))
+    box.machine.configure(speed=20)  # time for us
     box.ledger.hold("other", {0: 0})
     assert box.started[0].wait(10) == 1
     assert "Error in memory profiling. Initial free memory" in box.log()
@@ -126,6 +127,7 @@ def test_memory_that_others_take_while_it_measures_is_missing_in_its_own(box, vl
     box.machine.configure(speed=100)
     base = vllm(*SHARE, wait=False)
     until(lambda: box.held().get("svc"))
+    box.machine.configure(speed=20)  # time for us
     box.ledger.hold("other", {0: 1000})
     until(lambda: http(base, "GET", "/health").status == 200)
     assert box.held() == {"svc": 5141, "other": 1000}
@@ -160,10 +162,11 @@ def test_bad_flags_fail_like_argparse(box, args, words):
 
 def test_sigterm_ends_it_in_order_and_forgets_it(box, vllm):
     vllm(*SHARE)
+    box.machine.configure(lag_s=60)
     box.started[0].terminate()
     assert box.started[0].wait(10) == 0
     assert box.used() == 6141  # the driver has not noticed yet
-    time.sleep(0.15)
+    box.machine.configure(lag_s=0)
     assert box.used() == 0
 
 

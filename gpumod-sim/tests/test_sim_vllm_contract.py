@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 
@@ -97,20 +98,20 @@ def test_metrics_names(base, http):
 
 
 @pytest.mark.parametrize("mode", ["abort", "wait", "keep"])
-def test_requests_in_flight_when_it_falls_asleep(base, http, model, mode):
-    tokens = 60 if "GPUMOD_TEST_VLLM_URL" in os.environ else 12_000
+def test_requests_in_flight_when_it_falls_asleep(base, http, until, model, mode):
+    tokens = 60 if "GPUMOD_TEST_VLLM_URL" in os.environ else 30_000
     body = {"model": model, "prompt": "hello", "max_tokens": tokens, "ignore_eos": True}
     answers = []
     thread = threading.Thread(target=lambda: answers.append(http(base, "POST", "/v1/completions", body)))
     thread.start()
-    time.sleep(0.1)
+    until(lambda: re.search(r"vllm:num_requests_running\{.*\} 1\.0", http(base, "GET", "/metrics").text))
     http(base, "POST", f"/sleep?level=1&mode={mode}")
     if mode == "abort":
         thread.join(10)
         assert answers[0].json["choices"][0]["finish_reason"] == "abort"
         assert answers[0].json["usage"]["completion_tokens"] < tokens
     elif mode == "wait":
-        thread.join(1)
+        thread.join(5)
         assert answers[0].json["usage"]["completion_tokens"] == tokens
     else:
         assert not answers

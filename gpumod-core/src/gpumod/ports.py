@@ -313,7 +313,7 @@ class PortUser(Frozen):
 
 
 class Holder(Frozen):
-    """Who changes this machine now."""
+    """Who changes this machine now; `since` is seconds since the epoch."""
 
     pid: int
     user: str

@@ -26,8 +26,7 @@ class LocalComputer:
         write_atomic(path, text, mode)
 
     def port_user(self, port: int) -> PortUser | None:
-        user = port_user(port)
-        return PortUser(pid=user.pid, name=user.name) if user else None
+        return port_user(port)
 
     def free_disk_mb(self, path: Path) -> int:
         return free_disk_mb(path)
@@ -44,5 +43,4 @@ class LocalComputer:
             yield
 
     def holder(self, folder: Path) -> Holder | None:
-        holder = MachineLock(folder).holder()
-        return Holder.model_validate(holder.model_dump(exclude={"pid_started"})) if holder else None
+        return MachineLock(folder).holder()

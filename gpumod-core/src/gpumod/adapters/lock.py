@@ -20,8 +20,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gpumod import ports
 from gpumod.adapters.process.proc import start_ticks
-from gpumod.domain.base import Frozen, Text, has_control_characters
+from gpumod.domain.base import Text, has_control_characters
 from gpumod.domain.errors import Busy, Failed
 
 LOCK_FILE = "gpumod.lock"
@@ -29,15 +30,13 @@ _MAX_RECORD = 16 * 1024
 _PATIENCE_S = 0.1
 
 
-class Holder(Frozen):
-    """Who changes the machine. `pid_started`: kernel clock ticks since boot; `since`: seconds since the epoch."""
+class Holder(ports.Holder):
+    """Who holds the lock, as it is written into it. `pid_started`: kernel clock ticks since boot."""
 
-    pid: int
     pid_started: int
     user: Text
     command: Text
     home: Text
-    since: float
 
     @classmethod
     def current(cls, command: str, home: Path) -> Holder:

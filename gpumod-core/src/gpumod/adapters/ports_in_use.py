@@ -5,15 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class PortUser:
-    """The process that listens; `pid` is None and `name` says so where the system does not tell."""
-
-    pid: int | None
-    name: str
+from gpumod.ports import PortUser
 
 
 def port_user(port: int, host: str = "127.0.0.1") -> PortUser | None:
@@ -26,7 +19,7 @@ def port_user(port: int, host: str = "127.0.0.1") -> PortUser | None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return _listener(port) or PortUser(
-                None, "connections of a server that just ended (they linger for up to a minute)"
+                name="connections of a server that just ended (they linger for up to a minute)"
             )
         return _listener(port)
     return None
@@ -49,8 +42,8 @@ def _listener(port: int) -> PortUser | None:
             if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
                 continue
             if connection.pid is None:
-                found = PortUser(None, "a process of another user")
+                found = PortUser(name="a process of another user")
                 continue
             with contextlib.suppress(psutil.NoSuchProcess):
-                return PortUser(connection.pid, psutil.Process(connection.pid).name())
+                return PortUser(pid=connection.pid, name=psutil.Process(connection.pid).name())
     return found
