@@ -3,6 +3,7 @@ these against the real one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,7 +52,11 @@ def server(box, free_port, http, until):
             until(lambda: process.poll() is None and http(base, "GET", "/health").status == 200)
         return base
 
-    return start
+    yield start
+    for process in box.started:
+        for pid in children(process) if process.poll() is None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # a real one may outlive a router that is killed
 
 
 @pytest.fixture
@@ -169,7 +174,9 @@ def test_a_child_that_is_killed_has_failed_and_is_loaded_again(box, router, http
 def test_a_child_does_not_end_on_sigterm(box, router, http, load, status, until):
     load(router, "one")
     (child,) = children(box.started[0])
+    complete(http, router, "one")  # a real one is loaded a little before it heeds signals
     os.kill(child, signal.SIGTERM)
+    time.sleep(0.5)  # requests meanwhile would keep a real one's connections open
     until(lambda: complete(http, router, "one").status == 500)
     assert "proxy error" in complete(http, router, "one").text
     assert children(box.started[0]) == [child]

@@ -53,10 +53,12 @@ def steps(outcome: Outcome, phase: str) -> set[tuple[str, str]]:
 def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: Machine, service: str) -> None:
     member = ("--driver", "llamacpp", "--host-service", "llama-router", "--vram-mb", "5000", "--sleep-mode", "router")
     machine.ok("service", "add", "--id", "coder", *member, "--model-path", "/models/coder.gguf")
-    machine.ok("service", "edit", service, "--startup-timeout", "4")
+    machine.ok("service", "edit", service, "--startup-timeout", "1.5")
     machine.ok("mode", "create", "fails", "--services", f"embedding,{service}", "--asleep", "embedding")
     held = prepare(machine)
     for kind, value, codes in START_FAULTS:
+        if kind == "hang" and service == "coder":
+            continue  # its router tells that it is loaded, and that is true
         machine.fault(service, kind, value)
         outcome = machine.change("switch", "fails", code=6)
         error = failed(machine, outcome, held, service)
@@ -64,6 +66,7 @@ def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: M
         if ("sleep", "embedding") in steps(outcome, "apply"):
             assert ("wake", "embedding") in steps(outcome, "rollback")
     machine.ask("embedding")
+    machine.ok("service", "edit", service, "--startup-timeout", "30")
     machine.fault(service, "slow-start", 20.0)
     machine.change("switch", "fails")
     assert machine.states()[service] == "running"
@@ -140,12 +143,13 @@ def test_memory_that_nobody_holds_any_more_is_named(machine: Machine) -> None:
     machine.ok("mode", "create", "big", "--services", "glm-code,embedding-code")
     prepare(machine)
     machine.fault("asr", "leak", 5000.0)
-    outcome = machine.change("switch", "big", code=7)
+    outcome = machine.change("switch", "big", code=6)
     assert outcome.error["code"] == "memory-not-released"
     assert "unattributed 5000 MiB" in outcome.error["why"]
+    assert machine.states() == BEFORE
     assert machine.status()["foreign"] == [{"pid": None, "name": "unattributed", "vram_mb": 5000, "gpu": 0}]
     machine.clear()
-    machine.ok("recover", "--resume")
+    machine.change("switch", "big")
     machine.whole("big")
     machine.fault("embedding-code", "leak", 300.0)
     done = machine.change("switch", "blank")

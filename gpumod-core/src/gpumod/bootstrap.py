@@ -14,7 +14,8 @@ from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
 from gpumod.adapters.settings import check_setting, environment_name, load_settings
 from gpumod.adapters.store import open_store
-from gpumod.domain.errors import MachineLacks
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.errors import GpumodError, MachineLacks, UsageError
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import Machine
 from gpumod.operations.gpumod import Gpumod
@@ -46,20 +47,26 @@ def preset_tools() -> PresetTools:
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
     """Open a home, making it (0700) when it is not there. A home that cannot be written still reads.
 
-    Raises Failed (`not-a-database`, `database-too-new`) and MachineLacks (`no-home`).
+    Raises Failed (`not-a-database`, `database-too-new`), UsageError (`bad-home`) and MachineLacks (`no-home`).
     """
     environ = os.environ if environ is None else environ
     folder = (home or default_home(environ)).expanduser().absolute()
+    if has_control_characters(str(folder)):
+        raise UsageError(
+            "bad-home",
+            f"{str(folder)!r} cannot be a home",
+            why="its path holds control characters (a newline, a tab, an escape or the like)",
+            hint="name another one with --home or GPUMOD_HOME",
+        )
     try:
         ensure_private_dir(folder)
-    except OSError as error:
-        if not folder.is_dir():
-            raise MachineLacks(
-                "no-home",
-                f"the home {folder} cannot be made",
-                why=error.strerror or str(error),
-                hint="name another one with --home or GPUMOD_HOME",
-            ) from error
+    except GpumodError as error:
+        raise MachineLacks(
+            "no-home",
+            f"the home {folder} cannot be used",
+            why=f"{error.info.message}: {error.info.why}",
+            hint="name another one with --home or GPUMOD_HOME",
+        ) from error
     writable = os.access(folder, os.W_OK)
     store = open_store(folder / DATABASE, read_only=not writable)
     settings = load_settings(store.settings(), environ)

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from gpumod.api import Activity, Allocation, Capabilities, Http, HttpFailure, Launch, ProbeResult, Service, Settings
+from collections.abc import Sequence
+
+from gpumod.api import (
+    Activity,
+    Allocation,
+    Capabilities,
+    FatalLine,
+    Http,
+    HttpFailure,
+    Launch,
+    ProbeResult,
+    Service,
+    Settings,
+    first_fatal,
+)
 from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_health, tells_asleep
+from gpumod_fastapi.logs import RULES
 from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of
 
 
@@ -59,3 +74,7 @@ class FastApiDriver:
         number = reply.json_body.get("in_flight") if reply.ok and isinstance(reply.json_body, dict) else None
         told = isinstance(number, int) and not isinstance(number, bool) and number >= 0
         return Activity(in_flight=number if told else None)
+
+    def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
+        """Why it ended, in the words of its own log; asked only of one that did not become ready."""
+        return first_fatal(RULES, lines)

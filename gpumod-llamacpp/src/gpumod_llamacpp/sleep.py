@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gpumod.api import Clock, Http, Service
+import contextlib
+
+from gpumod.api import Clock, Failed, Http, Service
 from gpumod_llamacpp import router
 
 
@@ -20,5 +22,10 @@ class RouterSleep:
         await router.unload(service, port, http, clock)
 
     async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
-        """Raises Failed `load-failed`, `load-timeout` or `unknown-member`."""
-        await router.load(service, port, http, clock)
+        """Raises Failed `load-failed`, `load-timeout` or `unknown-member`. One that could not be loaded sleeps on."""
+        try:
+            await router.load(service, port, http, clock)
+        except Failed:
+            with contextlib.suppress(Failed):
+                await router.unload(service, port, http, clock)
+            raise

@@ -64,7 +64,7 @@ def ensure_private_dir(path: Path) -> Path:
                 why=f"its owner has the user id {status.st_uid}",
                 hint="choose another home with --home or GPUMOD_HOME",
             )
-        if status.st_mode & 0o077:
+        if status.st_mode & 0o077 and os.access(path, os.W_OK):
             path.chmod(0o700)
     except OSError as error:
         raise Failed(

@@ -21,6 +21,9 @@ def exit_code_of(result: Frozen) -> int:
         return 0 if result.fits else DOES_NOT_FIT
     if isinstance(result, r.DoctorResult | r.PresetValidateResult):
         return 0 if result.ok else 1
+    if isinstance(result, r.PresetLoadResult):
+        # A driver that is not installed is no fault of a preset: its definition is loaded all the same.
+        return 1 if any(problem.code != "unknown-driver" for problem in result.problems) else 0
     return 0
 
 

@@ -12,6 +12,7 @@ from gpumod.domain.run import Run, RunStatus
 from gpumod.engine.context import Report
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
+from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, preflight
@@ -31,6 +32,10 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
         refuse_open_run(machine)
         snapshot = await observe(machine)
         planned = plan_for(machine, snapshot, build(snapshot), options)
+        if not planned.plan.fits and any(snapshot.unattributed_mb(gpu.index) for gpu in snapshot.gpus):
+            await wait_settled(machine)  # something may just have died: its memory is as good as free
+            snapshot = await observe(machine)
+            planned = plan_for(machine, snapshot, build(snapshot), options)
         plan = planned.plan
         if not plan.fits and not options.force:
             return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Literal
 
-from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
-from gpumod.domain.plan import Step
+from gpumod.domain.errors import ErrorInfo, HalfWay
 from gpumod.domain.progress import Progress, ProgressKind
-from gpumod.domain.run import Handle, Run, RunStatus, StepStatus
-from gpumod.domain.states import Action
-from gpumod.engine.actions import launch_again
+from gpumod.domain.run import Run, RunStatus, StepStatus
 from gpumod.engine.change import misfit
+from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report
 from gpumod.engine.interrupts import listening
-from gpumod.engine.machine import HOSTED, Machine
-from gpumod.engine.memory import wait_settled
+from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, preflight
 from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase, tidied
-from gpumod.ports import HostsMembers, HttpFailure
-
-ASKED = (Action.STOP, Action.SLEEP, Action.WAKE)
-"""What a service goes on with when it was asked, also when nobody waits for it any more."""
 
 
 async def recover(
@@ -37,12 +28,12 @@ async def recover(
         run = machine.store.open_run()
         if run is None:
             return None
-        await conclude(machine, run)
         close_steps(machine, run)
         if way == "rollback":
             outcome = await go_back(machine, run, run.error, report, interrupts)
             asked_for = outcome.status is RunStatus.ROLLED_BACK
             return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
+        await conclude(machine, run)
         snapshot = await observe(machine)
         wanted = tidied(machine, run, snapshot, Wanted(run.target, {**machine.store.services(), **run.wanted}))
         planned = plan_for(machine, snapshot, wanted, options)
@@ -55,35 +46,6 @@ async def recover(
         if error is None:
             return finish(machine, run, RunStatus.DONE, None, 0, report)
         return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
-
-
-async def conclude(machine: Machine, run: Run) -> None:
-    """Ask once more for the stops, sleeps and wakes that were under way, and wait for them.
-
-    What was asked before gpumod ended may come about only now: a service that is seen running could be gone a moment
-    later, and a plan made from that would be wrong. Where it fails, what became of it is observed next.
-    """
-    handles = machine.store.handles()
-    gpus, _ = await machine.read_gpus()
-
-    async def again(step: Step, handle: Handle) -> None:
-        service = handle.launched
-        port = machine.port(service, {}, handles)
-        with contextlib.suppress(GpumodError, HttpFailure):
-            strategy = machine.strategy(service)
-            if handle.supervisor != HOSTED and (step.action is Action.STOP or strategy is None):
-                await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, gpus))
-            elif step.action is Action.STOP and port is not None:
-                host = machine.driver(handles[service.host or ""].launched)
-                if isinstance(host, HostsMembers):
-                    await host.unload(service, port, machine.http, machine.clock)
-            elif strategy is not None and port is not None:
-                act = strategy.wake if step.action is Action.WAKE else strategy.sleep
-                await act(service, port, machine.http, machine.clock)
-
-    cut_off = [r.step for r in run.steps if r.status is StepStatus.RUNNING and r.step.service in handles]
-    await asyncio.gather(*(again(step, handles[step.service]) for step in cut_off if step.action in ASKED))
-    await wait_settled(machine)
 
 
 def close_steps(machine: Machine, run: Run) -> None:

@@ -11,11 +11,11 @@ from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus, RunStep, StepStatus
 from gpumod.domain.states import State
+from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, RunContext
 from gpumod.engine.execute import Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
-from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
 from gpumod.planner import check_needs, target_of
@@ -94,7 +94,7 @@ async def go_back(
     options = Options(force=True, cascade=True)
     failed: ErrorInfo | None
     try:
-        await wait_settled(machine)
+        await conclude(machine, run)
         snapshot = await observe(machine)
         other = [r.service for r in snapshot.services.values() if r.launched != run.definitions.get(r.service)]
         target = target_of(run.before, run.definitions)

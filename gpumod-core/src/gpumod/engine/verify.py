@@ -30,7 +30,8 @@ def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]
 async def verify(ctx: RunContext, step: Step) -> str:
     """Look at the whole machine once more; raise `verify-failed` with every service that is not as wanted."""
     wrong: Mapping[str, str] = {}
-    target = ctx.plan.target.model_copy(update={"restart": ()})
+    wanted = tuple(member for member in ctx.plan.target.members if member.service not in ctx.stopped_instead)
+    target = ctx.plan.target.model_copy(update={"members": wanted, "restart": ()})
 
     async def whole() -> bool | None:
         nonlocal wrong

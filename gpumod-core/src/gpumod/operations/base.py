@@ -44,14 +44,26 @@ class Base:
     def _service(self, service_id: str, services: Mapping[str, Service] | None = None) -> Service:
         known = self._machine.store.services() if services is None else services
         if service_id not in known:
+            self._refuse_broken("services", service_id)
             raise unknown("service", service_id, known, "gpumod service list")
         return known[service_id]
 
     def _mode(self, mode_id: str) -> Mode:
         modes = self._machine.store.modes()
         if mode_id not in modes:
+            self._refuse_broken("modes", mode_id)
             raise unknown("mode", mode_id, modes, "gpumod mode list")
         return modes[mode_id]
+
+    def _broken(self, table: str, row: str) -> ErrorInfo | None:
+        """What is wrong with a row of the database that cannot be read."""
+        found = (p for p in self._machine.store.problems() if (p.details["table"], p.details["row"]) == (table, row))
+        return next(found, None)
+
+    def _refuse_broken(self, table: str, row: str) -> None:
+        info = self._broken(table, row)
+        if info is not None:
+            raise Failed(info.code, info.message, why=info.why, hint=info.hint, **info.details)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], command: str) -> UnknownName:

@@ -33,7 +33,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("mode_verify", p.ModeRef, r.ModeStatusResult, "read"),
     Operation("mode_create", p.ModeWrite, r.ModeResult, "plan"),
     Operation("mode_edit", p.ModeWrite, r.ModeResult, "plan"),
-    Operation("mode_delete", p.ModeRef, r.DeletedResult, "plan"),
+    Operation("mode_delete", p.ModeDelete, r.DeletedResult, "plan"),
     Operation("switch", p.SwitchParams, r.ChangeResult, "change"),
     Operation("service_list", p.NoParams, r.ServiceListResult, "read"),
     Operation("service_show", p.ServiceRef, r.ServiceResult, "read"),

@@ -13,7 +13,7 @@ from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.verify import misses
 from gpumod.operations.base import Base, bad_input
-from gpumod.operations.params import ModeRef, ModeWrite, NoParams
+from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
 from gpumod.operations.results import (
     DeletedResult,
     ModeListResult,
@@ -48,8 +48,11 @@ class Modes(Base):
 
     async def mode_create(self, params: ModeWrite) -> ModeResult:
         """Define a mode. Its services must exist, and their dependencies must hold."""
+        self._refuse_broken("modes", params.id)
         if params.id in self._machine.store.modes():
-            raise UsageError("mode-exists", f"there is a mode {params.id!r} already", hint="gpumod mode edit")
+            raise UsageError(
+                "mode-exists", f"there is a mode {params.id!r} already", hint=f"gpumod mode edit {params.id}"
+            )
         return self._write(Mode(id=params.id), params, "mode-created")
 
     async def mode_edit(self, params: ModeWrite) -> ModeResult:
@@ -70,8 +73,11 @@ class Modes(Base):
         self._machine.store.put_mode(mode, event=self._event(kind, mode.id), user_edited=True)
         return _shown(mode)
 
-    async def mode_delete(self, params: ModeRef) -> DeletedResult:
+    async def mode_delete(self, params: ModeDelete) -> DeletedResult:
         """Delete a mode's definition; its services stay. The mode that is current cannot be deleted."""
+        if self._broken("modes", params.mode):
+            self._machine.store.delete_mode(params.mode, event=self._event("mode-deleted", params.mode))
+            return DeletedResult(kind="mode", id=params.mode)
         mode = self._mode(params.mode)
         if self._machine.store.current_mode() == mode.id:
             raise Failed(

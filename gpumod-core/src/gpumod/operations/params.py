@@ -28,6 +28,12 @@ class ModeRef(Frozen):
     mode: Id
 
 
+class ModeDelete(Frozen):
+    """Any text: a row that was edited by hand must be deletable under the name that it has."""
+
+    mode: str
+
+
 class ModeWrite(Frozen):
     """`create` and `edit`. None leaves a field as it is (edit).
 
@@ -97,9 +103,10 @@ class ServiceWrite(Frozen):
 
 
 class ServiceRemove(Frozen):
-    """Removing a service that runs is refused unless `stop`; one that modes name unless `cascade`."""
+    """Removing a service that runs is refused unless `stop`; one that modes name unless `cascade`. `service` may be
+    any text: a row that was edited by hand must be removable under the name that it has."""
 
-    service: Id
+    service: str
     stop: bool = False
     cascade: bool = False
 

@@ -89,6 +89,10 @@ class Presets(Base):
     def _load_service(self, preset: PresetEntry[Service], update: bool, loaded: _Loaded) -> None:
         store = self._machine.store
         old = store.services().get(preset.value.id)
+        broken = self._broken("services", preset.value.id) if old is None and not update else None
+        if broken is not None:
+            loaded.problems.append(broken)
+            return
         edited = store.user_edited(preset.value.id) if old else frozenset()
         new, kept = self._tools.presets().merge(old, preset.value, edited, update)
         try:
@@ -96,8 +100,7 @@ class Presets(Base):
         except UnknownName as error:  # a driver that is not installed: the definition is kept, it just cannot start
             loaded.problems.append(error.info)
         except (GpumodError, ValueError) as error:
-            info = error.info if isinstance(error, GpumodError) else ErrorInfo(code="bad-options", message=str(error))
-            loaded.problems.append(info.model_copy(update={"details": {"preset": new.id, "file": str(preset.path)}}))
+            loaded.problems.append(_refused(preset, error))
             return
         if kept:
             loaded.kept[new.id] = kept
@@ -110,6 +113,10 @@ class Presets(Base):
 
     def _load_mode(self, preset: PresetEntry[Mode], update: bool, loaded: _Loaded) -> None:
         store, mode = self._machine.store, preset.value
+        broken = self._broken("modes", mode.id)
+        if broken is not None and not update:
+            loaded.problems.append(broken)
+            return
         services = store.services()
         missing = [s for s in mode.services if s not in services]
         if missing:
@@ -142,9 +149,7 @@ class Presets(Base):
             try:
                 self._machine.driver(service.value).check(service.value)
             except (GpumodError, ValueError) as error:
-                code = error.code if isinstance(error, GpumodError) else "bad-options"
-                details = {"preset": service.value.id, "file": str(service.path)}
-                problems.append(ErrorInfo(code=code, message=f"{service.value.id}: {error}", details=details))
+                problems.append(_refused(service, error))
         checked = len(catalogue.services) + len(catalogue.modes) + len(catalogue.problems)
         return PresetValidateResult(ok=not problems, checked=checked, problems=tuple(problems))
 
@@ -156,6 +161,18 @@ class Presets(Base):
         folders = [("this home", own)] if own.is_dir() else []
         folders += [(offer.name, offer.folder) for offer in self._machine.plugins.presets]
         return self._tools.presets().load(folders, self._machine.settings)
+
+
+def _refused(preset: PresetEntry[Service], error: GpumodError | ValueError) -> ErrorInfo:
+    """Why a driver refuses a preset, with the file that defines it."""
+    known = error.info if isinstance(error, GpumodError) else None
+    return ErrorInfo(
+        code=known.code if known else "bad-options",
+        message=f"{preset.path}: {error}",
+        why=(known.why if known else "") or f"driver {preset.value.driver} refuses it",
+        hint=(known.hint if known else "") or "docs/presets.md explains every key",
+        details={"preset": preset.value.id, "file": str(preset.path)},
+    )
 
 
 class _Loaded:

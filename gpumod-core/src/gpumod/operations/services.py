@@ -37,6 +37,7 @@ class Services(Base):
 
     async def service_add(self, params: ServiceWrite) -> ServiceResult:
         """Define a service. Its driver checks the options; its port must be free of other definitions."""
+        self._refuse_broken("services", params.id)
         if params.id in self._machine.store.services():
             raise UsageError(
                 "service-exists", f"there is a service {params.id!r} already", hint=f"gpumod service edit {params.id}"
@@ -131,7 +132,7 @@ class Services(Base):
         """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""
         machine, store = self._machine, self._machine.store
         services = store.services()
-        if params.service not in services and any(p.details.get("row") == params.service for p in store.problems()):
+        if self._broken("services", params.service):
             store.delete_service(params.service, event=self._event("service-removed", params.service))
             return DeletedResult(kind="service", id=params.service)
         service = self._service(params.service, services)

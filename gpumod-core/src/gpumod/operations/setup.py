@@ -66,10 +66,11 @@ class Setup(Presets, Base):
         return DoctorResult(ok=all(check.level == "ok" for check in checks), checks=checks)
 
     def _checks(self) -> Iterator[Check]:
-        yield from self._check_home()
-        yield from self._check_gpus()
-        yield from self._check_plugins()
-        yield from self._check_services()
+        for check in (self._check_home, self._check_gpus, self._check_plugins, self._check_services):
+            try:
+                yield from check()
+            except GpumodError as error:  # what is broken is a finding, whatever it is
+                yield Check(name="database", level="problem", message=error.info.message, hint=error.info.hint)
 
     def _check_home(self) -> Iterator[Check]:
         machine = self._machine

@@ -155,8 +155,10 @@ def _stops(world: World, goals: Goals, tasks: Tasks, stop_of: dict[str, Task]) -
         held = world.now(service)
         seconds = world.seconds(service, "stop")
         stop_of[service] = Task(Action.STOP, service, why, world.seat(service), held, held, {}, seconds)
-    for service, task in stop_of.items():
-        task.needs += [stop_of[dep] for dep in world.dependents.get(service, ()) if dep in stop_of]
+    for service in sorted(stop_of):  # also one that failed: a member is taken out of its host before that ends
+        for need in world.needs(service):
+            if need in stop_of:
+                stop_of[need].needs.append(stop_of[service])
     placed: set[str] = set()
     for service in sorted(stop_of):
         _dependents_first(stop_of[service], placed, tasks.stops)

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, delete, select
 from gpumod.adapters.store.connect import Database
 from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import dump, load, parse_strings
-from gpumod.adapters.store.state import forget_mode
+from gpumod.adapters.store.state import forget_mode, read_settings
 from gpumod.adapters.store.tables import ModeRow, ModeServiceRow, ServiceRow
 from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName
 from gpumod.domain.mode import Mode
@@ -113,9 +113,9 @@ class Definitions:
             add_event(session, event)
 
     def problems(self) -> tuple[ErrorInfo, ...]:
-        """What is wrong with rows of services and modes that :meth:`services` and :meth:`modes` leave out."""
+        """What is wrong with rows that :meth:`services`, :meth:`modes` and :meth:`settings` leave out."""
         with self._db.read() as session:
-            return (*_services(session)[1], *_modes(session)[1])
+            return (*_services(session)[1], *_modes(session)[1], *read_settings(session)[1])
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
@@ -135,7 +135,9 @@ def _services(session: Session) -> tuple[dict[str, Service], list[ErrorInfo]]:
     for row in session.exec(select(ServiceRow).order_by(ServiceRow.id)):
         columns = {name: getattr(row, name) for name in _SERVICE_COLUMNS}
         try:
-            good[row.id] = load(Service, "services", row.id, row.definition, columns)
+            service = load(Service, "services", row.id, row.definition, columns)
+            parse_strings("services", row.id, "user_edited", row.user_edited)
+            good[row.id] = service
         except GpumodError as error:
             bad.append(error.info)
     return good, bad

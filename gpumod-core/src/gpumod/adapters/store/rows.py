@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ M = TypeVar("M", bound=BaseModel)
 _REPAIR = {
     "services": "`gpumod service remove {row}` takes it away, `gpumod preset load --update` writes presets anew",
     "modes": "`gpumod mode delete {row}` takes it away, `gpumod preset load --update` writes presets anew",
+    "settings": "`gpumod settings set {row} VALUE`, or --default; until then the default is in force",
 }
 _RESTORE = "put the field right in the database, or restore a backup of it"
 
@@ -25,7 +27,7 @@ def bad_row(table: str, row: object, field: str, problem: str) -> Failed:
         "bad-row",
         f"table {table}, row {row!r}: field {field} {problem}",
         why="the database was edited by something other than gpumod",
-        hint=_REPAIR.get(table, _RESTORE).format(row=row),
+        hint=_REPAIR.get(table, _RESTORE).format(row=shlex.quote(str(row))),
         table=table,
         row=str(row),
         field=field,

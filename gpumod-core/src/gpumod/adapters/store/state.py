@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
 from sqlmodel import Session, select
 
 from gpumod.adapters.store.connect import Database
 from gpumod.adapters.store.journal import add_event
+from gpumod.adapters.store.rows import bad_row
 from gpumod.adapters.store.tables import SettingRow
+from gpumod.domain.base import is_id
+from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.run import Event
+from gpumod.domain.settings import Settings
 
 _CURRENT = "mode.current"
 _PREVIOUS = "mode.previous"
@@ -21,10 +26,9 @@ class State:
     _db: Database
 
     def settings(self) -> Mapping[str, str]:
-        """The settings that were set, as text."""
+        """The settings that were set, as text; those whose row is not valid are left out."""
         with self._db.read() as session:
-            rows = session.exec(select(SettingRow).order_by(SettingRow.key))
-            return {row.key: row.value for row in rows if "." not in row.key}
+            return read_settings(session)[0]
 
     def put_setting(self, key: str, value: str | None, *, event: Event) -> None:
         """Set a setting, or with None go back to its default."""
@@ -40,6 +44,23 @@ class State:
         """The mode before the current one (`gpumod switch -`)."""
         with self._db.read() as session:
             return _get(session, _PREVIOUS)
+
+
+def read_settings(session: Session) -> tuple[dict[str, str], list[ErrorInfo]]:
+    """The valid settings, and what is wrong with the others. Keys that this version does not know are let be."""
+    good: dict[str, str] = {}
+    bad: list[ErrorInfo] = []
+    for row in session.exec(select(SettingRow).order_by(SettingRow.key)):
+        if "." in row.key:
+            continue
+        try:
+            if row.key in Settings.model_fields and row.value:
+                Settings.model_validate({row.key: row.value})
+            good[row.key] = row.value
+        except ValidationError as error:
+            said = error.errors(include_url=False, include_input=False)[0]["msg"]
+            bad.append(bad_row("settings", row.key, "value", f"is wrong: {said}").info)
+    return good, bad
 
 
 def enter_mode(session: Session, mode: str | None, at: float) -> None:
@@ -61,7 +82,7 @@ def forget_mode(session: Session, mode: str) -> None:
 
 def _get(session: Session, key: str) -> str | None:
     row = session.get(SettingRow, key)
-    return None if row is None else row.value
+    return row.value if row is not None and is_id(row.value) else None
 
 
 def _put(session: Session, key: str, value: str | None, at: float) -> None:

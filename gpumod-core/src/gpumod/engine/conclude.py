@@ -1,0 +1,55 @@
+"""What was asked of a service comes about also when nobody waits for it any more: see it through before looking."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from gpumod.domain.errors import GpumodError
+from gpumod.domain.plan import Step
+from gpumod.domain.run import Handle, Run, RunStep, StepStatus
+from gpumod.domain.states import Action
+from gpumod.engine.actions import launch_again
+from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.memory import wait_settled
+from gpumod.ports import HostsMembers, HttpFailure
+
+ASKED = (Action.STOP, Action.SLEEP, Action.WAKE)
+CUT_OFF = ("cut-off", "interrupted")
+
+
+async def conclude(machine: Machine, run: Run) -> None:
+    """Ask once more for the stops, sleeps and wakes of `run` that nobody waited for to the end, and wait for them.
+
+    A service that is seen running could be gone, or asleep, a moment later, and a plan made from that would be wrong.
+    Where it fails, what became of it is observed next. Memory of what has just died is waited for, too.
+    """
+    handles = machine.store.handles()
+    begun = [
+        step for step in machine.store.run(run.id).steps if step.status not in (StepStatus.PENDING, StepStatus.SKIPPED)
+    ]
+    last = {step.step.service: step for step in sorted(begun, key=lambda step: step.n) if step.step.service in handles}
+    await asyncio.gather(*(_again(machine, s.step, handles[name]) for name, s in last.items() if _is_cut_off(s)))
+    await wait_settled(machine)
+
+
+def _is_cut_off(record: RunStep) -> bool:
+    left = record.status is StepStatus.RUNNING or (record.error is not None and record.error.code in CUT_OFF)
+    return left and record.step.action in ASKED
+
+
+async def _again(machine: Machine, step: Step, handle: Handle) -> None:
+    service, handles = handle.launched, machine.store.handles()
+    port = machine.port(service, {}, handles)
+    with contextlib.suppress(GpumodError, HttpFailure):
+        strategy = machine.strategy(service)
+        if handle.supervisor != HOSTED and (step.action is Action.STOP or strategy is None):
+            gpus, _ = await machine.read_gpus()
+            await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, gpus))
+        elif step.action is Action.STOP and port is not None:
+            host = machine.driver(handles[service.host or ""].launched)
+            if isinstance(host, HostsMembers):
+                await host.unload(service, port, machine.http, machine.clock)
+        elif strategy is not None and port is not None:
+            act = strategy.wake if step.action is Action.WAKE else strategy.sleep
+            await act(service, port, machine.http, machine.clock)

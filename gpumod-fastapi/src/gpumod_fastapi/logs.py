@@ -1,0 +1,29 @@
+"""The lines with which a Python program ends because of memory or its port: the last ones of a traceback.
+
+Its own log may say anything, so they count at the beginning of a line alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gpumod.api import LogRule
+
+LESS = "stop what else is on the GPU, or raise vram_mb to what it really takes"
+
+RULES = (
+    LogRule(
+        "out-of-memory",
+        re.compile(
+            r"^\S*OutOfMemoryError: .*out of memory\. Tried to allocate (?P<need>[\d.]+) (?P<need_unit>[KMGT]iB)"
+            r".*?of which (?P<have>[\d.]+) (?P<have_unit>[KMGT]iB) is free",
+        ),
+        LESS,
+    ),
+    LogRule("out-of-memory", re.compile(r"^(\S*OutOfMemoryError|RuntimeError: CUDA error: out of memory)"), LESS),
+    LogRule(
+        "port-taken",
+        re.compile(r"^(OSError: |ERROR:\s+)\[Errno 98\]"),
+        "give the service another port, or stop what listens there",
+    ),
+)
