@@ -31,9 +31,14 @@ class GpuShare(Frozen):
 
 
 class Allocation(Frozen):
-    """Where a service goes and what it may take there."""
+    """Where a service goes and what it may take there.
+
+    `visible` are the GPUs that its process sees, in the order in which it counts them: those of `gpus`, or for a host
+    and its members every GPU of the machine (a member must then be told which of them to use).
+    """
 
     gpus: tuple[GpuShare, ...] = ()
+    visible: tuple[int, ...] = ()
 
     @property
     def vram_mb(self) -> int:

@@ -173,3 +173,14 @@ def make_box(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Box
     yield make
     for box in boxes:
         box.close()
+
+
+@pytest.fixture
+def box_in(empty_database: Path) -> Callable[..., Box]:
+    """For tests that make many boxes, and close them."""
+
+    def make(folder: Path, *totals_mb: int) -> Box:
+        shutil.copy(empty_database, folder)
+        return Box(folder, World(*totals_mb))
+
+    return make

@@ -39,6 +39,23 @@ def section(member: Service) -> list[tuple[str, str]]:
     return pairs
 
 
+def _options(member: Service, allocation: Allocation) -> list[tuple[str, str]]:
+    """The member's own options, which win, and where it is placed."""
+    own = section(member)
+    return own if any(key == "device" for key, _ in own) else placement(allocation) + own
+
+
+def placement(allocation: Allocation) -> list[tuple[str, str]]:
+    """Which of the GPUs that the router sees are the member's; nothing where it has them all.
+
+    Left alone, llama.cpp spreads a model over every GPU that it sees.
+    """
+    names = [f"CUDA{allocation.visible.index(share.index)}" for share in allocation.gpus]
+    if not names or len(names) == len(allocation.visible):
+        return []
+    return [("device", ",".join(names)), ("split-mode", "none" if len(names) == 1 else "layer")]
+
+
 def _from_args(member: Service) -> list[tuple[str, str]]:
     """`--flag value` as `flag = value`; a flag without value as `flag = true`."""
     pairs: list[tuple[str, str]] = []
@@ -63,7 +80,7 @@ def render_preset(members: Sequence[tuple[Service, Allocation]]) -> str:
     """The file with exactly these members, by id. Raises UsageError `bad-ini-value`."""
     try:
         sections = [
-            {"id": member.id, "vram_mb": allocation.vram_mb, "options": section(member)}
+            {"id": member.id, "vram_mb": allocation.vram_mb, "options": _options(member, allocation)}
             for member, allocation in sorted(members, key=lambda pair: pair[0].id)
         ]
     except ValueError as error:

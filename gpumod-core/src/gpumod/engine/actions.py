@@ -120,7 +120,7 @@ def awake(ctx: RunContext, step: Step) -> tuple[Service, int]:
 def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -> Launch:
     """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone."""
     try:
-        allocation = machine.allocation(handle.gpus, 0, gpus, {})
+        allocation = machine.allocation(handle.launched, handle.gpus, 0, gpus, {})
         return machine.driver(handle.launched).launch(handle.launched, allocation, machine.settings)
     except (GpumodError, ValueError, LookupError):
         return Launch(argv=(handle.service,))

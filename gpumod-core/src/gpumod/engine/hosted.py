@@ -9,6 +9,7 @@ from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.engine.context import RunContext
+from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
 from gpumod.ports import Allocation, HostsMembers, HttpFailure, MemberReading
@@ -83,9 +84,8 @@ def _in(has: Mapping[str, MemberReading], member: str) -> bool:
 
 
 def _allocation(ctx: RunContext, handle: Handle) -> Allocation:
-    known = ctx.footprints.get(handle.service)
-    vram_mb = known.vram_mb if known else handle.launched.vram_mb
-    return ctx.machine.allocation(handle.gpus, vram_mb, ctx.snapshot.gpus, {})
+    vram_mb = footprint(ctx.machine, handle.launched, ctx.snapshot.gpus, None).vram_mb
+    return ctx.machine.allocation(handle.launched, handle.gpus, vram_mb, ctx.snapshot.gpus, {})
 
 
 def _host(ctx: RunContext, handles: Mapping[str, Handle], member: Service) -> tuple[Handle, int, HostsMembers]:

@@ -95,20 +95,29 @@ class Machine:
         return await asyncio.to_thread(self.probe.read)
 
     def allocation(
-        self, placed_on: Sequence[int], vram_mb: int, gpus: Sequence[GpuReading], foreign_mb: Mapping[int, int]
+        self,
+        service: Service,
+        placed_on: Sequence[int],
+        vram_mb: int,
+        gpus: Sequence[GpuReading],
+        foreign_mb: Mapping[int, int],
     ) -> Allocation:
-        """Where a service goes and what it may take: `vram_mb` shared evenly over `placed_on`."""
+        """Where a service goes and what it may take there: `vram_mb` shared evenly over `placed_on`."""
         by_index = {gpu.index: gpu for gpu in gpus}
         share_mb = -(-vram_mb // len(placed_on)) if placed_on else 0
-        return Allocation(
-            gpus=tuple(
-                GpuShare(
-                    index=i,
-                    uuid=by_index[i].uuid,
-                    total_mb=by_index[i].total_mb,
-                    budget_mb=max(0, by_index[i].total_mb - self.settings.reserve_mb - foreign_mb.get(i, 0)),
-                    vram_mb=share_mb,
-                )
-                for i in placed_on
+        shares = tuple(
+            GpuShare(
+                index=i,
+                uuid=by_index[i].uuid,
+                total_mb=by_index[i].total_mb,
+                budget_mb=max(0, by_index[i].total_mb - self.settings.reserve_mb - foreign_mb.get(i, 0)),
+                vram_mb=share_mb,
             )
+            for i in placed_on
         )
+        sees_all = service.host is not None or self.hosts_members(service)
+        return Allocation(gpus=shares, visible=tuple(by_index) if sees_all else tuple(placed_on))
+
+    def hosts_members(self, service: Service) -> bool:
+        """True when other services live in the process of `service`."""
+        return self.driver(service).capabilities(service).hosts_members

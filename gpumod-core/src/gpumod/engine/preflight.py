@@ -29,7 +29,7 @@ def preflight(
         if service.host:
             check_host(machine, service, services)
             continue
-        allocation = machine.allocation(step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {})
+        allocation = machine.allocation(service, step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {})
         try:
             machine.driver(service).check(service)
             launch = machine.driver(service).launch(service, allocation, machine.settings)

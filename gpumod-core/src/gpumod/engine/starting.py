@@ -27,13 +27,13 @@ def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
     """
     foreign = {gpu.index: ctx.snapshot.foreign_mb(gpu.index) for gpu in ctx.snapshot.gpus}
     vram_mb = footprint(ctx.machine, service, ctx.snapshot.gpus, None).vram_mb
-    return ctx.machine.allocation(step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
+    return ctx.machine.allocation(service, step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
 
 
 def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
     """What every service is told in its environment, beside what its driver says."""
     return {
-        **machine.probe.child_env([share.index for share in allocation.gpus]),
+        **machine.probe.child_env(allocation.visible),
         "GPUMOD_SERVICE": service.id,
         "GPUMOD_HOME_ID": machine.home_id,
         "GPUMOD_VRAM_MB": str(allocation.vram_mb),
