@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import os
 import shutil
 import socket
 import statistics
@@ -17,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.measure import Row
+from bench.measure import Row, plain_environment
 from gpumod.bootstrap import open_gpumod
 from gpumod.domain.mode import ModeMember
 from gpumod.domain.progress import Progress, ProgressKind
@@ -58,9 +57,9 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
-        asyncio.run(open_gpumod(self.home, _environ()).init(InitParams(sim=(("card", 24564),))))
+        asyncio.run(open_gpumod(self.home, plain_environment()).init(InitParams(sim=(("card", 24564),))))
         self.ports = [_free_port() for _ in range(max(COUNTS))]
-        asyncio.run(self._define(open_gpumod(self.home, _environ())))
+        asyncio.run(self._define(open_gpumod(self.home, plain_environment())))
 
     async def _define(self, g: Gpumod) -> None:
         for n, port in enumerate(self.ports):
@@ -80,7 +79,7 @@ class Bench:
         return statistics.median(asyncio.run(self._switch(1))[1] for _ in range(REPEATS))
 
     async def _switch(self, count: int) -> tuple[float, float]:
-        g = open_gpumod(self.home, _environ())
+        g = open_gpumod(self.home, plain_environment())
         times: dict[str, float] = {}
 
         def note(news: Progress) -> None:
@@ -103,7 +102,7 @@ class Bench:
 
     def _by_hand(self, count: int) -> float:
         program = str(self.home / "sim" / "bin" / "uvicorn")
-        environ = {**_environ(), "GPUMOD_VRAM_MB": str(VRAM_MB), "CUDA_VISIBLE_DEVICES": "0"}
+        environ = plain_environment(GPUMOD_VRAM_MB=str(VRAM_MB), CUDA_VISIBLE_DEVICES="0")
         began = time.perf_counter()
         ports = self.ports[:count]
         processes = [
@@ -125,10 +124,6 @@ class Bench:
             process.wait()
         time.sleep(0.5)  # the ledger forgets them after its lag
         return took_s
-
-
-def _environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("GPUMOD_")}
 
 
 def _is_healthy(port: int) -> bool:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
-from bench.measure import Row, median_s
+from bench.measure import Row, median_s, plain_environment
 
 
 def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=plain_environment())
 
 
 def measure() -> Iterator[Row]:

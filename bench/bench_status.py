@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from bench.measure import Row, median_s
+from bench.measure import Row, median_s, plain_environment
 
 SERVICES = 50
 FIRST_PORT = 21_000
@@ -35,7 +34,7 @@ def measure() -> Iterator[Row]:
 
 
 def _run(home: Path, *arguments: str) -> None:
-    environment = {**os.environ, "GPUMOD_HOME": str(home)}
+    environment = plain_environment(GPUMOD_HOME=str(home))
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
 

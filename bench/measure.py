@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +23,12 @@ class Row:
     def ratio(self) -> float | None:
         """How many times as long as what it is compared with; None where it is compared with nothing."""
         return self.seconds / self.against_seconds if self.against_seconds else None
+
+
+def plain_environment(**more: str) -> dict[str, str]:
+    """The environment of a measured program: no settings of gpumod, and bytecode is kept as in an installation."""
+    left_out = ("GPUMOD_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(left_out)} | more
 
 
 def median_s(action: Callable[[], object], repeats: int = 7) -> float:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -260,7 +261,7 @@ class Machine:
         mine = os.fsencode(self.folder)
         known = {os.getpid(), *(process.pid for process in self.started), *(w.process.pid for w in self.watches)}
         found = []
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        for pid in psutil.pids():
             with contextlib.suppress(OSError):
                 told = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
                 if mine in told and pid not in known:
@@ -293,7 +294,7 @@ class Machine:
         argv = self.argv("sim", "watch-ledger", str(file))
         watch = Watch(file, subprocess.Popen(argv, stdout=subprocess.DEVNULL))
         self.watches.append(watch)
-        until(lambda: file.exists() and file.stat().st_size > 0, "the watcher to begin")
+        wait_until(lambda: file.exists() and file.stat().st_size > 0, "the watcher to begin")
         return watch
 
     def close(self) -> None:
@@ -309,7 +310,7 @@ class Machine:
                 self.quick("recover", "--rollback", "--force")
             done = self.quick("switch", "blank")
             assert done.code == 0, done
-            until(lambda: not self.processes(), "the last process to end")
+            wait_until(lambda: not self.processes(), "the last process to end")
         finally:
             for pid in self.processes():
                 with contextlib.suppress(ProcessLookupError):
@@ -333,7 +334,7 @@ def fetch(url: str, body: Any = None) -> str:
         return text
 
 
-def until(look: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+def wait_until(look: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """What `look` gives, as soon as it gives something."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
@@ -373,3 +374,9 @@ def make_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ma
 def machine(make_machine: MakeMachine) -> Machine:
     """One card of 24564 MiB, the presets on ports of their own."""
     return make_machine()
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """`until(look, what)`: what `look` gives, as soon as it gives something."""
+    return wait_until

@@ -1,4 +1,4 @@
-"""Every fault at every step where it can strike, by the real program: the exit status, who is to blame, what is left."""
+"""Every fault at every step where it can strike: the exit status, who is to blame, and what is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ START_FAULTS = [
     ("never-ready", None, ("start-timeout", "load-failed", "load-timeout")),
     ("hang", None, ("start-timeout", "load-failed", "load-timeout")),
     ("oom-at-start", None, ("out-of-memory",)),
-    ("die-after", 0.0, ("died-while-starting", "crashed", "load-failed")),
+    ("die-after", 0.0, ("died-while-starting", "crashed", "load-failed", "verify-failed")),
     ("cpu-fallback", None, ("cpu-fallback",)),
 ]
 
@@ -59,6 +59,8 @@ def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: M
     for kind, value, codes in START_FAULTS:
         if kind == "hang" and service == "coder":
             continue  # its router tells that it is loaded, and that is true
+        if kind == "die-after":
+            machine.fault(service, "slow-start", 30.0)  # it dies while it starts
         machine.fault(service, kind, value)
         outcome = machine.change("switch", "fails", code=6)
         error = failed(machine, outcome, held, service)

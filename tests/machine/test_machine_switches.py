@@ -1,4 +1,4 @@
-"""Switches on the simulated machine: every service really answers, sleeps and wakes, and the ledger keeps to the plan."""
+"""Switches: every service really answers, sleeps and wakes, and the ledger keeps to the plan."""
 
 from __future__ import annotations
 
@@ -62,7 +62,16 @@ def members(machine: Machine) -> set[str]:
 
 def test_the_router_knows_exactly_the_members_that_are_awake_or_asleep(machine: Machine) -> None:
     for name in ("one", "two"):
-        fields = ("--driver", "llamacpp", "--host-service", "llama-router", "--vram-mb", "2000", "--sleep-mode", "router")
+        fields = (
+            "--driver",
+            "llamacpp",
+            "--host-service",
+            "llama-router",
+            "--vram-mb",
+            "2000",
+            "--sleep-mode",
+            "router",
+        )
         machine.ok("service", "add", "--id", name, *fields, "--model-path", f"/models/{name}.gguf")
     machine.ok("mode", "create", "duo", "--services", "one,chat", "--asleep", "chat")
     machine.change("switch", "duo")

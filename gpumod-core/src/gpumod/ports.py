@@ -363,6 +363,9 @@ class Store(Protocol):
     where no later step of it went well.
     """
 
+    def check_writable(self) -> None:
+        """Raise MachineLacks(`read-only-home`) where nothing can be written."""
+
     def services(self) -> Mapping[str, Service]: ...
     def put_service(self, service: Service, *, event: Event, user_edited: Sequence[str] = ()) -> None: ...
     def user_edited(self, service_id: str) -> frozenset[str]: ...

@@ -101,3 +101,24 @@ def test_killed_at_every_point(cut, story, way):
         assert box.store.open_run() is None
         assert box.recover(way) is None
         box.close()
+
+
+@pytest.mark.parametrize("way", ["resume", "rollback"])
+def test_a_recovery_that_is_killed_is_recovered(cut, way):
+    """Half-way through the switch gpumod is killed, and the one that mends it is killed too."""
+    points, start, end = cut(STORIES["stop, sleep, wake and start"])
+    _, box = next((label, box) for label, box in points if label == "wake voice sent")
+    again = []
+    box.every = lambda label: again.append((label, box.copy(f"{len(again)}"))) if is_point(label) else None
+    assert box.recover("rollback").exit_code == 0
+    box.every = lambda _: None
+    assert len(again) > 10
+    for label, left in again:
+        if left.store.open_run() is not None:
+            assert left.recover(way).exit_code == 0, label
+            wanted = end if way == "resume" else start
+            assert (left.world.states(), left.states(), left.store.current_mode()) == wanted, label
+        left.check_sound()
+        left.close()
+    for _, box in points:
+        box.close()

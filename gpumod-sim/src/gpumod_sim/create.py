@@ -35,12 +35,13 @@ raise SystemExit(main({folder!r}, sys.argv[1:]))
 
 
 def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, str]:
-    """Make (or complete) the machine in `folder`, with a card for each (name, MiB).
+    """Make (or complete) the machine in `folder`, with a card for each (name, MiB); without cards, join one there.
 
-    Returns the settings of a home that uses it. Idempotent. Raises UsageError for no cards, a card without memory,
-    or a machine that has other cards.
+    Returns the settings of a home that uses it. Idempotent. Raises UsageError for no cards where there is no machine
+    yet, a card without memory, or a machine that has other cards.
     """
-    if not gpus or any(total_mb <= 0 for _, total_mb in gpus):
+    there = Machine(str(folder.absolute())).exists()
+    if any(total_mb <= 0 for _, total_mb in gpus) or not (gpus or there):
         hint = 'say for instance "RTX 4090:24564"'
         raise UsageError("bad-gpus", "a simulated machine needs GPUs with memory", hint=hint)
     folder = folder.absolute()
@@ -51,7 +52,7 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
     cards = [{"index": index, "name": name, "total_mb": total_mb} for index, (name, total_mb) in enumerate(gpus)]
     with machine.lock():
         if machine.exists():
-            _refuse_other_cards(machine, cards)
+            _refuse_other_cards(machine, cards or machine.gpus())
         else:
             settings = {"speed": DEFAULT_SPEED, "lag_s": DEFAULT_LAG_S, "ram_mb": None, "seed": 1}
             write_json(machine.ledger_path, {"rows": []})

@@ -15,6 +15,8 @@ from gpumod.engine.observe import ask_members
 
 LAG_S = 2.0
 """A driver forgets a dead process within this."""
+GONE_LOOKS = 3
+"""A service that has no process in so many looks on end is gone, and was not just asked at a bad moment."""
 TOLERANCE_MB = 64
 """Readings of a driver jitter by less than this."""
 
@@ -152,21 +154,32 @@ async def wait_settled(machine: Machine) -> None:
 async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     """Wait until the memory of a started or woken service has arrived.
 
-    Raises Failed `cpu-fallback` when it answers healthy but holds next to nothing on its GPU.
+    Raises Failed `cpu-fallback` when it answers healthy but holds next to nothing on its GPU, and
+    `died-while-starting` when it ended after it had answered.
     """
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
     now = await held(machine, step.service)
     if expected_mb < 256 or not step.placed_on:
         return now
+    gone = 0
 
-    async def arrived() -> Held | None:
-        nonlocal now
+    async def arrived() -> bool | None:
+        nonlocal now, gone
         now = await held(machine, step.service)
-        return now if not now.known or now.total_mb >= expected_mb * 0.2 else None
+        gone = 0 if now.pids else gone + 1
+        return not now.known or now.total_mb >= expected_mb * 0.2 or gone >= GONE_LOOKS or None
 
-    if await poll(machine, 2.0, arrived):
+    if await poll(machine, 2.0, arrived) and now.pids:
         return now
+    if not now.pids:
+        raise Failed(
+            "died-while-starting",
+            f"{step.service} ended just after it had answered",
+            why="no process of it is left",
+            hint=f"see `gpumod service logs {step.service}`",
+            service=step.service,
+        )
     raise Failed(
         "cpu-fallback",
         f"{step.service} answers healthy but holds {now.total_mb} of {expected_mb} MiB on the GPU",

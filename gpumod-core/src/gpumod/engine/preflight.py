@@ -59,7 +59,8 @@ def preflight(
 
 
 def check_disk(machine: Machine) -> None:
-    """Refuse when the home's disk is nearly full: a journal that cannot be written is worse than no change."""
+    """Refuse where the home is read-only or its disk nearly full: a change without a journal is worse than none."""
+    machine.store.check_writable()
     free_mb = machine.local.free_disk_mb(machine.home)
     if free_mb < machine.settings.min_free_disk_mb:
         raise MachineLacks(

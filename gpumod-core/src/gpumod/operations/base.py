@@ -74,7 +74,7 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
     why = f"there are: {', '.join(names[:20])}" if names else f"no {kind} is defined"
     if not names and kind in ("service", "mode"):
         hint = "gpumod preset load"
-    return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r}", why=why, hint=hint)
+    return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r:.100}", why=why, hint=hint)
 
 
 def bad_input(what: str, error: ValidationError) -> UsageError:

@@ -98,7 +98,7 @@ class Presets(Base):
         try:
             self._machine.driver(new).check(new)
         except UnknownName as error:  # a driver that is not installed: the definition is kept, it just cannot start
-            loaded.problems.append(error.info)
+            loaded.problems.append(_refused(preset, error))
         except (GpumodError, ValueError) as error:
             loaded.problems.append(_refused(preset, error))
             return

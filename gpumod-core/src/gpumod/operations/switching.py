@@ -8,7 +8,7 @@ from typing import Any
 
 from gpumod.domain.errors import GpumodError, MachineLacks, Stale, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
-from gpumod.domain.mode import Want
+from gpumod.domain.mode import Mode, Want
 from gpumod.domain.plan import Alternative, Target, TargetMember
 from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
@@ -83,7 +83,7 @@ class Switching(Base):
     async def switch(self, params: SwitchParams, progress: OnProgress = None) -> ChangeResult:
         """Go to a mode: everything that it does not name stops, unless it is pinned or adopted."""
         mode_id = self._mode_id(params.mode)
-        self._mode(mode_id)
+        self._check_drivers(self._mode(mode_id))
 
         def build(snapshot: HostSnapshot) -> Wanted:
             if params.alternative is None:
@@ -104,6 +104,12 @@ class Switching(Base):
                 hint=f"gpumod simulate --mode {mode_id} shows what fits now",
             )
         return change_result(outcome, mode_id)
+
+    def _check_drivers(self, mode: Mode) -> None:
+        """Raise UnknownName where a member's driver is not installed: a plan without its word would mislead."""
+        services = self._machine.store.services()
+        for service in mode.services:
+            self._machine.driver(self._service(service, services))
 
     def _keep_refused(self, outcome: Outcome, mode_id: str) -> None:
         """Store a refused plan as a simulation, so that its alternatives can be taken by id."""

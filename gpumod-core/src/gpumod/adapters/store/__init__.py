@@ -27,6 +27,10 @@ class SqlStore(Definitions, State, Records, Runs, Journal):
         """False where the home is read-only: every change raises MachineLacks(`read-only-home`)."""
         return self._db.writable
 
+    def check_writable(self) -> None:
+        """Raise MachineLacks(`read-only-home`) where nothing can be written."""
+        self._db.check_writable()
+
     @property
     def path(self) -> Path:
         return self._db.path

@@ -73,6 +73,11 @@ class Database:
     def writable(self) -> bool:
         return self.why_read_only is None
 
+    def check_writable(self) -> None:
+        """Raise MachineLacks(`read-only-home`) where nothing can be written."""
+        if self.why_read_only is not None:
+            raise read_only(self.path, self.why_read_only)
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that sees one state of the database throughout."""
@@ -85,8 +90,7 @@ class Database:
 
         Raises MachineLacks(`read-only-home`) and MachineLacks(`disk-full`).
         """
-        if self.why_read_only is not None:
-            raise read_only(self.path, self.why_read_only)
+        self.check_writable()
         with translated(self.path), Session(self._writer) as session, session.begin():
             yield session
 

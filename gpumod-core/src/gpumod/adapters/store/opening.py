@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,6 @@ class Schema(NamedTuple):
 
 SCHEMA = Schema(Path(__file__).with_name("migrations"), ("0001",))
 """The schema that this code works with. It is said here too so that opening need not ask Alembic."""
-
-_MAGIC = b"SQLite format 3\x00"
 
 
 def open_database(path: Path, *, read_only: bool = False, schema: Schema = SCHEMA) -> Database:
@@ -97,19 +96,20 @@ def _is_current(database: Database, schema: Schema) -> bool:
 
 
 def _is_there(path: Path) -> bool:
-    """True for a database file, False for none or an empty file. Never opens what is not a database."""
+    """True for a file with something in it, which SQLite itself will judge; False for none or an empty file.
+
+    It is not opened here: closing a file drops the locks that this process has on it, those of SQLite too, and a
+    database that is open without its locks can be damaged by the next writer.
+    """
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_MAGIC))
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except IsADirectoryError:
-        raise not_a_database(path, "it is a folder") from None
-    except PermissionError as error:
-        raise Failed("database", f"{path} cannot be read", why=str(error), hint="look at its owner and mode") from error
-    if start and start != _MAGIC:
-        raise not_a_database(path, "it does not begin as an SQLite database does")
-    return bool(start)
+    if stat.S_ISDIR(status.st_mode):
+        raise not_a_database(path, "it is a folder")
+    if not os.access(path, os.R_OK):
+        raise Failed("database", f"{path} cannot be read", hint="look at its owner and mode")
+    return status.st_size > 0
 
 
 def _why_not_writable(path: Path) -> str | None:

@@ -1,0 +1,26 @@
+"""SQLite's locks belong to the process: nothing that gpumod does beside SQLite may drop them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gpumod.adapters.store import open_store
+
+
+def locks(path: Path) -> set[str]:
+    """The kernel's locks of this process on a file."""
+    ours = (str(os.getpid()), str(path.stat().st_ino))
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {row[3] + row[6] for row in rows if (row[4], row[5].rpartition(":")[2]) == ours}
+
+
+def test_opening_a_database_once_more_keeps_the_locks_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "gpumod.db"
+    with open_store(path) as store:
+        store.services()
+        held = locks(path)
+        assert held
+        with open_store(path) as other:
+            other.services()
+            assert locks(path) >= held

@@ -1,0 +1,259 @@
+"""A database that was edited by hand, is newer, is none, cannot be written, is written by many; a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+READS = (
+    ("status",), ("ps",), ("service", "list"), ("service", "show", "chat"), ("mode", "list"), ("mode", "show", "code"),
+    ("simulate", "--mode", "code"), ("preset", "list"), ("history", "list"), ("settings", "list"), ("plugins",),
+)  # fmt: skip
+CHANGES = (
+    ("switch", "code"), ("service", "start", "chat"), ("service", "edit", "chat", "--name", "x"),
+    ("service", "remove", "reranker-base"), ("mode", "create", "m", "--services", "chat"), ("mode", "delete", "code"),
+    ("settings", "set", "reserve_mb", "1"), ("preset", "load", "--update", "chat"),
+)  # fmt: skip
+SERVICE_EDITS = {
+    "definition no JSON": "UPDATE services SET definition='{' WHERE id='asr'",
+    "definition a list": "UPDATE services SET definition='[]' WHERE id='asr'",
+    "unknown field": """UPDATE services SET definition='{"nope": 1}' WHERE id='asr'""",
+    "vram a word": "UPDATE services SET vram_mb='lots' WHERE id='asr'",
+    "port too large": "UPDATE services SET port=99999 WHERE id='asr'",
+    "driver a path": "UPDATE services SET driver='../x' WHERE id='asr'",
+    "newline in name": """UPDATE services SET definition='{"name": "a\\nb"}' WHERE id='asr'""",
+    "edited no JSON": "UPDATE services SET user_edited='[1' WHERE id='asr'",
+    "deep": "UPDATE services SET definition=replace(hex(zeroblob(50000)), '0', '[') WHERE id='asr'",
+}
+MODE_EDITS = {
+    "name": "UPDATE modes SET name='a' || char(10) || 'b' WHERE id='code'",
+    "want": "UPDATE mode_services SET want='maybe' WHERE mode_id='code'",
+    "member": "UPDATE mode_services SET service_id='../x' WHERE mode_id='code'",
+    "order": "UPDATE mode_services SET start_order='first' WHERE mode_id='code'",
+}
+
+
+@pytest.mark.parametrize("edit", SERVICE_EDITS.values(), ids=SERVICE_EDITS)
+def test_a_broken_service_is_named_and_the_others_work(home, edit):
+    home.sql(edit)
+    assert "asr" not in home.services()
+    status = home.ask("status", code=0).json
+    assert [p["code"] for p in status["problems"]] == ["bad-row"]
+    assert "asr" in status["problems"][0]["message"]
+    assert home.ask("doctor", code=1)
+    for args in (("service", "show", "asr"), ("service", "edit", "asr", "--port", "9"), ("simulate", "--mode", "speak")):
+        assert home.ask(*args, code=1).error["code"] == "bad-row", args
+    home.add("asr", 9105, code=1)  # what stands there is not overwritten unasked
+    home.ask("switch", "blank", code=0)
+    home.ask("preset", "load", code=1)
+    assert "asr" not in home.services()
+    home.ask("preset", "load", "--update", code=0)
+    assert home.services()["asr"]["driver"] == "fastapi"
+
+
+def test_a_broken_row_can_be_removed_by_the_name_that_it_has(home):
+    home.sql("UPDATE services SET id='../x' WHERE id='asr'; UPDATE modes SET id='a' || char(10) || 'b' WHERE id='rag'")
+    assert "service remove ../x" in home.ask("status").json["problems"][0]["hint"]
+    home.ask("service", "remove", "../x", code=0)
+    home.ask("mode", "delete", "a\nb", code=0)
+    assert home.ask("status").json["problems"] == []
+    home.ask("preset", "load", code=0)
+    assert "asr" in home.services()
+    assert "rag" in home.modes()
+
+
+@pytest.mark.parametrize("edit", MODE_EDITS.values(), ids=MODE_EDITS)
+def test_a_broken_mode_is_named_and_the_others_work(home, edit):
+    home.sql(edit)
+    assert "code" not in home.modes()
+    for args in (("mode", "show", "code"), ("switch", "code"), ("simulate", "--mode", "code")):
+        assert home.ask(*args, code=1).error["code"] == "bad-row", args
+    home.ask("mode", "create", "code", "--services", "chat", code=1)
+    home.ask("switch", "blank", code=0)
+    home.ask("mode", "delete", "code", code=0)
+    home.ask("preset", "load", code=0)
+    assert home.modes()["code"] == ["embedding-code", "glm-code"]
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "999999999999"])
+def test_a_broken_setting_can_be_set_right(home, value):
+    home.sql(f"INSERT OR REPLACE INTO settings VALUES ('reserve_mb', '{value}', 0)")
+    status = home.ask("status", code=0).json
+    assert "reserve_mb" in status["problems"][0]["message"]
+    assert "settings set reserve_mb" in status["problems"][0]["hint"]
+    assert home.ask("settings", "get", "reserve_mb").json["source"] == "default"
+    home.ask("settings", "set", "reserve_mb", "600", code=0)
+    assert home.ask("status").json["problems"] == []
+
+
+def test_a_mode_on_record_that_is_no_name(home):
+    home.sql("INSERT OR REPLACE INTO settings VALUES ('mode.current', '../x', 0)")
+    assert home.ask("status", code=0).json["mode"] is None
+    home.ask("switch", "blank", code=0)
+    assert home.ask("status").json["mode"] == "blank"
+
+
+def test_broken_handles_and_runs_are_errors_that_name_them(home):
+    home.sql("INSERT INTO handles VALUES ('chat', 'process', '../..', 0, '{}')")
+    for args in (("status",), ("switch", "blank"), ("service", "stop", "chat")):
+        done = home.ask(*args, code=1)
+        assert (done.error["code"], done.error["details"]["table"]) == ("bad-row", "handles")
+    assert "handles" in home.say("doctor", code=1, env={"COLUMNS": "200"}).stdout
+    home.sql("DELETE FROM handles")
+    home.sql("INSERT INTO runs VALUES (1, 'r1', 'switch x', 'pid 1', 'running', NULL, 0, NULL, NULL, '{}')")
+    for args in (("status",), ("switch", "blank"), ("recover",), ("recover", "--rollback")):
+        done = home.ask(*args, code=1)
+        assert (done.error["code"], done.error["details"]["table"]) == ("bad-row", "runs"), args
+    home.ask("history", "list", code=0)
+    home.ask("service", "list", code=0)
+
+
+def test_broken_simulations_events_and_samples_are_passed_over(home):
+    home.ask("simulate", "--mode", "code", "--add", "reranker", code=3)
+    home.sql("UPDATE simulations SET definition='{'; UPDATE events SET data='{'")
+    home.sql("INSERT INTO vram_samples VALUES (NULL, 'chat', 'k', 0, 'settled', 'much')")
+    for args in (*READS, ("history", "simulations")):
+        home.ask(*args, code=0)
+
+
+def test_a_newer_database_is_left_alone(home):
+    home.sql("UPDATE alembic_version SET version_num='9999'")
+    before = home.database.read_bytes()
+    for args in (*READS[:2], *CHANGES):
+        done = home.ask(*args, code=1)
+        assert done.error["code"] == "database-too-new"
+        assert "upgrade" in done.error["hint"]
+    assert home.database.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"not a database at all", b"SQLite format 3\x00garbage" * 40, b"\x00" * 4096])
+def test_a_file_that_is_no_database_is_left_alone(home, content):
+    home.no_database()
+    home.database.write_bytes(content)
+    for args in (("status",), ("init", "--yes"), *CHANGES):
+        assert home.ask(*args, code=1).error["code"] == "not-a-database", args
+    assert home.database.read_bytes() == content
+
+
+def test_somebody_elses_database_is_left_alone(home):
+    home.no_database()
+    connection = sqlite3.connect(home.database)
+    connection.executescript("CREATE TABLE diary (day TEXT); INSERT INTO diary VALUES ('monday')")
+    connection.close()
+    before = home.database.read_bytes()
+    assert home.ask("init", "--yes", code=1).error["code"] == "not-a-database"
+    assert home.database.read_bytes() == before
+
+
+def test_a_database_that_is_a_folder_and_one_that_is_empty(home):
+    home.no_database()
+    home.database.mkdir()
+    assert home.ask("status", code=1).error["code"] == "not-a-database"
+    home.database.rmdir()
+    home.database.touch()
+    home.init()
+    assert home.services()
+
+
+@pytest.fixture
+def locked_home(home) -> Iterator[Path]:
+    """The same home, owned by nobody in particular and writable for no one; root needs another user to be denied."""
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root is denied nothing, and there is no setpriv to become somebody else")
+    paths = [home.path, *home.path.rglob("*")]
+    for path in paths:
+        if os.geteuid() == 0:
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~0o222)
+    above = home.path.parent
+    opened = []
+    while os.geteuid() == 0 and above != above.parent:
+        mode = above.stat().st_mode & 0o7777
+        if not mode & 0o001:
+            opened.append((above, mode))
+            above.chmod(mode | 0o001)
+        above = above.parent
+    yield home.path
+    for path, mode in opened:
+        path.chmod(mode)
+    for path in paths:
+        if path.exists() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_a_read_only_home_reads_and_simulates_and_refuses_changes(home, locked_home: Path):
+    words = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
+    probe = subprocess.run([*words, *home.argv("--version")], capture_output=True, text=True, check=False)
+    if probe.returncode != 0:
+        pytest.skip(f"another user cannot run this Python: {probe.stderr.strip()[-200:]}")
+    before = {path: path.lstat().st_mtime_ns for path in (home.path, *home.path.rglob("*"))}
+    for args in (("status",), ("service", "list"), ("simulate", "--mode", "code"), ("mode", "list"), ("doctor",)):
+        done = home.process("--json", *args, prefix=words)
+        assert done.code == (1 if args == ("doctor",) else 0), (args, str(done))
+        assert "error" not in done.json, args
+    for args in (CHANGES[0], CHANGES[2], CHANGES[4], CHANGES[6]):
+        done = home.process("--json", *args, prefix=words, code=9)
+        assert done.error["code"] == "read-only-home", args
+        assert "writable" in done.error["hint"]
+    assert {path: path.lstat().st_mtime_ns for path in (home.path, *home.path.rglob("*"))} == before
+
+
+def fill(file: Path) -> None:
+    """Write until the disk is full."""
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as ballast:
+        while ballast.write(b"x" * 4096):
+            pass
+
+
+def test_a_full_disk_is_refused_before_the_first_stop(home, tmp_path: Path):
+    small = tmp_path / "small"
+    small.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    try:
+        home.path = small / "home"
+        home.init()
+        home.ask("settings", "set", "min_free_disk_mb", "0", code=0)
+        home.ask("switch", "blank", code=0)
+        home.ask("settings", "set", "min_free_disk_mb", "50", code=0)
+        done = home.ask("switch", "code", code=9)
+        assert done.error["code"] == "disk-full"
+        assert "min_free_disk_mb" in done.error["hint"]
+        fill(home.path / "ballast")
+        assert home.ask("mode", "create", "m", "--services", "chat").code in (0, 9)
+        assert home.ask("switch", "code", code=9).error["code"] == "disk-full"
+        assert home.ask("status", code=0).json["mode"] == "blank"
+        assert home.services()
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_twenty_writers_at_once_lose_nothing(home):
+    for n in range(10):
+        home.add(f"s{n}", 9200 + n)
+    argvs = [home.argv("--json", "service", "edit", f"s{n}", "--name", f"name {n}") for n in range(10)]
+    keys = ["reserve_mb", "ram_reserve_mb", "min_free_disk_mb", "log_max_mb", "release_timeout_s"]
+    argvs += [home.argv("--json", "settings", "set", key, str(30 + n)) for n, key in enumerate(keys)]
+    argvs += [home.argv("--json", "mode", "create", f"m{n}", "--services", f"s{n}") for n in range(5)]
+    processes = [subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for argv in argvs]
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, (stdout, stderr)
+        assert "locked" not in stdout + stderr
+    services = home.services()
+    assert [services[f"s{n}"]["name"] for n in range(10)] == [f"name {n}" for n in range(10)]
+    settings = {row["key"]: row["value"] for row in home.ask("settings", "list").json["settings"]}
+    assert [settings[key] for key in keys] == [str(30 + n) for n in range(len(keys))]
+    assert all(home.modes()[f"m{n}"] == [f"s{n}"] for n in range(5))

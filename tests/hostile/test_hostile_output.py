@@ -1,0 +1,136 @@
+"""What is printed, and where: one JSON document, errors on stderr, quiet pipes, narrow and dumb terminals."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import click
+import pytest
+
+from gpumod.cli.main import root
+
+GOOD = (
+    ("status",), ("ps",), ("doctor",), ("plugins",), ("completion", "bash"), ("mode", "list"), ("mode", "show", "code"),
+    ("mode", "status", "code"), ("mode", "create", "mine", "--services", "chat"), ("mode", "edit", "mine", "--name", "x"),
+    ("mode", "delete", "mine"), ("switch", "blank"), ("switch", "code", "--dry-run"), ("mode", "switch", "blank"),
+    ("service", "list"), ("service", "show", "chat"), ("service", "status", "chat"), ("service", "logs", "chat"),
+    ("service", "edit", "chat", "--name", "x"), ("service", "start", "asr", "--dry-run"), ("service", "stop", "asr"),
+    ("service", "wake", "asr", "--dry-run"), ("service", "restart", "asr", "--dry-run"),
+    ("service", "sleep", "asr", "--dry-run"), ("simulate", "--mode", "code"), ("preset", "list"),
+    ("preset", "show", "chat"), ("preset", "load"), ("preset", "validate"), ("history", "list"), ("history", "show"),
+    ("history", "simulations"), ("recover",), ("settings", "list"), ("settings", "get", "reserve_mb"),
+    ("settings", "set", "reserve_mb", "512"), ("service", "remove", "reranker-base"), ("sim", "ledger"),
+    ("init", "--yes", "--sim", "RTX 4090:24564"), ("--version",),
+    ("service", "add", "--id", "mine", "--driver", "fastapi", "--port", "9108", "--set", "command=x"),
+)  # fmt: skip
+NOT_HERE = {"demo"}
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
+    found: dict[tuple[str, ...], click.Command] = {}
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        here = (*words, name)
+        found |= commands(command, here) if isinstance(command, click.Group) else {here: command}
+    return found
+
+
+def test_every_command_prints_one_document_when_all_is_well(home):
+    for args in GOOD:
+        done = home.ask(*args, code=0)
+        if args[-1] != "--version":
+            assert home.say(*args, "--json").json is not None, args
+    covered = {args[:n] for args in GOOD for n in (1, 2)}
+    missing = {words for words in commands(root) if words[:2] not in covered and words[0] not in {"sim", *NOT_HERE}}
+    assert missing == set()
+
+
+def test_every_command_prints_one_document_for_bad_input(home):
+    for words, command in commands(root).items():
+        done = home.ask(*words, "--no-such-option", code=2)
+        assert done.error["code"] == "usage", words
+        assert done.stderr == "", words
+        required = [p for p in command.params if isinstance(p, click.Argument) and p.required]
+        if required and not isinstance(required[0].type, click.Choice):
+            done = home.ask(*words, *["no-such-thing"] * len(required))
+            assert done.code in (0, 1, 2, 4), (words, str(done))
+        done = home.say(*words, "--no-such-option", code=2)
+        assert done.stdout == "", words
+        assert "no-such-option" in done.stderr, words
+
+
+def test_the_program_without_arguments_and_its_version(home):
+    done = home.process(code=2)
+    assert done.stdout == ""
+    assert "Commands:" in done.stderr
+    assert home.ask(code=2).error["message"] == "Missing command."
+    assert home.ask("service", code=2).error["message"] == "Missing command."
+    assert home.process("--version", code=0).stdout.startswith("gpumod, version ")
+    assert home.process("--json", "--version", code=0).json["version"]
+
+
+def test_errors_go_to_stderr_and_name_what_to_try(home):
+    done = home.process("switch", "spek", code=4)
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: there is no mode 'spek' (unknown-mode)",
+        "  why: there are: blank, code, rag, speak",
+        "  try: did you mean speak?",
+    ]
+
+
+def test_commands_that_hints_name_exist(home):
+    """Whatever is misspelt, the hint that begins with gpumod is a command."""
+    for args in (("switch", "x"), ("service", "show", "x"), ("settings", "get", "x"), ("preset", "show", "x"), ("history", "show")):
+        hint = home.ask(*args).error["hint"]
+        words = hint.partition("gpumod ")[2].strip("`").split()
+        assert tuple(words[:2]) in commands(root), (args, hint)
+
+
+@pytest.mark.parametrize("columns", [1, 20, 40, 80, 400])
+def test_narrow_and_dumb_terminals(home, columns):
+    env = {"COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1"}
+    for args in (
+        ("status", "--visual"), ("simulate", "--mode", "rag", "--visual"), ("simulate", "--mode", "code", "--add", "chat"),
+        ("mode", "list"), ("service", "list"), ("doctor",), ("history", "list"), ("plugins",),
+    ):  # fmt: skip
+        done = home.say(*args, env=env)
+        assert done.code in (0, 3), (args, str(done))
+        assert done.stdout
+
+
+def test_a_closed_pipe_is_quiet(home):
+    for args in (("settings", "list"), ("--help",), ("preset", "list", "--json"), ("nosuch",)):
+        program = " ".join(map(subprocess.list2cmdline, [[word] for word in home.argv(*args)]))
+        done = subprocess.run(["sh", "-c", f"{program} | head -c 1"], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, args
+        assert "BrokenPipe" not in done.stderr, args
+
+
+def test_closed_streams_are_no_traceback(home):
+    for close in (">&-", "2>&-", "<&-", ">/dev/full"):
+        program = " ".join(map(subprocess.list2cmdline, [[word] for word in home.argv("mode", "list")]))
+        done = subprocess.run(["sh", "-c", f"{program} {close}"], capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, (close, done.stderr)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_valid(home, shell):
+    script = home.say("completion", shell, code=0).stdout
+    assert "_GPUMOD_COMPLETE" in script
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_completion_says_nothing_when_the_home_is_broken(home):
+    home.no_database()
+    home.database.write_bytes(b"no database")
+    env = {"_GPUMOD_COMPLETE": "bash_complete", "COMP_WORDS": "gpumod switch ", "COMP_CWORD": "2", "GPUMOD_HOME": str(home.path)}
+    done = subprocess.run([sys.executable, "-m", "gpumod"], capture_output=True, text=True, env=env, check=False)
+    assert "Traceback" not in done.stderr
+    json.dumps(done.stdout)
