@@ -49,7 +49,11 @@ def test_a_broken_service_is_named_and_the_others_work(home, edit):
     assert [p["code"] for p in status["problems"]] == ["bad-row"]
     assert "asr" in status["problems"][0]["message"]
     assert home.ask("doctor", code=1)
-    for args in (("service", "show", "asr"), ("service", "edit", "asr", "--port", "9"), ("simulate", "--mode", "speak")):
+    for args in (
+        ("service", "show", "asr"),
+        ("service", "edit", "asr", "--port", "9"),
+        ("simulate", "--mode", "speak"),
+    ):
         assert home.ask(*args, code=1).error["code"] == "bad-row", args
     home.add("asr", 9105, code=1)  # what stands there is not overwritten unasked
     home.ask("switch", "blank", code=0)

@@ -104,7 +104,16 @@ ENTRANCES = (
     ("service", "edit", "asr", "--unit-template", "{}/../x"),
     ("service", "add", "--id", "{}", "--driver", "fastapi", "--port", "9", "--set", "command=x"),
 )
-TEXTS = ("[red]x[/red]", "$(touch pwned)", "`id` %n %% $HOME", "\"it's\" \\", "ünïcödé 漢字 🙂", "-rf", "; true", "{{ 7*7 }}")
+TEXTS = (
+    "[red]x[/red]",
+    "$(touch pwned)",
+    "`id` %n %% $HOME",
+    '"it\'s" \\',
+    "ünïcödé 漢字 🙂",
+    "-rf",
+    "; true",
+    "{{ 7*7 }}",
+)
 
 
 @pytest.mark.parametrize("args", UNKNOWN.values(), ids=UNKNOWN)

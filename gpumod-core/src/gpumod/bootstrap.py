@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from gpumod.adapters.clock import SystemClock
-from gpumod.adapters.files import ensure_private_dir, home_id
+from gpumod.adapters.files import HOME_ID_FILE, ensure_home, home_id
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
 from gpumod.adapters.settings import check_setting, environment_name, load_settings
@@ -47,6 +47,8 @@ def preset_tools() -> PresetTools:
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
     """Open a home, making it (0700) when it is not there. A home that cannot be written still reads.
 
+    The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home.
+
     Raises Failed (`not-a-database`, `database-too-new`), UsageError (`bad-home`) and MachineLacks (`no-home`).
     """
     environ = os.environ if environ is None else environ
@@ -59,7 +61,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             hint="name another one with --home or GPUMOD_HOME",
         )
     try:
-        ensure_private_dir(folder)
+        ensure_home(folder, known_by=(HOME_ID_FILE, DATABASE))
     except GpumodError as error:
         raise MachineLacks(
             "no-home",
@@ -78,7 +80,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
         plugins=load_plugins(environ),
         http=LoopbackHttp(),
         clock=SystemClock(),
-        local=LocalComputer(settings, environ),
+        local=LocalComputer(),
     )
     return Gpumod(
         machine,

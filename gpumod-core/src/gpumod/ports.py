@@ -275,13 +275,15 @@ class ProcessStatus(Frozen):
 class Supervisor(Protocol):
     """Keeps processes alive, owns their trees and leaves none behind.
 
-    `start` returns the token that finds the process again; the caller has stored `handle.nonce` before. `status` and
-    `stop` also find a process by its nonce alone (a crash between spawn and store). `stop` returns when no process
-    of the tree is left. `logs` returns the last lines of the present (or last) run.
+    `check` raises what `start` would raise for a launch that cannot be (no such program, no such folder), and does
+    nothing else. `start` returns the token that finds the process again; the caller has stored `handle.nonce` before.
+    `status` and `stop` also find a process by its nonce alone (a crash between spawn and store). `stop` returns when
+    no process of the tree is left. `logs` returns the last lines of the present (or last) run.
     """
 
     name: str
 
+    def check(self, handle: Handle, launch: Launch) -> None: ...
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]: ...
     async def stop(self, handle: Handle, launch: Launch) -> None: ...
     async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]: ...
@@ -330,15 +332,13 @@ class Holder(Frozen):
 class Local(Protocol):
     """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
 
-    `lock` raises Busy `machine-busy` that names the holder, at once. `find_program` is where `argv[0]` would be
-    found, or None. `is_folder` says whether a program could run there. `holder` is who holds the lock now.
+    `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the
+    lock now.
     """
 
     def write_atomic(self, path: Path, text: str, mode: int) -> None: ...
     def port_user(self, port: int) -> PortUser | None: ...
     def free_disk_mb(self, path: Path) -> int: ...
-    def find_program(self, name: str) -> str | None: ...
-    def is_folder(self, path: Path) -> bool: ...
     def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
     def holder(self, folder: Path) -> Holder | None: ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import stat
@@ -17,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumod.adapters.clock import SystemClock
-from gpumod.adapters.files import ensure_private_dir, free_disk_mb, home_id, write_atomic
+from gpumod.adapters.files import ensure_home, ensure_private_dir, free_disk_mb, home_id, write_atomic
 from gpumod.adapters.ports_in_use import port_user
-from gpumod.domain.errors import Failed
+from gpumod.bootstrap import open_gpumod
+from gpumod.domain.errors import Failed, MachineLacks
 from gpumod.ports import Clock
 
 
@@ -71,12 +71,47 @@ def test_private_folders(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     folder.chmod(0o755)
     ensure_private_dir(folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755, "what was there is not ours to close"
     (tmp_path / "file").write_text("")
     for bad in (tmp_path / "file", tmp_path / "file" / "x", Path("/proc/nothing")):
         with pytest.raises(Failed) as caught:
             ensure_private_dir(bad)
         assert caught.value.code == "bad-folder"
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o1700])
+def test_a_shared_folder_becomes_no_home(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(MachineLacks) as caught:
+        open_gpumod(tmp_path, {})
+    assert caught.value.code == "no-home"
+    assert "shared" in caught.value.info.why
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_somebody_else_becomes_no_home_even_for_root(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    os.chown(theirs, 12345, 12345)
+    with pytest.raises(MachineLacks) as caught:
+        open_gpumod(theirs, {})
+    assert "another user" in caught.value.info.why
+    assert not any(theirs.iterdir())
+    (theirs / "home-id").write_text("0123456789ab\n")  # their home: root may look into it
+    assert ensure_home(theirs, known_by=["home-id"]) == theirs
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o755
+
+
+def test_the_mode_of_a_home_is_left_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    open_gpumod(home, {}).close()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    home.chmod(0o755)
+    open_gpumod(home, {}).close()
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in home.iterdir()} == {0}
 
 
 def test_free_disk(tmp_path: Path) -> None:
@@ -139,15 +174,74 @@ def test_another_process_is_named() -> None:
         process.kill()
 
 
-async def test_lingering_connections_do_not_make_a_port_used() -> None:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()  # the side that closes first lingers
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("asked", ["127.0.0.1", "0.0.0.0"])
+def test_a_process_that_does_not_listen_yet_is_found(host: str, asked: str, *, reuse: bool) -> None:
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+        bound.bind((host, 0))
+        port = bound.getsockname()[1]
+        user = port_user(port, asked)
+        assert user is not None
+        assert "does not listen yet" in user.name
+    assert port_user(port, asked) is None
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    assert await reader.read() == b""
-    writer.close()
-    server.close()
-    await asyncio.sleep(0.01)
+
+def test_a_listener_on_another_address_counts_where_all_are_wanted() -> None:
+    with socket.create_server(("127.0.0.9", 0)) as listening:
+        port = listening.getsockname()[1]
+        assert port_user(port) is None
+        user = port_user(port, "0.0.0.0")
+        assert user is not None
+        assert user.pid == os.getpid()
+
+
+def _leave_lingering(*, reuse: bool) -> int:
+    """A server that just ended, with a connection that it closed first (TIME_WAIT); its port."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port: int = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+    return port
+
+
+def test_what_a_server_left_behind_does_not_make_a_port_used() -> None:
+    port = _leave_lingering(reuse=True)
     assert port_user(port) is None
+    with socket.create_server(("127.0.0.1", port)):  # which sets SO_REUSEADDR, as servers do
+        assert port_user(port) is not None
+
+
+def test_what_is_left_behind_without_reuse_makes_a_port_used() -> None:
+    port = _leave_lingering(reuse=False)
+    user = port_user(port)
+    assert user is not None
+    assert "just ended" in user.name
+    with pytest.raises(OSError, match="in use"):  # no server could bind it either
+        socket.create_server(("127.0.0.1", port))
+
+
+def test_a_process_that_does_not_listen_yet_is_found_behind_what_lingers() -> None:
+    port = _leave_lingering(reuse=True)
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("0.0.0.0", port))
+        user = port_user(port)
+        assert user is not None
+        assert "does not listen yet" in user.name
+
+
+def test_a_connection_that_a_process_still_serves_makes_a_port_used() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        serving, _ = server.accept()
+    with client, serving:
+        user = port_user(port)
+        assert user is not None
+        assert user.pid == os.getpid()

@@ -88,6 +88,17 @@ def test_out_of_memory_has_its_numbers(box):
     assert (error.details["need_mb"], error.details["have_mb"]) == (9000, 8000)
 
 
+def test_a_start_that_met_no_room_is_tried_once_more_when_there_is(box):
+    box.world.foreign(2000)  # so that what the dead one held is needed again
+    box.world.fault("come", "oom-at-start")
+    box.when("stop come before", box.world.faults.clear)
+    outcome = box.switch("new")
+    assert (outcome.exit_code, box.world.states()) == (0, NEW)
+    step = next(s for s in outcome.run.steps if s.step.service == "come")
+    assert "second try" in step.detail
+    box.check_sound()
+
+
 def test_a_slow_start_is_no_fault(box):
     box.world.fault("come", "slow-start", 100)
     assert box.switch("new").exit_code == 0

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,30 +51,45 @@ def _sync_folder(folder: Path) -> None:
 
 
 def ensure_private_dir(path: Path) -> Path:
-    """Create `path` (and its parents) with mode 0700 and return it; one that is there and ours is closed to others.
+    """Return `path`, created (with its parents) with mode 0700 where it is not there; one that is there stays as it is.
 
-    Raises Failed `bad-folder` when it cannot be made, is no folder, or belongs to somebody else.
+    Raises Failed `bad-folder` when it cannot be made, is no folder, or belongs to somebody else (root may use it).
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.stat()
-        if status.st_uid != os.geteuid() and os.geteuid() != 0:
-            raise Failed(
-                "bad-folder",
-                f"the folder {path} belongs to another user",
-                why=f"its owner has the user id {status.st_uid}",
-                hint="choose another home with --home or GPUMOD_HOME",
-            )
-        if status.st_mode & 0o077 and os.access(path, os.W_OK):
-            path.chmod(0o700)
+        owner = path.stat().st_uid
     except OSError as error:
-        raise Failed(
-            "bad-folder",
-            f"the folder {path} cannot be used",
-            why=error.strerror or str(error),
-            hint="check its permissions, or choose another home with --home or GPUMOD_HOME",
-        ) from error
+        raise _bad_folder(path, "cannot be used", error.strerror or str(error)) from error
+    if owner != os.geteuid() and os.geteuid() != 0:
+        raise _bad_folder(path, "belongs to another user", f"its owner has the user id {owner}")
     return path
+
+
+def ensure_home(path: Path, *, known_by: Sequence[str]) -> Path:
+    """Return the home `path`, created where it is not there. A home that is there (it holds a file that is named in
+    `known_by`) stays as it is.
+
+    Raises Failed `bad-folder` as :func:`ensure_private_dir` does, and for a folder that is no home yet and cannot
+    become one: everybody may write into it (as into /tmp), or it belongs to somebody else, whoever asks.
+    """
+    ensure_private_dir(path)
+    if any((path / name).exists() for name in known_by):
+        return path
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise _bad_folder(path, "belongs to another user", f"its owner has the user id {status.st_uid}")
+    if status.st_mode & (stat.S_IWOTH | stat.S_ISVTX):
+        raise _bad_folder(path, "is shared with other users", f"its mode is {stat.S_IMODE(status.st_mode):o}")
+    return path
+
+
+def _bad_folder(path: Path, what: str, why: str) -> Failed:
+    return Failed(
+        "bad-folder",
+        f"the folder {path} {what}",
+        why=why,
+        hint="check its permissions, or choose another home with --home or GPUMOD_HOME",
+    )
 
 
 def free_disk_mb(path: Path) -> int:

@@ -1,49 +1,88 @@
-"""Who listens on a port."""
+"""Who keeps a server from listening on a port."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from gpumod.ports import PortUser
+
+if TYPE_CHECKING:
+
+    class _Connection(Protocol):
+        """A row of psutil's table."""
+
+        @property
+        def status(self) -> str: ...
+        @property
+        def pid(self) -> int | None: ...
+
+
+ANOTHER_LOOPBACK = "127.255.255.254"  # nobody serves there, so no connection lingers there
+NOT_LISTENING = PortUser(name="a process that has bound it but does not listen yet")
+LINGERING = PortUser(name="connections of a server that just ended (they linger for up to a minute)")
+OF_ANOTHER_USER = PortUser(name="a process of another user")
+CLOSED = frozenset({"TIME_WAIT", "FIN_WAIT1", "FIN_WAIT2", "LAST_ACK", "CLOSING"})
+"""States of connections that outlive their process."""
 
 
 def port_user(port: int, host: str = "127.0.0.1") -> PortUser | None:
     """Return who keeps a server from listening on `host`:`port` (TCP), or None when the port is free.
 
-    A listener on all addresses keeps it too. Binding decides; a port that we may not bind (below 1024) is looked up.
+    A listener on all addresses keeps it too, and so does a process that has bound the port and does not listen yet, as
+    a vLLM that loads its model. Connections that linger after a server's end count only where they keep a server from
+    binding, which they do when the one that ended had not set SO_REUSEADDR.
     """
-    try:
-        _bind(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return _listener(port) or PortUser(
-                name="connections of a server that just ended (they linger for up to a minute)"
-            )
-        return _listener(port)
+    if _bind_error(host, port, reuse=False) is None:
+        return None
+    error = _bind_error(host, port, reuse=True)
+    if error not in (None, errno.EADDRINUSE):  # a port that we may not bind (below 1024): look it up
+        return _owner(_connections(port) or ())
+    connections = _connections(port)
+    if owner := _owner(connections or ()):
+        return owner
+    if error is not None:
+        return OF_ANOTHER_USER if connections is None else LINGERING if connections else NOT_LISTENING
+    # SO_REUSEADDR shares a port with what lingers and with what is bound only. The kernel's table shows what lingers;
+    # behind it, who has bound all addresses is found out on another one.
+    if connections is None or (connections and _bind_error(ANOTHER_LOOPBACK, port, reuse=False) is None):
+        return None
+    return NOT_LISTENING
+
+
+def _bind_error(host: str, port: int, *, reuse: bool) -> int | None:
+    """Bind and let go; the error's number, or None when it went well."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno
     return None
 
 
-def _bind(host: str, port: int) -> None:
-    """Bind and let go. SO_REUSEADDR: connections that linger after a server's end do not count, a listener does."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-
-
-def _listener(port: int) -> PortUser | None:
+def _connections(port: int) -> Sequence[_Connection] | None:
+    """The sockets with this local port that listen or are (or were) connected; None where the kernel does not tell."""
     import psutil  # noqa: PLC0415 - slow, and only needed to name a culprit
 
-    found: PortUser | None = None
     with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
-                continue
-            if connection.pid is None:
-                found = PortUser(name="a process of another user")
-                continue
-            with contextlib.suppress(psutil.NoSuchProcess):
-                return PortUser(pid=connection.pid, name=psutil.Process(connection.pid).name())
+        return [row for row in psutil.net_connections("tcp") if row.laddr and row.laddr.port == port]
+    return None
+
+
+def _owner(connections: Sequence[_Connection]) -> PortUser | None:
+    """The process that holds one of them, a listener before others."""
+    import psutil  # noqa: PLC0415 - as above
+
+    found: PortUser | None = None
+    for connection in sorted(connections, key=lambda row: row.status != psutil.CONN_LISTEN):
+        if connection.pid is None:
+            found = found or (None if connection.status in CLOSED else OF_ANOTHER_USER)
+            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return PortUser(pid=connection.pid, name=psutil.Process(connection.pid).name())
     return found

@@ -15,7 +15,7 @@ from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import start_member, stop_member
 from gpumod.engine.machine import HOSTED, Machine
-from gpumod.engine.memory import Held, held, wait_arrived, wait_released
+from gpumod.engine.memory import Held, held, wait_arrived, wait_released, wait_settled
 from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
 from gpumod.ports import Launch
@@ -27,16 +27,43 @@ async def perform(ctx: RunContext, step: Step) -> str:
 
 
 async def start(ctx: RunContext, step: Step) -> str:
-    """Start a service: done when it answers healthy and its memory has arrived."""
+    """Start a service: done when it answers healthy and its memory has arrived.
+
+    A start that runs out of memory although the device has the room (a neighbour gave it back a moment too late) is
+    tried once more.
+    """
     service = ctx.services[step.service]
     began = ctx.machine.clock.monotonic()
+    remark = ""
+    try:
+        now = await _started(ctx, step, service)
+    except Failed as error:
+        if error.code != "out-of-memory" or not await _has_room_again(ctx, step):
+            raise
+        ctx.waiting(step, f"{service.id} once more: it ran out of memory, and there is room now")
+        remark = "it ran out of memory once, and started at the second try"
+        now = await _started(ctx, step, service)
+    record(ctx, service, start_s=ctx.machine.clock.monotonic() - began, settled_mb=settled(now))
+    return remark
+
+
+async def _started(ctx: RunContext, step: Step, service: Service) -> Held:
     if service.host:
         await start_member(ctx, step, service)
     else:
         await start_process(ctx, step, service)
-    now = await wait_arrived(ctx, step)
-    record(ctx, service, start_s=ctx.machine.clock.monotonic() - began, settled_mb=settled(now))
-    return ""
+    return await wait_arrived(ctx, step)
+
+
+async def _has_room_again(ctx: RunContext, step: Step) -> bool:
+    """Clear away a service that ran out of memory; True when the device then has what it takes."""
+    try:
+        await stop(ctx, step.model_copy(update={"action": Action.STOP}))
+    except GpumodError:
+        return False
+    await wait_settled(ctx.machine)  # the dead one's own memory comes back a little later
+    gpus, _ = await ctx.machine.read_gpus()
+    return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
 
 async def stop(ctx: RunContext, step: Step) -> str:

@@ -25,8 +25,9 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
     async with machine.host_lock(host.service):
         await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
     ctx.waiting(step, f"{host.service} to load it")
+    bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
     try:
-        await driver.load(service, port, machine.http, machine.clock)
+        await driver.load(bounded, port, machine.http, machine.clock)
     except Failed as error:
         lines = machine.supervisor(host.supervisor).logs(host.service, 60)
         fatal = fatal_line(machine, service, lines)

@@ -8,6 +8,7 @@ from gpumod.domain.errors import Failed, MachineLacks, UnknownName, UsageError
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
+from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
 from gpumod.engine.machine import Machine
@@ -29,9 +30,9 @@ def preflight(
         if service.host:
             check_host(machine, service, services)
             continue
-        allocation = machine.allocation(service, step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {})
         try:
             machine.driver(service).check(service)
+            allocation = machine.allocation(service, step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {})
             launch = machine.driver(service).launch(service, allocation, machine.settings)
         except ValueError as error:
             raise UsageError(
@@ -40,22 +41,11 @@ def preflight(
                 why=str(error),
                 hint=f"gpumod service edit {service.id}",
             ) from error
-        machine.supervisor(machine.supervisor_name(service))
-        if machine.local.find_program(launch.argv[0]) is None:
-            raise MachineLacks(
-                "missing-binary",
-                f"{service.id} needs the program {launch.argv[0]!r}, which is not there",
-                why="it was looked for on PATH and in the setting bin_path",
-                hint=f"install it, or name it: gpumod service edit {service.id} --set ..., gpumod settings list",
-            )
-        if launch.cwd is not None and not machine.local.is_folder(launch.cwd):
-            raise MachineLacks(
-                "missing-folder",
-                f"{service.id} is to run in {launch.cwd}, which is no folder",
-                why="its option cwd names it",
-                hint=f"make it, or name another: gpumod service edit {service.id} --set cwd=FOLDER",
-            )
-        check_ports(machine, service, snapshot)
+        name = machine.supervisor_name(service)
+        handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=snapshot.at)
+        machine.supervisor(name).check(handle, launch)
+        for port in sorted({*launch.ports, *([service.port] if service.port else [])}):
+            check_port(machine, service, port, snapshot)
 
 
 def check_disk(machine: Machine) -> None:
@@ -71,24 +61,21 @@ def check_disk(machine: Machine) -> None:
         )
 
 
-def check_ports(machine: Machine, service: Service, snapshot: HostSnapshot) -> None:
-    """Refuse when a stranger listens on the service's port; it is named and left alone."""
-    if service.port is None:
-        return
-    user = machine.local.port_user(service.port)
+def check_port(machine: Machine, service: Service, port: int, snapshot: HostSnapshot) -> None:
+    """Refuse when a stranger has a port of the service; it is named and left alone."""
+    user = machine.local.port_user(port)
     if user is None:
         return
-    alive = [r.launched for r in snapshot.services.values() if r.launched and r.state not in GONE]
-    ours = {launched.port for launched in alive if not launched.host}
-    if service.port in ours:
+    ours = {r.launched.port for r in snapshot.services.values() if r.launched and r.state not in GONE}
+    if port in ours:
         return
-    who = f"{user.name} (pid {user.pid})" if user.pid else "another process"
+    who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
     raise Failed(
         "port-taken",
-        f"port {service.port} of {service.id} is taken by {who}",
-        why="that process is not one of gpumod's services",
+        f"port {port} of {service.id} is taken by {who}",
+        why="that is not one of gpumod's services",
         hint=f"end it, or give the service another port: gpumod service edit {service.id} --port N",
-        port=service.port,
+        port=port,
         pid=user.pid,
     )
 

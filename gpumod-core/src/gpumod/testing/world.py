@@ -260,6 +260,7 @@ class World:
         need_mb = 0 if self.has(proc, "cpu-fallback") else max(recipe.peak_mb, recipe.vram_mb)
         missing = 1000 if self.has(proc, "oom-at-start") else self.hold(proc, need_mb)
         if missing:
+            self.hold(proc, (need_mb - missing) // 2)  # it got some of it before it failed
             self.log(proc, f"out of memory: need {need_mb} MiB, have {need_mb - missing} MiB")
             self._end(proc, 1)
 

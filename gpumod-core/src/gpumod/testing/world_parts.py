@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpumod.domain.errors import Busy, Failed
+from gpumod.domain.errors import Busy, Failed, MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.ports import Holder, HttpFailure, HttpReply, Launch, PortUser, ProcessStatus, Ram
@@ -31,6 +31,10 @@ class WorldSupervisor:
         self.world = world
         self.home = home
         self.on_act = on_act
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        if launch.argv[0] != "world-runtime":
+            raise MachineLacks("missing-binary", f"service {handle.service} needs {launch.argv[0]}")
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         world = self.world
@@ -260,12 +264,6 @@ class WorldLocal:
 
     def free_disk_mb(self, path: Path) -> int:
         return self.world.free_disk_mb
-
-    def find_program(self, name: str) -> str | None:
-        return f"/world/bin/{name}" if name == "world-runtime" else None
-
-    def is_folder(self, path: Path) -> bool:
-        return True
 
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:

@@ -53,6 +53,10 @@ class ProcessSupervisor:
 
     # --- start --------------------------------------------------------------------------------------------------
 
+    def check(self, handle: Handle, launch: Launch) -> None:
+        """Raise what :meth:`start` would raise before anything runs."""
+        orders(handle, launch, {}, self._records, self._settings)
+
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service detached and return its token, once the program has really been executed.
 
