@@ -65,7 +65,7 @@ class Box:
     def __init__(self, folder: Path) -> None:
         self.settings = create_machine(folder, [("RTX 4090", 24564), ("RTX 3090", 24576)])
         self.machine = Machine(str(folder))
-        self.machine.configure(speed=SPEED, lag_s=LAG_S)
+        self.machine.configure(speed=SPEED, lag_s=LAG_S, living_lag_s=0)
         self.ledger = Ledger(self.machine)
         self.folder = folder
         self.started: list[subprocess.Popen[str]] = []

@@ -47,6 +47,32 @@ def test_the_dead_are_forgotten_after_the_lag(box, until):
     process.wait()
 
 
+def test_what_the_living_give_back_stays_in_use_for_a_while(box):
+    box.machine.configure(living_lag_s=60)
+    box.ledger.hold("a", {0: 4000}, ram_mb=10)
+    box.ledger.hold("a", {0: 1000}, ram_mb=0)
+    assert (box.used(), box.held()) == (4000, {"a": 4000}), "the counter is behind, and knows whose it was"
+    assert box.held(None) == {}, "host RAM is given back at once"
+    box.ledger.hold("a", {0: 24000})  # its own memory is no obstacle to itself
+    box.ledger.hold("a", {0: 0})
+    assert box.held() == {"a": 24000}
+    box.machine.configure(living_lag_s=0)
+    assert (box.used(), box.held()) == (0, {})
+    last = json.loads(Path(box.machine.changes_path).read_text().splitlines()[-1])
+    assert (last["event"], last["mb"], last["used_mb"]["0"]) == ("given-back", 0, 0)
+
+
+def test_the_lag_of_the_living_passes(box, until):
+    box.machine.configure(living_lag_s=0.05)
+    box.ledger.hold("a", {0: 4000})
+    box.ledger.hold("a", {0: 1000})
+    begun = time.monotonic()
+    until(lambda: box.used() == 1000)
+    assert time.monotonic() - begun > 0.03
+    box.ledger.hold("a", {0: 400}, at_once=True)
+    assert box.used() == 400
+
+
 def test_a_reused_pid_is_somebody_else(box):
     box.ledger.hold("a", {0: 1000})
     rows = json.loads(Path(box.machine.ledger_path).read_text())
@@ -105,7 +131,9 @@ def test_many_writers_lose_nothing(box):
 def test_used_never_exceeds_the_card(tmp_path_factory, holds):
     folder = tmp_path_factory.mktemp("machine")
     create_machine(folder, [("A", 1000), ("B", 500)])
-    ledger = Ledger(Machine(str(folder)))
+    machine = Machine(str(folder))
+    machine.configure(living_lag_s=0)
+    ledger = Ledger(machine)
     expected = {0: 0, 1: 0}
     for gpu, mb in holds:
         try:

@@ -89,7 +89,7 @@ def test_a_broken_mode_is_named_and_the_others_work(home, edit):
 
 @pytest.mark.parametrize("value", ["abc", "-1", "999999999999"])
 def test_a_broken_setting_can_be_set_right(home, value):
-    home.sql(f"INSERT OR REPLACE INTO settings VALUES ('reserve_mb', '{value}', 0)")
+    home.sql(f"INSERT OR REPLACE INTO settings VALUES ('reserve_mb', '{value}', 0)")  # noqa: S608  # that is the point
     status = home.ask("status", code=0).json
     assert "reserve_mb" in status["problems"][0]["message"]
     assert "settings set reserve_mb" in status["problems"][0]["hint"]

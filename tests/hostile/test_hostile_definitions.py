@@ -1,5 +1,7 @@
 """Defining services and modes: every option, wrong types, conflicts, circles; what was edited stays."""
 
+import itertools
+
 import pytest
 
 FASTAPI = ("--driver", "fastapi", "--set", 'command=["python", "-c", "pass"]')
@@ -48,9 +50,10 @@ WRONG = {
     "depends on nobody": ((*FASTAPI, "--port", "9", "--depends-on", "nobody"), 4, "unknown-service"),
     "depends on itself": ((*FASTAPI, "--port", "9", "--depends-on", "mine"), 2, "bad-input"),
     "host that hosts none": (("--driver", "llamacpp", "--model-path", "/m", "--host-service", "asr"), 2, None),
-    "host that is nobody": (("--driver", "llamacpp", "--model-path", "/m", "--host-service", "x"), 4, "unknown-service"),
+    "host of nobody": (("--driver", "llamacpp", "--model-path", "/m", "--host-service", "x"), 4, "unknown-service"),
     "member with port": (
-        ("--driver", "llamacpp", "--model-path", "/m", "--host-service", "llama-router", "--port", "9"), 2, "bad-options",
+        ("--driver", "llamacpp", "--model-path", "/m", "--host-service", "llama-router", "--port", "9"),
+        2, "bad-options",
     ),
     "unknown supervisor": ((*FASTAPI, "--port", "9", "--run-with", "nope"), 4, "unknown-supervisor"),
     "template elsewhere": ((*FASTAPI, "--port", "9", "--unit-template", "../../etc/passwd"), 2, "bad-input"),
@@ -70,7 +73,8 @@ WRONG = {
     "vllm without size": (("--driver", "vllm", "--port", "9", "--model-id", "m"), 2, "bad-options"),
     "vllm model flag": (("--driver", "vllm", "--port", "9", "--vram-mb", "9", "--model-id", "--x"), 2, "bad-options"),
     "vllm level": (
-        ("--driver", "vllm", "--port", "9", "--vram-mb", "9", "--model-id", "m", "--sleep-mode", "l9"), 2, "bad-options",
+        ("--driver", "vllm", "--port", "9", "--vram-mb", "9", "--model-id", "m", "--sleep-mode", "l9"),
+        2, "bad-options",
     ),
     "vllm utilization": (
         ("--driver", "vllm", "--port", "9", "--model-id", "m", "--set", "gpu_memory_utilization=2"), 2, "bad-options",
@@ -83,7 +87,7 @@ WRONG = {
 def test_adding_with_every_option(home, options):
     added = home.ask("service", "add", "--id", "mine", *options, code=0).json["service"]
     assert home.services()["mine"] == added
-    given = {name.lstrip("-").replace("-", "_"): value for name, value in zip(options, options[1:], strict=False)}
+    given = {name.lstrip("-").replace("-", "_"): value for name, value in itertools.pairwise(options)}
     for field in ("driver", "name", "model_id", "model_path", "role", "unit_template", "health_endpoint"):
         if field in given:
             assert added[field] == given[field]
@@ -107,7 +111,8 @@ def test_wrong_definitions_are_refused_and_change_nothing(home):
 def test_missing_arguments(home):
     for args in (
         ("service", "add"), ("service", "show"), ("service", "edit"), ("service", "remove"), ("service", "start"),
-        ("mode", "create"), ("mode", "create", "x"), ("mode", "edit"), ("mode", "delete"), ("mode", "show"), ("switch",),
+        ("mode", "create"), ("mode", "create", "x"), ("mode", "edit"), ("mode", "delete"), ("mode", "show"),
+        ("switch",),
         ("settings", "get"), ("settings", "set"), ("preset", "show"), ("completion",), ("simulate",), ("service",),
         ("mode",), ("preset",), ("history",), ("settings",), ("nosuch",), ("service", "nosuch"),
     ):  # fmt: skip

@@ -12,8 +12,9 @@ from gpumod.cli.main import root
 
 GOOD = (
     ("status",), ("ps",), ("doctor",), ("plugins",), ("completion", "bash"), ("mode", "list"), ("mode", "show", "code"),
-    ("mode", "status", "code"), ("mode", "create", "mine", "--services", "chat"), ("mode", "edit", "mine", "--name", "x"),
-    ("mode", "delete", "mine"), ("switch", "blank"), ("mode", "verify", "blank"), ("switch", "code", "--dry-run"), ("mode", "switch", "blank"),
+    ("mode", "status", "code"), ("mode", "create", "mine", "--services", "chat"),
+    ("mode", "edit", "mine", "--name", "x"), ("mode", "delete", "mine"), ("switch", "blank"),
+    ("mode", "verify", "blank"), ("switch", "code", "--dry-run"), ("mode", "switch", "blank"),
     ("service", "list"), ("service", "show", "chat"), ("service", "status", "chat"), ("service", "logs", "chat"),
     ("service", "edit", "chat", "--name", "x"), ("service", "start", "asr", "--dry-run"), ("service", "stop", "asr"),
     ("service", "wake", "asr", "--dry-run"), ("service", "restart", "asr", "--dry-run"),
@@ -40,7 +41,7 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str,
 
 def test_every_command_prints_one_document_when_all_is_well(home):
     for args in GOOD:
-        done = home.ask(*args, code=0)
+        home.ask(*args, code=0)
         if args[-1] != "--version":
             assert home.say(*args, "--json").json is not None, args
     covered = {args[:n] for args in GOOD for n in (1, 2)}
@@ -100,8 +101,9 @@ def test_commands_that_hints_name_exist(home):
 def test_narrow_and_dumb_terminals(home, columns):
     env = {"COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1"}
     for args in (
-        ("status", "--visual"), ("simulate", "--mode", "rag", "--visual"), ("simulate", "--mode", "code", "--add", "chat"),
-        ("mode", "list"), ("service", "list"), ("doctor",), ("history", "list"), ("plugins",),
+        ("status", "--visual"), ("simulate", "--mode", "rag", "--visual"), ("mode", "list"),
+        ("simulate", "--mode", "code", "--add", "chat"), ("service", "list"), ("doctor",), ("history", "list"),
+        ("plugins",),
     ):  # fmt: skip
         done = home.say(*args, env=env)
         assert done.code in (0, 3), (args, str(done))

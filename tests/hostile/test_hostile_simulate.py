@@ -1,7 +1,6 @@
 """Simulations of everything that makes no sense, and alternatives that no longer hold."""
 
 import pytest
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -73,11 +72,7 @@ def test_two_cards(bare):
 
 def test_alternatives_that_do_not_hold(home):
     misfit = home.ask("simulate", "--mode", "code", "--add", "reranker", code=3).json
-    extra = (
-        next(a for a in misfit["alternatives"] if a["kind"] == "context")
-        if any(a["kind"] == "context" for a in misfit["alternatives"])
-        else misfit["alternatives"][0]
-    )
+    extra = misfit["alternatives"][0]
     assert home.ask("switch", "rag", "--with", extra["id"], code=2).error["code"] == "other-alternative"
     assert home.ask("switch", "code", "--with", "nope", code=4).error["code"] == "unknown-alternative"
     home.ask("service", "edit", "embedding-code", "--vram-mb", "22000", code=0)

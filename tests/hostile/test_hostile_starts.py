@@ -6,15 +6,15 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.sim
-SERVER = "from http.server import *; ThreadingHTTPServer(('127.0.0.1', int('{port}')), type('H', (BaseHTTPRequestHandler,), {{'do_GET': lambda s: (s.send_response(200), s.end_headers())}})).serve_forever()"  # noqa: E501
+COMMAND = f'command=["{sys.executable}", "-m", "http.server", "{{port}}", "--bind", "{{host}}"]'
+SERVER = ("--health-endpoint", "/", "--set", COMMAND)
 
 
 @pytest.fixture
 def small(machine):
     """The machine with a service of its own that runs, and a mode of it."""
-    command = f'command=["{sys.executable}", "-c", "{SERVER}"]'
     machine.port = machine.unused.pop()
-    machine.ok("service", "add", "--id", "web", "--driver", "fastapi", "--port", str(machine.port), "--set", command)
+    machine.ok("service", "add", "--id", "web", "--driver", "fastapi", "--port", str(machine.port), *SERVER)
     machine.ok("mode", "create", "mine", "--services", "web")
     machine.change("switch", "mine")
     assert machine.states() == {"web": "running"}
@@ -46,7 +46,7 @@ def test_refused_before_the_first_stop(small):
     done = refused(small, 9, "missing-binary", "switch", "with-no-binary")
     assert "a-program-that-is-not-there" in done.error["message"]
     add(small, "no-folder", "--set", f'command=["{sys.executable}"]', "--set", "cwd=/nonexistent/folder")
-    done = refused(small, 9, "missing-folder", "switch", "with-no-folder")
+    done = refused(small, 1, "missing-folder", "switch", "with-no-folder")
     assert "/nonexistent/folder" in done.error["message"]
     add(small, "old", "--set", "command=x")
     edit_options(small, "old", '{"nope": 1}')
@@ -69,7 +69,7 @@ def edit_options(machine, service, options):
 
 
 def test_a_stranger_on_the_port_survives(small):
-    port = add(small, "late", "--set", f'command=["{sys.executable}", "-c", "{SERVER}"]')
+    port = add(small, "late", *SERVER)
     with socket.socket() as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         stranger.bind(("127.0.0.1", port))

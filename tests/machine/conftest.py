@@ -173,14 +173,19 @@ class Machine:
 
     def begin(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start the real program and go on; the teardown ends what is left of it."""
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        process: subprocess.Popen[str] = subprocess.Popen(self.argv(*args), **(pipes | options))
+        with self.said(len(self.started)).open("w") as said:
+            pipes = {"stdout": subprocess.PIPE, "stderr": said, "text": True}
+            process: subprocess.Popen[str] = subprocess.Popen(self.argv(*args), **(pipes | options))
         self.started.append(process)
         return process
 
+    def said(self, number: int) -> Path:
+        """What the program that was started as this one wrote to stderr."""
+        return self.folder / f"stderr-{number}"
+
     def end(self, process: subprocess.Popen[str]) -> Outcome:
         stdout, _ = process.communicate(timeout=PATIENCE_S * 2)
-        return Outcome(process.returncode, stdout or "", "")
+        return Outcome(process.returncode, stdout or "", self.said(self.started.index(process)).read_text())
 
     def quick(self, *args: str) -> Outcome:
         """The same program in this process, where a process of its own is not the point."""

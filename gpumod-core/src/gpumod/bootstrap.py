@@ -80,7 +80,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
         plugins=load_plugins(environ),
         http=LoopbackHttp(),
         clock=SystemClock(),
-        local=LocalComputer(),
+        local=LocalComputer(settings.bind_host),
     )
     return Gpumod(
         machine,

@@ -106,10 +106,10 @@ def test_a_folder_of_somebody_else_becomes_no_home_even_for_root(tmp_path: Path)
 
 def test_the_mode_of_a_home_is_left_alone(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    open_gpumod(home, {}).close()
+    open_gpumod(home, {})
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     home.chmod(0o755)
-    open_gpumod(home, {}).close()
+    open_gpumod(home, {})
     assert stat.S_IMODE(home.stat().st_mode) == 0o755
     assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in home.iterdir()} == {0}
 

@@ -219,24 +219,43 @@ def _stop_foreign(machine: Machine) -> list[int]:
     return sorted(living)
 
 
-def _setting(name: str, key: str, unit: str, summary: str) -> None:
-    """A command that shows or sets one number of the machine."""
-
-    @sim.command(name, help=summary)
-    @click.argument("value", required=False, type=float)
-    @json_option
-    @click.pass_context
-    def command(context: click.Context, value: float | None, as_json: bool) -> None:
-        machine = machine_of(context)
-        if value is not None:
-            if not (0 < value < float("inf") or (value == 0 and key != "speed")):
-                raise UsageError("bad-value", f"{value:g} is no {unit}", hint=f"gpumod sim {name} --help")
-            # RAM of 0 means the real host's.
-            machine.configure(**{key: (int(value) or None) if key == "ram_mb" else value})
-        now = machine.config().get(key)
-        show(context, {key: now}, [f"{name}: {'of the real host' if now is None else f'{now:g}'} {unit}".rstrip()])
+def _show_or_set(context: click.Context, key: str, unit: str, value: float | None) -> None:
+    """Show one number of the machine, or set it first."""
+    machine = machine_of(context)
+    if value is not None:
+        if not (0 < value < float("inf") or (value == 0 and key != "speed")):
+            name = context.info_name
+            raise UsageError("bad-value", f"{value:g} is no {unit}", hint=f"gpumod sim {name} --help")
+        # RAM of 0 means the real host's.
+        machine.configure(**{key: (int(value) or None) if key == "ram_mb" else value})
+    now = machine.config().get(key)
+    said = "of the real host" if now is None else f"{now:g}"
+    show(context, {key: now}, [f"{context.info_name}: {said} {unit}".rstrip()])
 
 
-_setting("speed", "speed", "times as fast", "Show or set how many times faster than published time runs.")
-_setting("lag", "lag_s", "seconds", "Show or set how long (real seconds) memory stays in use after its process died.")
-_setting("ram", "ram_mb", "MB", "Show or set the host RAM of the machine, in MB; 0: the real host's.")
+@sim.command()
+@click.argument("value", required=False, type=float)
+@json_option
+@click.pass_context
+def speed(context: click.Context, value: float | None, as_json: bool) -> None:
+    """Show or set how many times faster than published time runs."""
+    _show_or_set(context, "speed", "times as fast", value)
+
+
+@sim.command()
+@click.argument("value", required=False, type=float)
+@click.option("--living", is_flag=True, help="The lag of memory that a living process gave back, as by sleeping.")
+@json_option
+@click.pass_context
+def lag(context: click.Context, value: float | None, living: bool, as_json: bool) -> None:
+    """Show or set how long (real seconds) memory stays in use after its process died."""
+    _show_or_set(context, "living_lag_s" if living else "lag_s", "seconds", value)
+
+
+@sim.command()
+@click.argument("value", required=False, type=float)
+@json_option
+@click.pass_context
+def ram(context: click.Context, value: float | None, as_json: bool) -> None:
+    """Show or set the host RAM of the machine, in MB; 0: the real host's."""
+    _show_or_set(context, "ram_mb", "MB", value)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpumod.api import UsageError
-from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_SPEED, Machine, write_json
+from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_LIVING_LAG_S, DEFAULT_RAM_MB, DEFAULT_SPEED, Machine, write_json
 
 # folder/name -> the module whose `main(folder, argv)` it runs
 PROGRAMS = {
@@ -54,7 +54,13 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
         if machine.exists():
             _refuse_other_cards(machine, cards or machine.gpus())
         else:
-            settings = {"speed": DEFAULT_SPEED, "lag_s": DEFAULT_LAG_S, "ram_mb": None, "seed": 1}
+            settings = {
+                "speed": DEFAULT_SPEED,
+                "lag_s": DEFAULT_LAG_S,
+                "living_lag_s": DEFAULT_LIVING_LAG_S,
+                "ram_mb": DEFAULT_RAM_MB,
+                "seed": 1,
+            }
             write_json(machine.ledger_path, {"rows": []})
             write_json(machine.config_path, {"version": 1, "gpus": cards, **settings})
         for name, module in PROGRAMS.items():

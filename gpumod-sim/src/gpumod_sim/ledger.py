@@ -1,7 +1,9 @@
 """The ledger: who holds how much of the simulated memory. One JSON file, changed under the machine's lock.
 
 A row is `{"pid", "start", "service", "gpu", "mb", "died"}`; host RAM that sleepers hold is kept in rows whose gpu is
-None. A leak has no pid. A process that died is forgotten after the machine's lag, by whoever reads or writes next.
+None. A leak has no pid. A process that died is forgotten after the machine's lag, by whoever reads or writes next. A
+row of a living process that gave memory back has `"then": {"mb", "at"}` besides: what it really holds, and since when;
+it counts with its old `mb` until the machine's lag for the living is over, as a counter that is behind.
 """
 
 # pathlib would cost the stand-ins milliseconds at every start.
@@ -35,7 +37,7 @@ class Ledger:
         self.machine = machine
 
     def rows(self) -> list[Row]:
-        """Every row now. Takes the lock only when something died."""
+        """Every row now. Takes the lock only when something died, or a lag is over."""
         rows = self._load()
         if any(self._is_stale(row) for row in rows):
             with self.machine.lock():
@@ -66,10 +68,13 @@ class Ledger:
     def free_mb(self, gpu: int) -> int:
         return (self.total_mb(gpu) or 0) - self.used_mb(gpu)
 
-    def hold(self, service: str, mb: Mapping[int, int], *, ram_mb: int | None = None) -> None:
+    def hold(
+        self, service: str, mb: Mapping[int, int], *, ram_mb: int | None = None, at_once: bool = False
+    ) -> None:
         """Let this process hold exactly `mb[gpu]` on each GPU named (and of host RAM), all or nothing.
 
-        Raises OutOfMemoryError when a card has not enough, and then changes nothing.
+        What is given back on a GPU stays in use for the machine's lag, unless `at_once`. Raises OutOfMemoryError when
+        a card has not enough, and then changes nothing.
         """
         pid = os.getpid()
         places: dict[int | None, int] = dict(mb.items())
@@ -86,7 +91,9 @@ class Ledger:
                 free = (total or 0) - self.used_mb(gpu, rows)
                 if total is not None and wanted - had > max(free, 0):
                     raise OutOfMemoryError(gpu, wanted - had, max(free, 0), total)
-                if wanted > 0:
+                if wanted < had and gpu is not None and not at_once:
+                    kept.append({**_row(pid, start, service, gpu, had), "then": {"mb": wanted, "at": time.time()}})
+                elif wanted > 0:
                     kept.append(_row(pid, start, service, gpu, wanted))
                 if wanted != had:
                     changes.append(_change("hold", pid, service, gpu, wanted))
@@ -123,19 +130,24 @@ class Ledger:
             return False
         if row["died"] is not None:
             return bool(time.time() - row["died"] >= self.machine.lag_s())
-        return bool(procs.start_time(row["pid"]) != row["start"])
+        return _is_gone(row) or ("then" in row and time.time() - row["then"]["at"] >= self.machine.living_lag_s())
 
     def _pruned(self) -> list[Row]:
-        """The rows without those whose lag is over; the newly dead are marked. Saved when anything changed."""
+        """The rows as they are now that lags are over; the newly dead are marked. Saved when anything changed."""
         rows = self._load()
         kept: list[Row] = []
         changes = []
         for row in rows:
             if not self._is_stale(row):
                 kept.append(row)
-            elif row["died"] is None:
+            elif row["died"] is None and _is_gone(row):
                 kept.append({**row, "died": time.time()})
                 changes.append(_change("died", row["pid"], row["service"], row["gpu"], row["mb"]))
+            elif row["died"] is None:
+                now_mb = row["then"]["mb"]
+                changes.append(_change("given-back", row["pid"], row["service"], row["gpu"], now_mb))
+                if now_mb > 0:
+                    kept.append(_row(row["pid"], row["start"], row["service"], row["gpu"], now_mb))
             else:
                 changes.append(_change("forgotten", row["pid"], row["service"], row["gpu"], 0))
                 kept.extend(self._leak_of(row))
@@ -166,6 +178,10 @@ class Ledger:
 
 def _row(pid: int | None, start: int | None, service: str, gpu: int | None, mb: int) -> Row:
     return {"pid": pid, "start": start, "service": service, "gpu": gpu, "mb": mb, "died": None}
+
+
+def _is_gone(row: Row) -> bool:
+    return procs.start_time(row["pid"]) != row["start"]
 
 
 def _change(event: str, pid: int | None, service: str, gpu: int | None, mb: int) -> dict[str, Any]:

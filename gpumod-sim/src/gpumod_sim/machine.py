@@ -14,6 +14,8 @@ from typing import Any
 
 DEFAULT_SPEED = 50.0
 DEFAULT_LAG_S = 0.3
+DEFAULT_LIVING_LAG_S = 0.1
+DEFAULT_RAM_MB = 65_536  # a fixed number, so that a plan does not depend on the host that simulates
 
 
 def read_json(path: str, default: Any) -> Any:
@@ -48,7 +50,7 @@ class Machine:
         return os.path.exists(self.config_path)
 
     def config(self) -> dict[str, Any]:
-        """Keys: `gpus`, `speed`, `lag_s`, `ram_mb` (None: the real host's), `seed`."""
+        """Keys: `gpus`, `speed`, `lag_s`, `living_lag_s`, `ram_mb` (None: the real host's), `seed`."""
         config: dict[str, Any] = read_json(self.config_path, {})
         return config
 
@@ -67,6 +69,10 @@ class Machine:
     def lag_s(self) -> float:
         """How long, in real seconds, the memory of a dead process stays in use."""
         return float(self.config().get("lag_s", DEFAULT_LAG_S))
+
+    def living_lag_s(self) -> float:
+        """How long, in real seconds, memory that a living process gave back stays in use."""
+        return float(self.config().get("living_lag_s", DEFAULT_LIVING_LAG_S))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -111,7 +111,7 @@ class StandIn:
             return
         held = sum(row["mb"] for row in self.ledger.rows() if row["pid"] == os.getpid() and row["gpu"] == gpu)
         part = min(int(amount), held)
-        self.ledger.hold(self.service, {gpu: held - part})
+        self.ledger.hold(self.service, {gpu: held - part}, at_once=True)
         worker = os.path.join(self.machine.folder, "libexec", f"{self.program}-worker")
         argv = [worker, self.service, str(gpu), str(part)]
         await asyncio.to_thread(procs.start_and_hear, argv, os.environ)

@@ -43,6 +43,7 @@ class Engine:
         self.slept_before = False
         self.awake = asyncio.Event()
         self.awake.set()
+        self.stands_still = False  # running requests wait for `awake` as new ones do
         self.running: set[Generation] = set()
         self.waiting = 0
         self.idle = asyncio.Event()
@@ -78,7 +79,7 @@ class Engine:
             speed = self.owner.machine.speed()
             begun = time.monotonic()
             while generation.done < generation.wanted and not generation.aborted.is_set():
-                if not self.awake.is_set():  # kept by a sleep: it goes on afterwards
+                if self.stands_still:  # kept by a sleep: it goes on afterwards
                     await self.awake.wait()
                     begun = time.monotonic() - generation.done * law.TOKEN_S / speed
                 left = (generation.wanted - generation.done) * law.TOKEN_S / speed
@@ -103,11 +104,17 @@ class Engine:
     # --- sleeping ---------------------------------------------------------------------------------------------------
 
     async def sleep(self, level: int, mode: str) -> None:
-        """Pause, and at level 1 or 2 free memory. `mode` is abort, wait or keep. Raises EngineError."""
+        """Pause, and at level 1 or 2 free memory. `mode` is abort, wait or keep. Raises EngineError.
+
+        The scheduler is paused first: with `wait` it says that it sleeps while requests still run and all memory is
+        held.
+        """
+        self.awake.clear()
         if mode == "wait":
             await self.idle.wait()
         async with self._turn:
             self.awake.clear()
+            self.stands_still = True
             if mode == "abort":
                 self.abort_all()
             self.level = level
@@ -128,7 +135,7 @@ class Engine:
             try:
                 self.owner.hold_ram(sum(self.weights_mb.values()))
             except OutOfMemoryError as error:
-                self.awake.set()
+                self._resume()
                 raise EngineError("CUDA error: out of memory (pinned host memory for the weights)") from error
         begun = time.monotonic()
         seconds = law.sleep_s(level, self._largest_mb)
@@ -163,7 +170,11 @@ class Engine:
                     self.operation = None
             if not self.asleep:
                 self.level = None
-                self.awake.set()
+                self._resume()
+
+    def _resume(self) -> None:
+        self.stands_still = False
+        self.awake.set()
 
     async def _come_back(self, coming: set[str]) -> None:
         if self.owner.fault("wake-oom") is not None:

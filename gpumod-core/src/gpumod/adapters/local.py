@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gpumod.adapters.files import free_disk_mb, write_atomic
+from gpumod.adapters.files import free_disk_mb
 from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.lock import MachineLock
 from gpumod.adapters.ports_in_use import port_user
@@ -14,10 +14,10 @@ from gpumod.ports import Holder, PortUser
 
 
 class LocalComputer:
-    """The `Local` port over the real thing."""
+    """The `Local` port over the real thing. Ports are looked at where services bind (`bind_host`)."""
 
-    def write_atomic(self, path: Path, text: str, mode: int) -> None:
-        write_atomic(path, text, mode)
+    def __init__(self, bind_host: str) -> None:
+        self._bind_host = bind_host
 
     def port_user(self, port: int) -> PortUser | None:
         return port_user(port, self._bind_host)

@@ -18,7 +18,7 @@ def key_value(text: str) -> tuple[str, Any]:
     """`KEY=VALUE`. VALUE that is JSON (a number, true, false, null, "text", a list, an object) is that, else text."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+        raise click.BadParameter(f"{text!r:.100} is not KEY=VALUE", param_hint="--set")
     return key.strip(), _json_or_text(value)
 
 
@@ -45,7 +45,7 @@ def number_of(text: str, hint: str) -> tuple[str, int]:
     factor = 1024 if number[-1:] in ("k", "K") else 1
     digits = number[:-1] if factor > 1 else number
     if not equals or not name or not (digits.isascii() and digits.isdigit()):
-        raise click.BadParameter(f"{text!r} is not SERVICE=NUMBER (as in chat=16384 or chat=16k)", param_hint=hint)
+        raise click.BadParameter(f"{text!r:.100} is not SERVICE=NUMBER (as in chat=16384 or chat=16k)", param_hint=hint)
     return name.strip(), int(digits) * factor
 
 
@@ -60,7 +60,7 @@ def gpu_indices(text: str) -> str | tuple[int, ...]:
     if parts == ("any",):
         return "any"
     if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{text!r} is neither 'any' nor indices as in 0,1", param_hint="--gpus")
+        raise click.BadParameter(f"{text!r:.100} is neither 'any' nor indices as in 0,1", param_hint="--gpus")
     return tuple(int(part) for part in parts)
 
 
@@ -70,7 +70,7 @@ def sim_cards(text: str) -> tuple[tuple[str, int], ...]:
     for part in split_list(text):
         name, _, size = part.rpartition(":")
         if not name.strip() or not (size.isascii() and size.isdigit()):
-            raise click.BadParameter(f"{part!r} is not NAME:MB (as in 'RTX 4090:24564')", param_hint="--sim")
+            raise click.BadParameter(f"{part!r:.100} is not NAME:MB (as in 'RTX 4090:24564')", param_hint="--sim")
         cards.append((name.strip(), int(size)))
     if not cards:
         raise click.BadParameter("names no card (as in 'RTX 4090:24564')", param_hint="--sim")
@@ -81,6 +81,6 @@ def _distinct(pairs: Iterable[tuple[str, Any]], hint: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise click.BadParameter(f"{key!r} is given twice", param_hint=hint)
+            raise click.BadParameter(f"{key!r:.100} is given twice", param_hint=hint)
         found[key] = value
     return found

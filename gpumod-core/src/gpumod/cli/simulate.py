@@ -28,14 +28,15 @@ def simulate(context: CliContext, /, mode: str | None, services: str | None, vis
     """
     if mode is not None and services is not None:
         raise click.UsageError("--mode and --services exclude each other")
-    changes = any(options[name] for name in ("add", "remove", "tokens", "gpu_total_mb"))
+    add, remove = (tuple(name for text in options[key] for name in split_list(text)) for key in ("add", "remove"))
+    changes = add or remove or options["tokens"] or options["gpu_total_mb"] is not None
     if mode is None and services is None and not changes:
         raise click.UsageError("say what to simulate: --mode, --services, or a change of what serves now (--add ...)")
     values = {
         "mode": mode,
         "services": None if services is None else split_list(services),
-        "add": tuple(name for text in options["add"] for name in split_list(text)),
-        "remove": tuple(name for text in options["remove"] for name in split_list(text)),
+        "add": add,
+        "remove": remove,
         "context": numbers_of(options["tokens"], "--context"),
         "gpu_total_mb": options["gpu_total_mb"],
     }

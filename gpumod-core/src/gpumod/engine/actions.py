@@ -10,12 +10,12 @@ from gpumod.domain.machine import GpuReading
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle, Sample
 from gpumod.domain.service import Service
-from gpumod.domain.states import Action
+from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import start_member, stop_member
 from gpumod.engine.machine import HOSTED, Machine
-from gpumod.engine.memory import Held, held, wait_arrived, wait_released, wait_settled
+from gpumod.engine.memory import Held, held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
 from gpumod.ports import Launch
@@ -43,7 +43,8 @@ async def start(ctx: RunContext, step: Step) -> str:
         ctx.waiting(step, f"{service.id} once more: it ran out of memory, and there is room now")
         remark = "it ran out of memory once, and started at the second try"
         now = await _started(ctx, step, service)
-    record(ctx, service, start_s=ctx.machine.clock.monotonic() - began, settled_mb=settled(now))
+    seconds = ctx.machine.clock.monotonic() - began
+    record(ctx, service, start_s=seconds, settled_mb=settled_early(ctx, service, now))
     return remark
 
 
@@ -75,15 +76,18 @@ async def stop(ctx: RunContext, step: Step) -> str:
         return "it was stopped already"
     before = await held(machine, step.service)
     began = machine.clock.monotonic()
+    told = ""
     if handle.supervisor == HOSTED:
-        await stop_member(ctx, handle, handles)
+        told = await stop_member(ctx, handle, handles)
     else:
         await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, ctx.snapshot.gpus))
     remark = await wait_released(ctx, step, before)
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
-    if before.total_mb:
-        record(ctx, handle.launched, stop_s=machine.clock.monotonic() - began)
-    return remark
+    if before.total_mb and not told:
+        was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
+        grown = settled(before) if was_awake else math.nan
+        record(ctx, handle.launched, stop_s=machine.clock.monotonic() - began, settled_mb=grown)
+    return told or remark
 
 
 async def sleep(ctx: RunContext, step: Step) -> str:
@@ -97,16 +101,16 @@ async def sleep(ctx: RunContext, step: Step) -> str:
     began = machine.clock.monotonic()
     await strategy.sleep(service, port, machine.http, machine.clock)
     seconds = machine.clock.monotonic() - began
-    after = await held(machine, step.service)
-    expected_mb = ctx.footprints[step.service].asleep_mb
-    if after.known and before.total_mb > 256 and after.total_mb > (before.total_mb + expected_mb) / 2:
-        held_mb = after.total_mb
+    after = await wait_freed(ctx, step, before)
+    if after is None:
+        held_mb = (await held(machine, step.service)).total_mb
         await stop(ctx, step.model_copy(update={"action": Action.STOP}))
         ctx.stopped_instead.add(step.service)
         return f"sleeping at {service.sleep_level} freed nothing ({held_mb} MiB still held): it was stopped instead"
     remark = await wait_released(ctx, step, before)
     machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "slept", step.service))
-    record(ctx, service, sleep_s=seconds, asleep_mb=float(after.total_mb))
+    asleep_mb = float(after.total_mb) if after.known else math.nan
+    record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=settled(before))
     return remark
 
 
@@ -121,7 +125,8 @@ async def wake(ctx: RunContext, step: Step) -> str:
     await strategy.wake(service, port, machine.http, machine.clock)
     now = await wait_arrived(ctx, step)
     machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "woken", step.service))
-    record(ctx, service, wake_s=machine.clock.monotonic() - began, settled_mb=settled(now))
+    seconds = machine.clock.monotonic() - began
+    record(ctx, service, wake_s=seconds, settled_mb=settled_early(ctx, service, now))
     return ""
 
 
@@ -158,13 +163,23 @@ def settled(now: Held) -> float:
     return float(now.total_mb) if now.known and now.total_mb else math.nan
 
 
+def settled_early(ctx: RunContext, service: Service, now: Held) -> float:
+    """MiB for a sample taken as soon as a service is ready: it may only raise what is expected.
+
+    Many services take the rest at their first request; less is believed when it is seen at a stop or a sleep.
+    """
+    seen = settled(now)
+    return seen if seen >= ctx.footprints[service.id].vram_mb else math.nan
+
+
 def event(ctx: RunContext, kind: str, service: str) -> Event:
     return Event(at=ctx.machine.clock.now(), kind=kind, subject=service, data={"run": ctx.run_id})
 
 
 def record(ctx: RunContext, service: Service, **values: float) -> None:
-    """Store measurements of `service` under its launch options on these GPUs."""
-    key = key_of(service, ctx.snapshot.gpus)
+    """Store measurements of `service` under its launch options on the GPUs where the plan has it."""
+    seat = next((row.gpus for row in ctx.plan.services if row.id == service.id), ())
+    key = key_of(service, ctx.snapshot.gpus, seat)
     for kind, value in values.items():
         if not math.isnan(value):
             sample = {"service": service.id, "key": key, "at": ctx.machine.clock.now(), "kind": kind, "value": value}

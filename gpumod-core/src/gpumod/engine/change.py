@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus
-from gpumod.engine.context import Report
+from gpumod.engine.context import Report, muted
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
@@ -27,6 +27,7 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
     Raises Busy at once when somebody else changes this machine, HalfWay when a run is open, and whatever planning or
     the preflight refuses; a run that began always ends in an Outcome.
     """
+    report = muted(report)
     check_disk(machine)
     with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
         refuse_open_run(machine)
@@ -43,6 +44,8 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
         run = new_run(machine, command, planned)
         if not plan.steps:
             return nothing_to_do(machine, run)
+        if interrupts.event.is_set():
+            raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
         machine.store.add_run(run)
         report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=plan))
         try:
@@ -51,6 +54,7 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
                 return finish(machine, run, RunStatus.DONE, None, 0, report)
             if not options.rollback or interrupts.leave:
                 return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
+            interrupts.going_back()
             return await go_back(machine, run, error, report, interrupts)
         except GpumodError as failure:
             raise left_open(run, failure) from failure

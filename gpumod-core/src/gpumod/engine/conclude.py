@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 
 from gpumod.domain.errors import GpumodError
-from gpumod.domain.plan import Step
 from gpumod.domain.run import Handle, Run, RunStep, StepStatus
 from gpumod.domain.states import Action
 from gpumod.engine.actions import launch_again
@@ -29,16 +28,24 @@ async def conclude(machine: Machine, run: Run) -> None:
         step for step in machine.store.run(run.id).steps if step.status not in (StepStatus.PENDING, StepStatus.SKIPPED)
     ]
     last = {step.step.service: step for step in sorted(begun, key=lambda step: step.n) if step.step.service in handles}
-    await asyncio.gather(*(_again(machine, s.step, handles[name]) for name, s in last.items() if _is_cut_off(s)))
+    await asyncio.gather(*(_again(machine, s, handles[name]) for name, s in last.items() if _is_cut_off(s)))
     await wait_settled(machine)
 
 
 def _is_cut_off(record: RunStep) -> bool:
     left = record.status is StepStatus.RUNNING or (record.error is not None and record.error.code in CUT_OFF)
-    return left and record.step.action in ASKED
+    return (left and record.step.action in ASKED) or _is_late(record)
 
 
-async def _again(machine: Machine, step: Step, handle: Handle) -> None:
+def _is_late(record: RunStep) -> bool:
+    """A sleep or a wake that ran out of time may still come about at any moment."""
+    late = record.error is not None and record.error.code.endswith("-timeout")
+    return late and record.step.action in (Action.SLEEP, Action.WAKE)
+
+
+async def _again(machine: Machine, record: RunStep, handle: Handle) -> None:
+    # what is late cannot be waited for again: it is ended, and started anew where it is wanted
+    step = record.step.model_copy(update={"action": Action.STOP}) if _is_late(record) else record.step
     service, handles = handle.launched, machine.store.handles()
     port = machine.port(service, {}, handles)
     with contextlib.suppress(GpumodError, HttpFailure):

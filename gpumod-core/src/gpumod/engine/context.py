@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,9 +17,6 @@ from gpumod.engine.machine import Machine
 
 T = TypeVar("T")
 Report = Callable[[Progress], None]
-
-FIRST_POLL_S = 0.02
-LONGEST_POLL_S = 0.05
 
 
 @dataclass
@@ -57,14 +54,16 @@ class RunContext:
         )
 
 
-async def poll(machine: Machine, timeout_s: float, look: Callable[[], Awaitable[T | None]]) -> T | None:
-    """Call `look` until it gives something, at 20 ms first and never more than 50 ms apart; None after `timeout_s`."""
-    began = machine.clock.monotonic()
-    while True:
-        found = await look()
-        if found is not None:
-            return found
-        elapsed = machine.clock.monotonic() - began
-        if elapsed >= timeout_s:
-            return None
-        await machine.clock.sleep(min(LONGEST_POLL_S, max(FIRST_POLL_S, elapsed * 0.005), timeout_s - elapsed + 0.001))
+def muted(report: Report) -> Report:
+    """`report`, until it fails once: a reader that went away (a closed terminal or pipe) must not stop a run."""
+    listening = True
+
+    def tell(news: Progress) -> None:
+        nonlocal listening
+        if listening:
+            try:
+                report(news)
+            except Exception:  # noqa: BLE001 - whatever a view does
+                listening = False
+
+    return tell

@@ -15,10 +15,12 @@ from gpumod.domain.states import Action
 from gpumod.engine.actions import perform
 from gpumod.engine.context import RunContext
 from gpumod.engine.memory import admit
+from gpumod.ports import HttpFailure
 
 log = logging.getLogger(__name__)
 
 Phase = Literal["apply", "rollback"]
+Task = asyncio.Task[ErrorInfo | None]
 INTERRUPTED = ErrorInfo(code="interrupted", message="interrupted", hint="run it again when it suits")
 
 
@@ -30,34 +32,42 @@ async def execute(ctx: RunContext, phase: Phase) -> ErrorInfo | None:
     """
     ctx.pending.clear()
     ctx.pending.update({step.n: step for step in ctx.plan.steps})
-    done: set[int] = set()
-    tasks: dict[asyncio.Task[ErrorInfo | None], Step] = {}
-    error: ErrorInfo | None = None
     interrupted = asyncio.create_task(ctx.interrupt.wait())
+    tasks: dict[Task, Step] = {}
     try:
-        while (ctx.pending and error is None) or tasks:
-            if error is None:
-                for step in _ready(ctx.pending.values(), done):
-                    del ctx.pending[step.n]
-                    tasks[asyncio.create_task(_one(ctx, step, phase))] = step
-            waiting: set[asyncio.Task[Any]] = {*tasks, interrupted} if error is None else {*tasks}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in [task for task in tasks if task.done()]:
-                step = tasks.pop(task)
-                failure = INTERRUPTED if task.cancelled() else task.result()
-                done.add(step.n)
-                error = error or failure
-            if interrupted.done():
-                error = error or INTERRUPTED
-            if error is not None:
-                for task, step in tasks.items():
-                    if step.action not in (Action.STOP, Action.SLEEP):
-                        task.cancel()
+        error = await _run_all(ctx, phase, tasks, interrupted)
     finally:
-        interrupted.cancel()
+        left: list[asyncio.Task[Any]] = [interrupted, *tasks]
+        for unfinished in left:
+            unfinished.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
     for step in ctx.pending.values():
         skipped = RunStep(n=ctx.offset + step.n, phase=phase, step=step, status=StepStatus.SKIPPED)
         ctx.machine.store.update_step(ctx.run_id, skipped)
+    return error
+
+
+async def _run_all(
+    ctx: RunContext, phase: Phase, tasks: dict[Task, Step], interrupted: asyncio.Task[Any]
+) -> ErrorInfo | None:
+    done: set[int] = set()
+    error: ErrorInfo | None = INTERRUPTED if ctx.interrupt.is_set() else None
+    while (ctx.pending and error is None) or tasks:
+        if error is None:
+            for step in _ready(ctx.pending.values(), done):
+                del ctx.pending[step.n]
+                tasks[asyncio.create_task(_one(ctx, step, phase))] = step
+        waiting: set[asyncio.Task[Any]] = {*tasks, interrupted} if error is None else {*tasks}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in [task for task in tasks if task.done()]:
+            done.add(tasks.pop(task).n)
+            error = error or (INTERRUPTED if task.cancelled() else task.result())
+        if ctx.interrupt.is_set():
+            error = error or INTERRUPTED
+        if error is not None:
+            for task, step in tasks.items():
+                if step.action not in (Action.STOP, Action.SLEEP):
+                    task.cancel()
     return error
 
 
@@ -81,6 +91,12 @@ async def _one(ctx: RunContext, step: Step, phase: Phase) -> ErrorInfo | None:
         remark = await perform(ctx, step)
     except GpumodError as failure:
         error = failure.info
+    except HttpFailure as failure:
+        error = ErrorInfo(
+            code="not-answering",
+            message=f"{step.service} did not answer when it was to {step.action}",
+            why=str(failure),
+        )
     except asyncio.CancelledError:
         error = INTERRUPTED
     except Exception as failure:  # whatever breaks a step must turn the run back, never leave it open

@@ -7,51 +7,77 @@ from collections.abc import Mapping, Sequence
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.estimates import choose
 from gpumod.domain.footprint import Estimate, Footprint
-from gpumod.domain.machine import GpuReading
+from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.domain.measure import sample_key
 from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
+from gpumod.domain.states import State
 from gpumod.engine.machine import Machine
 from gpumod.ports import Capabilities, OffersVariants
 
-
-def footprints(
-    machine: Machine, services: Mapping[str, Service], gpus: Sequence[GpuReading]
-) -> Mapping[str, Footprint]:
-    """The footprint of every service on these GPUs. A service whose driver is missing has its declared numbers."""
-    samples = machine.store.samples()
-    return {s.id: footprint(machine, s, gpus, samples.get((s.id, key_of(s, gpus)))) for s in services.values()}
+Samples = Mapping[tuple[str, str], Mapping[str, float]]
+"""Measurements by kind, for a service's id and the key of its launch (:func:`key_of`)."""
 
 
-def key_of(service: Service, gpus: Sequence[GpuReading]) -> str:
-    """The key of this service's measurements on these GPUs."""
-    return sample_key(service, [gpu.name for gpu in gpus])
+def cards_of(service: Service, gpus: Sequence[GpuReading], placed_on: Sequence[int] = ()) -> Sequence[GpuReading]:
+    """The cards that `service` runs on: those where it was placed, else those that it names.
+
+    Where it may go to any: one, if all are of one kind, so that it does not matter which; else all of them.
+    """
+    named = placed_on or (() if service.gpus == "any" else service.gpus)
+    if named:
+        return [gpu for gpu in gpus if gpu.index in named]
+    return gpus[:1] if len({(gpu.name, gpu.total_mb) for gpu in gpus}) == 1 else gpus
+
+
+def key_of(service: Service, gpus: Sequence[GpuReading], placed_on: Sequence[int] = ()) -> str:
+    """The key of this service's measurements on the cards that it runs on (:func:`cards_of`).
+
+    What was measured on one card is not believed of a card of another kind: a service that may go to any of several
+    kinds is estimated until it is placed.
+    """
+    return sample_key(service, [gpu.name for gpu in cards_of(service, gpus, placed_on)])
+
+
+def placed_on(snapshot: HostSnapshot, service: str) -> tuple[int, ...]:
+    """The GPUs that a service is on now; none where it is down and may be placed anew."""
+    reading = snapshot.reading(service)
+    gone = reading.state is State.STOPPED or (reading.state is State.FAILED and not any(reading.vram_mb.values()))
+    return () if gone else reading.gpus
 
 
 def footprint(
-    machine: Machine, service: Service, gpus: Sequence[GpuReading], samples: Mapping[str, float] | None
+    machine: Machine,
+    service: Service,
+    gpus: Sequence[GpuReading],
+    samples: Samples | None = None,
+    placed_on: Sequence[int] = (),
 ) -> Footprint:
-    """One service's footprint: `samples` are its measurements by kind, None when it was never measured."""
+    """One service's footprint; without `samples` what it would have if it was never measured.
+
+    A service whose driver is missing has its declared numbers.
+    """
     try:
         capabilities = machine.driver(service).capabilities(service)
         strategy = machine.strategy(service)
     except (GpumodError, ValueError):
         capabilities, strategy = Capabilities(), None
-    estimates = _estimates(machine, service, gpus)
-    vram_mb = service.vram_mb
+    estimates = _estimates(machine, service, cards_of(service, gpus, placed_on))
+    measured = (samples or {}).get((service.id, key_of(service, gpus, placed_on)))
+    vram_mb = choose(service, estimates, measured).vram_mb
     return choose(
         service,
         estimates,
-        samples,
+        measured,
         exclusive_start=capabilities.exclusive_start,
         sleep_residue_mb=strategy.residue_mb(service, vram_mb) if strategy else None,
         sleep_ram_mb=strategy.ram_mb(service, vram_mb) if strategy else None,
     )
 
 
-def _estimates(machine: Machine, service: Service, gpus: Sequence[GpuReading]) -> Sequence[Estimate]:
-    wanted = gpus if service.gpus == "any" else [gpu for gpu in gpus if gpu.index in service.gpus]
-    total_mb = min((gpu.total_mb for gpu in wanted), default=0)
+def _estimates(machine: Machine, service: Service, cards: Sequence[GpuReading]) -> Sequence[Estimate]:
+    """What estimators say of the largest of `cards`: a share of the card is never understated."""
+    total_mb = max((gpu.total_mb for gpu in cards), default=0)
     if not total_mb:
         return ()
     info = machine.plugins.model_info(service, machine.settings)

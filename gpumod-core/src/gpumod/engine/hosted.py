@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
+from gpumod.domain.states import Action
 from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import HOSTED
@@ -36,18 +38,29 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
     machine.store.put_handle(handle, event=loaded)
 
 
-async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Handle]) -> None:
-    """Unload a member and take it out of its host's configuration. A host that is gone has no members."""
+async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Handle]) -> str:
+    """Unload a member and take it out of its host's configuration. A host that is gone has no members.
+
+    Where the host stops too, a host that does not answer is no hindrance: its end is the end of its members.
+    Returns a remark, or "".
+    """
     machine = ctx.machine
     if handle.launched.host not in handles:
-        return
+        return ""
     host, port, driver = _host(ctx, handles, handle.launched)
     status = (await machine.supervisor(host.supervisor).status([host]))[host.service]
     if not status.alive:
-        return
-    await driver.unload(handle.launched, port, machine.http, machine.clock)
-    async with machine.host_lock(host.service):
-        await _configure(ctx, host, driver, port, {}, without=handle.service)
+        return ""
+    try:
+        await driver.unload(handle.launched, port, machine.http, machine.clock)
+        async with machine.host_lock(host.service):
+            await _configure(ctx, host, driver, port, {}, without=handle.service)
+    except (GpumodError, HttpFailure) as error:
+        ending = {step.service for step in ctx.plan.steps if step.action is Action.STOP}
+        if host.service not in ending:
+            raise
+        return f"{host.service} did not let go of it ({error}); it ends with {host.service}"
+    return ""
 
 
 async def _configure(
@@ -76,7 +89,8 @@ async def _configure(
         if h.launched.host == host.service and h.service != without and (h.service in placed or _in(has, h.service))
     ]
     file = driver.members_file(host.launched, members, machine.settings)
-    await machine.write_service_file(host.service, file)
+    supervisor = machine.supervisor(host.supervisor)
+    await asyncio.to_thread(supervisor.write_files, host.service, [file])
     await driver.reload(host.launched, port, machine.http, machine.clock)
 
 
@@ -85,7 +99,7 @@ def _in(has: Mapping[str, MemberReading], member: str) -> bool:
 
 
 def _allocation(ctx: RunContext, handle: Handle) -> Allocation:
-    vram_mb = footprint(ctx.machine, handle.launched, ctx.snapshot.gpus, None).vram_mb
+    vram_mb = footprint(ctx.machine, handle.launched, ctx.snapshot.gpus, placed_on=handle.gpus).vram_mb
     return ctx.machine.allocation(handle.launched, handle.gpus, vram_mb, ctx.snapshot.gpus, {})
 
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 
 class Interrupts:
-    """`event` is set by the first signal, for the work under way; after `again` it waits for the next one."""
+    """`event` is set by the first signal; on the way back (`going_back`) only by the second of them all."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.count = 0
+        self._enough = 1
 
     @property
     def leave(self) -> bool:
@@ -23,10 +24,12 @@ class Interrupts:
 
     def hit(self) -> None:
         self.count += 1
-        self.event.set()
+        if self.count >= self._enough:
+            self.event.set()
 
-    def again(self) -> None:
-        """Listen anew: the way back is interrupted only by a further signal."""
+    def going_back(self) -> None:
+        """The first signal asks for the way back, so on it only a second one counts."""
+        self._enough = 2
         if not self.leave:
             self.event = asyncio.Event()
 

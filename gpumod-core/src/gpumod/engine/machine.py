@@ -19,7 +19,6 @@ from gpumod.ports import (
     GpuProbe,
     GpuShare,
     Http,
-    LaunchFile,
     Local,
     SleepStrategy,
     Store,
@@ -81,14 +80,6 @@ class Machine:
     def host_lock(self, host: str) -> asyncio.Lock:
         """Serialises changes of one host's configuration."""
         return self.host_locks.setdefault(host, asyncio.Lock())
-
-    def service_dir(self, service_id: str) -> Path:
-        return self.home / "services" / service_id
-
-    async def write_service_file(self, service_id: str, file: LaunchFile) -> None:
-        """Write a file of a service, atomically, into its own folder."""
-        path = self.service_dir(service_id) / file.name
-        await asyncio.to_thread(self.local.write_atomic, path, file.content, file.mode)
 
     async def read_gpus(self) -> tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]:
         """One reading of the GPUs, off the event loop (a sick driver can block for seconds)."""

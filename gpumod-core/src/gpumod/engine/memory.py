@@ -9,9 +9,10 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.plan import Step
 from gpumod.domain.states import Action
-from gpumod.engine.context import RunContext, poll
+from gpumod.engine.asking import ask_members
+from gpumod.engine.context import RunContext
 from gpumod.engine.machine import HOSTED, Machine
-from gpumod.engine.observe import ask_members
+from gpumod.plugins.kit import poll
 
 LAG_S = 2.0
 """A driver forgets a dead process within this."""
@@ -63,7 +64,7 @@ async def pids_of(machine: Machine, service_id: str) -> frozenset[int]:
     pids = statuses[owner.service].pids
     if owner is handle and not any(h.launched.host == service_id for h in handles.values()):
         return frozenset(pids)
-    members = await ask_members(machine, owner, pids)
+    members = await ask_members(machine, owner, pids) or {}
     if owner is handle:
         return frozenset(pids) - {m.pid for m in members.values()}
     member = members.get(service_id)
@@ -88,7 +89,7 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
         return all(_unattributed_mb(*last, g) <= ctx.snapshot.unattributed_mb(g) + TOLERANCE_MB for g in gpus) or None
 
     ctx.waiting(step, "its memory to come back")
-    if await poll(machine, machine.settings.release_timeout_s, back):
+    if await poll(machine.clock, back, machine.settings.release_timeout_s):
         return ""
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
@@ -104,6 +105,19 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
         hint="see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand",
         service=step.service,
     )
+
+
+async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
+    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of."""
+    machine = ctx.machine
+    enough_mb = (before.total_mb + ctx.footprints[step.service].asleep_mb) / 2
+
+    async def freed() -> Held | None:
+        now = await held(machine, step.service)
+        little = not now.known or before.total_mb <= 256 or now.total_mb <= enough_mb
+        return now if little else None
+
+    return await poll(machine.clock, freed, LAG_S)
 
 
 async def admit(ctx: RunContext, step: Step) -> None:
@@ -127,7 +141,7 @@ async def admit(ctx: RunContext, step: Step) -> None:
             ctx.running[step.n] = step
             return True
 
-    if await poll(machine, machine.settings.release_timeout_s, room) or ctx.going_back:
+    if await poll(machine.clock, room, machine.settings.release_timeout_s) or ctx.going_back:
         return
     gpus = sorted(step.takes_mb)
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
@@ -148,7 +162,7 @@ async def wait_settled(machine: Machine) -> None:
         gpus, processes = await machine.read_gpus()
         return all(_unattributed_mb(gpus, processes, gpu.index) <= TOLERANCE_MB for gpu in gpus) or None
 
-    await poll(machine, LAG_S, settled)
+    await poll(machine.clock, settled, LAG_S)
 
 
 async def wait_arrived(ctx: RunContext, step: Step) -> Held:
@@ -168,9 +182,15 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
         nonlocal now, gone
         now = await held(machine, step.service)
         gone = 0 if now.pids else gone + 1
-        return not now.known or now.total_mb >= expected_mb * 0.2 or gone >= GONE_LOOKS or None
+        has_come = not now.known or now.total_mb >= expected_mb * 0.2 or await untold()
+        return has_come or gone >= GONE_LOOKS or None
 
-    if await poll(machine, 2.0, arrived) and now.pids:
+    async def untold() -> bool:  # the driver names no process, but the memory has come
+        reading = await machine.read_gpus()
+        come = [_unattributed_mb(*reading, gpu) - ctx.snapshot.unattributed_mb(gpu) for gpu in step.placed_on]
+        return sum(come) >= expected_mb * 0.2
+
+    if await poll(machine.clock, arrived, 2.0) and now.pids:
         return now
     if not now.pids:
         raise Failed(

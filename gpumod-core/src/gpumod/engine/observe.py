@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumod.domain.errors import GpumodError
-from gpumod.domain.machine import GpuProcess, GpuReading, HostSnapshot, ServiceReading
+from gpumod.domain.machine import GpuProcess, HostSnapshot, ServiceReading
 from gpumod.domain.run import Handle
-from gpumod.domain.service import Service
 from gpumod.domain.states import State
+from gpumod.engine.asking import ask, ask_members
 from gpumod.engine.machine import HOSTED, Machine
-from gpumod.ports import HostsMembers, HttpFailure, MemberReading, ProbeResult, ProcessStatus
+from gpumod.ports import MemberReading, ProbeResult, ProcessStatus
 
 STATE_OF = {
     "starting": State.STARTING,
@@ -59,9 +58,11 @@ async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[st
     for name in sorted({h.supervisor for h in handles.values()} - {HOSTED}):
         mine = [h for h in handles.values() if h.supervisor == name]
         try:
-            statuses |= await machine.supervisor(name).status(mine)
-        except GpumodError:  # its plugin is gone: nothing is known of them, which is not the same as stopped
-            statuses |= {handle.service: ProcessStatus(alive=True) for handle in mine}
+            told = await machine.supervisor(name).status(mine)
+        except Exception:  # noqa: BLE001 - its plugin is gone, or breaks
+            told = {}
+        # nothing is known of those it does not speak of, which is not the same as stopped
+        statuses |= {handle.service: told.get(handle.service, ProcessStatus(alive=True)) for handle in mine}
     own = [h for h in handles.values() if h.supervisor != HOSTED]
     results = await asyncio.gather(*(_ask(machine, h, statuses[h.service], handles) for h in own))
     seen: dict[str, Seen] = {}
@@ -84,6 +85,8 @@ async def _ask(
     members = [h for h in handles.values() if h.launched.host == handle.service]
     if members:
         told = await ask_members(machine, handle, status.pids)
+        if told is None:  # whatever they hold counts for the host
+            return seen | {member.service: Seen(status) for member in members}
         theirs = {m.pid for m in told.values() if m.pid}
         seen[handle.service] = Seen(status, answer, pids=tuple(p for p in status.pids if p not in theirs))
         for member in members:
@@ -91,27 +94,6 @@ async def _ask(
             pids = (reading.pid,) if reading.pid else ()
             seen[member.service] = Seen(status, member=reading, pids=pids)
     return seen
-
-
-async def ask(machine: Machine, service: Service, port: int | None) -> ProbeResult:
-    """One probe of a service, as data: a driver that is missing or breaks is an unhealthy service, not a traceback."""
-    try:
-        return await machine.driver(service).probe(service, port or 0, machine.http)
-    except GpumodError as error:
-        return ProbeResult(state="unhealthy", detail=error.info.message)
-    except HttpFailure as error:
-        return ProbeResult(state="unhealthy", detail=str(error))
-
-
-async def ask_members(machine: Machine, host: Handle, pids: Sequence[int]) -> Mapping[str, MemberReading]:
-    """What a host tells of its members; nothing where it cannot be asked."""
-    try:
-        driver = machine.driver(host.launched)
-        if isinstance(driver, HostsMembers):
-            return await driver.members(host.launched, host.launched.port or 0, pids, machine.http)
-    except (GpumodError, HttpFailure):
-        pass
-    return {}
 
 
 def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: float) -> ServiceReading:
@@ -128,13 +110,19 @@ def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: f
         state=state,
         sleep_level=level if state is State.SLEEPING else None,
         health_ok=None if not up else state in (State.RUNNING, State.SLEEPING),
-        pid=(seen.member.pid if seen.member else seen.status.pid) if up else None,
+        pid=_pid(handle, seen) if up else None,
         uptime_s=max(0.0, now - (handle.started_at if seen.member else started_at)) if up else None,
         vram_mb=vram,
         gpus=handle.gpus,
         launched=handle.launched,
         detail=detail,
     )
+
+
+def _pid(handle: Handle, seen: Seen) -> int | None:
+    if handle.supervisor == HOSTED:
+        return seen.member.pid if seen.member else None
+    return seen.status.pid
 
 
 def process_state(seen: Seen) -> tuple[State, str]:
@@ -145,7 +133,7 @@ def process_state(seen: Seen) -> tuple[State, str]:
             return State.FAILED, "it is gone; how it ended is not known"
         return State.FAILED, f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
     if seen.probe is None:
-        return State.UNKNOWN, "its supervisor cannot be asked"
+        return State.UNKNOWN, "what keeps it cannot be asked"
     return STATE_OF[seen.probe.state], seen.probe.detail
 
 
@@ -160,7 +148,3 @@ def member_state(member: MemberReading) -> tuple[State, str]:
     if member.configured:
         return State.SLEEPING, member.detail
     return State.FAILED, member.detail or "its host does not know it"
-
-
-def gpu_by_index(gpus: Sequence[GpuReading]) -> Mapping[int, GpuReading]:
-    return {gpu.index: gpu for gpu in gpus}

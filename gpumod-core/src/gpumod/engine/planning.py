@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan, Policy, Target
 from gpumod.domain.service import Service
-from gpumod.engine.footprints import footprints, variants
+from gpumod.domain.states import SERVING, Action
+from gpumod.engine.footprints import footprint, placed_on, variants
 from gpumod.engine.machine import Machine
 from gpumod.planner import make_plan
+from gpumod.planner.changes import with_needs
+
+AT_ONCE = ("name", "role", "depends_on", "pinned", "startup_timeout")
+"""The fields of a definition that hold as soon as they are edited, while the service is up too."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,61 @@ class Planned:
 
 
 def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
-    """Plan `wanted` from `snapshot`. Services that are up but no longer defined are known by what was launched."""
-    services = {**launched(snapshot), **wanted.services}
-    prints = footprints(machine, services, snapshot.gpus)
+    """Plan `wanted` from `snapshot`.
+
+    What serves and goes on serving is counted, slept and woken as it was launched; what is started, as `wanted` says.
+    Services that are up but no longer defined are known by what was launched.
+    """
+    samples = machine.store.samples()
+    seats = {service: placed_on(snapshot, service) for service in snapshot.services}
+
+    def footprint_of(service: Service) -> Footprint:
+        return footprint(machine, service, snapshot.gpus, samples, seats.get(service.id, ()))
+
     policy = Policy(
         reserve_mb=machine.settings.reserve_mb,
         ram_reserve_mb=machine.settings.ram_reserve_mb,
         cascade=options.cascade,
     )
-    offered = variants(machine, services)
-    plan = make_plan(snapshot, wanted.target, services, prints, policy=policy, variants=offered)
-    return Planned(plan, services, prints, snapshot)
+    begun = _to_begin(snapshot, wanted)
+    while True:
+        services = definitions(snapshot, wanted, begun)
+        prints = {s: footprint_of(definition) for s, definition in services.items()}
+        plan = make_plan(
+            snapshot,
+            wanted.target,
+            services,
+            prints,
+            policy=policy,
+            variants=variants(machine, services),
+            stored={s: found for s, found in wanted.services.items() if found != services[s]},
+            footprint_of=footprint_of,
+        )
+        more = {step.service for step in plan.steps if step.action is Action.START} - begun
+        if all(services[s] == wanted.services.get(s, services[s]) for s in more):
+            return Planned(plan, services, prints, snapshot)
+        begun |= more  # dependents that restart too, or move: seen only in the plan
+
+
+def definitions(snapshot: HostSnapshot, wanted: Wanted, begun: Collection[str]) -> dict[str, Service]:
+    """The definition that counts for each service: for what is up and not `begun` anew, what it was launched with.
+
+    What is not of the process (:data:`AT_ONCE`) is taken from the definition of today in any case.
+    """
+    out = dict(wanted.services)
+    for service, old in launched(snapshot).items():
+        today = wanted.services.get(service)
+        if today is None:
+            out[service] = old
+        elif service not in begun:
+            out[service] = old.model_copy(update={name: getattr(today, name) for name in AT_ONCE})
+    return out
+
+
+def _to_begin(snapshot: HostSnapshot, wanted: Wanted) -> set[str]:
+    """What is to be started in any case: what restarts, and what is wanted and does not serve."""
+    members = with_needs(wanted.services, [member.service for member in wanted.target.members])
+    return {*wanted.target.restart, *(s for s in members if snapshot.reading(s).state not in SERVING)}
 
 
 def launched(snapshot: HostSnapshot) -> Mapping[str, Service]:

@@ -7,9 +7,10 @@ from typing import Literal
 from gpumod.domain.errors import ErrorInfo, HalfWay
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus, StepStatus
+from gpumod.domain.states import Action
 from gpumod.engine.change import misfit
 from gpumod.engine.conclude import conclude
-from gpumod.engine.context import Report
+from gpumod.engine.context import Report, muted
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
@@ -22,6 +23,7 @@ async def recover(
     machine: Machine, way: Literal["resume", "rollback"], options: Options, report: Report
 ) -> Outcome | None:
     """Close the open run; None when there is none. A resume that fails leaves the run open, for a rollback."""
+    report = muted(report)
     check_disk(machine)
     command = f"recover --{way}"
     with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
@@ -35,7 +37,8 @@ async def recover(
             return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
         await conclude(machine, run)
         snapshot = await observe(machine)
-        wanted = tidied(machine, run, snapshot, Wanted(run.target, {**machine.store.services(), **run.wanted}))
+        target = run.target.model_copy(update={"restart": still_to_restart(machine, run)})
+        wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.wanted}))
         planned = plan_for(machine, snapshot, wanted, options)
         if not planned.plan.fits and not options.force:
             return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
@@ -56,3 +59,11 @@ def close_steps(machine: Machine, run: Run) -> None:
             machine.store.update_step(run.id, record.model_copy(update={"status": StepStatus.FAILED, "error": cut_off}))
         elif record.status is StepStatus.PENDING:
             machine.store.update_step(run.id, record.model_copy(update={"status": StepStatus.SKIPPED}))
+
+
+def still_to_restart(machine: Machine, run: Run) -> tuple[str, ...]:
+    """The restarts of `run` that did not come about yet: those whose start is not journalled as done."""
+    started = {s.step.service for s in run.steps if s.step.action is Action.START and s.status is StepStatus.DONE}
+    handles = machine.store.handles()
+    done = {s for s in started if s in handles and handles[s].launched == run.wanted.get(s)}
+    return tuple(service for service in run.target.restart if service not in done)

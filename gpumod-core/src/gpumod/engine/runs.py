@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
-from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.plan import Plan
+from gpumod.domain.machine import HostSnapshot, ServiceReading
+from gpumod.domain.plan import Plan, Target
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus, RunStep, StepStatus
-from gpumod.domain.states import State
+from gpumod.domain.service import Service
+from gpumod.domain.states import GONE, State
 from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, RunContext
 from gpumod.engine.execute import Phase, execute
@@ -19,6 +22,8 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
 from gpumod.planner import check_needs, target_of
+
+log = logging.getLogger(__name__)
 
 NOT_BEGUN = (StepStatus.PENDING, StepStatus.SKIPPED)
 
@@ -89,26 +94,55 @@ async def go_back(
     machine: Machine, run: Run, error: ErrorInfo | None, report: Report, interrupts: Interrupts
 ) -> Outcome:
     """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
-    interrupts.again()
     report(Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for"))
     options = Options(force=True, cascade=True)
     failed: ErrorInfo | None
     try:
         await conclude(machine, run)
         snapshot = await observe(machine)
-        other = [r.service for r in snapshot.services.values() if r.launched != run.definitions.get(r.service)]
-        target = target_of(run.before, run.definitions)
-        again = tuple(member.service for member in target.members if member.service in other)
-        target = target.model_copy(update={"restart": again})
-        wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.definitions}))
+        wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
         planned = plan_for(machine, snapshot, wanted, options)
         offset = journalled(machine, run)
         failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset)
     except GpumodError as refusal:
         failed = refusal.info
+    except Exception as bug:  # whatever breaks the way back leaves the run open, never unended
+        log.exception("the way back of run %s broke", run.id)
+        failed = ErrorInfo(code="internal", message=f"{type(bug).__name__}: {bug}", hint="this is a bug in gpumod")
     if failed is None:
         return finish(machine, run, RunStatus.ROLLED_BACK, error, RolledBack.exit_code, report)
     return finish(machine, run, RunStatus.HALF_WAY, _both(error, failed), HalfWay.exit_code, report)
+
+
+def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -> Wanted:
+    """The way back from `snapshot` to what was there before `run`: only what differs is touched.
+
+    What was up comes back as it was (state, definition, GPUs), what was not up and is now goes. A dependency that is
+    neither defined any more nor was up cannot be asked for: it is dropped from the definitions.
+    """
+    known = {**defined, **run.definitions}
+    services = {
+        s: d.model_copy(update={"depends_on": tuple(n for n in d.depends_on if n in known)}) for s, d in known.items()
+    }
+    was = target_of(run.before, run.definitions)
+    members, again = [], []
+    for member in was.members:
+        now, before = snapshot.reading(member.service), run.before[member.service]
+        other = now.launched is not None and now.launched != run.definitions[member.service]
+        if other or now.state != before.state:
+            members.append(member)
+        if other:
+            again.append(member.service)
+    kept = set(check_needs(services, [member.service for member in was.members]))
+    gone = [
+        r.service
+        for r in snapshot.services.values()
+        if r.state is not State.STOPPED
+        and r.service not in kept
+        and run.before.get(r.service, ServiceReading(service=r.service, state=State.STOPPED)).state in GONE
+    ]
+    target = Target(members=tuple(members), stop_others=False, stop=tuple(sorted(gone)), restart=tuple(again))
+    return Wanted(target, services)
 
 
 def tidied(machine: Machine, run: Run, snapshot: HostSnapshot, wanted: Wanted) -> Wanted:

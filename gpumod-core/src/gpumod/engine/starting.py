@@ -8,10 +8,11 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
-from gpumod.engine.context import RunContext, poll
+from gpumod.engine.asking import ask
+from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
-from gpumod.engine.observe import ask
+from gpumod.plugins.kit import poll
 from gpumod.ports import Allocation, FatalLine, Launch, ReadsItsLog
 
 LOG_LINES = 60
@@ -26,7 +27,7 @@ def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
     (vLLM) would be given a little less at every start.
     """
     foreign = {gpu.index: ctx.snapshot.foreign_mb(gpu.index) for gpu in ctx.snapshot.gpus}
-    vram_mb = footprint(ctx.machine, service, ctx.snapshot.gpus, None).vram_mb
+    vram_mb = footprint(ctx.machine, service, ctx.snapshot.gpus, placed_on=step.placed_on).vram_mb
     return ctx.machine.allocation(service, step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
 
 
@@ -98,7 +99,7 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle, launch: Launch
                 raise Failed("start-failed", f"{service.id} says that it failed", why=answer.detail, service=service.id)
         return None
 
-    if await poll(machine, timeout_s, ready):
+    if await poll(machine.clock, ready, timeout_s):
         return
     raise Failed(
         "start-timeout",

@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
 from gpumod.domain.states import Action
-from gpumod.engine.context import RunContext, poll
+from gpumod.engine.context import RunContext
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
+from gpumod.plugins.kit import poll
 
 
 def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]:
@@ -41,7 +42,7 @@ async def verify(ctx: RunContext, step: Step) -> str:
         return None if wrong else True
 
     ctx.waiting(step, "every service to be as wanted")
-    if await poll(ctx.machine, 2.0, whole):
+    if await poll(ctx.machine.clock, whole, 2.0):
         return ""
     raise Failed(
         "verify-failed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from gpumod.domain.plan import Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
-from gpumod.engine.footprints import footprint, key_of
+from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
@@ -77,14 +77,8 @@ class Services(Base):
             del unit_vars[name]
         kept = {k: v for k, v in base.items() if k not in params.unset}
         try:
-            service = Service.model_validate({**kept, **fields, "unit_vars": unit_vars})
-            if "context_size" in fields and "vram_mb" not in fields and base.get("kv_cache_per_1k"):
-                old = Service.model_validate({**base, "unit_vars": unit_vars})
-                if old.context_size is not None and service.context_size is not None:
-                    grown = old.with_context(service.context_size)
-                    service = service.model_copy(
-                        update={"vram_mb": grown.vram_mb, "start_peak_mb": grown.start_peak_mb}
-                    )
+            grown = _grown(base, fields, params.unset)
+            service = Service.model_validate({**kept, **grown, **fields, "unit_vars": unit_vars})
         except ValidationError as error:
             raise bad_input(f"service {params.id!r}", error) from error
         except ValueError as error:
@@ -130,7 +124,7 @@ class Services(Base):
 
     async def service_remove(self, params: ServiceRemove, progress: OnProgress = None) -> DeletedResult:
         """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""
-        machine, store = self._machine, self._machine.store
+        store = self._machine.store
         services = store.services()
         if self._broken("services", params.service):
             store.delete_service(params.service, event=self._event("service-removed", params.service))
@@ -151,29 +145,26 @@ class Services(Base):
                 hint="--cascade takes it out of them too",
             )
         if store.handles().get(service.id):
-            snapshot = await observe(machine)
-            if snapshot.reading(service.id).state not in ALIVE:
-                store.delete_handle(service.id, event=self._event("stopped", service.id))
-            elif params.stop:
-                await self._stop(service, services, progress)
-            else:
-                raise Failed(
-                    "still-running",
-                    f"service {service.id!r} is running",
-                    hint=f"gpumod service stop {service.id}, or --stop",
-                )
+            await self._stop(service, services, progress, alive=params.stop)
         for mode_id in named:
             mode = without_service(store.modes()[mode_id], service.id)
             store.put_mode(mode, event=self._event("mode-edited", mode_id, removed=service.id), user_edited=True)
         store.delete_service(service.id, event=self._event("service-removed", service.id))
         return DeletedResult(kind="service", id=service.id)
 
-    async def _stop(self, service: Service, services: Mapping[str, Service], progress: OnProgress) -> None:
-        """Stop it by a plan, or raise what the run failed with."""
-        wanted = Wanted(Target(stop=(service.id,), stop_others=False), services)
-        outcome = await change(
-            self._machine, f"service remove {service.id}", lambda _: wanted, Options(), reporter(progress)
-        )
+    async def _stop(
+        self, service: Service, services: Mapping[str, Service], progress: OnProgress, *, alive: bool
+    ) -> None:
+        """Stop it by a plan, also what is left of one that failed; one that is up only where `alive` allows it."""
+
+        def build(snapshot: HostSnapshot) -> Wanted:
+            if not alive and snapshot.reading(service.id).state in ALIVE:
+                hint = f"gpumod service stop {service.id}, or --stop"
+                raise Failed("still-running", f"service {service.id!r} is running", hint=hint)
+            return Wanted(Target(stop=(service.id,), stop_others=False), services)
+
+        command = f"service remove {service.id}"
+        outcome = await change(self._machine, command, build, Options(), reporter(progress))
         if outcome.error is not None:
             raise failure_of(outcome)
 
@@ -195,19 +186,34 @@ class Services(Base):
     async def _shown(self, service: Service) -> ServiceResult:
         machine, store = self._machine, self._machine.store
         gpus: tuple[GpuReading, ...] = ()
+        seat: tuple[int, ...] = ()
         snapshot: HostSnapshot | None = None
         try:
             snapshot = await observe(machine)
-            gpus = snapshot.gpus
+            gpus, seat = snapshot.gpus, placed_on(snapshot, service.id)
         except GpumodError:  # a machine without a GPU still shows its definitions
             snapshot = None
-        samples = store.samples().get((service.id, key_of(service, gpus)))
         differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
         return ServiceResult(
             service=service,
-            footprint=footprint(machine, service, gpus, samples),
+            footprint=footprint(machine, service, gpus, store.samples(), seat),
             edited=tuple(sorted(store.user_edited(service.id))),
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
             apply=f"gpumod service restart {service.id}" if differs else "",
         )
+
+
+def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection[str]) -> dict[str, Any]:
+    """What another context makes of the memory that `base` declares, where the edit itself does not say.
+
+    Raises ValueError for values that no service may have, and for more memory than any card has.
+    """
+    cost = None if "kv_cache_per_1k" in unset else fields.get("kv_cache_per_1k", base.get("kv_cache_per_1k"))
+    said = "vram_mb" in fields or "vram_mb" in unset
+    if said or not cost or not base.get("context_size") or fields.get("context_size") is None:
+        return {}
+    asked = Service.model_validate({**base, "kv_cache_per_1k": cost, "context_size": fields["context_size"]})
+    before = asked.model_copy(update={"context_size": base["context_size"]})
+    grown = before.with_context(asked.context_size or 1)
+    return {name: getattr(grown, name) for name in ("vram_mb", "start_peak_mb") if name not in unset}

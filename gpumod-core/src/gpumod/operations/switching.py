@@ -95,8 +95,9 @@ class Switching(Base):
             snapshot = await observe(self._machine)
             return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode_id)
         outcome = await change(self._machine, f"switch {mode_id}", build, options, reporter(progress))
-        self._keep_refused(outcome, mode_id)
-        if params.alternative is not None and outcome.status is RunStatus.REFUSED:
+        if params.alternative is None:
+            self._keep_refused(outcome, mode_id)
+        elif outcome.status is RunStatus.REFUSED:
             raise Stale(
                 "stale-alternative",
                 f"alternative {params.alternative} no longer fits",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.footprint import Footprint
-from gpumod.domain.plan import Alternative, AlternativeKind, Plan, Target, Variant
+from gpumod.domain.plan import Alternative, AlternativeKind, Changes, Plan, Target, Variant
 from gpumod.domain.service import Service
-from gpumod.planner.candidates import BLOCK, MIN_CONTEXT, Base, Candidate, combine, with_context
-from gpumod.planner.changes import apply_changes, apply_to_footprints
+from gpumod.planner.candidates import BLOCK, MIN_CONTEXT, Base, Candidate, FootprintOf, combine, with_context
+from gpumod.planner.changes import apply_changes, apply_to_footprints, edited_by
 from gpumod.planner.ids import alternative_id
 
 MOST = 12
@@ -35,11 +35,19 @@ class _Search:
         self.left -= 1
         base = self.base
         try:
-            target, services = apply_changes(base.target, base.services, candidate.changes)
-            plan = self.plan(target, services, apply_to_footprints(base.footprints, base.services, candidate.changes))
+            restarting = {s: base.stored[s] for s in edited_by(candidate.changes) if s in base.stored}
+            target, services = apply_changes(base.target, {**base.services, **restarting}, candidate.changes)
+            plan = self.plan(target, services, self._footprints(services, candidate.changes))
         except GpumodError:
             return None
         return plan if plan.fits else None
+
+    def _footprints(self, services: Mapping[str, Service], changes: Changes) -> Mapping[str, Footprint]:
+        """What everything takes with `changes` made: just what whoever takes the alternative will count with."""
+        tell = self.base.footprint_of
+        if tell is None:
+            return apply_to_footprints(self.base.footprints, self.base.services, changes)
+        return {**self.base.footprints, **{s: tell(services[s]) for s in edited_by(changes)}}
 
     def try_out(self, candidate: Candidate, beside: Candidate | None = None) -> bool:
         """Keep `candidate` (together with `beside`) if it fits."""
@@ -80,6 +88,8 @@ def find_alternatives(
     services: Mapping[str, Service],
     footprints: Mapping[str, Footprint],
     variants: Mapping[str, tuple[Variant, ...]],
+    stored: Mapping[str, Service] | None = None,
+    footprint_of: FootprintOf | None = None,
 ) -> tuple[Alternative, ...]:
     """What fits in place of `unfit`, by what it costs the user: single changes, and pairs of those that do not suffice.
 
@@ -88,7 +98,8 @@ def find_alternatives(
     tight = {gpu.index for gpu in unfit.gpus if gpu.exceeds_by_mb}
     wanted = [row for row in unfit.services if row.wanted not in ("stopped", "kept") and row.id in services]
     crowded = frozenset(row.id for row in wanted if tight & set(row.gpus) or unfit.ram_exceeds_by_mb)
-    search = _Search(plan, Base(unfit.target, services, footprints, variants, crowded))
+    base = Base(unfit.target, services, footprints, variants, crowded, stored or {}, footprint_of)
+    search = _Search(plan, base)
     missing_mb = 0 if unfit.ram_exceeds_by_mb else unfit.exceeds_by_mb
     lacking = [c for c in search.base.all() if c.saves_mb < missing_mb or not search.try_out(c)]
     pairs = [

@@ -5,8 +5,8 @@ Costs rank; they have no unit. A cost of 1 is hardly noticed, one above 10 takes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import combinations
 
 from gpumod.domain.footprint import Footprint, Source
@@ -20,6 +20,9 @@ BLOCK = 1024
 MIN_CONTEXT = 2048
 MOST_SHARERS = 8
 """So many of the largest members are tried as partners in turns."""
+
+FootprintOf = Callable[[Service], Footprint]
+"""What a definition takes; pure as far as the planner sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What did not fit. `crowded` are the services on GPUs that are over: others cannot help."""
+    """What did not fit. `crowded` are the services on GPUs that are over: others cannot help.
+
+    `stored` are the definitions that an edited service restarts with, where they are not those of `services`;
+    `footprint_of` tells what an edited one takes, where somebody can.
+    """
 
     target: Target
     services: Mapping[str, Service]
     footprints: Mapping[str, Footprint]
     variants: Mapping[str, tuple[Variant, ...]]
     crowded: frozenset[str]
+    stored: Mapping[str, Service] = field(default_factory=dict)
+    footprint_of: FootprintOf | None = None
 
     def foot(self, service: str) -> Footprint:
         known = self.footprints.get(service)
@@ -148,15 +157,21 @@ def left_out(base: Base) -> Iterator[Candidate]:
 
 
 def with_context(base: Base, service: str, tokens: int) -> Candidate:
-    """The candidate that gives `service` a context of `tokens`."""
+    """The candidate that gives `service` a context of `tokens`.
+
+    What was measured holds for the context that it was measured with, so the change says what is left of it.
+    """
     whole = base.services[service].context_size or tokens
+    delta_mb = context_delta_mb(base.services[service], tokens)
+    foot = base.foot(service)
+    vram_mb = {service: max(0, foot.vram_mb + delta_mb)} if foot.source is Source.MEASURED else {}
     return Candidate(
         AlternativeKind.CONTEXT,
         f"{service} with a context of {tokens} instead of {whole}",
-        Changes(context_size={service: tokens}),
+        Changes(context_size={service: tokens}, vram_mb=vram_mb),
         1 + 8 * (1 - tokens / whole),
         frozenset((service,)),
-        -context_delta_mb(base.services[service], tokens),
+        -delta_mb,
     )
 
 

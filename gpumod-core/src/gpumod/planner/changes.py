@@ -21,7 +21,7 @@ def apply_changes(
     size of a service that declares none.
     """
     changed = dict(services)
-    edited = {*changes.context_size, *changes.unit_vars, *changes.vram_mb}
+    edited = edited_by(changes)
     for service in sorted(edited | set(changes.replace.values())):
         if service not in services:
             raise UnknownName("unknown-service", f"there is no service {service!r}")
@@ -43,6 +43,11 @@ def apply_changes(
     concerned = edited & with_needs(changed, [member.service for member in members])
     restart = tuple(dict.fromkeys([*(s for s in target.restart if s not in gone), *sorted(concerned)]))
     return target.model_copy(update={"members": members, "restart": restart}), changed
+
+
+def edited_by(changes: Changes) -> set[str]:
+    """The services whose definitions `changes` touches."""
+    return {*changes.context_size, *changes.unit_vars, *changes.vram_mb}
 
 
 def with_needs(services: Mapping[str, Service], wanted: list[str]) -> set[str]:
@@ -75,7 +80,10 @@ def context_delta_mb(service: Service, tokens: int) -> int:
 def apply_to_footprints(
     footprints: Mapping[str, Footprint], services: Mapping[str, Service], changes: Changes
 ) -> dict[str, Footprint]:
-    """`footprints` as predicted with `changes` made; `services` are the definitions before them."""
+    """`footprints` as predicted with `changes` made, where nobody can tell what the changed definitions take.
+
+    `services` are the definitions before them.
+    """
     out = dict(footprints)
     for service in {*changes.context_size, *changes.vram_mb} & set(out):
         foot = out[service]

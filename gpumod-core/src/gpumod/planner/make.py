@@ -9,6 +9,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Lease, Plan, Policy, Target, Variant
 from gpumod.domain.service import Service
 from gpumod.planner.alternatives import find_alternatives
+from gpumod.planner.candidates import FootprintOf
 from gpumod.planner.report import tell
 from gpumod.planner.solve import solve
 from gpumod.planner.world import World
@@ -25,12 +26,16 @@ def make_plan(
     leases: Iterable[Lease] = (),
     policy: Policy = DEFAULT_POLICY,
     variants: Mapping[str, tuple[Variant, ...]] | None = None,
+    stored: Mapping[str, Service] | None = None,
+    footprint_of: FootprintOf | None = None,
 ) -> Plan:
     """The steps from `snapshot` to `target`, whether they fit, and what would fit where they do not. Pure.
 
     `services` are all definitions, `footprints` what they take (where one is missing, what its service declares),
-    `variants` the other ways to run a service that its driver offers. The plan is complete even where it does not
-    fit, so that it can be forced.
+    `variants` the other ways to run a service that its driver offers. `stored` are the definitions with which an
+    alternative restarts what is up with another one, and `footprint_of` tells what a definition that an alternative
+    changes takes, so that taking it counts with the numbers with which it was found; without it they are predicted
+    from `footprints`. The plan is complete even where it does not fit, so that it can be forced.
 
     Raises UnknownName (`unknown-service`, `unknown-dependency`), UsageError (`dependency-cycle`, `port-conflict`,
     `unknown-gpu`, `wanted-and-stopped`), Failed (`has-dependents`, `leased`) and MachineLacks (`no-gpu`).
@@ -44,5 +49,5 @@ def make_plan(
     made = plan(target, services, footprints)
     if made.fits or not policy.alternatives:
         return made
-    found = find_alternatives(plan, made, services, footprints, variants or {})
+    found = find_alternatives(plan, made, services, footprints, variants or {}, stored, footprint_of)
     return made.model_copy(update={"alternatives": found})

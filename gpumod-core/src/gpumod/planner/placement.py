@@ -82,7 +82,7 @@ def place(world: World, goals: Goals) -> tuple[Places, Resting]:
     hosts: list[Goal] = []
     host_ids = {found.host for service in goals.members if (found := world.find(service)) and found.host}
     for goal in goals.members.values():
-        gpus = _given(world, goal)
+        gpus = _given(world, goal, restarts=goal.service in goals.restarts)
         if gpus is not None:
             places[goal.service] = gpus
             resting.put(goal, gpus)
@@ -101,11 +101,13 @@ def place(world: World, goals: Goals) -> tuple[Places, Resting]:
     return places, resting
 
 
-def _given(world: World, goal: Goal) -> tuple[int, ...] | None:
-    """Where it must go; None when there is a choice."""
+def _given(world: World, goal: Goal, *, restarts: bool) -> tuple[int, ...] | None:
+    """Where it must go; None when there is a choice. One that restarts goes where its definition says, if it does."""
     defined = world.definition(goal.service).gpus
     if goal.gpus:
         return goal.gpus
+    if restarts and defined != "any":
+        return defined
     reading = world.reading(goal.service)
     placed = world.is_alive(goal.service) and (reading.gpus or any(reading.vram_mb.values()))
     if placed or reading.state in UP:

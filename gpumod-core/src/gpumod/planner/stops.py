@@ -137,4 +137,6 @@ def _must_stop(world: World, goals: Goals, service: str, why: dict[str, str]) ->
     goal = goals.members[service].state
     if goal not in UP or not world.is_alive(service):
         return False
+    if world.state(service) is State.FAILED:
+        return True  # its start would count on the memory that it still holds, and lose sight of who holds it
     return service in why or Action.STOP in route(world.state(service), goal)

@@ -87,7 +87,7 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./:+
 
 
 def refuse_flags(args: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False) -> None:
-    """Raise ValueError when `args` hold a flag of `denied` (`--flag`, `--flag=value`, underscores as dashes).
+    """Raise ValueError when `args` hold a flag of `denied` (`--flag`, `--no-flag`, `--flag=value`, underscores as dashes).
 
     `abbreviations`: the runtime takes any unambiguous beginning of a flag for the flag. A denied name that ends
     in `*` stands for all that begin so.
@@ -96,13 +96,20 @@ def refuse_flags(args: Sequence[str], denied: Sequence[str], *, abbreviations: b
         if not arg.startswith("-"):
             continue
         flag = arg.partition("=")[0].replace("_", "-")
-        for name in denied:
-            stem = name.rstrip("*")
-            hit = flag == stem or (name.endswith("*") and flag.startswith(stem))
-            if hit or (abbreviations and len(flag) > 2 and flag.startswith("--") and stem.startswith(flag)):
-                raise ValueError(f"extra_args may not hold {flag}: gpumod sets it, or it opens the service to others")
+        if any(_is_form_of(flag, name, abbreviations=abbreviations) for name in denied):
+            raise ValueError(f"extra_args may not hold {flag}: gpumod sets it, or it opens the service to others")
         if flag == "--":
             raise ValueError("extra_args may not hold a bare --")
+
+
+def _is_form_of(flag: str, name: str, *, abbreviations: bool) -> bool:
+    stem = name.rstrip("*")
+    for form in (stem, f"--no-{stem[2:]}") if stem.startswith("--") else (stem,):
+        if flag == form or (name.endswith("*") and flag.startswith(form)):
+            return True
+        if abbreviations and len(flag) > 2 and flag.startswith("--") and form.startswith(flag):
+            return True
+    return False
 
 
 def metric_sum(text: str, *names: str) -> float | None:
@@ -132,12 +139,12 @@ async def in_flight(http: Http, port: int, *names: str, query: Sequence[tuple[st
 
 
 async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
-    """Ask until the answer is not None, first after 20 ms, then less and less often; None when time is out."""
+    """Ask until the answer is not None, first after 20 ms and never more than 50 ms apart; None when time is out."""
     end_s, pause_s = clock.monotonic() + timeout_s, 0.02
     while (answer := await ask()) is None:
         left_s = end_s - clock.monotonic()
         if left_s <= 0:
             return None
         await clock.sleep(min(pause_s, left_s))
-        pause_s = min(pause_s * 1.3, 0.5)
+        pause_s = min(pause_s * 1.1, 0.05)
     return answer

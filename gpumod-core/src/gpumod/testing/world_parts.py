@@ -15,7 +15,7 @@ from typing import Any
 from gpumod.domain.errors import Busy, Failed, MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
-from gpumod.ports import Holder, HttpFailure, HttpReply, Launch, PortUser, ProcessStatus, Ram
+from gpumod.ports import Holder, HttpFailure, HttpReply, Launch, LaunchFile, PortUser, ProcessStatus, Ram
 from gpumod.testing.world import TICK_S, Proc, Recipe, Stranger, World
 
 OnAct = Callable[[str], None]
@@ -32,6 +32,10 @@ class WorldSupervisor:
         self.home = home
         self.on_act = on_act
 
+    def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
+        for file in files:
+            self.world.files[str(self.home / "services" / service / file.name)] = file.content
+
     def check(self, handle: Handle, launch: Launch) -> None:
         if launch.argv[0] != "world-runtime":
             raise MachineLacks("missing-binary", f"service {handle.service} needs {launch.argv[0]}")
@@ -40,8 +44,7 @@ class WorldSupervisor:
         world = self.world
         self.on_act(f"start {handle.service} before")
         folder = self.home / "services" / handle.service
-        for file in launch.files:
-            world.files[str(folder / file.name)] = file.content
+        self.write_files(handle.service, launch.files)
         order = json.loads(launch.argv[1])
         port = launch.ports[0] if launch.ports else None
         taken = world.listener(port) if port else None
@@ -252,9 +255,6 @@ class WorldLocal:
 
     def __init__(self, world: World) -> None:
         self.world = world
-
-    def write_atomic(self, path: Path, text: str, mode: int) -> None:
-        self.world.files[str(path)] = text
 
     def port_user(self, port: int) -> PortUser | None:
         user = self.world.listener(port)

@@ -102,11 +102,15 @@ class Runs:
         return tuple(found)
 
     def last_errors(self) -> Mapping[str, str]:
-        """Service to the message of its last step, where that step failed. Looks at the last few hundred steps."""
+        """Service to the message of its last step, where that step failed; steps of a way back do not count.
+
+        Looks at the last few hundred steps.
+        """
         ended = [StepStatus.DONE.value, StepStatus.FAILED.value]
         service = func.json_extract(RunStepRow.definition, "$.step.service")
         readable = func.json_valid(RunStepRow.definition) == 1
-        query = select(service, RunStepRow.error).where(readable, col(RunStepRow.status).in_(ended))
+        applied = [readable, col(RunStepRow.phase) == "apply", col(RunStepRow.status).in_(ended)]
+        query = select(service, RunStepRow.error).where(*applied)
         found: dict[str, str | None] = {}
         with self._db.read() as session:
             for name, error in session.exec(query.order_by(col(RunStepRow.seq).desc()).limit(400)):
