@@ -16,7 +16,6 @@ from gpumod.api import (
     Allocation,
     Driver,
     Failed,
-    ReportsActivity,
     Service,
     Settings,
     SleepStrategy,
@@ -97,6 +96,7 @@ class App:
         self.asleep = False
         self.faults: dict[str, Answer | None] = faults.pop("answers", {})
         self.deaf = faults.pop("deaf", False)
+        self.in_flight: int = faults.pop("in_flight", 0) + 1
 
     def __call__(self, call: Call) -> Answer | None:
         if str(call) in self.faults:
@@ -105,7 +105,8 @@ class App:
             self.asleep = self.asleep if self.deaf else call.path == "/sleep"
             return 202, b""
         if str(call) == "GET /busy":
-            return 200, {"in_flight": 2}
+            self.in_flight = max(0, self.in_flight - 1)
+            return 200, {"in_flight": self.in_flight}
         return 200, {"status": "ok", "sleeping": self.asleep}
 
 
@@ -144,17 +145,40 @@ async def test_the_probe_reads_the_health_path(answer: Answer, options: dict[str
 async def test_a_port_that_does_not_answer_is_no_traceback(kind: Any, state: str, code: str) -> None:
     http = NoAnswer(kind)
     assert (await DRIVER.probe(a_service(), 1, http)).state == state
-    assert (await DRIVER.activity(a_sleeper(activity_path="/busy"), 1, http)).in_flight is None
     with pytest.raises(Failed) as caught:
         await HttpSleep().sleep(a_sleeper(), 1, http, QuickClock())
     assert caught.value.code == code
 
 
-async def test_activity_is_told_where_there_is_a_path() -> None:
-    async with FakeWeb(App()) as web:
-        assert (await DRIVER.activity(a_service(), web.port, HTTP)).in_flight is None
-        assert (await DRIVER.activity(a_sleeper(activity_path="/busy"), web.port, HTTP)).in_flight == 2
-        assert (await DRIVER.activity(a_sleeper(activity_path="/health"), web.port, HTTP)).in_flight is None
+async def test_it_sleeps_when_its_requests_are_done() -> None:
+    app = App(in_flight=3)
+    async with FakeWeb(app) as web:
+        for _ in range(2):  # what sleeps already is not asked
+            await HttpSleep().sleep(a_sleeper(activity_path="/busy"), web.port, HTTP, QuickClock())
+    assert app.asleep
+    asked = [call for call in web.said() if call != "GET /health"]
+    assert asked == ["GET /busy"] * 4 + ["POST /sleep"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "says"),
+    [
+        ((200, {"in_flight": 7}), "busy", "7 requests were still in flight after 0.2 s"),
+        ((200, {"in_flight": 1}), "busy", "1 request was"),
+        ((200, {"in_flight": True}), "activity-not-told", "/busy answered 200"),
+        ((200, {"in_flight": -1}), "activity-not-told", "/busy"),
+        ((404, b"none"), "activity-not-told", "404: none"),
+    ],
+)
+async def test_a_busy_service_is_not_sent_to_sleep(answer: Answer, code: str, says: str) -> None:
+    async with FakeWeb(App(answers={"GET /busy": answer})) as web:
+        with pytest.raises(Failed) as caught:
+            await HttpSleep().sleep(
+                a_sleeper(activity_path="/busy", sleep_timeout_s=0.2), web.port, HTTP, QuickClock()
+            )
+        assert "POST /sleep" not in web.said()
+    assert caught.value.code == code
+    assert says in caught.value.info.why
 
 
 async def test_it_sleeps_and_wakes_once() -> None:
@@ -202,7 +226,7 @@ async def test_a_service_without_paths_cannot_sleep() -> None:
 
 def test_every_offer_works() -> None:
     (driver,) = plugin.gpumod_drivers()
-    for power in (Driver, ReportsActivity):
+    for power in (Driver,):
         assert isinstance(driver.factory(), power)
     (strategy,) = plugin.gpumod_sleep_strategies()
     assert (strategy.name, strategy.drivers, strategy.api) == ("http", ("fastapi",), PLUGIN_API)

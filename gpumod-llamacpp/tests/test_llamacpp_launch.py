@@ -18,7 +18,6 @@ from gpumod.api import (
     HostsMembers,
     OffersVariants,
     ReadsItsLog,
-    ReportsActivity,
     Service,
     Settings,
     SleepStrategy,
@@ -211,9 +210,38 @@ def test_a_member_reads_only_its_own_lines() -> None:
     assert DRIVER.fatal_line(member, ["main: couldn't bind HTTP server socket"]) is not None
 
 
+def test_a_second_try_takes_back_what_the_first_one_said() -> None:
+    tried = [
+        ALLOC,
+        "ggml_gallocr_reserve_n_impl: failed to allocate CUDA1 buffer of size 1073741824",
+        "sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism",
+    ]
+    assert DRIVER.fatal_line(a_service(), [*tried, "main: model loaded"]) is None
+    found = DRIVER.fatal_line(a_service(), [*tried, ALLOC])
+    assert found is not None
+    assert found.code == "out-of-memory"
+    member = a_service(port=None, host="router", sleep_mode="router")
+    spawned = "srv load: spawning server instance with name=glm on port 4002"
+    assert DRIVER.fatal_line(member, [spawned, *(f"[4002] {line}" for line in tried)]) is None
+
+
+def test_members_with_the_same_model_are_told_apart() -> None:
+    member = a_service(port=None, host="router", sleep_mode="router")
+    loading = f"load_model: loading model '{member.model_path}'"
+    mine = "srv load: spawning server instance with name=glm on port 4001"
+    other = "srv load: spawning server instance with name=glm2 on port 4002"
+    log = [mine, f"[4001] {loading}", other, f"[4002] {loading}", f"[4002] {ALLOC}"]
+    assert DRIVER.fatal_line(member, log) is None
+    taken_over = [*log[:2], "srv load: spawning server instance with name=glm2 on port 4001", f"[4001] {ALLOC}"]
+    assert DRIVER.fatal_line(member, taken_over) is None
+    for another in (f"{member.model_path}.old", f"/other{member.model_path}", f"{member.model_path}2"):
+        log = [f"[4003] loading model '{another}'", f"[4003] {ALLOC}", f"[4004] {loading}"]
+        assert DRIVER.fatal_line(member, log) is None
+
+
 def test_every_offer_works() -> None:
     (driver,) = plugin.gpumod_drivers()
-    for power in (Driver, ReadsItsLog, ReportsActivity, OffersVariants, HostsMembers):
+    for power in (Driver, ReadsItsLog, OffersVariants, HostsMembers):
         assert isinstance(driver.factory(), power)
     (strategy,) = plugin.gpumod_sleep_strategies()
     assert (strategy.name, strategy.drivers, strategy.api) == ("router", ("llamacpp",), PLUGIN_API)

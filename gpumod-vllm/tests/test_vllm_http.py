@@ -123,15 +123,9 @@ async def test_a_port_that_does_not_answer_is_no_traceback(kind: Any, state: str
     found = await DRIVER.probe(a_service(), 8001, NoAnswer(kind))
     assert found.state == state
     assert says in found.detail
-    assert (await DRIVER.activity(a_service(), 8001, NoAnswer(kind))).in_flight is None
     with pytest.raises(Failed) as caught:
         await L1Sleep().sleep(a_service(), 8001, NoAnswer(kind), QuickClock())
     assert caught.value.code == ("sleep-timeout" if kind == "timeout" else "sleep-failed")
-
-
-async def test_activity_counts_running_and_waiting() -> None:
-    async with FakeWeb(Engine()) as web:
-        assert (await DRIVER.activity(a_service(), web.port, HTTP)).in_flight == 3
 
 
 @pytest.mark.parametrize("empty", [False, True])

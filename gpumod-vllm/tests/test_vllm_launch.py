@@ -91,6 +91,10 @@ def test_a_local_model_wins_over_the_hub() -> None:
         ({"unit_vars": {"extra_args": "--api_key=secret"}}, "--api-key"),
         ({"unit_vars": {"extra_args": ["--hos", "0.0.0.0"]}}, "--hos"),
         ({"unit_vars": {"extra_args": ["--uds", "/tmp/x"]}}, "--uds"),
+        ({"unit_vars": {"extra_args": ["--no-enable-sleep-mode"]}}, "--no-enable-sleep-mode"),
+        ({"unit_vars": {"extra_args": ["--no_enforce_eager"]}}, "--no-enforce-eager"),
+        ({"unit_vars": {"extra_args": ["--no-enable-s"]}}, "--no-enable-s"),
+        ({"unit_vars": {"extra_args": ["--no-en"]}}, "--no-en"),
         ({"unit_vars": {"extra_args": ["--ssl-keyfile", "/k"]}}, "--ssl-keyfile"),
         ({"unit_vars": {"env": {"LD_PRELOAD": "/x.so"}}}, "LD_PRELOAD"),
         ({"unit_vars": {"env": {"A=B": "c"}}}, "environment variable"),
@@ -101,6 +105,7 @@ def test_a_local_model_wins_over_the_hub() -> None:
         ({"model_id": "--uds=/tmp/x"}, "flag"),
         ({"port": None}, "port"),
         ({"vram_mb": 0}, "vram_mb"),
+        ({"vram_mb": 0, "unit_vars": {"kv_cache_memory_bytes": 10}}, "vram_mb must be above the 1 MiB"),
         ({"sleep_mode": "router"}, "l1 or l2"),
         ({"host": "other", "port": None}, "host"),
         ({"sleep_mode": "l2", "unit_vars": {"load_format": "bitsandbytes"}}, "load_format"),
@@ -200,9 +205,28 @@ def test_the_estimate_is_what_the_option_says_not_the_preset() -> None:
     assert (found := estimator.estimate(both, 24564, None)) is not None
     assert found.vram_mb == 24564
     assert estimator.estimate(a_service(), 24564, None) is None
-    kv = {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 10}
-    assert estimator.estimate(a_service(unit_vars=kv), 24564, None) is None
     assert estimator.estimate(a_service(unit_vars={"nonsense": 1}), 24564, None) is None
+
+
+@given(
+    vram_mb=st.integers(0, 100_000),
+    kv_bytes=st.integers(1, 200 * 2**30),
+    gpus=st.sampled_from(["any", (0,), (0, 1), (0, 1, 2, 3)]),
+)
+def test_a_fixed_kv_cache_is_never_planned_below_its_size(vram_mb: int, kv_bytes: int, gpus: Any) -> None:
+    options = {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": kv_bytes}
+    service = a_service(vram_mb=vram_mb, gpus=gpus, unit_vars=options)
+    count = 1 if gpus == "any" else len(gpus)
+    found = VllmEstimator().estimate(service, 24564, None)
+    assert found is not None
+    assert found.source is Source.EXPLICIT
+    assert found.vram_mb >= vram_mb
+    assert found.vram_mb * 2**20 >= kv_bytes * count
+    if vram_mb * 2**20 > (kv_bytes + 2**20) * count:
+        DRIVER.check(service)
+    elif vram_mb * 2**20 <= kv_bytes * count:
+        with pytest.raises(ValueError, match="weights come on top"):
+            DRIVER.check(service)
 
 
 def test_a_smaller_kv_cache_is_offered_only_where_it_saves() -> None:

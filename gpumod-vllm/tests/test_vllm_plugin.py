@@ -14,7 +14,6 @@ from gpumod.api import (
     Driver,
     OffersVariants,
     ReadsItsLog,
-    ReportsActivity,
     Service,
     Settings,
     SleepStrategy,
@@ -29,7 +28,7 @@ SERVICE = Service(id="m", driver="vllm", port=8001, vram_mb=9, model_id="org/m")
 def test_every_offer_works() -> None:
     (driver,) = plugin.gpumod_drivers()
     made = driver.factory()
-    for power in (Driver, ReadsItsLog, ReportsActivity, OffersVariants):
+    for power in (Driver, ReadsItsLog, OffersVariants):
         assert isinstance(made, power)
     strategies = {offer.name: offer for offer in plugin.gpumod_sleep_strategies()}
     assert set(strategies) == {"l1", "l2"}

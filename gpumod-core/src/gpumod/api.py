@@ -22,7 +22,6 @@ from gpumod.plugins.offers import (
     VramEstimatorOffer,
 )
 from gpumod.ports import (
-    Activity,
     Allocation,
     Capabilities,
     Clock,
@@ -44,19 +43,18 @@ from gpumod.ports import (
     ProcessStatus,
     Ram,
     ReadsItsLog,
-    ReportsActivity,
     SleepStrategy,
     Supervisor,
     VramEstimator,
 )
 
 __all__ = [
-    "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit",
+    "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit",
     "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Footprint", "GpuProbe", "GpuProbeOffer",
     "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure",
     "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
     "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram",
-    "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
+    "ReadsItsLog", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
     "Supervisor", "SupervisorOffer", "TemplatesOffer", "UnknownName", "UsageError", "Variant", "VramEstimator",
     "VramEstimatorOffer", "Word", "first_fatal",
     "hookimpl", "in_flight", "metric_sum", "parse_options", "poll", "refuse_flags",

@@ -86,7 +86,7 @@ class Capabilities(Frozen):
 
 
 class HttpReply(Frozen):
-    """An answer: `status` and `text`; `json` is the parsed body, or None when it is not JSON."""
+    """An answer: `status` and `text`; `json_body` is the parsed body, or None when it is not JSON."""
 
     status: int
     text: str = ""
@@ -148,10 +148,7 @@ class Driver(Protocol):
 
 
 class FatalLine(Frozen):
-    """A log line after which waiting is useless. `code` is `out-of-memory`, `port-taken`, `bad-model` or `crashed`.
-
-    `need_mb` and `have_mb` are the numbers in it, where it has them.
-    """
+    """A log line after which waiting is useless. `need_mb` and `have_mb` are the numbers in it, where it has them."""
 
     code: Literal["out-of-memory", "port-taken", "bad-model", "bad-option", "crashed"]
     line: str
@@ -165,19 +162,6 @@ class ReadsItsLog(Protocol):
     """A driver that recognises its runtime's fatal log lines (the first that matters is returned)."""
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None: ...
-
-
-class Activity(Frozen):
-    """`in_flight` requests now; `None` where the runtime does not tell."""
-
-    in_flight: int | None = None
-
-
-@runtime_checkable
-class ReportsActivity(Protocol):
-    """A driver that tells how busy a service is, without waking it or counting as use."""
-
-    async def activity(self, service: Service, port: int, http: Http) -> Activity: ...
 
 
 @runtime_checkable

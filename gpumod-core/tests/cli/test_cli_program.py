@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpumod import __version__
-from gpumod.cli.failures import INTERRUPTED, PIPE_CLOSED, report
+from gpumod.cli.failures import INTERRUPTED, report
 from gpumod.cli.lazy import OperationCommand
 from gpumod.cli.main import root
+from gpumod.cli.streams import PIPE_CLOSED
 from gpumod.cli.table import COMMANDS
 from gpumod.domain import errors
 from gpumod.operations.catalogue import OPERATIONS
@@ -253,10 +254,27 @@ def test_errors_show_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: [red] x (x)\n  why: a\n       b\n"
 
 
-def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
-    command = [sys.executable, "-m", "gpumod", "--home", str(home), "settings", "list"]
+@pytest.mark.parametrize("args", [["settings", "list"], ["--json", "bogus"]])
+def test_a_reader_that_goes_away_is_no_error(home: Path, args: list[str]) -> None:
+    command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (PIPE_CLOSED, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("args", [["settings", "list"], ["--json", "settings", "list"], ["bogus", "--json"], ["--help"]])
+def test_a_full_disk_is_one_plain_line(home: Path, args: list[str]) -> None:
+    command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output could not be written: No space left on device (cannot-write)\n"
+
+
+def test_a_closed_output_is_nobodys_fault(home: Path) -> None:
+    command = f"{sys.executable} -m gpumod --home {home} settings list --json >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

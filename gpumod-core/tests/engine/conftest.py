@@ -25,6 +25,7 @@ from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.recover import recover
 from gpumod.engine.runs import Outcome
 from gpumod.operations.modes import target_of_mode
+from gpumod.plugins.offers import Offer
 from gpumod.testing.world import World, most_mb
 from gpumod.testing.world_drivers import build_machine, quiet
 
@@ -64,6 +65,7 @@ class Box:
         self.every: Callable[[str], object] = quiet
         self.store = open_store(folder / DATABASE)
         self.settings: dict[str, Any] = {}
+        self.offers: tuple[Offer, ...] = ()
 
     def define(self, *things: Service | Mode) -> None:
         for thing in things:
@@ -84,7 +86,7 @@ class Box:
 
     def machine(self) -> Machine:
         store: Any = ToldStore(self.store, self._on_act)
-        return build_machine(self.world, self.home, store, self._on_act, self.settings)
+        return build_machine(self.world, self.home, store, self._on_act, self.settings, self.offers)
 
     # --- what a user would do -----------------------------------------------------------------------------------
 

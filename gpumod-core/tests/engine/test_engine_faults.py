@@ -151,11 +151,11 @@ def test_what_cannot_be_killed(box):
 # --- sleep and wake -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["sleep-500", "sleep-hangs"])
-def test_a_sleep_that_fails(box, kind):
+@pytest.mark.parametrize(("kind", "code"), [("sleep-500", "sleep-failed"), ("sleep-hangs", "sleep-timeout")])
+def test_a_sleep_that_fails(box, kind, code):
     box.world.fault("nap", kind)
     outcome = box.switch("new")
-    assert outcome.error.code == "sleep-failed"
+    assert outcome.error.code == code
     assert "nap" in outcome.error.message
     check_rolled_back(box, outcome)
 

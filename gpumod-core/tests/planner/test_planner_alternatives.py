@@ -129,6 +129,60 @@ def test_bad_changes_are_refused() -> None:
     assert caught.value.code == "bad-changes"
 
 
+@pytest.mark.parametrize(("measured_mb", "tokens"), [(18000, 17408), (19100, 11264), (20000, 5120)])
+def test_a_context_is_found_and_taken_by_the_same_numbers(measured_mb: int, tokens: int) -> None:
+    foot = Footprint(
+        service="glm-code",
+        vram_mb=measured_mb,
+        start_peak_mb=measured_mb,
+        asleep_mb=600,
+        sources={"vram_mb": Source.MEASURED},
+    )
+
+    def declared(service: Service) -> Footprint:
+        return Footprint(service=service.id, vram_mb=service.vram_mb, start_peak_mb=service.vram_mb)
+
+    made = plan(footprints={"glm-code": foot}, footprint_of=declared)
+    context = next(a for a in made.alternatives if a.kind is AlternativeKind.CONTEXT)
+    assert dict(context.changes.context_size) == {"glm-code": tokens}
+    for more, fits in ((0, True), (1024, False)):
+        changes = context.changes.model_copy(
+            update={
+                "context_size": {"glm-code": tokens + more},
+                "vram_mb": {"glm-code": context.changes.vram_mb["glm-code"] + (more and 175)},
+            }
+        )
+        target, services = apply_changes(TARGET, SERVICES, changes)
+        known = {"glm-code": declared(services["glm-code"])}
+        taken = make_plan(card(), target, services, known, policy=Policy(alternatives=False))
+        assert taken.fits is fits
+        assert (taken.gpus[0].peak_mb == context.peak_mb) is fits
+
+
+def test_what_no_change_makes_smaller_is_not_offered_smaller() -> None:
+    def explicit(service: Service) -> Footprint:
+        return Footprint(service=service.id, vram_mb=19100, start_peak_mb=19100, sources={"vram_mb": Source.EXPLICIT})
+
+    made = plan(variants={"glm-code": (OFFLOAD,)}, footprint_of=explicit)
+    assert made.alternatives
+    assert not [a for a in made.alternatives if a.changes.vram_mb or a.changes.context_size]
+
+
+def test_an_alternative_restarts_what_was_edited_with_its_stored_definition() -> None:
+    edited = SERVICES["glm-code"].model_copy(update={"kv_cache_per_1k": 340.0})
+    asked: list[Service] = []
+
+    def declared(service: Service) -> Footprint:
+        asked.append(service)
+        return Footprint(service=service.id, vram_mb=service.vram_mb, start_peak_mb=service.vram_mb)
+
+    made = plan(stored={"glm-code": edited}, footprint_of=declared)
+    assert {service.kv_cache_per_1k for service in asked} == {340.0}
+    context = next(a for a in made.alternatives if a.kind is AlternativeKind.CONTEXT)
+    target, services = apply_changes(TARGET, {**SERVICES, "glm-code": edited}, context.changes)
+    assert make_plan(card(), target, services, {}, policy=Policy(alternatives=False)).fits
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes(most=5), st.integers(500, 4000))
 def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) -> None:

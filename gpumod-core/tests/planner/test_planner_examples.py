@@ -403,3 +403,12 @@ def test_target_of_wants_back_what_served() -> None:
     ]
     assert back.stop_others
     assert back.mode is None
+
+
+def test_what_failed_and_still_holds_memory_is_stopped_before_it_starts() -> None:
+    snapshot = machine(reading("chat", State.FAILED, 7000))
+    made = plan(snapshot, want("chat"))
+    assert acts(made)[:2] == [("stop", "chat"), ("start", "chat")]
+    assert made.steps[1].waits_for == (1,)
+    assert made.steps[1].takes_mb == {0: 7000}
+    assert made.gpus[0].peak_mb == 7000

@@ -83,7 +83,15 @@ def test_abbreviations_are_denied_only_where_the_runtime_takes_them() -> None:
     refuse_flags(["--hos", "x", "--hosted", "-t", "host"], DENIED)
     with pytest.raises(ValueError, match="--hos"):
         refuse_flags(["--hos"], DENIED, abbreviations=True)
-    refuse_flags(["--hosted", "--api"], ("--host",), abbreviations=True)
+    refuse_flags(["--hosted", "--api", "--no-hosted"], ("--host",), abbreviations=True)
+
+
+@pytest.mark.parametrize("arg", ["--no-host", "--no_host", "--no-host=1", "--no-ssl-x"])
+def test_the_opposite_of_a_denied_flag_is_denied(arg: str) -> None:
+    with pytest.raises(ValueError, match="extra_args"):
+        refuse_flags([arg], ("--host", "--ssl-*"))
+    with pytest.raises(ValueError, match="--no-ho"):
+        refuse_flags(["--no-ho"], ("--host",), abbreviations=True)
 
 
 @pytest.mark.parametrize("value", ["-x", "--x=1", " a", "a b", "", "a\n", "a;b"])

@@ -45,7 +45,8 @@ def test_a_wrong_one_is_named_with_its_place(stored: dict[str, str], environ: di
     ("key", "value"),
     [
         ("reserve_mb", "1.5"), ("reserve_mb", ""), ("release_timeout_s", "0"), ("supervisor", "../x"),
-        ("bind_host", "example.org"), ("vllm_bin", "a\nb"), ("models_dir", "a\x1bb"), ("log_max_mb", "nan"),
+        ("bind_host", "example.org"), ("bind_host", "::1"), ("bind_host", "192.168.1.2"), ("bind_host", "127.0.0.01"),
+        ("vllm_bin", "a\nb"), ("models_dir", "a\x1bb"), ("log_max_mb", "nan"),
         ("vllm_bin", " "),
     ],
 )  # fmt: skip
@@ -53,6 +54,14 @@ def test_bad_values_are_refused(key: str, value: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_setting(key, value)
     assert caught.value.code == "bad-setting"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_services_bind_to_this_machine_or_to_all_addresses(address: str) -> None:
+    assert check_setting("bind_host", address) == address
+    with pytest.raises(UsageError) as caught:
+        check_setting("bind_host", "10.0.0.1")
+    assert "0.0.0.0, which opens every service" in caught.value.info.why
 
 
 def test_an_unknown_one_is_named_with_what_is_close() -> None:

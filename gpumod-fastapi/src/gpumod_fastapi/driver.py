@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumod.api import (
-    Activity,
     Allocation,
     Capabilities,
     FatalLine,
@@ -61,19 +60,6 @@ class FastApiDriver:
         if reply.status == 503 and "loading" in reply.text.lower():
             return ProbeResult(state="starting", detail="it says that it is loading")
         return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {reply.status}")
-
-    async def activity(self, service: Service, port: int, http: Http) -> Activity:
-        """The `in_flight` number of the JSON at `activity_path`; not told without that option."""
-        path = fastapi_options(service).activity_path
-        if path is None:
-            return Activity()
-        try:
-            reply = await http.request("GET", port, path)
-        except HttpFailure:
-            return Activity()
-        number = reply.json_body.get("in_flight") if reply.ok and isinstance(reply.json_body, dict) else None
-        told = isinstance(number, int) and not isinstance(number, bool) and number >= 0
-        return Activity(in_flight=number if told else None)
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         """Why it ended, in the words of its own log; asked only of one that did not become ready."""

@@ -27,7 +27,11 @@ class HttpSleep:
         return None
 
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
-        """Raises Failed `sleep-not-told`, `sleep-not-enabled`, `sleep-failed` or `sleep-timeout`."""
+        """Wait until no request is in flight, where it tells that, and send it to sleep.
+
+        Raises Failed `sleep-not-told`, `sleep-not-enabled`, `activity-not-told`, `busy`, `sleep-failed` or
+        `sleep-timeout`.
+        """
         options = fastapi_options(service)
         await _turn(
             service, port, http, clock, verb="sleep", path=options.sleep_path, timeout_s=options.sleep_timeout_s
@@ -60,6 +64,8 @@ async def _turn(
         )
     if await _asleep(service, port, http, verb) is wanted:
         return
+    if wanted:
+        await _drain(service, port, http, clock, timeout_s)
     try:
         reply = await http.request("POST", port, path, timeout_s=timeout_s)
     except HttpFailure as failure:
@@ -76,6 +82,47 @@ async def _turn(
     if not await poll(clock, ask, SETTLE_S):
         why = f"its health answer says otherwise {SETTLE_S:g} s after it agreed"
         raise _failed(service, f"{verb}-failed", verb, why)
+
+
+async def _drain(service: Service, port: int, http: Http, clock: Clock, timeout_s: float) -> None:
+    """Wait for the requests in flight that `activity_path` tells. Raises Failed `busy` when they do not end."""
+    path = fastapi_options(service).activity_path
+    if path is None:
+        return
+    number = 0
+
+    async def ask() -> bool | None:
+        nonlocal number
+        number = await _in_flight(service, port, http, path)
+        return None if number else True
+
+    if not await poll(clock, ask, timeout_s):
+        raise Failed(
+            "busy",
+            f"{service.id} did not fall asleep",
+            why=f"{number} request{'s were' if number > 1 else ' was'} still in flight after {timeout_s:g} s",
+            hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
+            service=service.id,
+        )
+
+
+async def _in_flight(service: Service, port: int, http: Http, path: str) -> int:
+    """Raises Failed where `path` does not tell it."""
+    try:
+        reply = await http.request("GET", port, path)
+    except HttpFailure as failure:
+        code = "sleep-timeout" if failure.kind == "timeout" else "sleep-failed"
+        raise _failed(service, code, "sleep", f"{path}: {failure}") from failure
+    number = reply.json_body.get("in_flight") if reply.ok and isinstance(reply.json_body, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise Failed(
+            "activity-not-told",
+            f"{service.id} does not tell how many requests are in flight",
+            why=f"{path} answered {reply.status}: {reply.text[:200]}",
+            hint='let activity_path answer {"in_flight": 0}, or leave that option out',
+            service=service.id,
+        )
+    return number
 
 
 async def _asleep(service: Service, port: int, http: Http, verb: str) -> bool:

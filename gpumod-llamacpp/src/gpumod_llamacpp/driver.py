@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpumod.api import (
-    Activity,
     Allocation,
     Capabilities,
     Clock,
@@ -21,10 +20,9 @@ from gpumod.api import (
     Settings,
     Variant,
     first_fatal,
-    in_flight,
 )
 from gpumod_llamacpp import router
-from gpumod_llamacpp.logs import RULES, own_lines
+from gpumod_llamacpp.logs import RULES, telling_lines
 from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings
 from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
 from gpumod_llamacpp.variants import variants
@@ -93,15 +91,7 @@ class LlamaCppDriver:
         return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {health.status}")
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
-        return first_fatal(RULES, own_lines(service, lines))
-
-    async def activity(self, service: Service, port: int, http: Http) -> Activity:
-        """Requests in flight. A router tells of its members, not of itself."""
-        if service.host is not None:
-            return Activity(in_flight=await router.busy(service, port, http))
-        if llamacpp_options(service).router:
-            return Activity()
-        return Activity(in_flight=await in_flight(http, port, *router.BUSY_METRICS))
+        return first_fatal(RULES, telling_lines(service, lines))
 
     def variants(self, service: Service) -> tuple[Variant, ...]:
         return variants(service)

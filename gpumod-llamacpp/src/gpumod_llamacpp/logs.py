@@ -42,20 +42,48 @@ RULES = (
 )  # fmt: skip
 
 
+SPAWNED = re.compile(r"spawning server instance with name=(\S+) on port (\d+)")
+TRIED_AGAIN = "retrying without pipeline parallelism"
+
+
+def telling_lines(service: Service, lines: Sequence[str]) -> Sequence[str]:
+    """The lines that may tell why `service` will never be ready: its own, after its last second try.
+
+    llama.cpp that finds no memory for its compute buffers says so as if it were the end, and goes on with fewer.
+    """
+    mine = own_lines(service, lines)
+    again = max((number for number, line in enumerate(mine) if TRIED_AGAIN in line), default=-1)
+    return mine[again + 1 :]
+
+
 def own_lines(service: Service, lines: Sequence[str]) -> Sequence[str]:
     """The lines that concern `service`: for a member, those of the process that its router started for it last.
 
-    The router begins each line of a child with the child's port. The process is known by the router's own line, or
-    by the name of the model in a line of the child. All lines, where neither is there.
+    The router begins each line of a child with the child's port, and says for whom it starts a child on which port.
+    Where it does not say so of this member, the child is known by the name of the model in one of its lines. All
+    lines, where neither is there.
     """
     if service.host is None:
         return lines
+    mine: list[str] = []
+    port, spawned = None, False
+    for line in lines:
+        if match := SPAWNED.search(line):
+            if match[1] == service.id:
+                port, mine, spawned = match[2], [], True
+            elif match[2] == port:
+                port = None  # its child is gone, and another has the port
+        elif port is not None and _port_of(line) == port:
+            mine.append(line)
+    if spawned:
+        return mine
     model = re.escape(service.model_path or service.model_id or service.id)
-    named = re.compile(
-        rf"spawning server instance with name={re.escape(service.id)} on port (\d+)|(?:^|\s)\[(\d+)\] .*{model}"
-    )
-    ports = [match[1] or match[2] for line in lines if (match := named.search(line))]
-    if not ports:
-        return lines
-    child = re.compile(rf"(?:^|\s)\[{ports[-1]}\] ")
-    return [line for line in lines if child.search(line)]
+    named = re.compile(rf"(?<![\w./:-]){model}(?![\w/-]|[.:]\w)")  # whole: neither of another folder nor a longer one
+    ports = [port for line in lines if (port := _port_of(line)) and named.search(line)]
+    return [line for line in lines if _port_of(line) == ports[-1]] if ports else lines
+
+
+def _port_of(line: str) -> str | None:
+    """The port of the child that wrote `line`, where a child did."""
+    match = re.search(r"(?:^|\s)\[(\d+)\] ", line)
+    return match[1] if match else None

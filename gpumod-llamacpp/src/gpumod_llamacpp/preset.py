@@ -50,9 +50,9 @@ def placement(allocation: Allocation) -> list[tuple[str, str]]:
 
     Left alone, llama.cpp spreads a model over every GPU that it sees.
     """
-    names = [f"CUDA{allocation.visible.index(share.index)}" for share in allocation.gpus]
-    if not names or len(names) == len(allocation.visible):
+    if not allocation.visible or len(allocation.gpus) in (0, len(allocation.visible)):
         return []
+    names = [f"CUDA{allocation.visible.index(share.index)}" for share in allocation.gpus]
     return [("device", ",".join(names)), ("split-mode", "none" if len(names) == 1 else "layer")]
 
 

@@ -86,6 +86,7 @@ class Child:
             self._ended(1)
             return
         self.port = _free_port()
+        self.log(f"srv  load: spawning server instance with name={self.preset.name} on port {self.port}")
         environment = {**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.router_port)}
         environment |= {"GPUMOD_SERVICE": self.preset.name}
         environment.pop("GPUMOD_VRAM_MB", None)

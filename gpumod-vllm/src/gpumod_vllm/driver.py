@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from gpumod.api import (
-    Activity,
     Allocation,
     AlternativeKind,
     Capabilities,
@@ -20,7 +19,6 @@ from gpumod.api import (
     Settings,
     Variant,
     first_fatal,
-    in_flight,
 )
 from gpumod_vllm.logs import RULES
 from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm_options
@@ -103,11 +101,6 @@ class VllmDriver:
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         return first_fatal(RULES, lines)
-
-    async def activity(self, service: Service, port: int, http: Http) -> Activity:
-        """Requests running and waiting, from `/metrics`, which neither wakes nor counts as use."""
-        busy = await in_flight(http, port, "vllm:num_requests_running", "vllm:num_requests_waiting")
-        return Activity(in_flight=busy)
 
     def variants(self, service: Service) -> tuple[Variant, ...]:
         """An fp8 KV cache takes half of a 16 bit one. Nothing where the user fixed what vLLM takes."""

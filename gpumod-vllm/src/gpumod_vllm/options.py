@@ -20,6 +20,7 @@ DENIED_FLAGS = (
     "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
     "--disable-log-stats", "--disable-access-log-for-endpoints",
 )  # fmt: skip
+MIB = 1024 * 1024
 ALLOC_CONF = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
@@ -72,6 +73,16 @@ def served_name(service: Service) -> str:
     return vllm_options(service).served_model_name or model_of(service)
 
 
+def spans(service: Service, options: VllmOptions) -> int:
+    """On how many GPUs it runs."""
+    return options.tensor_parallel_size or (1 if service.gpus == "any" else len(service.gpus))
+
+
+def kv_cache_bytes_mb(service: Service, options: VllmOptions) -> int:
+    """MiB over all its GPUs that `kv_cache_memory_bytes`, which counts for each of them, comes to; 0 without it."""
+    return -(-(options.kv_cache_memory_bytes or 0) // MIB) * spans(service, options)
+
+
 def check(service: Service) -> None:
     """Raise ValueError when vLLM could not run, or could not sleep, as the service says."""
     options = vllm_options(service)
@@ -81,7 +92,10 @@ def check(service: Service) -> None:
         raise ValueError(f"{who}: a vLLM service has no host")
     if service.port is None:
         raise ValueError(f"{who}: vLLM needs a port")
-    if service.vram_mb == 0 and options.gpu_memory_utilization is None and options.kv_cache_memory_bytes is None:
+    kv_mb = kv_cache_bytes_mb(service, options)
+    if kv_mb and service.vram_mb <= kv_mb:
+        raise ValueError(f"{who}: vram_mb must be above the {kv_mb} MiB of kv_cache_memory_bytes: weights come on top")
+    if service.vram_mb == 0 and options.gpu_memory_utilization is None:
         raise ValueError(f"{who}: vLLM must be told what it may take: vram_mb, or the option gpu_memory_utilization")
     gpus = 1 if service.gpus == "any" else len(service.gpus)
     if (options.tensor_parallel_size or 1) > gpus:

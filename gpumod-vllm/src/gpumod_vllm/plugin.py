@@ -56,7 +56,7 @@ def gpumod_sleep_strategies() -> Iterable[SleepStrategyOffer]:
 
 @hookimpl
 def gpumod_vram_estimators() -> Iterable[VramEstimatorOffer]:
-    summary = "gpu_memory_utilization x total, where that option is given"
+    summary = "what gpu_memory_utilization or kv_cache_memory_bytes comes to, where one is given"
     return [VramEstimatorOffer(name="vllm", summary=summary, drivers=("vllm",), factory=_estimator)]
 
 

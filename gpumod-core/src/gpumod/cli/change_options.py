@@ -1,4 +1,4 @@
-"""The options that every change has."""
+"""The options of changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def change_options(function: F) -> F:
-    """--dry-run, --no-rollback, --timeout, --force, --cascade."""
+    """What every change has: --dry-run, --no-rollback, --timeout, --force."""
     for option in reversed(
         (
             click.option(
@@ -20,8 +20,13 @@ def change_options(function: F) -> F:
             click.option("--no-rollback", is_flag=True, help="If it fails, leave it as it is for `gpumod recover`."),
             click.option("--timeout", "timeout_s", type=float, metavar="S", help="Seconds that each start may take."),
             click.option("--force", is_flag=True, help="Go on over a misfit (never over a lock)."),
-            click.option("--cascade", is_flag=True, help="Also stop what depends on what is stopped."),
         )
     ):
         function = option(function)
     return function
+
+
+def service_change_options(function: F) -> F:
+    """What the change of one service has beside: --cascade. A switch always does so."""
+    cascade = click.option("--cascade", is_flag=True, help="Also stop what depends on what is stopped.")
+    return change_options(cascade(function))

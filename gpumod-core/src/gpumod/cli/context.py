@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpumod.cli.failures import PIPE_CLOSED, bad_input
+from gpumod.cli.failures import bad_input
+from gpumod.cli.streams import give_up
 
 if TYPE_CHECKING:
     from gpumod.domain.base import Frozen
@@ -113,7 +114,5 @@ def quiet_pipe() -> Any:
     """A reader that went away ends the command without a word."""
     try:
         yield
-    except BrokenPipeError:
-        # What is still buffered would raise again when the interpreter closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise click.exceptions.Exit(PIPE_CLOSED) from None
+    except BrokenPipeError as error:  # before click, which would make it a failure
+        raise click.exceptions.Exit(give_up(error)) from None

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from gpumod.domain.errors import ErrorInfo, GpumodError
 
 INTERRUPTED = 130
-PIPE_CLOSED = 141
 
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from gpumod import __version__
+from gpumod.cli import streams
 from gpumod.cli.context import CliContext
 from gpumod.cli.extras import extra_commands, load_extra_command
 from gpumod.cli.failures import report
@@ -30,15 +30,23 @@ class Program(LazyGroup):
         as_json, debug = "--json" in options, "--debug" in options
         extra["standalone_mode"] = False
         extra.setdefault("obj", CliContext(json=as_json, debug=debug))
-        for stream in (sys.stdout, sys.stderr):
-            # What a terminal's encoding cannot show is shown as an escape, and is no error.
-            if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+        streams.prepare()
         try:
-            code = super().main(argv, prog_name or "gpumod", **extra)
+            code = self._run(argv, prog_name or "gpumod", as_json=as_json, debug=debug, **extra)
+            sys.stdout.flush()
+        except OSError as error:
+            code = streams.give_up(error)
+        sys.exit(code)
+
+    def _run(self, argv: list[str], prog_name: str, *, as_json: bool, debug: bool, **extra: Any) -> int:
+        """The exit status, errors told. Raises OSError where stdout cannot be written."""
+        try:
+            code = super().main(argv, prog_name, **extra)
         except (click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the last resort: no traceback reaches a user
-            code = report(error, as_json=as_json, debug=debug)
-        sys.exit(code if isinstance(code, int) else 0)
+            if streams.is_of_stdout(error):
+                raise
+            return report(error, as_json=as_json, debug=debug)
+        return code if isinstance(code, int) else 0
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

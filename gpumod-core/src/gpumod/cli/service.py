@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gpumod.cli.change_options import change_options
+from gpumod.cli.change_options import service_change_options
 from gpumod.cli.complete import SERVICES
 from gpumod.cli.context import CliContext
 from gpumod.cli.lazy import subcommand
@@ -75,7 +75,7 @@ def remove(context: CliContext, service: str, stop: bool, cascade: bool) -> None
 
 @subcommand(service, "start", "service_start")
 @click.argument("service", shell_complete=SERVICES)
-@change_options
+@service_change_options
 @click.pass_obj
 def start(context: CliContext, /, **values: Any) -> None:
     """Start SERVICE (and what it needs) beside what runs, if it fits."""
@@ -84,7 +84,7 @@ def start(context: CliContext, /, **values: Any) -> None:
 
 @subcommand(service, "stop", "service_stop")
 @click.argument("service", shell_complete=SERVICES)
-@change_options
+@service_change_options
 @click.pass_obj
 def stop(context: CliContext, /, **values: Any) -> None:
     """Stop SERVICE, with every process of it, and wait until its memory is back."""
@@ -93,7 +93,7 @@ def stop(context: CliContext, /, **values: Any) -> None:
 
 @subcommand(service, "restart", "service_restart")
 @click.argument("service", shell_complete=SERVICES)
-@change_options
+@service_change_options
 @click.pass_obj
 def restart(context: CliContext, /, **values: Any) -> None:
     """Stop and start SERVICE, with its definition of now."""
@@ -102,7 +102,7 @@ def restart(context: CliContext, /, **values: Any) -> None:
 
 @subcommand(service, "sleep", "service_sleep")
 @click.argument("service", shell_complete=SERVICES)
-@change_options
+@service_change_options
 @click.pass_obj
 def sleep(context: CliContext, /, **values: Any) -> None:
     """Put SERVICE to sleep: it gives back most of its memory and wakes faster than it starts."""
@@ -111,7 +111,7 @@ def sleep(context: CliContext, /, **values: Any) -> None:
 
 @subcommand(service, "wake", "service_wake")
 @click.argument("service", shell_complete=SERVICES)
-@change_options
+@service_change_options
 @click.pass_obj
 def wake(context: CliContext, /, **values: Any) -> None:
     """Wake SERVICE, if its memory fits."""

@@ -78,9 +78,6 @@ class HostSnapshot(Frozen):
         """MiB on `gpu` held by what gpumod does not manage: other processes, and memory nobody owns."""
         return max(0, self.gpu(gpu).used_mb - self.managed_mb(gpu))
 
-    def foreign_processes(self, gpu: int) -> tuple[GpuProcess, ...]:
-        return tuple(p for p in self.processes if p.gpu == gpu and p.service is None)
-
     def unattributed_mb(self, gpu: int) -> int:
         """MiB in use on `gpu` that belong to no process the driver names."""
         named = sum(p.vram_mb or 0 for p in self.processes if p.gpu == gpu)

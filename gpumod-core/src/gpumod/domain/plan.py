@@ -153,9 +153,10 @@ class AlternativeKind(StrEnum):
 
 
 class Changes(Frozen):
-    """What an alternative changes: plain data, applied by :func:`gpumod.planner.alternatives.apply_changes`.
+    """What an alternative changes: plain data, applied by :func:`gpumod.planner.changes.apply_changes`.
 
-    `unit_vars` and `vram_mb` are per service (a variant that its driver offers); `replace` maps a service to the
+    `unit_vars` and `vram_mb` are per service (a variant that its driver offers; with a smaller context, what is left of
+    what was measured); `replace` maps a service to the
     one that takes its place.
     """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, UsageError
-from gpumod.domain.mode import Mode, ModeMember
+from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
@@ -123,12 +123,11 @@ class Modes(Base):
         return await self.mode_status(params)
 
 
-def target_of_mode(mode: Mode, members: tuple[ModeMember, ...] | None = None) -> Target:
+def target_of_mode(mode: Mode) -> Target:
     """What a switch to `mode` wants."""
-    chosen = mode.members if members is None else members
     return Target(
         mode=mode.id,
-        members=tuple(TargetMember(service=m.service, want=m.want, start_order=m.start_order) for m in chosen),
+        members=tuple(TargetMember(service=m.service, want=m.want, start_order=m.start_order) for m in mode.members),
     )
 
 

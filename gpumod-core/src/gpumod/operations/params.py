@@ -77,7 +77,7 @@ class ModeWrite(Frozen):
 
 class SwitchParams(Frozen):
     """`mode` is an id, or "-" for the previous one. `alternative` is an id from a simulation that did not fit.
-    `timeout_s` bounds each start."""
+    `timeout_s` bounds each start. What depends on something that stops is stopped too."""
 
     mode: str
     dry_run: bool = False
@@ -85,7 +85,6 @@ class SwitchParams(Frozen):
     no_rollback: bool = False
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     force: bool = False
-    cascade: bool = False
 
 
 class ServiceRef(Frozen):

@@ -91,7 +91,7 @@ class Services(Base):
         driver = self._machine.driver(service)
         try:
             driver.check(service)
-            hosts = driver.capabilities(service).hosts_members
+            capabilities = driver.capabilities(service)
         except ValueError as error:
             raise UsageError(
                 "bad-options",
@@ -99,8 +99,7 @@ class Services(Base):
                 why=str(error),
                 hint="its options are given by --set KEY=VALUE; see gpumod service add --help and docs/presets.md",
             ) from error
-        if service.supports_sleep:
-            self._machine.strategy(service)
+        self._check_sleep(service, capabilities.sleep_levels)
         if service.run_with is not None:
             self._machine.plugins.supervisors.offer(service.run_with)
         others = {s: d for s, d in self._machine.store.services().items() if s != service.id}
@@ -118,9 +117,23 @@ class Services(Base):
             owner = known[service.host]
             if not self._machine.driver(owner).capabilities(owner).hosts_members:
                 raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why=f"its driver is {owner.driver}")
-        elif service.port is None and not hosts:
+        elif service.port is None and not capabilities.hosts_members:
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
         check_needs(known, [service.id])
+
+    def _check_sleep(self, service: Service, levels: Collection[str]) -> None:
+        """Raise UsageError where the driver does not sleep at this level, or not with the service's other options."""
+        if not service.supports_sleep:
+            return
+        self._machine.strategy(service)
+        if service.sleep_mode not in levels:
+            raise UsageError(
+                "bad-sleep-mode",
+                f"service {service.id!r} cannot sleep at level {service.sleep_mode!r}",
+                why=f"as it is defined, its driver {service.driver} can put it to sleep at: "
+                + (", ".join(levels) or "no level"),
+                hint=f"set sleep_mode to {' or '.join((*levels, 'none'))}",
+            )
 
     async def service_remove(self, params: ServiceRemove, progress: OnProgress = None) -> DeletedResult:
         """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""

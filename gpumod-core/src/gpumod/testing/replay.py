@@ -13,7 +13,7 @@ from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import GpuReading, HostSnapshot, ServiceReading
 from gpumod.domain.plan import Plan, Step
 from gpumod.domain.service import Service
-from gpumod.domain.states import Action, State, allowed
+from gpumod.domain.states import TABLE, Action, State, allowed
 
 RAM = -1
 """The key of host RAM beside the GPU indices."""
@@ -104,15 +104,14 @@ class Replay:
         if not allowed(step.action, paper.state):
             raise AssertionError(f"step {n} is to {step.action} {step.service}, which is {paper.state}")
         self.running.add(n)
+        paper.state = TABLE[step.action].via
         if step.action is Action.START:
-            paper.state, paper.gpus = State.STARTING, step.placed_on
+            paper.gpus = step.placed_on
             self._grow(paper, self._peak(step.service, paper.gpus))
         elif step.action is Action.WAKE:
             self._grow(paper, self._awake(step.service, paper.gpus))
         elif step.action is Action.SLEEP:
             self._grow(paper, self._asleep(step.service, paper.gpus))
-        else:
-            paper.state = State.STOPPING
 
     def end(self, n: int) -> None:
         """Step `n` is done: what is held settles."""
@@ -120,12 +119,13 @@ class Replay:
         paper = self.papers[step.service]
         self.running.remove(n)
         self.done.add(n)
+        paper.state = TABLE[step.action].to
         if step.action is Action.STOP:
-            paper.state, paper.gpus, paper.held = State.STOPPED, (), {}
+            paper.gpus, paper.held = (), {}
         elif step.action is Action.SLEEP:
-            paper.state, paper.held = State.SLEEPING, self._asleep(step.service, paper.gpus)
+            paper.held = self._asleep(step.service, paper.gpus)
         else:
-            paper.state, paper.held = State.RUNNING, self._awake(step.service, paper.gpus)
+            paper.held = self._awake(step.service, paper.gpus)
 
     def observe(self) -> HostSnapshot:
         """The machine as somebody would find it now; a step under way is found half-way.

@@ -83,8 +83,9 @@ class World:
 
     `faults` maps a service to kinds of fault and their values: `never-ready`, `die-after S`, `oom-at-start`,
     `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`,
-    `sleep-hangs`, `sleep-frees-nothing`, `wake-oom`. `history` holds, for every change of memory, the time and what
-    all services held on each GPU (MiB).
+    `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `wake-oom`.
+    `tells_processes` is False for a card that does not say what each process holds. `history` holds, for every change
+    of memory, the time and what all services held on each GPU (MiB).
     """
 
     def __init__(self, *totals_mb: int, ram_mb: int = 64_000) -> None:
@@ -92,6 +93,7 @@ class World:
         self.totals_mb = totals_mb or (24_564,)
         self.ram_mb = ram_mb
         self.free_disk_mb = 100_000
+        self.tells_processes = True
         self.lag_s = LAG_S
         self.procs: dict[int, Proc] = {}
         self.strangers: list[Stranger] = []

@@ -179,12 +179,13 @@ class Unload:
 
 
 async def asked(service: Service, http: Http, port: int, path: str) -> HttpReply:
-    """Ask a service to do something. Raises Failed `sleep-failed`, `load-failed` and so on."""
+    """Ask a service to do something. Raises Failed `sleep-failed`, `sleep-timeout`, `load-failed` and so on."""
     verb = path[1:]
     try:
         reply = await http.request("POST", port, path, json_body={"model": service.id}, timeout_s=30.0)
     except HttpFailure as failure:
-        raise Failed(f"{verb}-failed", f"{service.id} did not {verb}", why=str(failure)) from failure
+        how = "timeout" if failure.kind == "timeout" else "failed"
+        raise Failed(f"{verb}-{how}", f"{service.id} did not {verb}", why=str(failure)) from failure
     if not reply.ok:
         why = f"it answered {reply.status}: {reply.json_body}"
         raise Failed(f"{verb}-failed", f"{service.id} did not {verb}", why=why, service=service.id)
@@ -204,8 +205,8 @@ def quiet(label: str) -> None:
     """What to do at an act where nothing is to happen."""
 
 
-def world_plugins(world: World, on_act: OnAct = quiet) -> Plugins:
-    """The parts of a world as plugins, offered by nobody's distribution."""
+def world_plugins(world: World, on_act: OnAct = quiet, more: Sequence[Offer] = ()) -> Plugins:
+    """The parts of a world as plugins, offered by nobody's distribution; `more` drivers, sleep levels, supervisors."""
 
     def offered(kind: str, *offers: Offer) -> Registry[Any]:
         return Registry(kind, {offer.name: Offered(kind, offer, "gpumod-core") for offer in offers})
@@ -216,19 +217,25 @@ def world_plugins(world: World, on_act: OnAct = quiet) -> Plugins:
     naps = SleepStrategyOffer(name="nap", summary="keeps a residue", drivers=("world",), factory=Nap)
     unloads = SleepStrategyOffer(name="unload", summary="keeps nothing", drivers=("world",), factory=Unload)
     levels: dict[str, Offered[SleepStrategy]] = {
-        SleepStrategies.key("world", offer.name): Offered("sleep level", offer, "gpumod-core")
-        for offer in (naps, unloads)
+        SleepStrategies.key(driver, offer.name): Offered("sleep level", offer, "gpumod-core")
+        for offer in (naps, unloads, *(one for one in more if isinstance(one, SleepStrategyOffer)))
+        for driver in offer.drivers
     }
     return Plugins(
         drivers=offered(
             "driver",
             DriverOffer(name="world", summary="a service of the world", factory=WorldDriver),
             DriverOffer(name="world-host", summary="a host of the world", factory=WorldHost),
+            *(one for one in more if isinstance(one, DriverOffer)),
         ),
         sleep_strategies=SleepStrategies(Registry("sleep level", levels)),
         estimators=offered("VRAM estimator"),
         info_sources=offered("model info source"),
-        supervisors=offered("supervisor", SupervisorOffer(name="world", summary="in memory", factory=supervisor)),
+        supervisors=offered(
+            "supervisor",
+            SupervisorOffer(name="world", summary="in memory", factory=supervisor),
+            *(one for one in more if isinstance(one, SupervisorOffer)),
+        ),
         gpu_probes=offered(
             "GPU probe",
             GpuProbeOffer(
@@ -239,7 +246,12 @@ def world_plugins(world: World, on_act: OnAct = quiet) -> Plugins:
 
 
 def build_machine(
-    world: World, home: Path, store: Store, on_act: OnAct = quiet, settings: Mapping[str, Any] | None = None
+    world: World,
+    home: Path,
+    store: Store,
+    on_act: OnAct = quiet,
+    settings: Mapping[str, Any] | None = None,
+    more: Sequence[Offer] = (),
 ) -> Machine:
     """One gpumod over a world. Several over the same world are several runs of the program, one after the other."""
     told = {"gpu_probe": "world", "supervisor": "world", **(settings or {})}
@@ -248,7 +260,7 @@ def build_machine(
         home_id="world",
         settings=Settings.model_validate(told),
         store=store,
-        plugins=world_plugins(world, on_act),
+        plugins=world_plugins(world, on_act, more),
         http=WorldHttp(world, on_act),
         clock=world.clock,
         local=WorldLocal(world),

@@ -126,7 +126,7 @@ class WorldProbe:
             used = min(total, world.used_mb(gpu))
             cards.append(GpuReading(index=gpu, name="world card", total_mb=total, used_mb=used, free_mb=total - used))
         ours = [
-            GpuProcess(pid=p.pid, name=p.service, gpu=gpu, vram_mb=mb)
+            GpuProcess(pid=p.pid, name=p.service, gpu=gpu, vram_mb=mb if world.tells_processes else None)
             for p in world.procs.values()
             for gpu, mb in p.mb.items()
             if mb
@@ -193,7 +193,9 @@ class WorldHttp:
         self.on_act(f"sleep {proc.service} before")
         if world.has(proc, "sleep-500"):
             return 500, {"error": "no host memory"}
-        if world.has(proc, "sleep-hangs"):
+        if world.has(proc, "sleep-late"):
+            world.at(world.clock.time_s + world.faults[proc.service]["sleep-late"], "slept", proc)
+        if world.has(proc, "sleep-hangs") or world.has(proc, "sleep-late"):
             await world.clock.sleep(timeout_s)
             raise HttpFailure("timeout", f"no answer in {timeout_s:g} s")
         if proc.state != "asleep":
