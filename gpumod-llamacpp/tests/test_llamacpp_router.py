@@ -12,6 +12,7 @@ from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import Failed, HttpFailure, Service
 from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
 from gpumod_llamacpp.driver import LlamaCppDriver
+from gpumod_llamacpp.router import busy
 from gpumod_llamacpp.sleep import RouterSleep
 
 DRIVER, HTTP = LlamaCppDriver(), LoopbackHttp()
@@ -161,7 +162,6 @@ async def test_a_router_that_does_not_answer_is_no_traceback(kind: Any, state: s
         await DRIVER.members(HOST, 1, (), http)
     for service in (CHAT, HOST, SINGLE):
         assert (await DRIVER.probe(service, 1, http)).state == state
-        assert (await DRIVER.activity(service, 1, http)).in_flight is None
 
 
 async def test_unload_drains_then_waits_until_it_is_unloaded() -> None:
@@ -266,15 +266,13 @@ async def test_a_single_model_is_probed_by_its_health(answer: Answer, state: str
             assert (await DRIVER.probe(service, web.port, HTTP)).state == state
 
 
-async def test_activity_counts_without_waking() -> None:
+async def test_requests_in_flight_are_counted_without_waking() -> None:
     metrics = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\nllamacpp:n_decode_total 9\n"
     async with FakeWeb(lambda _: (200, metrics)) as web:
-        assert (await DRIVER.activity(SINGLE, web.port, HTTP)).in_flight == 3
-        assert (await DRIVER.activity(CHAT, web.port, HTTP)).in_flight == 3
-        assert (await DRIVER.activity(HOST, web.port, HTTP)).in_flight is None
+        assert await busy(CHAT, web.port, HTTP) == 3
         assert web.calls[-1].query == (("model", "chat"), ("autoload", "false"))
     async with FakeWeb(lambda _: error(501, "not supported")) as web:
-        assert (await DRIVER.activity(SINGLE, web.port, HTTP)).in_flight is None
+        assert await busy(CHAT, web.port, HTTP) is None
 
 
 async def test_a_router_that_does_not_list_is_named() -> None:

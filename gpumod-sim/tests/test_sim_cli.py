@@ -107,8 +107,10 @@ def test_a_foreign_process_is_named_and_can_be_stopped(box, call):
 def test_the_numbers_of_the_machine(box, call):
     assert json.loads(call("speed", "80", "--json")) == {"speed": 80.0}
     call("lag", "0")
+    assert json.loads(call("lag", "0.25", "--living", "--json")) == {"living_lag_s": 0.25}
     call("ram", "32000")
-    assert (box.machine.speed(), box.machine.lag_s(), box.ledger.total_mb(None)) == (80.0, 0.0, 32000)
+    assert (box.machine.speed(), box.machine.lag_s(), box.machine.living_lag_s()) == (80.0, 0.0, 0.25)
+    assert box.ledger.total_mb(None) == 32000
     assert json.loads(call("ram", "0", "--json")) == {"ram_mb": None}
     for name, value in (("speed", "0"), ("speed", "nan"), ("ram", "inf")):
         with pytest.raises(UsageError):

@@ -151,6 +151,7 @@ def test_a_machine_is_made_once_and_keeps_its_cards(tmp_path):
     Machine(str(folder)).configure(speed=7)
     assert create_machine(folder, [("A", 1000)]) == settings
     assert Machine(str(folder)).speed() == 7
+    assert Ledger(Machine(str(folder))).total_mb(None) == 65_536, "whatever the host has"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "machine.json").stat().st_mode & 0o777 == 0o600
     with pytest.raises(UsageError, match="other cards"):

@@ -40,7 +40,24 @@ def test_sizes_in_names_and_words():
     assert guessed_weights_mb("Qwen/Qwen3-0.6B", "") == 1144
     assert guessed_weights_mb("org/Model-7B-AWQ", "") == int(7e9 * 0.6 / 1024 / 1024)
     assert guessed_weights_mb("BAAI/bge-m3", "") is None
+    quantized = ("org/M-8B-w4a16", "org/M-8B-bnb-4bit", "org/M-8B-NVFP4", "openai/gpt-oss-8b")
+    assert {guessed_weights_mb(name, "") for name in quantized} == {int(8e9 * 0.6 / 1024 / 1024)}
+    assert guessed_weights_mb("org/M-8B", "fp8") == guessed_weights_mb("org/M-8B-w8a8", "")
     assert [size_bytes(text) for text in ("1024", "2G", "2g", "1Gi")] == [1024, 2 * 1024**3, 2 * 1000**3, 1024**3]
+
+
+def test_a_share_below_the_weights_is_too_little(box):
+    code, log = run(box, "serve", "Qwen/Qwen3-4B", "--port", "0", *SHARE)
+    assert code == 1
+    assert "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`" in log
+    assert "Failed to load model" not in log
+
+
+def test_a_model_that_the_card_cannot_hold_fails_while_it_loads(box):
+    code, log = run(box, "serve", "Qwen/Qwen3-32B", "--port", "0", *SHARE)
+    assert code == 1
+    assert "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate" in log
+    assert "Failed to load model - not enough GPU memory" in log
 
 
 def test_asleep_it_keeps_a_residue_and_l1_takes_host_ram(box, vllm, http):

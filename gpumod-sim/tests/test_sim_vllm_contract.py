@@ -97,6 +97,28 @@ def test_metrics_names(base, http):
     assert "vllm:request_success_total{" in text
 
 
+def test_a_sleep_that_waits_says_at_once_that_it_sleeps(base, http, until, model):
+    tokens = 300 if "GPUMOD_TEST_VLLM_URL" in os.environ else 30_000
+    body = {"model": model, "prompt": "hello", "max_tokens": tokens, "ignore_eos": True}
+    answers = {}
+
+    def post(path, body=None):
+        answers[path] = http(base, "POST", path, body, timeout_s=30)
+
+    threads = [threading.Thread(target=post, args=("/v1/completions", body))]
+    threads[0].start()
+    until(lambda: re.search(r"vllm:num_requests_running\{.*\} 1\.0", http(base, "GET", "/metrics").text))
+    threads.append(threading.Thread(target=post, args=("/sleep?level=1&mode=wait",)))
+    threads[1].start()
+    until(lambda: http(base, "GET", "/is_sleeping").json == {"is_sleeping": True})
+    assert not answers, "it still works, and holds its memory"
+    for thread in threads:
+        thread.join(30)
+    assert answers["/v1/completions"].json["usage"]["completion_tokens"] == tokens
+    assert answers["/sleep?level=1&mode=wait"].status == 200
+    http(base, "POST", "/wake_up")
+
+
 @pytest.mark.parametrize("mode", ["abort", "wait", "keep"])
 def test_requests_in_flight_when_it_falls_asleep(base, http, until, model, mode):
     tokens = 60 if "GPUMOD_TEST_VLLM_URL" in os.environ else 30_000

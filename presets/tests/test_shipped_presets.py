@@ -40,6 +40,18 @@ def test_all_load() -> None:
         assert entry.path.stem == key
 
 
+def test_the_simulated_vllm_has_room_for_every_model() -> None:
+    sim = pytest.importorskip("gpumod_sim.vllm_flags")
+    sizes = {
+        key: sim.guessed_weights_mb(service.model_id, str(service.unit_vars.get("quantization", "")))
+        for key, service in SERVICES.items()
+        if service.driver == "vllm"
+    }
+    assert any(sizes.values())
+    for key, weights_mb in sizes.items():
+        assert (weights_mb or 0) + 500 < SERVICES[key].vram_mb, key  # 500 MiB: a CUDA context
+
+
 def test_the_hook_offers_this_folder() -> None:
     (offer,) = hook()
     assert offer.folder == FOLDER

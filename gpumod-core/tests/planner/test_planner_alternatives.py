@@ -129,7 +129,7 @@ def test_bad_changes_are_refused() -> None:
     assert caught.value.code == "bad-changes"
 
 
-@pytest.mark.parametrize(("measured_mb", "tokens"), [(18000, 17408), (19100, 11264), (20000, 5120)])
+@pytest.mark.parametrize(("measured_mb", "tokens"), [(18000, 17408), (19100, 11264), (20000, 6144)])
 def test_a_context_is_found_and_taken_by_the_same_numbers(measured_mb: int, tokens: int) -> None:
     foot = Footprint(
         service="glm-code",

@@ -97,7 +97,8 @@ class Ledger:
                     kept.append(_row(pid, start, service, gpu, wanted))
                 if wanted != had:
                     changes.append(_change("hold", pid, service, gpu, wanted))
-            if changes:
+            taken_back = any("then" in row for row in rows if row not in kept)  # it was about to shrink
+            if changes or taken_back:
                 self._save(kept, changes)
 
     def leave(self, pid: int) -> None:

@@ -65,6 +65,7 @@ class Vllm(StandIn):
         self.model = flags.rest[0] if flags.rest else flags.text("model", "Qwen/Qwen3-0.6B")
         self.gpus = self.visible[: flags.whole("tensor-parallel-size", 1)]
         self.utilization = flags.number("gpu-memory-utilization", DEFAULT_UTILIZATION)
+        self.weights_mb = guessed_weights_mb(self.model, flags.text("quantization"))  # over all GPUs; None: not known
         self.engine = Engine(self, self.gpus, sleep_mode=flags.on("enable-sleep-mode"))
         self.http = VllmHttp(self, self.engine)
 
@@ -115,7 +116,9 @@ class Vllm(StandIn):
         weights = {gpu: self._weights_mb(wanted[gpu]) for gpu in self.gpus}
         self.hold({gpu: min(law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus if on_gpu})
         await self.pass_start_time(law.vllm_load_s(max(weights.values())), "load")
-        loaded = {gpu: min(weights[gpu] + law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus}
+        loaded = {gpu: weights[gpu] + law.CONTEXT_MB for gpu in self.gpus}
+        if self.weights_mb is None:
+            loaded = {gpu: min(loaded[gpu], wanted[gpu]) for gpu in self.gpus}
         self.hold(loaded if on_gpu else {})
         await self.pass_start_time(law.vllm_compile_s(eager=self.flags.on("enforce-eager")), "compile")
         if not by_kv and on_gpu:
@@ -149,18 +152,16 @@ class Vllm(StandIn):
         if "kv-cache-memory-bytes" not in self.flags:
             return int(self.utilization * total + 1e-6)
         kv = size_bytes(self.flags.text("kv-cache-memory-bytes")) // MIB
-        guessed = guessed_weights_mb(self.model, self.flags.text("quantization"))
-        if guessed is None:
-            guessed = (self.expected_mb or 0) // max(1, len(self.gpus)) - kv - law.CONTEXT_MB
-        else:
-            guessed //= max(1, len(self.gpus))
-        return max(0, guessed) + kv + law.CONTEXT_MB
+        count = max(1, len(self.gpus))
+        if self.weights_mb is None:
+            return max((self.expected_mb or 0) // count, kv + law.CONTEXT_MB)
+        return self.weights_mb // count + kv + law.CONTEXT_MB
 
     def _weights_mb(self, wanted_mb: int) -> int:
-        """The part of `wanted_mb` that is weights: by the model's name, at most all but a context and a little KV."""
-        most = max(0, int((wanted_mb - law.CONTEXT_MB) * 0.9))
-        guessed = guessed_weights_mb(self.model, self.flags.text("quantization"))
-        return most if guessed is None else min(most, guessed // max(1, len(self.gpus)))
+        """The weights on a GPU: by the model's name, whatever it may take; else all but a context and a little KV."""
+        if self.weights_mb is not None:
+            return self.weights_mb // max(1, len(self.gpus))
+        return max(0, int((wanted_mb - law.CONTEXT_MB) * 0.9))
 
     def _too_little_free(self, gpu: int, free_mb: int) -> str:
         total = self.ledger.total_mb(gpu) or 0

@@ -34,7 +34,11 @@ CHOICES = {
     "dtype": ("auto", "bfloat16", "float", "float16", "float32", "half"),
 }
 
-_BYTES_PER_PARAMETER = {"awq": 0.6, "gptq": 0.6, "int4": 0.6, "4bit": 0.6, "nvfp4": 0.6, "fp8": 1.1, "int8": 1.1}
+# By a word in the model's name or in --quantization; 16 bit where there is none.
+_BYTES_PER_PARAMETER = {
+    **dict.fromkeys(("awq", "gptq", "int4", "4bit", "4-bit", "w4a16", "nvfp4", "mxfp4", "bitsandbytes", "gpt-oss"), 0.6),
+    **dict.fromkeys(("fp8", "int8", "8bit", "8-bit", "w8a8", "w8a16"), 1.1),
+}  # fmt: skip
 _SUFFIXES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4,
              "ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}  # fmt: skip
 

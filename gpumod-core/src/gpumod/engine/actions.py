@@ -150,11 +150,11 @@ def awake(ctx: RunContext, step: Step) -> tuple[Service, int]:
 
 
 def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -> Launch:
-    """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone."""
+    """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone or breaks."""
     try:
         allocation = machine.allocation(handle.launched, handle.gpus, 0, gpus, {})
         return machine.driver(handle.launched).launch(handle.launched, allocation, machine.settings)
-    except (GpumodError, ValueError, LookupError):
+    except Exception:  # noqa: BLE001 - whatever a stranger's driver does, its service can be stopped
         return Launch(argv=(handle.service,))
 
 

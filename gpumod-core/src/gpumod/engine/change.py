@@ -44,6 +44,7 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
         run = new_run(machine, command, planned)
         if not plan.steps:
             return nothing_to_do(machine, run)
+        await machine.clock.sleep(0.001)  # a signal that came while all this was reckoned is heard only now
         if interrupts.event.is_set():
             raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
         machine.store.add_run(run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gpumod.domain.errors import GpumodError
 from gpumod.domain.estimates import choose
 from gpumod.domain.footprint import Estimate, Footprint
 from gpumod.domain.machine import GpuReading, HostSnapshot
@@ -13,7 +12,7 @@ from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.domain.states import State
 from gpumod.engine.machine import Machine
-from gpumod.ports import Capabilities, OffersVariants
+from gpumod.ports import OffersVariants
 
 Samples = Mapping[tuple[str, str], Mapping[str, float]]
 """Measurements by kind, for a service's id and the key of its launch (:func:`key_of`)."""
@@ -55,24 +54,35 @@ def footprint(
 ) -> Footprint:
     """One service's footprint; without `samples` what it would have if it was never measured.
 
-    A service whose driver is missing has its declared numbers.
+    A service whose driver is missing, or breaks, has its declared numbers, and asleep it is taken to keep them all.
     """
-    try:
-        capabilities = machine.driver(service).capabilities(service)
-        strategy = machine.strategy(service)
-    except (GpumodError, ValueError):
-        capabilities, strategy = Capabilities(), None
     estimates = _estimates(machine, service, cards_of(service, gpus, placed_on))
     measured = (samples or {}).get((service.id, key_of(service, gpus, placed_on)))
-    vram_mb = choose(service, estimates, measured).vram_mb
+    residue_mb, ram_mb = _asleep(machine, service, choose(service, estimates, measured).vram_mb)
     return choose(
         service,
         estimates,
         measured,
-        exclusive_start=capabilities.exclusive_start,
-        sleep_residue_mb=strategy.residue_mb(service, vram_mb) if strategy else None,
-        sleep_ram_mb=strategy.ram_mb(service, vram_mb) if strategy else None,
+        exclusive_start=_exclusive_start(machine, service),
+        sleep_residue_mb=residue_mb,
+        sleep_ram_mb=ram_mb,
     )
+
+
+def _exclusive_start(machine: Machine, service: Service) -> bool:
+    try:
+        return machine.driver(service).capabilities(service).exclusive_start
+    except Exception:  # noqa: BLE001 - a stranger's driver must not stop the planning of the others
+        return False
+
+
+def _asleep(machine: Machine, service: Service, vram_mb: int) -> tuple[int | None, int | None]:
+    """MiB of VRAM and of host RAM that its sleep strategy predicts asleep, of `vram_mb` awake; None: not known."""
+    try:
+        strategy = machine.strategy(service)
+        return (strategy.residue_mb(service, vram_mb), strategy.ram_mb(service, vram_mb)) if strategy else (None, None)
+    except Exception:  # noqa: BLE001 - as above
+        return None, None
 
 
 def _estimates(machine: Machine, service: Service, cards: Sequence[GpuReading]) -> Sequence[Estimate]:
@@ -92,6 +102,6 @@ def variants(machine: Machine, services: Mapping[str, Service]) -> Mapping[str, 
             driver = machine.driver(service)
             if isinstance(driver, OffersVariants):
                 offered[service.id] = driver.variants(service)
-        except (GpumodError, ValueError):
+        except Exception:  # noqa: BLE001 - a driver that is missing or breaks offers nothing
             continue
     return offered

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import Action
+from gpumod.engine.asking import ask_members
 from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
-from gpumod.ports import Allocation, HostsMembers, HttpFailure, MemberReading
+from gpumod.ports import Allocation, HostsMembers, MemberReading
 
 
 async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
@@ -55,7 +56,7 @@ async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Han
         await driver.unload(handle.launched, port, machine.http, machine.clock)
         async with machine.host_lock(host.service):
             await _configure(ctx, host, driver, port, {}, without=handle.service)
-    except (GpumodError, HttpFailure) as error:
+    except Exception as error:  # refused, timed out, or a driver that breaks: all the same where the host ends
         ending = {step.service for step in ctx.plan.steps if step.action is Action.STOP}
         if host.service not in ending:
             raise
@@ -78,11 +79,14 @@ async def _configure(
     not make a member: it may be left over from a host that died, or belong to one that is just leaving.
     """
     machine = ctx.machine
-    try:
-        has = await driver.members(host.launched, port, (), machine.http)
-    except HttpFailure as failure:
-        message = f"{host.service} does not tell its members"
-        raise Failed("host-not-answering", message, why=str(failure), service=host.service) from failure
+    has = await ask_members(machine, host, ())
+    if has is None:
+        raise Failed(
+            "host-not-answering",
+            f"{host.service} does not tell its members",
+            hint=f"see `gpumod service logs {host.service}`; stop it, or restart it",
+            service=host.service,
+        )
     members = [
         (h.launched, placed.get(h.service) or _allocation(ctx, h))
         for h in machine.store.handles().values()

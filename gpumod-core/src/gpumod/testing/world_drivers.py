@@ -71,7 +71,8 @@ class WorldDriver:
         parse_options(WorldOptions, service)
 
     def capabilities(self, service: Service) -> Capabilities:
-        return Capabilities(sleep_levels=("nap", "unload"), exclusive_start=_options(service).exclusive)
+        levels = ("unload",) if service.host else ("nap",)
+        return Capabilities(sleep_levels=levels, exclusive_start=_options(service).exclusive)
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         order = {"recipe": recipe(service, allocation)}

@@ -1,0 +1,144 @@
+"""A driver that breaks or hangs costs nobody but its own service: the rest is seen, changed and recovered."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.states import State
+from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_odd import Oddity, odd_offers
+
+SERVICES = (
+    world_service("odd", 2000, 9000, driver="odd", naps=True),
+    world_service("host", 0, 9001, driver="odd-host"),
+    world_service("guest", 1000, host="host", sleep_mode="unload"),
+    world_service("chat", 3000, 9002, naps=True),
+    world_service("next", 3000, 9003),
+)
+UP = {"chat": "ready", "guest": "ready", "host": "ready", "odd": "ready"}
+METHODS = ["capabilities", "launch", "members", "probe", "residue_mb", "variants"]
+
+
+def breaks(oddity, method):
+    oddity.raises[method] = TypeError("a stranger's bug")
+
+
+def hangs(oddity, method):
+    oddity.hangs.add(method)
+
+
+BAD = [pytest.param(breaks, method, id=f"{method} breaks") for method in METHODS]
+BAD += [pytest.param(hangs, method, id=f"{method} hangs") for method in ("probe", "members")]
+
+
+@pytest.fixture
+def oddity():
+    return Oddity()
+
+
+@pytest.fixture
+def box(make_box, oddity):
+    box = make_box(24_000)
+    box.offers = odd_offers(oddity)
+    box.define(*SERVICES, world_mode("up", "odd", "guest", "chat"))
+    assert box.switch("up").exit_code == 0
+    box.acts.clear()
+    return box
+
+
+def pids(box):
+    return {service: proc.pid for service, proc in box.world.alive().items()}
+
+
+@pytest.mark.parametrize(("how", "text"), [(breaks, "TypeError: a stranger's bug"), (hangs, "no answer in 5 s")])
+def test_it_reads_unhealthy_with_the_reason(box, oddity, how, text):
+    how(oddity, "probe")
+    began = box.world.clock.time_s
+    snapshot = box.observe()
+    assert box.world.clock.time_s - began < 6
+    assert snapshot.reading("odd").state is State.UNHEALTHY
+    assert text in snapshot.reading("odd").detail
+    assert snapshot.reading("odd").vram_mb == {0: 2000}
+    others = {service: str(r.state) for service, r in snapshot.services.items() if service != "odd"}
+    assert others == dict.fromkeys(["chat", "guest", "host"], "running")
+
+
+@pytest.mark.parametrize(("how", "method"), BAD)
+def test_others_are_seen_changed_and_brought_back(box, oddity, how, method):
+    how(oddity, method)
+    assert box.observe().reading("chat").state is State.RUNNING
+    before = pids(box)
+    assert box.start("next").exit_code == 0
+    assert box.stop("chat").exit_code == 0
+    box.world.fault("chat", "die-after", 1.0)
+    assert box.start("chat").exit_code == 6
+    assert box.start("chat", rollback=False).exit_code == 7
+    assert box.recover("rollback").exit_code == 0
+    assert box.start("chat", rollback=False).exit_code == 7
+    box.world.faults.clear()
+    assert box.recover("resume").exit_code == 0
+    after = pids(box)
+    assert box.world.states() == {**UP, "next": "ready"}
+    assert {service: after[service] for service in ("odd", "host", "guest")} == {
+        service: before[service] for service in ("odd", "host", "guest")
+    }
+
+
+@pytest.mark.parametrize(("how", "method"), BAD)
+def test_it_can_be_stopped(box, oddity, how, method):
+    how(oddity, method)
+    outcome = box.change("stop all", Target())
+    assert (outcome.exit_code, outcome.error) == (0, None)
+    assert box.world.states() == {}
+    box.check_sound()
+
+
+def test_a_sleep_that_breaks_turns_the_run_back(box, oddity):
+    oddity.raises["sleep"] = ValueError("no such level")
+    before = pids(box)
+    members = (TargetMember(service="odd", want="asleep"), TargetMember(service="chat", want="asleep"))
+    outcome = box.change("sleep", Target(members=members, stop_others=False))
+    assert (outcome.exit_code, outcome.error.code) == (6, "internal")
+    assert "sleep odd broke: ValueError: no such level" in outcome.error.message
+    assert (box.world.states(), pids(box)) == (UP, before)
+    box.check_sound()
+
+
+def test_a_load_that_breaks_turns_the_run_back(box, oddity):
+    box.define(world_service("second", 1000, host="host", sleep_mode="unload"))
+    before = pids(box)
+    oddity.raises["load"] = ValueError("no such model")
+    outcome = box.start("second")
+    assert (outcome.exit_code, outcome.error.code) == (6, "internal")
+    assert "start second broke: ValueError: no such model" in outcome.error.message
+    assert (box.world.states(), pids(box)) == (UP, before)
+    box.check_sound()
+
+
+def test_an_interrupt_while_a_sleep_is_about_to_break(box, oddity):
+    """Asked once more on the way back, it breaks again; that hinders the way back no more than the first time."""
+    oddity.raises["sleep"] = ValueError("no such level")
+    target = Target(members=(TargetMember(service="odd", want="asleep"),), stop_others=False)
+    copies = []
+    box.every = lambda _: copies.append(box.copy(f"{len(copies)}"))
+    box.change("sleep", target)
+    box.every = lambda _: None
+    left = next(copy for copy in copies if copy.store.open_run() and copy.store.open_run().steps[0].started_at)
+    left.offers = box.offers
+    assert left.recover("rollback").exit_code == 0
+    assert left.world.states() == UP
+    for copy in copies:
+        copy.close()
+
+
+def test_a_service_that_does_not_answer_is_no_bug_of_gpumod(box):
+    box.when("sleep chat after", lambda: box.world.fault("chat", "hang"))
+    box.when("stop chat before", box.world.faults.clear)
+    member = TargetMember(service="chat", want="asleep")
+    outcome = box.change("sleep chat", Target(members=(member,), stop_others=False))
+    assert (outcome.exit_code, outcome.error.code) == (6, "not-answering")
+    assert outcome.error.message == "chat did not answer when it was to sleep"
+    assert "no answer" in outcome.error.why
+    assert box.world.states() == UP
+    box.check_sound()
