@@ -67,7 +67,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of gpumod's data (else GPUMOD_HOME)."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout (help stays text).")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."

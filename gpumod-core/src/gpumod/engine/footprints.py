@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from gpumod.domain.estimates import choose
 from gpumod.domain.footprint import Estimate, Footprint
@@ -98,10 +99,8 @@ def variants(machine: Machine, services: Mapping[str, Service]) -> Mapping[str, 
     """Other ways to run each service that its driver offers."""
     offered: dict[str, tuple[Variant, ...]] = {}
     for service in services.values():
-        try:
+        with suppress(Exception):  # a driver that is missing or breaks offers nothing
             driver = machine.driver(service)
             if isinstance(driver, OffersVariants):
                 offered[service.id] = driver.variants(service)
-        except Exception:  # noqa: BLE001 - a driver that is missing or breaks offers nothing
-            continue
     return offered

@@ -176,7 +176,7 @@ def with_context(base: Base, service: str, tokens: int) -> Candidate:
 
 
 def combine(one: Candidate, two: Candidate) -> Candidate:
-    """Both changes at once."""
+    """Both changes at once, which costs a little more than each: two things to remember."""
     a, b = one.changes, two.changes
     changes = Changes(
         time_share=tuple(sorted({*a.time_share, *b.time_share})),
@@ -187,7 +187,7 @@ def combine(one: Candidate, two: Candidate) -> Candidate:
         leave_out=tuple(sorted({*a.leave_out, *b.leave_out})),
     )
     title = f"{one.title}, and {two.title}"
-    cost = one.cost + two.cost
+    cost = one.cost + two.cost + 1
     touches, saves_mb = one.touches | two.touches, one.saves_mb + two.saves_mb
     return Candidate(AlternativeKind.COMBINATION, title, changes, cost, touches, saves_mb)
 
