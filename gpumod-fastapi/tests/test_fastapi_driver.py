@@ -173,9 +173,7 @@ async def test_it_sleeps_when_its_requests_are_done() -> None:
 async def test_a_busy_service_is_not_sent_to_sleep(answer: Answer, code: str, says: str) -> None:
     async with FakeWeb(App(answers={"GET /busy": answer})) as web:
         with pytest.raises(Failed) as caught:
-            await HttpSleep().sleep(
-                a_sleeper(activity_path="/busy", sleep_timeout_s=0.2), web.port, HTTP, QuickClock()
-            )
+            await HttpSleep().sleep(a_sleeper(activity_path="/busy", sleep_timeout_s=0.2), web.port, HTTP, QuickClock())
         assert "POST /sleep" not in web.said()
     assert caught.value.code == code
     assert says in caught.value.info.why

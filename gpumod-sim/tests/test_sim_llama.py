@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -66,6 +67,8 @@ def test_a_member_without_memory_says_so_in_the_log(box, router, http, state, un
     until(lambda: "main: exiting due to model loading error" in box.log("router"))
     assert "allocating 70000.00 MiB on device 0: cudaMalloc failed: out of memory" in box.log("router")
     assert "error loading model: unable to allocate CUDA0 buffer" in box.log("router")
+    (port,) = re.findall(r"srv  load: spawning server instance with name=huge on port (\d+)", box.log("router"))
+    assert f"[{port}] " in box.log("router")
 
 
 def test_a_worker_in_its_own_session_does_not_hide_that_its_member_ended(box, router, http, state, until):

@@ -219,6 +219,7 @@ def test_a_fixed_kv_cache_is_never_planned_below_its_size(vram_mb: int, kv_bytes
     count = 1 if gpus == "any" else len(gpus)
     found = VllmEstimator().estimate(service, 24564, None)
     assert found is not None
+    assert found.vram_mb is not None
     assert found.source is Source.EXPLICIT
     assert found.vram_mb >= vram_mb
     assert found.vram_mb * 2**20 >= kv_bytes * count

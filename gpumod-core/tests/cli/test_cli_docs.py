@@ -17,8 +17,9 @@ INTRO = """# The command line
 Generated from `--help`, and compared with it by a test. Commands that other distributions add (`gpumod sim`) are
 described in theirs.
 
-Every command takes `--json`: one JSON document on stdout, and nothing else there; only help stays the text that it is
-(`--help --json`). Progress and errors go to stderr; with `--json` an error is `{"error": {"code", "message", "why", "hint", "details"}}` on stdout.
+Every command takes `--json`: one JSON document on stdout, and nothing else there; only help stays the text that
+it is (`--help --json`). Progress and errors go to stderr; with `--json` an error is
+`{"error": {"code", "message", "why", "hint", "details"}}` on stdout.
 
 `--set KEY=VALUE`: VALUE is JSON where it is valid JSON (`8`, `0.9`, `true`, `["a", "b"]`, `{"A": "1"}`), else text.
 To give a text that looks like JSON, quote it as JSON: `--set 'tag="8"'`.

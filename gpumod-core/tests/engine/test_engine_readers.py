@@ -6,9 +6,9 @@ import pytest
 
 from gpumod.testing.world_drivers import world_mode, world_service
 
-QUICK = {"load_s": 0.1, "stop_s": 0.03, "sleep_s": 0.03, "wake_s": 0.03}
-SERVICES = (world_service("gone", 6000, 9000, **QUICK), world_service("nap", 2000, 9001, naps=True, **QUICK))
-COME = world_service("come", 5000, 9002, **QUICK)
+QUICK = {"load_s": 0.1, "stop_s": 0.03}
+GONE = world_service("gone", 6000, 9000, **QUICK)
+COME = world_service("come", 5000, 9001, **QUICK)
 
 
 class Leaves(list):
@@ -26,7 +26,7 @@ class Leaves(list):
 
 @pytest.fixture
 def box(make_box):
-    box = make_box(9000, define=[*SERVICES, COME, world_mode("old", "gone", "nap"), world_mode("new", "come")])
+    box = make_box(9000, define=[GONE, COME, world_mode("old", "gone"), world_mode("new", "come")])
     box.world.lag_s = 0.05
     assert box.switch("old").exit_code == 0
     box.told.clear()
@@ -55,7 +55,7 @@ def test_at_every_report_of_a_run_that_turns_back(box):
         box.told = Leaves(last, ValueError("I/O operation on closed file"))
         outcome = box.switch("new")
         assert (outcome.exit_code, outcome.error.code) == (6, "died-while-starting"), last
-        assert box.world.states() == {"gone": "ready", "nap": "ready"}
+        assert box.world.states() == {"gone": "ready"}
     box.check_sound()
 
 

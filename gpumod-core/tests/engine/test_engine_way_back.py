@@ -114,6 +114,15 @@ def test_what_a_lost_service_is_comes_to_light_again(box):
     assert pids(box, "lost") == before
 
 
+def test_a_supervisor_whose_plugin_is_gone(box):
+    kept = pids(box, "lost", "gone")
+    box.offers = ()
+    box.world.fault("come", "die-after", 1.0)
+    assert box.observe().reading("lost").state is State.UNKNOWN
+    assert box.start("come").exit_code == 6
+    assert pids(box, "lost", "gone") == kept
+
+
 # --- definitions that changed meanwhile -------------------------------------------------------------------------------
 
 

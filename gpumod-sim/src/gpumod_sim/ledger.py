@@ -68,9 +68,7 @@ class Ledger:
     def free_mb(self, gpu: int) -> int:
         return (self.total_mb(gpu) or 0) - self.used_mb(gpu)
 
-    def hold(
-        self, service: str, mb: Mapping[int, int], *, ram_mb: int | None = None, at_once: bool = False
-    ) -> None:
+    def hold(self, service: str, mb: Mapping[int, int], *, ram_mb: int | None = None, at_once: bool = False) -> None:
         """Let this process hold exactly `mb[gpu]` on each GPU named (and of host RAM), all or nothing.
 
         What is given back on a GPU stays in use for the machine's lag, unless `at_once`. Raises OutOfMemoryError when
@@ -131,7 +129,9 @@ class Ledger:
             return False
         if row["died"] is not None:
             return bool(time.time() - row["died"] >= self.machine.lag_s())
-        return _is_gone(row) or ("then" in row and time.time() - row["then"]["at"] >= self.machine.living_lag_s())
+        if _is_gone(row):
+            return True
+        return bool("then" in row and time.time() - row["then"]["at"] >= self.machine.living_lag_s())
 
     def _pruned(self) -> list[Row]:
         """The rows as they are now that lags are over; the newly dead are marked. Saved when anything changed."""
@@ -182,7 +182,7 @@ def _row(pid: int | None, start: int | None, service: str, gpu: int | None, mb: 
 
 
 def _is_gone(row: Row) -> bool:
-    return procs.start_time(row["pid"]) != row["start"]
+    return bool(procs.start_time(row["pid"]) != row["start"])
 
 
 def _change(event: str, pid: int | None, service: str, gpu: int | None, mb: int) -> dict[str, Any]:

@@ -36,7 +36,8 @@ CHOICES = {
 
 # By a word in the model's name or in --quantization; 16 bit where there is none.
 _BYTES_PER_PARAMETER = {
-    **dict.fromkeys(("awq", "gptq", "int4", "4bit", "4-bit", "w4a16", "nvfp4", "mxfp4", "bitsandbytes", "gpt-oss"), 0.6),
+    **dict.fromkeys(("awq", "gptq", "int4", "4bit", "4-bit", "w4a16"), 0.6),
+    **dict.fromkeys(("nvfp4", "mxfp4", "bitsandbytes", "gpt-oss"), 0.6),
     **dict.fromkeys(("fp8", "int8", "8bit", "8-bit", "w8a8", "w8a16"), 1.1),
 }  # fmt: skip
 _SUFFIXES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4,

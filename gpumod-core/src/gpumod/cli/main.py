@@ -42,7 +42,7 @@ class Program(LazyGroup):
         """The exit status, errors told. Raises OSError where stdout cannot be written."""
         try:
             code = super().main(argv, prog_name, **extra)
-        except (click.ClickException, click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the last resort: no traceback reaches a user
+        except (KeyboardInterrupt, Exception) as error:  # the last resort: no traceback reaches a user
             if streams.is_of_stdout(error):
                 raise
             return report(error, as_json=as_json, debug=debug)

@@ -10,7 +10,7 @@ from gpumod.domain.base import Frozen, Id, Text
 
 
 def _address(text: str) -> str:
-    if text not in ("127.0.0.1", "0.0.0.0"):  # gpumod itself asks services on 127.0.0.1
+    if text not in ("127.0.0.1", "0.0.0.0"):  # noqa: S104  # a person asked for it; gpumod asks them on 127.0.0.1
         raise ValueError("must be 127.0.0.1, or 0.0.0.0, which opens every service to the network")
     return text
 
@@ -28,7 +28,9 @@ class Settings(Frozen):
     llama_server_bin: Annotated[Text, Field(description="the llama-server program")] = "llama-server"
     models_dir: Annotated[Text | None, Field(description="$MODELS_DIR in path fields of presets")] = None
     hf_home: Annotated[Text | None, Field(description="$HF_HOME for services and in path fields")] = None
-    bind_host: Annotated[Text, AfterValidator(_address), Field(description="address services bind to, 127.0.0.1 or 0.0.0.0")] = "127.0.0.1"
+    bind_host: Annotated[
+        Text, AfterValidator(_address), Field(description="address services bind to, 127.0.0.1 or 0.0.0.0")
+    ] = "127.0.0.1"
     release_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="how long freed memory may take to come back")
     ] = 10.0

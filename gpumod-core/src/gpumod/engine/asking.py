@@ -1,19 +1,35 @@
-"""Asking services and hosts, as data: a driver that is missing, breaks or hangs costs nobody but its service."""
+"""Asking supervisors, services and hosts, as data: a plugin that is missing or bad costs nobody but its services."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
-from gpumod.engine.machine import Machine
+from gpumod.engine.machine import HOSTED, Machine
 from gpumod.plugins.isolation import reason
-from gpumod.ports import HostsMembers, MemberReading, ProbeResult
+from gpumod.ports import HostsMembers, MemberReading, ProbeResult, ProcessStatus
 
 PATIENCE_S = 5.0
 """No driver may take longer to say how a service is."""
+
+
+async def ask_supervisors(machine: Machine, handles: Collection[Handle]) -> Mapping[str, ProcessStatus]:
+    """The processes of `handles`, members aside: every supervisor is asked once, for all that it keeps.
+
+    Nothing is known of those that it does not speak of, which is not the same as stopped: they have no pids.
+    """
+    statuses: dict[str, ProcessStatus] = {}
+    for name in sorted({h.supervisor for h in handles} - {HOSTED}):
+        mine = [h for h in handles if h.supervisor == name]
+        try:
+            told = await machine.supervisor(name).status(mine)
+        except Exception:  # noqa: BLE001 - its plugin is gone, or breaks
+            told = {}
+        statuses |= {handle.service: told.get(handle.service, ProcessStatus(alive=True)) for handle in mine}
+    return statuses
 
 
 async def ask(machine: Machine, service: Service, port: int | None) -> ProbeResult:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gpumod.domain.machine import GpuProcess, HostSnapshot, ServiceReading
 from gpumod.domain.run import Handle
 from gpumod.domain.states import State
-from gpumod.engine.asking import ask, ask_members
+from gpumod.engine.asking import ask, ask_members, ask_supervisors
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.ports import MemberReading, ProbeResult, ProcessStatus
 
@@ -54,15 +54,7 @@ async def observe(machine: Machine) -> HostSnapshot:
 
 async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[str, Seen]:
     """Ask every supervisor once for all its handles, then every living service, side by side."""
-    statuses: dict[str, ProcessStatus] = {}
-    for name in sorted({h.supervisor for h in handles.values()} - {HOSTED}):
-        mine = [h for h in handles.values() if h.supervisor == name]
-        try:
-            told = await machine.supervisor(name).status(mine)
-        except Exception:  # noqa: BLE001 - its plugin is gone, or breaks
-            told = {}
-        # nothing is known of those it does not speak of, which is not the same as stopped
-        statuses |= {handle.service: told.get(handle.service, ProcessStatus(alive=True)) for handle in mine}
+    statuses = await ask_supervisors(machine, handles.values())
     own = [h for h in handles.values() if h.supervisor != HOSTED]
     results = await asyncio.gather(*(_ask(machine, h, statuses[h.service], handles) for h in own))
     seen: dict[str, Seen] = {}

@@ -163,9 +163,7 @@ class Setup(Presets, Base):
             if not problem and service.port and service.id not in handles:
                 user = machine.local.port_user(service.port)
                 if user is not None:
-                    problem, hint = (
-                        f"port {service.port} is taken by {user.name} (pid {user.pid})",
-                        "end it, or " + hint,
-                    )
+                    who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
+                    problem, hint = f"port {service.port} is taken by {who}", "end it, or " + hint
             if problem:
                 yield Check(name=f"service {service.id}", level="problem", message=problem, hint=hint)

@@ -87,7 +87,7 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./:+
 
 
 def refuse_flags(args: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False) -> None:
-    """Raise ValueError when `args` hold a flag of `denied` (`--flag`, `--no-flag`, `--flag=value`, underscores as dashes).
+    """Raise ValueError when `args` hold a flag of `denied`: `--flag`, `--no-flag`, `--flag=value`, `_` for `-`.
 
     `abbreviations`: the runtime takes any unambiguous beginning of a flag for the flag. A denied name that ends
     in `*` stands for all that begin so.

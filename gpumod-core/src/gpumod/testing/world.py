@@ -260,7 +260,7 @@ class World:
     def _take(self, proc: Proc) -> None:
         recipe = proc.recipe
         need_mb = 0 if self.has(proc, "cpu-fallback") else max(recipe.peak_mb, recipe.vram_mb)
-        missing = 1000 if self.has(proc, "oom-at-start") else self.hold(proc, need_mb)
+        missing = min(1000, need_mb) if self.has(proc, "oom-at-start") else self.hold(proc, need_mb)
         if missing:
             self.hold(proc, (need_mb - missing) // 2)  # it got some of it before it failed
             self.log(proc, f"out of memory: need {need_mb} MiB, have {need_mb - missing} MiB")

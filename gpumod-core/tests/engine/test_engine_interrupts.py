@@ -1,0 +1,166 @@
+"""One signal turns a run back, or stops it before it began; a second one leaves things as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.run import RunStatus
+from gpumod.engine.change import change
+from gpumod.engine.planning import Options, Wanted
+from gpumod.testing.world_drivers import world_mode, world_service
+
+SERVICES = (
+    world_service("gone", 6000, 9000),
+    world_service("nap", 2000, 9001, naps=True),
+    world_service("come", 5000, 9002),
+)
+OLD = {"gone": "ready", "nap": "ready"}
+NEW = {"come": "ready", "nap": "asleep"}
+BACK = ["start gone before", "start gone after", "wake nap sent", "write finish_run before"]
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def box(make_box):
+    box = make_box(9000, define=[*SERVICES, world_mode("old", "gone", "nap"), world_mode("new", "come", "nap:asleep")])
+    assert box.switch("old").exit_code == 0
+    box.acts.clear()
+    return box
+
+
+@pytest.mark.parametrize("point", BACK)
+def test_one_on_the_way_back_changes_nothing(box, point):
+    box.world.fault("come", "die-after", 1.0)
+    box.when("start come after", lambda: box.when(point, interrupt))
+    outcome = box.switch("new")
+    assert point not in box.hooks
+    assert (outcome.status, outcome.exit_code) == (RunStatus.ROLLED_BACK, 6)
+    assert outcome.error.code == "died-while-starting"
+    assert box.world.states() == OLD
+    assert box.store.open_run() is None
+    box.check_sound()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_one_on_the_way_back_leaves_it(box, number):
+    box.world.fault("come", "die-after", 1.0)
+    box.when("start gone before", interrupt)
+    box.when("start gone after", lambda: signal.raise_signal(number))
+    outcome = box.switch("new")
+    assert (outcome.status, outcome.exit_code) == (RunStatus.HALF_WAY, 7)
+    assert outcome.error.code == "died-while-starting"
+    assert outcome.error.details["rollback"]["code"] == "interrupted"
+    assert box.store.open_run().id == outcome.run.id
+    box.world.faults.clear()
+    assert box.recover("rollback").exit_code == 0
+    assert box.world.states() == OLD
+    box.check_sound()
+
+
+def to_new(machine, then):
+    target = Target(members=(TargetMember(service="come"), TargetMember(service="nap", want="asleep")))
+
+    def build(_):
+        then()
+        return Wanted(target, machine.store.services())
+
+    return change(machine, "switch new", build, Options(), lambda _: None)
+
+
+async def while_it_looks(box):
+    """A signal comes while the services are asked how they are."""
+    changing = asyncio.create_task(to_new(box.machine(), lambda: None))
+    await box.world.clock.sleep(0.0005)
+    interrupt()
+    return await changing
+
+
+async def while_it_plans(box):
+    return await to_new(box.machine(), interrupt)
+
+
+@pytest.mark.parametrize("moment", [while_it_looks, while_it_plans])
+def test_one_before_the_first_step_changes_nothing(box, moment):
+    runs = box.store.runs(9)
+    with pytest.raises(Failed) as refused:
+        box.world.clock.run(moment(box))
+    assert (refused.value.code, refused.value.exit_code) == ("interrupted", 1)
+    assert refused.value.info.why == "nothing was changed"
+    assert box.acts == []
+    assert box.world.states() == OLD
+    assert (box.store.runs(9), box.store.open_run(), box.world.holder) == (runs, None, None)
+    assert box.switch("new").exit_code == 0
+
+
+def test_the_first_one_leaves_a_way_back_that_was_asked_for(box):
+    box.world.fault("come", "die-after", 1.0)
+    assert box.switch("new", rollback=False).exit_code == 7
+    box.when("start gone before", interrupt)
+    outcome = box.recover("rollback")
+    assert (outcome.status, outcome.exit_code) == (RunStatus.HALF_WAY, 7)
+    assert box.store.open_run() is not None
+    assert "gone" not in box.world.states() or box.world.states()["gone"] == "loading"
+    assert box.recover("rollback").exit_code == 0
+    assert box.world.states() == OLD
+    box.check_sound()
+
+
+def test_the_first_one_leaves_a_resume_that_was_asked_for(box):
+    box.world.fault("come", "die-after", 1.0)
+    assert box.switch("new", rollback=False).exit_code == 7
+    box.world.faults.clear()
+    box.when("start come before", interrupt)
+    assert box.recover("resume").exit_code == 7
+    assert box.recover("resume").exit_code == 0
+    assert box.world.states() == NEW
+    box.check_sound()
+
+
+# --- a resume does what is left to be done ---------------------------------------------------------------------------
+
+
+def test_what_was_restarted_already_is_not_restarted_again(box):
+    """Killed at every write of a step, while two services restart with changed definitions."""
+    members = (TargetMember(service="gone"), TargetMember(service="nap"))
+    target = Target(members=members, stop_others=False, restart=("gone", "nap"))
+    box.define(world_service("gone", 5500, 9010), world_service("nap", 2500, 9011, naps=True, load_s=4.0))
+    before = {service: proc.pid for service, proc in box.world.alive().items()}
+    points = []
+    box.every = lambda act: points.append(box.copy(f"{len(points)}")) if act == "write update_step before" else None
+    assert box.change("restart", target).exit_code == 0
+    box.every = lambda _: None
+    seen = set()
+    for left in points:
+        run = left.store.open_run()
+        started = {s.step.service for s in run.steps if s.step.action == "start" and s.status == "done"}
+        pids = {service: left.world.alive()[service].pid for service in started}
+        assert left.recover("resume").exit_code == 0
+        after = {service: proc.pid for service, proc in left.world.alive().items()}
+        assert {service: after[service] for service in started} == pids
+        assert not set(after.values()) & set(before.values())
+        assert left.world.managed_mb() == {"gone": 5500, "nap": 2500}
+        left.check_sound()
+        left.close()
+        seen.add(frozenset(started))
+    assert seen == {frozenset(), frozenset({"gone"}), frozenset({"gone", "nap"})}
+
+
+def test_a_restart_that_was_done_when_gpumod_was_killed(box):
+    copies = []
+    box.when("write finish_run before", lambda: copies.append(box.copy("cut")))
+    old = box.world.alive()["gone"].pid
+    assert box.start("gone", restart=True).exit_code == 0
+    left = copies[0]
+    new = left.world.alive()["gone"].pid
+    assert new != old
+    assert left.recover("resume").exit_code == 0
+    assert left.world.alive()["gone"].pid == new
+    left.close()
