@@ -21,7 +21,7 @@ SERVICES = (
 )
 OLD = {"gone": "ready", "nap": "ready"}
 NEW = {"come": "ready", "nap": "asleep"}
-BACK = ["start gone before", "start gone after", "wake nap sent", "write finish_run before"]
+BACK = ["start gone after", "wake nap sent", "write finish_run before"]
 
 
 def interrupt():

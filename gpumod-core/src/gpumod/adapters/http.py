@@ -11,9 +11,9 @@ import asyncio
 import json
 import ssl
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
-from weakref import WeakKeyDictionary
 
 from gpumod.ports import HttpFailure, HttpReply
 
@@ -27,9 +27,6 @@ _SAFE = "/?&=%:@!$'()*+,;~"
 
 class LoopbackHttp:
     """Implements :class:`gpumod.ports.Http`. Keeps no connection, so there is nothing to close."""
-
-    def __init__(self) -> None:
-        self._transports: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncHTTPTransport] = WeakKeyDictionary()
 
     async def request(
         self,
@@ -54,7 +51,7 @@ class LoopbackHttp:
         request = httpx.Request(method, url, headers=headers, json=json_body)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._exchange(request, port)
+                return await _exchange(request, port)
         except TimeoutError:
             raise HttpFailure("timeout", f"no whole answer from port {port} within {timeout_s:g} s") from None
         except httpx.ConnectError as error:
@@ -63,8 +60,13 @@ class LoopbackHttp:
             what = str(error) or type(error).__name__
             raise HttpFailure("protocol", f"port {port} does not speak HTTP properly: {what}") from error
 
-    async def _exchange(self, request: httpx.Request, port: int) -> HttpReply:
-        response = await self._transport().handle_async_request(request)
+
+async def _exchange(request: httpx.Request, port: int) -> HttpReply:
+    """One request over a transport of its own, which is closed whatever happens (a time-out, an interrupt)."""
+    import httpx  # noqa: PLC0415 - as above
+
+    async with httpx.AsyncHTTPTransport(verify=_bare_context(), trust_env=False) as transport:
+        response = await transport.handle_async_request(request)
         body = bytearray()
         try:
             async for chunk in response.aiter_raw():
@@ -73,20 +75,14 @@ class LoopbackHttp:
                     raise HttpFailure("protocol", f"port {port} answered with more than {MAX_BODY} bytes")
         finally:
             await response.aclose()
-        text = body.decode("utf-8", "replace")
-        return HttpReply(status=response.status_code, text=text, json_body=_parse(text))
+    text = body.decode("utf-8", "replace")
+    return HttpReply(status=response.status_code, text=text, json_body=_parse(text))
 
-    def _transport(self) -> httpx.AsyncHTTPTransport:
-        """The transport of the running event loop; its locks must not be shared between loops."""
-        import httpx  # noqa: PLC0415 - as above
 
-        loop = asyncio.get_running_loop()
-        if loop not in self._transports:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-            # a bare context: certificates cost 20 ms to load, and nothing here speaks TLS
-            bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            self._transports[loop] = httpx.AsyncHTTPTransport(verify=bare, trust_env=False, limits=limits)
-        return self._transports[loop]
+@cache
+def _bare_context() -> ssl.SSLContext:
+    """Nothing here speaks TLS, and loading certificates would cost 20 ms."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _target(path: str, query: Sequence[tuple[str, str]]) -> str:
