@@ -112,11 +112,11 @@ def steps_are_closed(machine: Machine) -> None:
         "sleep embedding",
         "wake hyde",
         "start tts",
-        "spawned tts",
-        "start llama-router",
+        pytest.param("spawned tts", marks=pytest.mark.slow),
+        pytest.param("start llama-router", marks=pytest.mark.slow),
         "start chat",
         "verify *",
-        "a step is done",
+        pytest.param("a step is done", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_switch_is_rolled_back_and_resumed(machine: Machine, moment: str) -> None:
