@@ -283,6 +283,13 @@ class Ram(Frozen):
 
 
 @runtime_checkable
+class NoticesEnd(Protocol):
+    """A supervisor that notices the end of a main process at once, without being asked again and again."""
+
+    async def exited(self, handle: Handle) -> ProcessStatus: ...
+
+
+@runtime_checkable
 class GpuProbe(Protocol):
     """Reads the GPUs. Blocking; raises MachineLacks with what is missing.
 

@@ -313,23 +313,15 @@ async def test_starting_twice_is_refused_and_removing_a_running_one_too(machine:
     with pytest.raises(Failed) as caught:
         await machine.start(SLEEPER)
     assert caught.value.code == "already-running"
-    with pytest.raises(Failed) as caught:
-        machine.supervisor.forget("svc")
-    assert caught.value.code == "still-running"
     await machine.supervisor.stop(handle, machine.launch(SLEEPER))
     again = await machine.start(SLEEPER)
     assert (await one(machine, again)).alive
     await machine.supervisor.stop(again, machine.launch(SLEEPER))
-    machine.supervisor.forget("svc")
-    machine.supervisor.forget("svc")
-    assert list((machine.home / "services").iterdir()) == []
-    assert list((machine.home / "logs").iterdir()) == []
-    assert machine.supervisor.logs("svc", 5) == ()
 
 
 @pytest.mark.parametrize("service", ["../x", "", "a/b", "a\nb", "."])
 def test_an_id_that_would_leave_the_home_is_refused(machine: Any, service: str) -> None:
-    for call in (machine.supervisor.log_path, machine.supervisor.forget, machine.supervisor.service_dir):
+    for call in (machine.supervisor.log_path, machine.supervisor.service_dir):
         with pytest.raises(UsageError) as caught:
             call(service)
         assert caught.value.code == "bad-id"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.adapters.settings import FOLDERS, check_setting, describe, environment_name, load_settings
+from gpumod.adapters.settings import check_setting, environment_name, load_settings
 from gpumod.domain.errors import UnknownName, UsageError
 from gpumod.domain.settings import Settings
 
@@ -81,14 +81,6 @@ def test_paths_are_expanded_and_absolute(tmp_path: Path, monkeypatch: pytest.Mon
     assert check_setting("vllm_bin", "~/bin/vllm") == "/home/me/bin/vllm"
     assert check_setting("models_dir", "") == ""
     assert load_settings({}, {"GPUMOD_MODELS_DIR": "~/m"}).models_dir == "/home/me/m"
-
-
-def test_every_setting_is_described() -> None:
-    rows = describe()
-    assert [row.key for row in rows] == list(Settings.model_fields)
-    assert all(row.description and row.type for row in rows)
-    assert {row.key for row in rows if row.type == "folder"} == FOLDERS
-    assert {row.key: row.default for row in rows}["reserve_mb"] == "512"
 
 
 @given(st.sampled_from(list(Settings.model_fields)), st.text() | st.integers().map(str) | st.floats().map(str))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,15 +15,6 @@ PREFIX = "GPUMOD_"
 FOLDERS = frozenset({"sim_machine", "bin_path", "models_dir", "hf_home"})
 PROGRAMS = frozenset({"vllm_bin", "llama_server_bin"})
 _TYPES = {int: "whole number", float: "number"}
-
-
-class SettingInfo(NamedTuple):
-    """One setting, for lists: its `default` as text, empty where there is none."""
-
-    key: str
-    type: str
-    default: str
-    description: str
 
 
 def environment_name(key: str) -> str:
@@ -61,15 +51,6 @@ def check_setting(key: str, value: str) -> str:
             close=close,
         )
     return _checked(key, value, "given") or ""
-
-
-def describe() -> tuple[SettingInfo, ...]:
-    """Every setting with its type, default and meaning, in order."""
-    rows = []
-    for key, field in Settings.model_fields.items():
-        default = "" if field.default is None else str(field.default)
-        rows.append(SettingInfo(key, _type_of(key), default, field.description or ""))
-    return tuple(rows)
 
 
 def _checked(key: str, text: str, where: str) -> str | None:

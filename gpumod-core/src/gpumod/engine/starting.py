@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 from gpumod.domain.errors import Failed
@@ -13,7 +14,7 @@ from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
-from gpumod.ports import Allocation, FatalLine, Launch, ReadsItsLog
+from gpumod.ports import Allocation, FatalLine, NoticesEnd, ProbeResult, ReadsItsLog
 
 LOG_LINES = 60
 LOOK_AT_PROCESS_S = 0.1
@@ -65,16 +66,17 @@ async def start_process(ctx: RunContext, step: Step, service: Service) -> None:
     handle = handle.model_copy(update={"token": token})
     spawned = Event(at=machine.clock.now(), kind="spawned", subject=service.id, data={**data, **token})
     machine.store.put_handle(handle, event=spawned)
-    await wait_ready(ctx, step, handle, launch)
+    await wait_ready(ctx, step, handle)
     ready = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
     machine.store.put_handle(handle, event=ready)
 
 
-async def wait_ready(ctx: RunContext, step: Step, handle: Handle, launch: Launch) -> None:
+async def wait_ready(ctx: RunContext, step: Step, handle: Handle) -> None:
     """Wait for the service's own word; a dead process or a fatal log line ends the wait at once."""
     machine, service = ctx.machine, handle.launched
     timeout_s = ctx.timeout_s or service.startup_timeout
     supervisor = machine.supervisor(handle.supervisor)
+    ended = asyncio.create_task(supervisor.exited(handle)) if isinstance(supervisor, NoticesEnd) else None
     looked_at = machine.clock.monotonic()
     detail = ""
     ctx.waiting(step, f"{service.id} to answer on port {service.port}" if service.port else f"{service.id} to answer")
@@ -83,24 +85,19 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle, launch: Launch
         nonlocal looked_at, detail
         answer = await ask(machine, service, service.port)
         detail = answer.detail
-        if answer.state == "ready":
-            return True
         now = machine.clock.monotonic()
-        if answer.state == "failed" or now - looked_at >= LOOK_AT_PROCESS_S:
+        is_time = now - looked_at >= LOOK_AT_PROCESS_S or (ended is not None and ended.done())
+        if answer.state in ("ready", "failed") or is_time:  # an answer may also come from a stranger on its port
             looked_at = now
-            status = (await supervisor.status([handle]))[service.id]
-            lines = supervisor.logs(service.id, LOG_LINES)
-            fatal = fatal_line(machine, service, lines)
-            if not status.alive:
-                raise died(service, status.exit_code, lines, fatal)
-            if fatal:
-                raise fatal_error(service, fatal, lines)
-            if answer.state == "failed":
-                raise Failed("start-failed", f"{service.id} says that it failed", why=answer.detail, service=service.id)
-        return None
+            await _look(machine, handle, answer)
+        return True if answer.state == "ready" else None
 
-    if await poll(machine.clock, ready, timeout_s):
-        return
+    try:
+        if await poll(machine.clock, ready, timeout_s):
+            return
+    finally:
+        if ended is not None:
+            ended.cancel()
     raise Failed(
         "start-timeout",
         f"{service.id} was not ready within {timeout_s:g} s",
@@ -109,6 +106,22 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle, launch: Launch
         service=service.id,
         log=list(supervisor.logs(service.id, 20)),
     )
+
+
+async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
+    """Raise why the service will never be ready, if its process or its log tells."""
+    service, supervisor = handle.launched, machine.supervisor(handle.supervisor)
+    status = (await supervisor.status([handle]))[service.id]
+    if status.alive and answer.state == "ready":
+        return
+    lines = supervisor.logs(service.id, LOG_LINES)
+    fatal = fatal_line(machine, service, lines)
+    if not status.alive:
+        raise died(service, status.exit_code, lines, fatal)
+    if fatal:
+        raise fatal_error(service, fatal, lines)
+    if answer.state == "failed":
+        raise Failed("start-failed", f"{service.id} says that it failed", why=answer.detail, service=service.id)
 
 
 def fatal_line(machine: Machine, service: Service, lines: tuple[str, ...]) -> FatalLine | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -98,15 +97,6 @@ class Records:
         pieces = [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1))]
         run = itertools.takewhile(lambda line: not _RUN_BEGINS.fullmatch(line), lines_backwards(pieces))
         return tuple(itertools.islice(run, max(0, lines)))[::-1]
-
-    def remove(self, service: str) -> None:
-        """Remove the service's folder and its logs."""
-        folder = self.folder(service)
-        log = self.log(service)
-        if folder.exists():
-            shutil.rmtree(folder)
-        for path in (log, *(log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1))):
-            path.unlink(missing_ok=True)
 
 
 def filled(text: str, folder: Path) -> str:

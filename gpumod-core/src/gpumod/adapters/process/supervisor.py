@@ -230,18 +230,6 @@ class ProcessSupervisor:
         self._records.prepare(service)
         self._records.write(service, files)
 
-    def forget(self, service: str) -> None:
-        """Remove the folder and the logs of a service. Raises Failed `still-running`."""
-        last = self._records.last_run(service)
-        if last is not None and (shim_process(last).alive or main_process(last).alive):
-            raise Failed(
-                "still-running",
-                f"service {service} is still running",
-                why=f"its pid is {last['pid']}",
-                hint=f"stop it first: gpumod service stop {service}",
-            )
-        self._records.remove(service)
-
 
 def _has_shim(token: Mapping[str, Any] | None) -> bool:
     return token is not None and is_token(token) and shim_process(token).alive
