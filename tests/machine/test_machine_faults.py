@@ -49,7 +49,10 @@ def steps(outcome: Outcome, phase: str) -> set[tuple[str, str]]:
     return {(step["action"], step["service"]) for step in done}
 
 
-@pytest.mark.parametrize("service", ["reranker", "tts", "coder"])
+@pytest.mark.parametrize(
+    "service",
+    ["reranker", pytest.param("tts", marks=pytest.mark.slow), pytest.param("coder", marks=pytest.mark.slow)],
+)
 def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: Machine, service: str) -> None:
     member = ("--driver", "llamacpp", "--host-service", "llama-router", "--vram-mb", "5000", "--sleep-mode", "router")
     machine.ok("service", "add", "--id", "coder", *member, "--model-path", "/models/coder.gguf")
