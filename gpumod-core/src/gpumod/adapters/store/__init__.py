@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,7 @@ class SqlStore(Definitions, State, Records, Runs, Journal):
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        weakref.finalize(self, database.close)  # who forgets to close it leaks nothing
 
     @property
     def writable(self) -> bool:
