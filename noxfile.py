@@ -41,6 +41,8 @@ nox.options.sessions = ["tests", "lint", "types", "imports"]
 
 # A Python that is not there is skipped and said; nothing is downloaded behind one's back.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# Hundreds of tests start the program: without kept bytecode each start would compile it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # uv brings certificates of its own; where the system has some (a company's, say), those are meant.
 if any(Path("/etc/ssl/certs").glob("*.crt")):
     os.environ.setdefault("UV_SYSTEM_CERTS", "true")

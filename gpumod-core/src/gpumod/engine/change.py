@@ -99,7 +99,8 @@ def refuse_open_run(machine: Machine) -> None:
 
 def misfit(plan: Plan) -> ErrorInfo:
     """Why a plan was refused, as an error."""
-    hint = "take an alternative with --with ID" if plan.alternatives else "stop something, or leave a service out"
+    takes = plan.alternatives and plan.target.mode
+    hint = "take an alternative with --with ID" if takes else "stop something, or leave a service out"
     return ErrorInfo(
         code="does-not-fit",
         message=plan.why,

@@ -98,11 +98,14 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle) -> None:
     finally:
         if ended is not None:
             ended.cancel()
+    answers = "answered" in detail  # the server is there: it is the path that is wrong, not the time
     raise Failed(
         "start-timeout",
         f"{service.id} was not ready within {timeout_s:g} s",
         why=detail or "it does not answer",
-        hint=f"see `gpumod service logs {service.id}`; a slow model may need a larger startup_timeout",
+        hint=f"is its health path right? gpumod service edit {service.id} --health-endpoint PATH"
+        if answers
+        else f"see `gpumod service logs {service.id}`; a slow model may need a larger startup_timeout",
         service=service.id,
         log=list(supervisor.logs(service.id, 20)),
     )

@@ -131,13 +131,14 @@ def steps_of(run: Run) -> tuple[StepResult, ...]:
     )
 
 
-def change_result(outcome: Outcome, mode: str | None) -> ChangeResult:
+def change_result(outcome: Outcome, mode: str | None, mode_now: str | None) -> ChangeResult:
     """An outcome as `--json` prints it."""
     run = outcome.run
     steps = steps_of(run) if run else ()
     return ChangeResult(
         run_id=run.id if run else None,
         mode=mode,
+        mode_now=mode_now,
         status=outcome.status,
         steps=steps,
         error=outcome.error,

@@ -71,7 +71,9 @@ class History(Base):
         outcome = await recover(self._machine, params.way, options, reporter(progress))
         if outcome is None:
             return RecoverResult(open_run=None)
-        return RecoverResult(open_run=store.open_run(), change=change_result(outcome, store.current_mode()))
+        return RecoverResult(
+            open_run=store.open_run(), change=change_result(outcome, store.current_mode(), store.current_mode())
+        )
 
 
 def _row(run: Run) -> RunRow:

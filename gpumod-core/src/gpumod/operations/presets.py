@@ -98,7 +98,9 @@ class Presets(Base):
         try:
             self._machine.driver(new).check(new)
         except UnknownName as error:  # a driver that is not installed: the definition is kept, it just cannot start
-            loaded.problems.append(_refused(preset, error))
+            told = _refused(preset, error)
+            message = f"{new.id} is loaded, but cannot start yet: {told.message}"
+            loaded.problems.append(told.model_copy(update={"message": message}))
         except (GpumodError, ValueError) as error:
             loaded.problems.append(_refused(preset, error))
             return

@@ -181,7 +181,10 @@ class StepResult(Frozen):
 
 
 class ChangeResult(Frozen):
-    """What a change did. `run_id` is None where nothing was executed (nothing to do, refused, a dry run)."""
+    """What a change did. `run_id` is None where nothing was executed (nothing to do, refused, a dry run).
+
+    `mode` is the one that was asked for, `mode_now` the one that is recorded afterwards.
+    """
 
     run_id: str | None
     mode: str | None
@@ -189,6 +192,7 @@ class ChangeResult(Frozen):
     steps: tuple[StepResult, ...] = ()
     error: ErrorInfo | None = None
     plan: Plan | None = None
+    mode_now: str | None = None
     dry_run: bool = False
     exit_code: int = 0
     notes: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ class Running(Base):
             snapshot = await observe(self._machine)
             return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode)
         outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
-        return change_result(outcome, mode)
+        return change_result(outcome, mode, self._machine.store.current_mode())
 
 
 def _alone(service: str, want: Want) -> Target:

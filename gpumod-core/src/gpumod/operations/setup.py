@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpumod.domain.errors import GpumodError, MachineLacks
+from gpumod.domain.run import Handle
+from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.operations.base import Base
@@ -20,17 +22,17 @@ class Setup(Presets, Base):
         """Make the home ready: its machine (simulated, if asked for) and the presets. Safe to repeat."""
         machine, store = self._machine, self._machine.store
         written: dict[str, str] = {}
-        created = [str(machine.home)]
+        created = [] if store.services() else [str(machine.home)]
         if params.sim or params.sim_dir:
             folder = Path(params.sim_dir).expanduser().absolute() if params.sim_dir else machine.home / "sim"
+            if not folder.exists():
+                created.append(str(folder))
             written = self._simulated(folder, list(params.sim))
-            created.append(str(folder))
+            stored = store.settings()
             for key, value in written.items():
-                store.put_setting(
-                    key,
-                    self._tools.check_setting(key, value),
-                    event=self._event("setting-changed", key, value=value),
-                )
+                checked = self._tools.check_setting(key, value)
+                if stored.get(key) != checked:
+                    store.put_setting(key, checked, event=self._event("setting-changed", key, value=checked))
         else:
             machine.plugins.gpu_probe(machine.settings)
         settings = Settings.model_validate({**machine.settings.model_dump(), **written})
@@ -127,6 +129,14 @@ class Setup(Presets, Base):
                     message=f"{gpu.used_mb - named} MiB are in use and belong to no process",
                     hint="the desktop or a process that is just ending; else a driver reset gives it back",
                 )
+            reserve_mb = machine.settings.reserve_mb
+            if gpu.total_mb <= reserve_mb:
+                yield Check(
+                    name=f"gpu {gpu.index}",
+                    level="problem",
+                    message=f"the setting reserve_mb ({reserve_mb}) leaves nothing of {gpu.total_mb} MiB",
+                    hint="gpumod settings set reserve_mb 512",
+                )
         low = ram.available_mb < machine.settings.ram_reserve_mb
         yield Check(
             name="ram",
@@ -153,9 +163,7 @@ class Setup(Presets, Base):
                 machine.driver(service).check(service)
                 if service.supports_sleep:
                     machine.strategy(service)
-                name = machine.supervisor_name(service)
-                if name != HOSTED:
-                    machine.supervisor(name)
+                self._check_program(service)
             except GpumodError as error:
                 problem, hint = error.info.message, error.info.hint
             except ValueError as error:
@@ -167,3 +175,17 @@ class Setup(Presets, Base):
                     problem, hint = f"port {service.port} is taken by {who}", "end it, or " + hint
             if problem:
                 yield Check(name=f"service {service.id}", level="problem", message=problem, hint=hint)
+
+    def _check_program(self, service: Service) -> None:
+        """Raise what would keep a service from being started: its supervisor, its program, its folder."""
+        machine = self._machine
+        name = machine.supervisor_name(service)
+        if name == HOSTED:
+            return
+        supervisor = machine.supervisor(name)
+        gpus, _ = machine.probe.read()
+        seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
+        allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
+        launch = machine.driver(service).launch(service, allocation, machine.settings)
+        handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=0)
+        supervisor.check(handle, launch)

@@ -104,7 +104,7 @@ class Switching(Base):
                 why=outcome.plan.why,
                 hint=f"gpumod simulate --mode {mode_id} shows what fits now",
             )
-        return change_result(outcome, mode_id)
+        return change_result(outcome, mode_id, self._machine.store.current_mode())
 
     def _check_drivers(self, mode: Mode) -> None:
         """Raise UnknownName where a member's driver is not installed: a plan without its word would mislead."""

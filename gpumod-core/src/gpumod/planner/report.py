@@ -198,7 +198,8 @@ def _on_gpus(load: Load) -> Load:
 def _why_fit(verdict: VerdictKind, gpus: tuple[PlanGpu, ...], turns: tuple[Turn, ...]) -> str:
     if verdict is VerdictKind.NOTHING_TO_DO:
         return "everything is as wanted"
-    tightest = min(gpus, key=lambda gpu: gpu.budget_mb - gpu.peak_mb, default=None)
+    used = [gpu for gpu in gpus if gpu.peak_mb] or gpus
+    tightest = min(used, key=lambda gpu: gpu.budget_mb - gpu.peak_mb, default=None)
     if tightest is None:
         return "it needs no GPU memory"
     sharers = len({turn.service for turn in turns})

@@ -23,7 +23,8 @@ def change(result: ChangeResult) -> RenderableType:
 
 
 def _summary(result: ChangeResult) -> RenderableType:
-    where = f" (mode {result.mode})" if result.mode else ""
+    reached = result.status in ("done", "nothing-to-do")
+    where = f" ({'mode' if reached else 'wanted: mode'} {result.mode})" if result.mode else ""
     back = ": what was there before is back" if result.status == "rolled-back" else ""
     open_run = ": `gpumod recover` closes it" if result.status == "half-way" else ""
     return line(state(result.status), where, back, open_run)

@@ -110,7 +110,7 @@ def _ram(shown: Plan) -> Text | None:
 
 def _alternatives(shown: Plan) -> RenderableType:
     first = shown.alternatives[0]
-    taking = f"gpumod switch {shlex.quote(shown.target.mode or 'MODE')}"
+    mode = shown.target.mode
     return stack(
         heading("What fits instead"),
         table(
@@ -119,12 +119,16 @@ def _alternatives(shown: Plan) -> RenderableType:
             right=("PEAK MB",),
             fold=("WHAT",),
         ),
-        line("take one: ", words(f"{taking} --with {shlex.quote(first.id)}", "bold")),
+        line("take one: ", words(f"gpumod switch {shlex.quote(mode)} --with {shlex.quote(first.id)}", "bold"))
+        if mode
+        else None,
     )
 
 
 def _title(alternative: Alternative) -> str:
-    shared = " (takes turns)" if alternative.verdict == "fits-time-shared" and alternative.kind != "time-share" else ""
+    shared = (
+        " (takes turns)" if alternative.verdict == "fits-time-shared" and "take turns" not in alternative.title else ""
+    )
     return alternative.title + shared
 
 
