@@ -129,7 +129,19 @@ class Home:
         """Define a service of one's own that takes nothing."""
         command = ("--set", 'command=["python", "-c", "pass"]')
         return self.ask(
-            "service", "add", "--id", name, "--driver", "fastapi", "--port", str(port), *command, *more, code=code
+            "service",
+            "add",
+            "--id",
+            name,
+            "--driver",
+            "fastapi",
+            "--port",
+            str(port),
+            "--vram-mb",
+            "0",
+            *command,
+            *more,
+            code=code,
         )
 
 

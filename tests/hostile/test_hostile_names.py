@@ -102,7 +102,7 @@ ENTRANCES = (
     ("service", "edit", "asr", "--set", "{}"),
     ("service", "edit", "asr", "--set", "{}=1"),
     ("service", "edit", "asr", "--unit-template", "{}/../x"),
-    ("service", "add", "--id", "{}", "--driver", "fastapi", "--port", "9", "--set", "command=x"),
+    ("service", "add", "--id", "{}", "--driver", "fastapi", "--port", "9", "--vram-mb", "0", "--set", "command=x"),
 )
 TEXTS = (
     "[red]x[/red]",

@@ -23,7 +23,7 @@ GOOD = (
     ("history", "simulations"), ("recover",), ("settings", "list"), ("settings", "get", "reserve_mb"),
     ("settings", "set", "reserve_mb", "512"), ("service", "remove", "reranker-base"), ("sim", "ledger"),
     ("init", "--yes", "--sim", "RTX 4090:24564"), ("--version",),
-    ("service", "add", "--id", "mine", "--driver", "fastapi", "--port", "9108", "--set", "command=x"),
+    ("service", "add", "--id", "mine", "--driver", "fastapi", "--port", "9108", "--vram-mb", "0", "--set", "command=x"),
 )  # fmt: skip
 NOT_HERE = {"demo"}
 

@@ -14,7 +14,9 @@ SERVER = ("--health-endpoint", "/", "--set", COMMAND)
 def small(machine):
     """The machine with a service of its own that runs, and a mode of it."""
     machine.port = machine.unused.pop()
-    machine.ok("service", "add", "--id", "web", "--driver", "fastapi", "--port", str(machine.port), *SERVER)
+    machine.ok(
+        "service", "add", "--id", "web", "--driver", "fastapi", "--port", str(machine.port), "--vram-mb", "0", *SERVER
+    )
     machine.ok("mode", "create", "mine", "--services", "web")
     machine.change("switch", "mine")
     assert machine.states() == {"web": "running"}
@@ -36,7 +38,7 @@ def refused(machine, code, error, *args):
 
 def add(machine, name, *sets, driver="fastapi"):
     port = machine.unused.pop()
-    machine.ok("service", "add", "--id", name, "--driver", driver, "--port", str(port), *sets)
+    machine.ok("service", "add", "--id", name, "--driver", driver, "--port", str(port), "--vram-mb", "0", *sets)
     machine.ok("mode", "create", f"with-{name}", "--services", name)
     return port
 

@@ -165,3 +165,11 @@ def test_a_refused_alternative_is_stale_and_stores_nothing_under_its_mode(box: A
     with pytest.raises(Stale):
         ask(box, "switch", SwitchParams(mode="both", alternative=first.id))
     assert len(box.store.simulations(10)) == 1
+
+
+def test_a_service_must_say_what_vram_it_takes(box: Any) -> None:
+    silent = {"driver": "world", "port": 9100}
+    with pytest.raises(UsageError) as caught:
+        ask(box, "service_add", ServiceWrite(id="x", fields=silent))
+    assert caught.value.code == "no-vram"
+    assert ask(box, "service_add", ServiceWrite(id="x", fields={**silent, "vram_mb": 0})).service.vram_mb == 0

@@ -43,6 +43,15 @@ class Services(Base):
                 "service-exists", f"there is a service {params.id!r} already", hint=f"gpumod service edit {params.id}"
             )
         service = self._validated(params, {"id": params.id}, {})
+        shown = await self._shown(service)
+        is_host = self._machine.hosts_members(service)
+        if "vram_mb" not in params.fields and not is_host and shown.footprint.vram_mb == 0:
+            raise UsageError(
+                "no-vram",
+                f"service {service.id!r} does not say what VRAM it takes",
+                why="nothing is known of it, and a plan that counts it as free would be wrong",
+                hint="--vram-mb MB (0 if it uses no GPU)",
+            )
         self._machine.store.put_service(
             service, event=self._event("service-added", service.id), user_edited=tuple(service.model_fields_set)
         )
