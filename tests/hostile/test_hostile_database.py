@@ -241,6 +241,7 @@ def test_a_full_disk_is_refused_before_the_first_stop(home, tmp_path: Path):
         subprocess.run(["umount", "--lazy", str(small)], check=True)
 
 
+@pytest.mark.slow
 def test_twenty_writers_at_once_lose_nothing(home):
     for n in range(10):
         home.add(f"s{n}", 9200 + n)
