@@ -44,7 +44,9 @@ def test_a_fault_while_a_service_falls_asleep_or_wakes(machine: Machine, action:
         elif outcome.code:
             assert machine.states() == before, (kind, str(outcome))
         else:
-            assert machine.states().get(service) in ("sleeping", "running") or "freed nothing" in str(outcome.json), kind
+            assert machine.states().get(service) in ("sleeping", "running") or "freed nothing" in str(outcome.json), (
+                kind
+            )
         machine.agrees()
         machine.change("service", "restart", service)
     machine.change("switch", "blank")
