@@ -30,7 +30,9 @@ from gpumod.operations.params import NoParams, ServiceWrite
 from gpumod_sim import faults
 from gpumod_sim.ledger import Ledger
 from gpumod_sim.machine import Machine as SimMachine
+from tests.nvml.driver import Driver, running_driver
 
+PROBE = os.environ.get("GPUMOD_TEST_PROBE", "sim")
 CARD = "RTX 4090:24564"
 SPEED = 500.0
 LAG_S = 0.05
@@ -138,7 +140,9 @@ class Watch:
 class Machine:
     """One home on a simulated machine. `gpumod` runs the program, `quick` the same in this process."""
 
-    def __init__(self, folder: Path, cards: str, ports: Sequence[int], sim: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, cards: str, ports: Sequence[int], sim: Path | None = None, driver: Driver | None = None
+    ) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.ports: dict[str, int] = {}
@@ -150,6 +154,8 @@ class Machine:
         self.sim = SimMachine(str(sim or self.home / "sim"))
         self.sim.configure(speed=SPEED, lag_s=LAG_S, ram_mb=65_536)
         self.ok("settings", "set", "release_timeout_s", str(RELEASE_TIMEOUT_S))
+        if driver is not None:
+            driver.attach(self)
         self.unused = list(ports)
         asyncio.run(self.move_ports())
 
@@ -352,7 +358,17 @@ MakeMachine = Callable[..., Machine]
 
 
 @pytest.fixture
-def make_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeMachine]:
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver | None]:
+    """With GPUMOD_TEST_PROBE=nvml: a stand-in for NVIDIA's driver, which tells the ledger; gpumod reads the GPUs there."""
+    if PROBE == "sim":
+        yield None
+        return
+    with running_driver(tmp_path / "driver", monkeypatch) as found:
+        yield found
+
+
+@pytest.fixture
+def make_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> Iterator[MakeMachine]:
     """Makes machines of given cards. `beside` another one: a second home on that one's machine."""
     for name in [name for name in os.environ if name.startswith("GPUMOD_")]:
         monkeypatch.delenv(name)
@@ -364,7 +380,7 @@ def make_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ma
         blocks.append(Ports())
         folder = tmp_path / f"m{len(made)}"
         sim = Path(beside.sim.folder) if beside else None
-        made.append(Machine(folder, "" if beside else cards, blocks[-1].numbers, sim))
+        made.append(Machine(folder, "" if beside else cards, blocks[-1].numbers, sim, driver))
         return made[-1]
 
     yield make

@@ -305,6 +305,22 @@ class GpuProbe(Protocol):
     def machine_dir(self) -> Path: ...
 
 
+class Finding(Frozen):
+    """One thing that `gpumod doctor` shows. A warning and a problem say in `hint` how to mend it."""
+
+    name: str
+    level: Literal["ok", "warning", "problem"] = "ok"
+    message: str
+    hint: str = ""
+
+
+@runtime_checkable
+class TellsFindings(Protocol):
+    """A GPU probe that has more to say of the machine than its memory (driver, kind of cards). Blocking, as `read`."""
+
+    def findings(self) -> tuple[Finding, ...]: ...
+
+
 class PortUser(Frozen):
     """Who listens on a port; `pid` and `name` are None and "" where the kernel does not tell."""
 
@@ -326,11 +342,13 @@ class Local(Protocol):
     """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
 
     `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the
-    lock now.
+    lock now. `memory_pressure` is for how much of the last ten seconds (percent) something waited for host memory; None
+    where the kernel does not tell.
     """
 
     def port_user(self, port: int) -> PortUser | None: ...
     def free_disk_mb(self, path: Path) -> int: ...
+    def memory_pressure(self) -> float | None: ...
     def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
     def holder(self, folder: Path) -> Holder | None: ...
 
@@ -345,6 +363,15 @@ class Simulation(Frozen):
     at: float
     base: Mapping[str, Any]
     plan: Plan
+
+
+class GpuProfile(Frozen):
+    """A GPU as it was when the home was made ready (`gpumod init`)."""
+
+    index: int
+    name: str
+    uuid: str
+    total_mb: int
 
 
 class Store(Protocol):
@@ -390,3 +417,4 @@ class Store(Protocol):
     def simulations(self, limit: int) -> tuple[Simulation, ...]: ...
     def simulation_with(self, alternative_id: str) -> Simulation | None: ...
     def put_gpu_profiles(self, gpus: Sequence[GpuReading]) -> None: ...
+    def gpu_profiles(self) -> tuple[GpuProfile, ...]: ...

@@ -189,14 +189,15 @@ class StandIn:
 
 
 def _visible(text: str | None, cards: list[int]) -> list[int]:
-    """The GPUs of CUDA_VISIBLE_DEVICES that exist, up to the first that does not, as CUDA does it."""
+    """The GPUs of CUDA_VISIBLE_DEVICES (indices or UUIDs) that exist, up to the first that does not, as CUDA does it."""
     if text is None:
         return cards
     visible: list[int] = []
     for part in text.split(","):
-        if not part.strip().isdigit() or int(part) not in cards:
+        number = part.strip().removeprefix("GPU-sim-").removeprefix("MIG-sim-")
+        if not number.isdigit() or int(number) not in cards:
             break
-        visible.append(int(part))
+        visible.append(int(number))
     return visible
 
 

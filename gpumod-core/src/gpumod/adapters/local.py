@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,17 @@ from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.lock import MachineLock
 from gpumod.adapters.ports_in_use import port_user
 from gpumod.ports import Holder, PortUser
+
+PRESSURE = Path("/proc/pressure/memory")
+
+
+def memory_pressure(told: Path = PRESSURE) -> float | None:
+    """`some avg10` of the kernel's pressure file: percent of the last ten seconds; None where there is none."""
+    try:
+        found = re.search(r"^some avg10=([0-9.]+)", told.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    return float(found[1]) if found else None
 
 
 class LocalComputer:
@@ -24,6 +36,9 @@ class LocalComputer:
 
     def free_disk_mb(self, path: Path) -> int:
         return free_disk_mb(path)
+
+    def memory_pressure(self) -> float | None:
+        return memory_pressure()
 
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:

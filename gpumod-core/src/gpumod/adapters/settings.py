@@ -12,7 +12,7 @@ from gpumod.domain.errors import UnknownName, UsageError
 from gpumod.domain.settings import Settings
 
 PREFIX = "GPUMOD_"
-FOLDERS = frozenset({"sim_machine", "bin_path", "models_dir", "hf_home"})
+FOLDERS = frozenset({"sim_machine", "bin_path", "models_dir", "hf_home", "lock_dir"})
 PROGRAMS = frozenset({"vllm_bin", "llama_server_bin"})
 _TYPES = {int: "whole number", float: "number"}
 

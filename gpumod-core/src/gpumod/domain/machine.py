@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gpumod.domain.base import Frozen
+from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.service import Service
 from gpumod.domain.states import State
 
 
 class GpuReading(Frozen):
-    """One GPU now, in MiB. `free_mb` is the driver's own word; it is not total minus used where memory is reserved."""
+    """One GPU now, in MiB: `total_mb` is `used_mb` (by processes), `free_mb` (the driver's own word) and `reserved_mb`.
+
+    `reserved_mb` is what the driver keeps for itself, where it tells. `per_process` is False where the driver does not
+    tell what each process holds (WSL, some virtual GPUs). `fault` says why the card cannot be used (it is lost); its
+    numbers then say that nothing is free. `architecture` and `compute_capability` are empty where they are not known.
+    """
 
     index: int
     name: str
@@ -18,6 +24,11 @@ class GpuReading(Frozen):
     total_mb: int
     used_mb: int
     free_mb: int
+    reserved_mb: int = 0
+    per_process: bool = True
+    architecture: str = ""
+    compute_capability: str = ""
+    fault: ErrorInfo | None = None
 
 
 class GpuProcess(Frozen):
@@ -33,8 +44,10 @@ class GpuProcess(Frozen):
 class ServiceReading(Frozen):
     """One service as its supervisor and its own HTTP surface tell it.
 
-    `vram_mb` maps GPU index to MiB held now; `gpus` is where it was placed; `launched` the definition that it was
-    started with (None when it is not ours or not up); `detail` says why it is unhealthy or failed.
+    `vram_mb` maps GPU index to MiB held now, and `device_mb` the part of it that no process was told for: it is taken
+    from the difference that the service made to the whole device. `gpus` is where it was placed; `launched` the
+    definition that it was started with (None when it is not ours or not up); `detail` says why it is unhealthy or
+    failed.
     """
 
     service: str
@@ -44,6 +57,7 @@ class ServiceReading(Frozen):
     pid: int | None = None
     uptime_s: float | None = None
     vram_mb: Mapping[int, int] = {}
+    device_mb: Mapping[int, int] = {}
     gpus: tuple[int, ...] = ()
     launched: Service | None = None
     adopted: bool = False
@@ -75,10 +89,16 @@ class HostSnapshot(Frozen):
         return sum(reading.vram_mb.get(gpu, 0) for reading in self.services.values())
 
     def foreign_mb(self, gpu: int) -> int:
-        """MiB on `gpu` held by what gpumod does not manage: other processes, and memory nobody owns."""
-        return max(0, self.gpu(gpu).used_mb - self.managed_mb(gpu))
+        """MiB on `gpu` held by what gpumod does not manage: other processes, the driver, and memory nobody owns."""
+        card = self.gpu(gpu)
+        return max(0, card.used_mb + card.reserved_mb - self.managed_mb(gpu))
 
     def unattributed_mb(self, gpu: int) -> int:
-        """MiB in use on `gpu` that belong to no process the driver names."""
-        named = sum(p.vram_mb or 0 for p in self.processes if p.gpu == gpu)
-        return max(0, self.gpu(gpu).used_mb - named)
+        """MiB in use on `gpu` that belong to no process the driver names, and to no service by its difference."""
+        ours = sum(reading.device_mb.get(gpu, 0) for reading in self.services.values())
+        return max(0, untold_mb(self.gpu(gpu), self.processes) - ours)
+
+
+def untold_mb(gpu: GpuReading, processes: Iterable[GpuProcess]) -> int:
+    """MiB in use on `gpu` for which the driver names no process, or not how much it holds."""
+    return max(0, gpu.used_mb - sum(p.vram_mb or 0 for p in processes if p.gpu == gpu.index))

@@ -73,7 +73,8 @@ class Handle(Frozen):
     """What ties a service to the process or unit that runs it.
 
     `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
-    the spawn is under way. `launched` is the definition used.
+    the spawn is under way. `launched` is the definition used. `device_mb` maps GPU index to the MiB by which the whole
+    device's use differs since the service was started, slept or woken, where the driver told no process for it.
     """
 
     service: str
@@ -83,6 +84,7 @@ class Handle(Frozen):
     launched: Service
     gpus: tuple[int, ...] = ()
     started_at: float
+    device_mb: Mapping[int, int] = {}
 
 
 class Event(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -15,12 +16,33 @@ def _address(text: str) -> str:
     return text
 
 
+def device_list(text: str | None) -> tuple[str, ...]:
+    """The GPUs that a setting like `0,2` or `GPU-5b4e...` names."""
+    return tuple(part.strip() for part in (text or "").split(",")) if text else ()
+
+
+def _devices(text: str | None) -> str | None:
+    named = device_list(text)
+    wrong = [part for part in named if not re.fullmatch(r"\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+", part)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is neither an index (0) nor a UUID (GPU-...) of a GPU")
+    if len(set(named)) < len(named):
+        raise ValueError("it names a GPU twice")
+    return ",".join(named) or None
+
+
 class Settings(Frozen):
     """Every setting with its default. `gpumod settings list` shows them; docs/configuration.md explains them."""
 
     reserve_mb: Annotated[int, Field(ge=0, le=1_000_000, description="MiB of each GPU that no plan may use")] = 512
     ram_reserve_mb: Annotated[int, Field(ge=0, description="MiB of host RAM that no plan may use")] = 1024
     gpu_probe: Annotated[Id | None, Field(description="which probe reads the GPUs; empty: the first available")] = None
+    cuda_devices: Annotated[
+        Text | None, AfterValidator(_devices), Field(description="the GPUs that gpumod uses, by index or UUID; empty: all")
+    ] = None
+    lock_dir: Annotated[
+        Text | None, Field(description="folder of the changer's lock of a real machine; empty: /run/lock/gpumod")
+    ] = None
     supervisor: Annotated[Id, Field(description="what keeps processes alive where a service does not say")] = "process"
     sim_machine: Annotated[Text | None, Field(description="folder of the simulated machine of this home")] = None
     bin_path: Annotated[Text | None, Field(description="folder searched first for vllm, llama-server, uvicorn")] = None

@@ -12,10 +12,11 @@ from gpumod.domain.run import Event, Handle, Sample
 from gpumod.domain.service import Service
 from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
+from gpumod.engine.device import Held
 from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import start_member, stop_member
 from gpumod.engine.machine import HOSTED, Machine
-from gpumod.engine.memory import Held, held, wait_arrived, wait_freed, wait_released, wait_settled
+from gpumod.engine.memory import held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
 from gpumod.ports import Launch
@@ -44,6 +45,7 @@ async def start(ctx: RunContext, step: Step) -> str:
         remark = "it ran out of memory once, and started at the second try"
         now = await _started(ctx, step, service)
     seconds = ctx.machine.clock.monotonic() - began
+    keep(ctx, service.id, "measured", now)
     record(ctx, service, start_s=seconds, settled_mb=settled_early(ctx, service, now))
     return remark
 
@@ -74,13 +76,14 @@ async def stop(ctx: RunContext, step: Step) -> str:
     handle = handles.get(step.service)
     if handle is None:
         return "it was stopped already"
-    before = await held(machine, step.service)
+    before = await held(ctx, step.service)
     began = machine.clock.monotonic()
     told = ""
     if handle.supervisor == HOSTED:
         told = await stop_member(ctx, handle, handles)
     else:
         await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, ctx.snapshot.gpus))
+    ctx.device_mb.pop(step.service, None)
     remark = await wait_released(ctx, step, before)
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb and not told:
@@ -97,18 +100,18 @@ async def sleep(ctx: RunContext, step: Step) -> str:
     strategy = machine.strategy(service)
     if strategy is None:
         return await stop(ctx, step.model_copy(update={"action": Action.STOP}))
-    before = await held(machine, step.service)
+    before = await held(ctx, step.service)
     began = machine.clock.monotonic()
     await strategy.sleep(service, port, machine.http, machine.clock)
     seconds = machine.clock.monotonic() - began
     after = await wait_freed(ctx, step, before)
     if after is None:
-        held_mb = (await held(machine, step.service)).total_mb
+        now = await held(ctx, step.service)
         await stop(ctx, step.model_copy(update={"action": Action.STOP}))
         ctx.stopped_instead.add(step.service)
-        return f"sleeping at {service.sleep_level} freed nothing ({held_mb} MiB still held): it was stopped instead"
+        return f"sleeping at {service.sleep_level} freed nothing ({now.total_mb} MiB still held{now.said}): it was stopped instead"
+    keep(ctx, step.service, "slept", after)
     remark = await wait_released(ctx, step, before)
-    machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "slept", step.service))
     asleep_mb = float(after.total_mb) if after.known else math.nan
     record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=settled(before))
     return remark
@@ -124,7 +127,7 @@ async def wake(ctx: RunContext, step: Step) -> str:
     began = machine.clock.monotonic()
     await strategy.wake(service, port, machine.http, machine.clock)
     now = await wait_arrived(ctx, step)
-    machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "woken", step.service))
+    keep(ctx, step.service, "woken", now)
     seconds = machine.clock.monotonic() - began
     record(ctx, service, wake_s=seconds, settled_mb=settled_early(ctx, service, now))
     return ""
@@ -156,6 +159,19 @@ def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -
         return machine.driver(handle.launched).launch(handle.launched, allocation, machine.settings)
     except Exception:  # noqa: BLE001 - whatever a stranger's driver does, its service can be stopped
         return Launch(argv=(handle.service,))
+
+
+def keep(ctx: RunContext, service: str, kind: str, now: Held) -> None:
+    """Note what a service holds by the device's difference, where that is all that is known; `kind` is the event."""
+    by_device = {} if now.known else {gpu: mb for gpu, mb in now.mb.items() if mb}
+    ctx.device_mb.pop(service, None)
+    if by_device:
+        ctx.device_mb[service] = by_device
+    handle = ctx.machine.store.handles()[service]
+    if kind == "measured" and by_device == handle.device_mb:
+        return  # nothing is to be noted: how it started is journalled already
+    noted = handle.model_copy(update={"device_mb": by_device})
+    ctx.machine.store.put_handle(noted, event=event(ctx, kind, service))
 
 
 def settled(now: Held) -> float:

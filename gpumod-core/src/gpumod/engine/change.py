@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay, MachineLacks
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus
+from gpumod.domain.states import Action
 from gpumod.engine.context import Report, muted
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
@@ -38,6 +39,7 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
             snapshot = await observe(machine)
             planned = plan_for(machine, snapshot, build(snapshot), options)
         plan = planned.plan
+        refuse_lost(plan, snapshot)
         if not plan.fits and not options.force:
             return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
         preflight(machine, plan, planned.services, planned.footprints, snapshot)
@@ -59,6 +61,18 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
             return await go_back(machine, run, error, report, interrupts)
         except GpumodError as failure:
             raise left_open(run, failure) from failure
+
+
+def refuse_lost(plan: Plan, snapshot: HostSnapshot) -> None:
+    """Refuse, before anything is touched, a plan that needs a card that cannot be used, or that only it could hold.
+
+    What only stops is let through. Raises MachineLacks `gpu-lost` and the like.
+    """
+    bad = {gpu.index: gpu.fault for gpu in snapshot.gpus if gpu.fault is not None}
+    needed = {gpu for step in plan.steps if step.action in (Action.START, Action.WAKE) for gpu in step.placed_on}
+    for index, fault in bad.items():
+        if index in needed or not plan.fits:
+            raise MachineLacks(fault.code, fault.message, why=fault.why, hint=fault.hint, **fault.details)
 
 
 def left_open(run: Run, failure: GpumodError) -> HalfWay:

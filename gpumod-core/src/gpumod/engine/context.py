@@ -25,7 +25,8 @@ class RunContext:
 
     `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
     Ctrl-C. `gate` serialises admissions; `force` skips them, and when `going_back` they wait for memory but turn
-    nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing asleep.
+    nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing asleep. `device_mb` is
+    what each service holds, by GPU (MiB), where no process is told for it.
     """
 
     machine: Machine
@@ -44,6 +45,10 @@ class RunContext:
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: dict[int, Step] = field(default_factory=dict)
     stopped_instead: set[str] = field(default_factory=set)
+    device_mb: dict[str, Mapping[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.device_mb |= {r.service: r.device_mb for r in self.snapshot.services.values() if r.device_mb}
 
     def waiting(self, step: Step, text: str) -> None:
         """Tell what a step waits for."""

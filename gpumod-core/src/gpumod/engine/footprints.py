@@ -59,12 +59,14 @@ def footprint(
     """
     estimates = _estimates(machine, service, cards_of(service, gpus, placed_on))
     measured = (samples or {}).get((service.id, key_of(service, gpus, placed_on)))
+    # where only the device's difference tells what a service takes, nothing else may change meanwhile
+    alone = any(not gpu.per_process for gpu in cards_of(service, gpus, placed_on))
     residue_mb, ram_mb = _asleep(machine, service, choose(service, estimates, measured).vram_mb)
     return choose(
         service,
         estimates,
         measured,
-        exclusive_start=_exclusive_start(machine, service),
+        exclusive_start=alone or _exclusive_start(machine, service),
         sleep_residue_mb=residue_mb,
         sleep_ram_mb=ram_mb,
     )

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpumod.domain.errors import MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
-from gpumod.domain.settings import Settings
+from gpumod.domain.settings import Settings, device_list
 from gpumod.plugins.registry import Plugins
 from gpumod.ports import (
     Allocation,
@@ -25,8 +26,29 @@ from gpumod.ports import (
     Supervisor,
 )
 
+Reading = tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
+"""The GPUs, and the processes on them."""
 HOSTED = "host"
 """The `supervisor` of a member's handle: its host's process keeps it."""
+
+
+def chosen(reading: Reading, devices: Sequence[str]) -> Reading:
+    """Of a reading the GPUs that `devices` names, by index or UUID (none named: all), and the processes on them."""
+    gpus, processes = reading
+    if not devices:
+        return reading
+    names = {name for gpu in gpus for name in (str(gpu.index), gpu.uuid)}
+    lost = [name for name in devices if name not in names]
+    if lost:
+        raise MachineLacks(
+            "unknown-gpu",
+            f"the setting cuda_devices names a GPU that is not there: {', '.join(lost)}",
+            why="there are: " + "; ".join(f"{gpu.index} {gpu.name} {gpu.uuid}".rstrip() for gpu in gpus),
+            hint="gpumod settings set cuda_devices INDEX,INDEX (or UUIDs); --default uses all",
+        )
+    kept = tuple(gpu for gpu in gpus if {str(gpu.index), gpu.uuid} & set(devices))
+    indices = {gpu.index for gpu in kept}
+    return kept, tuple(process for process in processes if process.gpu in indices)
 
 
 @dataclass(frozen=True)
@@ -81,9 +103,17 @@ class Machine:
         """Serialises changes of one host's configuration."""
         return self.host_locks.setdefault(host, asyncio.Lock())
 
-    async def read_gpus(self) -> tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]:
+    def look_at_gpus(self) -> Reading:
+        """One reading of the GPUs that gpumod may use. Blocking.
+
+        Raises what the probe raises, and MachineLacks `unknown-gpu` when the setting `cuda_devices` names one that is
+        not there.
+        """
+        return chosen(self.probe.read(), device_list(self.settings.cuda_devices))
+
+    async def read_gpus(self) -> Reading:
         """One reading of the GPUs, off the event loop (a sick driver can block for seconds)."""
-        return await asyncio.to_thread(self.probe.read)
+        return await asyncio.to_thread(self.look_at_gpus)
 
     def allocation(
         self,

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from gpumod.domain.errors import Failed
-from gpumod.domain.machine import GpuProcess, GpuReading
+from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
 from gpumod.domain.plan import Step
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
-from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.device import (
+    Held,
+    coming_mb,
+    find,
+    held_by,
+    is_untold,
+    more_mb,
+    refuse_fault,
+    told_by,
+)
+from gpumod.engine.machine import HOSTED, Machine, Reading
 from gpumod.plugins.kit import poll
 
 LAG_S = 2.0
@@ -22,33 +31,10 @@ TOLERANCE_MB = 64
 """Readings of a driver jitter by less than this."""
 
 
-@dataclass(frozen=True)
-class Held:
-    """What a service holds: MiB per GPU, and its pids. `known` is False where the driver does not tell."""
-
-    mb: Mapping[int, int]
-    pids: frozenset[int]
-    known: bool = True
-
-    @property
-    def total_mb(self) -> int:
-        return sum(self.mb.values())
-
-
-async def held(machine: Machine, service_id: str) -> Held:
-    """What `service_id` holds on the GPUs now, by its own processes."""
-    pids = await pids_of(machine, service_id)
-    _, processes = await machine.read_gpus()
-    return held_by(pids, processes)
-
-
-def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
-    own = frozenset(pids)
-    mine = [p for p in processes if p.pid in own]
-    mb: dict[int, int] = {}
-    for process in mine:
-        mb[process.gpu] = mb.get(process.gpu, 0) + (process.vram_mb or 0)
-    return Held(mb, own, known=all(p.vram_mb is not None for p in mine))
+async def held(ctx: RunContext, service_id: str) -> Held:
+    """What `service_id` holds on the GPUs now."""
+    pids = await pids_of(ctx.machine, service_id)
+    return held_by(ctx, service_id, pids, await ctx.machine.read_gpus())
 
 
 async def pids_of(machine: Machine, service_id: str) -> frozenset[int]:
@@ -75,26 +61,28 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
     """Wait until no process of the service holds GPU memory (a stop) and what it let go is back.
 
     Counters lag 0.3 to 1.5 s after an exit. On timeout the step is done with a note when what is still to come fits
-    into what is free; else it fails and names the process, or "unattributed N MiB".
+    into what is free; else it fails and names the process, or "unattributed N MiB". Of a card that is lost nothing can
+    be waited for.
     """
     machine = ctx.machine
     gpus = sorted(before.mb)
-    last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
+    last: Reading = ((), ())
 
     async def back() -> bool | None:
         nonlocal last
         last = await machine.read_gpus()
-        if step.action is Action.STOP and held_by(before.pids, last[1]).mb:
+        if step.action is Action.STOP and told_by(before.pids, last[1]).mb:
             return None
-        return all(_unattributed_mb(*last, g) <= ctx.snapshot.unattributed_mb(g) + TOLERANCE_MB for g in gpus) or None
+        return all(_is_back(ctx, last, g, step) for g in gpus) or None
 
     ctx.waiting(step, "its memory to come back")
     if await poll(machine.clock, back, machine.settings.release_timeout_s):
-        return ""
+        lost = [gpu.fault.message for gpu in last[0] if gpu.index in gpus and gpu.fault]
+        return "; ".join(f"{message}: its memory cannot be looked at" for message in lost)
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
-    ours = await _managed_pids(machine)
-    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - _free_mb(last[0], g) for g in gpus}
+    ours = told_by(await _managed_pids(machine), last[1])
+    short = {g: _still_needed_mb(ctx, g, _managed_mb(ctx, ours, g)) - _free_mb(last[0], g) for g in gpus}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back"
     raise Failed(
@@ -107,6 +95,13 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
     )
 
 
+def _is_back(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> bool:
+    card = find(reading[0], gpu)
+    if card is None or card.fault is not None:
+        return True
+    return more_mb(ctx, reading, gpu) <= TOLERANCE_MB + coming_mb(ctx, reading, gpu, step)
+
+
 async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
     """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of."""
     machine = ctx.machine
@@ -115,11 +110,23 @@ async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
     enough_mb = (before.total_mb + residue_mb) / 2
 
     async def freed() -> Held | None:
-        now = await held(machine, step.service)
-        little = not now.known or before.total_mb <= 256 or now.total_mb <= enough_mb
+        pids = await pids_of(machine, step.service)
+        reading = await machine.read_gpus()
+        refuse_fault(reading[0], before.mb)
+        now = told_by(pids, reading[1]) if before.known else _kept(ctx, step, before, pids, reading)
+        little = before.total_mb <= 256 or now.total_mb <= enough_mb
         return now if little else None
 
     return await poll(machine.clock, freed, LAG_S)
+
+
+def _kept(ctx: RunContext, step: Step, before: Held, pids: frozenset[int], reading: Reading) -> Held:
+    """What a sleeper keeps, by the device's difference."""
+    mb = {}
+    for gpu, had_mb in before.mb.items():
+        more = more_mb(ctx, reading, gpu, but=step.service) - coming_mb(ctx, reading, gpu, step)
+        mb[gpu] = min(had_mb, max(0, more))
+    return Held(mb, pids, known=False)
 
 
 async def admit(ctx: RunContext, step: Step) -> None:
@@ -131,12 +138,13 @@ async def admit(ctx: RunContext, step: Step) -> None:
     if (ctx.force and not ctx.going_back) or not any(step.takes_mb.values()):
         return
     machine = ctx.machine
-    last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
+    last: Reading = ((), ())
 
     async def room() -> bool | None:
         nonlocal last
         async with ctx.gate:  # between the look and the reservation nobody else may be let in
             last = await machine.read_gpus()
+            refuse_fault(last[0], step.placed_on)
             short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
             if any(mb > TOLERANCE_MB for mb in short.values()):
                 return None
@@ -159,10 +167,12 @@ async def admit(ctx: RunContext, step: Step) -> None:
 
 async def wait_settled(machine: Machine) -> None:
     """Wait a little while the device still counts memory of processes that have just died: a plan would miss it."""
+    handles = machine.store.handles().values()
 
     async def settled() -> bool | None:
         gpus, processes = await machine.read_gpus()
-        return all(_unattributed_mb(gpus, processes, gpu.index) <= TOLERANCE_MB for gpu in gpus) or None
+        ours = {gpu.index: sum(h.device_mb.get(gpu.index, 0) for h in handles) for gpu in gpus}
+        return all(untold_mb(gpu, processes) <= ours[gpu.index] + TOLERANCE_MB for gpu in gpus) or None
 
     await poll(machine.clock, settled, LAG_S)
 
@@ -170,30 +180,34 @@ async def wait_settled(machine: Machine) -> None:
 async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     """Wait until the memory of a started or woken service has arrived.
 
-    Raises Failed `cpu-fallback` when it answers healthy but holds next to nothing on its GPU, and
-    `died-while-starting` when it ended after it had answered.
+    Raises Failed `cpu-fallback` when it answers healthy but holds next to nothing on its GPU, `died-while-starting`
+    when it ended after it had answered, and `gpu-lost` and the like.
     """
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
-    now = await held(machine, step.service)
-    if expected_mb < 256 or not step.placed_on:
-        return now
+    enough_mb = expected_mb * 0.2
     gone = 0
+    now = by_device = Held({}, frozenset())
 
     async def arrived() -> bool | None:
-        nonlocal now, gone
-        now = await held(machine, step.service)
-        gone = 0 if now.pids else gone + 1
-        has_come = not now.known or now.total_mb >= expected_mb * 0.2 or await untold()
-        return has_come or gone >= GONE_LOOKS or None
-
-    async def untold() -> bool:  # the driver names no process, but the memory has come
+        nonlocal now, by_device, gone
+        pids = await pids_of(machine, step.service)
         reading = await machine.read_gpus()
-        come = [_unattributed_mb(*reading, gpu) - ctx.snapshot.unattributed_mb(gpu) for gpu in step.placed_on]
-        return sum(come) >= expected_mb * 0.2
+        refuse_fault(reading[0], step.placed_on)
+        now = told_by(pids, reading[1])
+        gone = 0 if now.pids else gone + 1
+        by_device = _come(ctx, step, now, reading, expected_mb)
+        if now.total_mb < enough_mb and any(is_untold(ctx, reading, gpu) for gpu in step.placed_on):
+            now = by_device
+        return now.total_mb >= enough_mb or gone >= GONE_LOOKS or None
 
+    if expected_mb < 256 or not step.placed_on:
+        await arrived()
+        return now
     if await poll(machine.clock, arrived, 2.0) and now.pids:
         return now
+    if now.pids and by_device.total_mb >= enough_mb:  # it has come, and the driver names nobody for it
+        return by_device
     if not now.pids:
         raise Failed(
             "died-while-starting",
@@ -204,25 +218,35 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
         )
     raise Failed(
         "cpu-fallback",
-        f"{step.service} answers healthy but holds {now.total_mb} of {expected_mb} MiB on the GPU",
+        f"{step.service} answers healthy but holds {now.total_mb} of {expected_mb} MiB on the GPU{now.said}",
         why="it fell back to the CPU, or runs on another GPU",
         hint=f"see `gpumod service logs {step.service}` for a CUDA error, and check the driver",
         service=step.service,
     )
 
 
-async def _unreserved_mb(
-    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]], gpu: int
-) -> int:
+def _come(ctx: RunContext, step: Step, told: Held, reading: Reading, expected_mb: int) -> Held:
+    """What came with a start or a wake, by the device's difference. Beside others that start, no more than expected."""
+    mb = {}
+    for gpu in step.placed_on:
+        more = max(0, more_mb(ctx, reading, gpu, but=step.service))
+        beside = coming_mb(ctx, reading, gpu, step)
+        mb[gpu] = min(more, -(-expected_mb // len(step.placed_on))) if beside else more
+    return Held(mb, told.pids, known=False)
+
+
+async def _unreserved_mb(ctx: RunContext, reading: Reading, gpu: int) -> int:
     """Free MiB less what running starts and wakes will still take."""
     outstanding = 0
     for step in list(ctx.running.values()):
         if step.takes_mb.get(gpu):
             pids = await pids_of(ctx.machine, step.service)
-            have = held_by(pids, reading[1]).mb.get(gpu, 0)
+            have = told_by(pids, reading[1]).mb.get(gpu, 0)
             before = next((g.before_mb for g in step.gpus if g.index == gpu), 0) if step.action is Action.WAKE else 0
             residue = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before else 0
             outstanding += max(0, step.takes_mb[gpu] - max(0, have - residue))
+    if outstanding and is_untold(ctx, reading, gpu):  # some of it has come, and nobody is named for it
+        outstanding -= min(outstanding, max(0, more_mb(ctx, reading, gpu)))
     return _free_mb(reading[0], gpu) - outstanding
 
 
@@ -237,14 +261,13 @@ def _free_mb(gpus: Iterable[GpuReading], index: int) -> int:
     return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
 
 
-def _unattributed_mb(gpus: Iterable[GpuReading], processes: Iterable[GpuProcess], index: int) -> int:
-    used = next((gpu.used_mb for gpu in gpus if gpu.index == index), 0)
-    return max(0, used - sum(p.vram_mb or 0 for p in processes if p.gpu == index))
+def _managed_mb(ctx: RunContext, told: Held, gpu: int) -> int:
+    return told.mb.get(gpu, 0) + sum(mb.get(gpu, 0) for mb in ctx.device_mb.values())
 
 
 async def _culprit(
     holders: Iterable[GpuProcess],
-    reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]],
+    reading: Reading,
     ctx: RunContext,
     gpus: Iterable[int],
 ) -> str:
@@ -253,7 +276,7 @@ async def _culprit(
     named = list(holders) or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
     parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
     for gpu in gpus:
-        extra = _unattributed_mb(*reading, gpu) - ctx.snapshot.unattributed_mb(gpu)
+        extra = more_mb(ctx, reading, gpu)
         if extra > TOLERANCE_MB:
             parts.append(f"unattributed {extra} MiB on GPU {gpu}")
     return ", ".join(parts) or "memory"

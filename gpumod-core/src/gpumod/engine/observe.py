@@ -10,6 +10,7 @@ from gpumod.domain.machine import GpuProcess, HostSnapshot, ServiceReading
 from gpumod.domain.run import Handle
 from gpumod.domain.states import State
 from gpumod.engine.asking import ask, ask_members, ask_supervisors
+from gpumod.engine.device import shares
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.ports import MemberReading, ProbeResult, ProcessStatus
 
@@ -42,11 +43,14 @@ async def observe(machine: Machine) -> HostSnapshot:
     owner = {pid: service for service, one in seen.items() for pid in one.pids}
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
+    states = {service: _state(one) for service, one in seen.items()}
+    serving = {s: states[s][0] is State.RUNNING for s, one in seen.items() if one.pids}
+    by_device = shares(handles, serving, gpus, named)
     return HostSnapshot(
         at=now,
         gpus=gpus,
         processes=named,
-        services={s: _reading(handles[s], seen[s], named, now) for s in handles},
+        services={s: _reading(handles[s], seen[s], states[s], named, by_device.get(s, {}), now) for s in handles},
         ram_total_mb=ram.total_mb,
         ram_available_mb=ram.available_mb,
     )
@@ -88,12 +92,23 @@ async def _ask(
     return seen
 
 
-def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: float) -> ServiceReading:
+def _state(seen: Seen) -> tuple[State, str]:
+    return member_state(seen.member) if seen.member else process_state(seen)
+
+
+def _reading(
+    handle: Handle,
+    seen: Seen,
+    told: tuple[State, str],
+    processes: Sequence[GpuProcess],
+    by_device: Mapping[int, int],
+    now: float,
+) -> ServiceReading:
     mine = [p for p in processes if p.service == handle.service]
-    vram: dict[int, int] = {}
+    vram = dict(by_device)
     for process in mine:
         vram[process.gpu] = vram.get(process.gpu, 0) + (process.vram_mb or 0)
-    state, detail = member_state(seen.member) if seen.member else process_state(seen)
+    state, detail = told
     up = state not in (State.STOPPED, State.FAILED)
     started_at = seen.status.started_at or handle.started_at
     level = handle.launched.sleep_level
@@ -105,6 +120,7 @@ def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: f
         pid=_pid(handle, seen) if up else None,
         uptime_s=max(0.0, now - (handle.started_at if seen.member else started_at)) if up else None,
         vram_mb=vram,
+        device_mb=by_device,
         gpus=handle.gpus,
         launched=handle.launched,
         detail=detail,

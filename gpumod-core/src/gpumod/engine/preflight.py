@@ -41,6 +41,7 @@ def preflight(
                 why=str(error),
                 hint=f"gpumod service edit {service.id}",
             ) from error
+        machine.probe.child_env(allocation.visible)
         name = machine.supervisor_name(service)
         handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=snapshot.at)
         machine.supervisor(name).check(handle, launch)

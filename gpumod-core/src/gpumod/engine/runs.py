@@ -101,9 +101,10 @@ async def go_back(
         await conclude(machine, run)
         snapshot = await observe(machine)
         wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
+        wanted, lost = without_lost(wanted, run, snapshot)
         planned = plan_for(machine, snapshot, wanted, options)
         offset = journalled(machine, run)
-        failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset)
+        failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset) or lost
     except GpumodError as refusal:
         failed = refusal.info
     except Exception as bug:  # whatever breaks the way back leaves the run open, never unended
@@ -143,6 +144,23 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
     ]
     target = Target(members=tuple(members), stop_others=False, stop=tuple(sorted(gone)), restart=tuple(again))
     return Wanted(target, services)
+
+
+def without_lost(wanted: Wanted, run: Run, snapshot: HostSnapshot) -> tuple[Wanted, ErrorInfo | None]:
+    """`wanted` without what cannot come back because its card is lost, and what needs that; with the reason, if any."""
+    bad = {gpu.index: gpu.fault for gpu in snapshot.gpus if gpu.fault is not None}
+    seats = {member.service: run.before[member.service].gpus for member in wanted.target.members}
+    gone = {service for service, seat in seats.items() if set(seat) & set(bad)}
+    while more := {s for s in seats if s not in gone and set(wanted.services[s].needs) & gone}:
+        gone |= more
+    if not gone:
+        return wanted, None
+    fault = next(bad[gpu] for service in sorted(gone) for gpu in seats[service] if gpu in bad)
+    kept = tuple(member for member in wanted.target.members if member.service not in gone)
+    again = tuple(service for service in wanted.target.restart if service not in gone)
+    target = wanted.target.model_copy(update={"members": kept, "restart": again})
+    why = f"{', '.join(sorted(gone))} cannot come back: {fault.message}"
+    return Wanted(target, wanted.services), fault.model_copy(update={"message": why})
 
 
 def tidied(machine: Machine, run: Run, snapshot: HostSnapshot, wanted: Wanted) -> Wanted:

@@ -8,6 +8,7 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
 from gpumod.domain.states import Action
 from gpumod.engine.context import RunContext
+from gpumod.engine.device import refuse_fault
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.plugins.kit import poll
@@ -37,6 +38,7 @@ async def verify(ctx: RunContext, step: Step) -> str:
     async def whole() -> bool | None:
         nonlocal wrong
         snapshot = await observe(ctx.machine)
+        refuse_fault(snapshot.gpus, {gpu for m in wanted for gpu in snapshot.reading(m.service).gpus})
         options = Options(cascade=True)
         wrong = misses(plan_for(ctx.machine, snapshot, Wanted(target, ctx.services), options), ctx.stopped_instead)
         return None if wrong else True

@@ -40,6 +40,11 @@ class Looking(Base):
                     free_mb=gpu.free_mb,
                     reserve_mb=machine.settings.reserve_mb,
                     foreign_mb=snapshot.foreign_mb(gpu.index),
+                    uuid=gpu.uuid,
+                    architecture=gpu.architecture,
+                    compute_capability=gpu.compute_capability,
+                    per_process=gpu.per_process,
+                    fault=gpu.fault,
                 )
                 for gpu in snapshot.gpus
             ),
@@ -51,7 +56,7 @@ class Looking(Base):
             ram_available_mb=snapshot.ram_available_mb,
             open_run=open_run.id if open_run and not holder else None,
             busy=f"{holder.command} (pid {holder.pid}, {holder.user})" if holder else None,
-            problems=store.problems(),
+            problems=(*(gpu.fault for gpu in snapshot.gpus if gpu.fault), *store.problems()),
         )
 
     async def service_status(self, params: ServiceRef) -> ServiceStatus:
@@ -78,13 +83,16 @@ class Looking(Base):
 
 
 def foreign(snapshot: HostSnapshot) -> tuple[ForeignProcess, ...]:
-    """What gpumod does not manage: processes by name, and memory that no process is named for (pid None)."""
+    """What gpumod does not manage: processes by name, and what no process is named for (pid None): what the driver
+    keeps for itself, and memory that is nobody's."""
     found = [
         ForeignProcess(pid=p.pid, name=p.name, vram_mb=p.vram_mb, gpu=p.gpu)
         for p in snapshot.processes
         if p.service is None
     ]
     for gpu in snapshot.gpus:
+        if gpu.reserved_mb:
+            found.append(ForeignProcess(pid=None, name="driver", vram_mb=gpu.reserved_mb, gpu=gpu.index))
         rest = snapshot.unattributed_mb(gpu.index)
         if rest > 0:
             found.append(ForeignProcess(pid=None, name="unattributed", vram_mb=rest, gpu=gpu.index))
@@ -115,6 +123,7 @@ def _status(
         state=reading.state,
         vram_mb=sum(reading.vram_mb.values()),
         vram_by_gpu=reading.vram_mb,
+        source="device" if any(reading.device_mb.values()) else "process",
         gpus=reading.gpus,
         declared_mb=service.vram_mb,
         sleep_level=reading.sleep_level,

@@ -20,11 +20,14 @@ class InitResult(Frozen):
     settings: Mapping[str, str]
     services: tuple[str, ...]
     modes: tuple[str, ...]
+    gpus: tuple[str, ...] = ()
     problems: tuple[ErrorInfo, ...] = ()
     next: tuple[str, ...] = ()
 
 
 class GpuStatus(Frozen):
+    """`per_process` is False where the driver does not tell what each process holds. `fault`: it cannot be used."""
+
     index: int
     name: str
     total_mb: int
@@ -32,10 +35,16 @@ class GpuStatus(Frozen):
     free_mb: int
     reserve_mb: int
     foreign_mb: int
+    uuid: str = ""
+    architecture: str = ""
+    compute_capability: str = ""
+    per_process: bool = True
+    fault: ErrorInfo | None = None
 
 
 class ServiceStatus(Frozen):
-    """`vram_mb` is what it holds now. `drift` names the fields whose definition differs from what was started."""
+    """`vram_mb` is what it holds now, `source` where that number comes from: told by process, or the device's
+    difference. `drift` names the fields whose definition differs from what was started."""
 
     id: str
     driver: str
@@ -50,6 +59,7 @@ class ServiceStatus(Frozen):
     name: str = ""
     gpus: tuple[int, ...] = ()
     vram_by_gpu: Mapping[int, int] = {}
+    source: Literal["process", "device"] = "process"
     declared_mb: int = 0
     drift: tuple[str, ...] = ()
     in_mode: bool = False

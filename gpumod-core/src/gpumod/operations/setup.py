@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gpumod.domain.errors import GpumodError, MachineLacks
@@ -12,6 +13,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.operations.base import Base
+from gpumod.operations.gpu_checks import check_gpus
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
 from gpumod.operations.results import Check, DoctorResult, InitResult
@@ -33,10 +35,8 @@ class Setup(Presets, Base):
                 checked = self._tools.check_setting(key, value)
                 if stored.get(key) != checked:
                     store.put_setting(key, checked, event=self._event("setting-changed", key, value=checked))
-        else:
-            machine.plugins.gpu_probe(machine.settings)
         settings = Settings.model_validate({**machine.settings.model_dump(), **written})
-        gpus, _ = machine.plugins.gpu_probe(settings).read()
+        gpus, _ = await replace(machine, settings=settings).read_gpus()
         store.put_gpu_profiles(gpus)
         loaded = await self.preset_load(PresetLoad())
         return InitResult(
@@ -45,7 +45,8 @@ class Setup(Presets, Base):
             settings=written,
             services=tuple(sorted(store.services())),
             modes=tuple(sorted(store.modes())),
-            problems=loaded.problems,
+            gpus=tuple(f"{gpu.index}: {gpu.name}, {gpu.total_mb} MiB" for gpu in gpus),
+            problems=(*(gpu.fault for gpu in gpus if gpu.fault), *loaded.problems),
             next=("gpumod mode list", "gpumod simulate --mode code --visual", "gpumod switch code"),
         )
 
@@ -112,38 +113,9 @@ class Setup(Presets, Base):
     def _check_gpus(self) -> Iterator[Check]:
         machine = self._machine
         try:
-            gpus, processes = machine.probe.read()
-            ram = machine.probe.ram()
+            yield from check_gpus(machine)
         except GpumodError as error:
             yield Check(name="gpu", level="problem", message=error.info.message, hint=error.info.hint)
-            return
-        for gpu in gpus:
-            yield Check(
-                name=f"gpu {gpu.index}", level="ok", message=f"{gpu.name}: {gpu.free_mb} of {gpu.total_mb} MiB free"
-            )
-            named = sum(p.vram_mb or 0 for p in processes if p.gpu == gpu.index)
-            if gpu.used_mb - named > 0:
-                yield Check(
-                    name=f"gpu {gpu.index}",
-                    level="warning",
-                    message=f"{gpu.used_mb - named} MiB are in use and belong to no process",
-                    hint="the desktop or a process that is just ending; else a driver reset gives it back",
-                )
-            reserve_mb = machine.settings.reserve_mb
-            if gpu.total_mb <= reserve_mb:
-                yield Check(
-                    name=f"gpu {gpu.index}",
-                    level="problem",
-                    message=f"the setting reserve_mb ({reserve_mb}) leaves nothing of {gpu.total_mb} MiB",
-                    hint="gpumod settings set reserve_mb 512",
-                )
-        low = ram.available_mb < machine.settings.ram_reserve_mb
-        yield Check(
-            name="ram",
-            level="warning" if low else "ok",
-            message=f"{ram.available_mb} of {ram.total_mb} MiB available",
-            hint="putting services to sleep at L1 needs host RAM" if low else "",
-        )
 
     def _check_plugins(self) -> Iterator[Check]:
         for record in self._machine.plugins.records:
@@ -183,7 +155,7 @@ class Setup(Presets, Base):
         if name == HOSTED:
             return
         supervisor = machine.supervisor(name)
-        gpus, _ = machine.probe.read()
+        gpus, _ = machine.look_at_gpus()
         seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
         allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
         launch = machine.driver(service).launch(service, allocation, machine.settings)

@@ -39,12 +39,19 @@ def tell(world: World, target: Target, solution: Solution) -> Plan:
         services=services,
         steps=steps,
         turns=turns,
-        notes=tuple(dict.fromkeys(solution.goals.notes)),
+        notes=tuple(dict.fromkeys([*solution.goals.notes, *_by_device(world)])),
         ram_peak_mb=ram_peak_mb,
         ram_budget_mb=world.budgets[RAM],
         ram_exceeds_by_mb=ram.over,
         expected_s=round(max((step.starts_at_s + (step.expected_s or 0.0) for step in steps), default=0.0), 3),
     )
+
+
+def _by_device(world: World) -> list[str]:
+    """Which numbers of the plan are less certain: no process is told for them."""
+    names = [service for service, reading in sorted(world.snapshot.services.items()) if any(reading.device_mb.values())]
+    said = "is the device's difference: the driver does not tell what a process holds"
+    return [f"what {', '.join(names)} {'hold' if len(names) > 1 else 'holds'} now {said}"] if names else []
 
 
 def _peak(world: World, solution: Solution, key: int) -> int:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from gpumod.domain.settings import Settings
 from gpumod.plugins.hookspecs import hookimpl
-from gpumod.plugins.offers import SupervisorOffer
+from gpumod.plugins.offers import GpuProbeOffer, SupervisorOffer
 
 if TYPE_CHECKING:
-    from gpumod.ports import Clock, Supervisor
+    from gpumod.ports import Clock, GpuProbe, Supervisor
+
+_NVML = "libnvidia-ml.so.1"
 
 
 def _process(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
@@ -18,6 +20,29 @@ def _process(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supe
     from gpumod.adapters.process import ProcessSupervisor  # noqa: PLC0415
 
     return ProcessSupervisor(home, home_id, settings, clock)
+
+
+def _no_driver(settings: Settings) -> str | None:
+    import ctypes  # noqa: PLC0415 - as above
+
+    try:
+        ctypes.CDLL(_NVML)
+    except OSError:
+        return f"the NVIDIA driver's library {_NVML} cannot be loaded"
+    return None
+
+
+def _nvml(settings: Settings) -> GpuProbe:
+    from gpumod.adapters.nvml import NvmlProbe  # noqa: PLC0415 - as above
+
+    return NvmlProbe(settings)
+
+
+@hookimpl
+def gpumod_gpu_probes() -> list[GpuProbeOffer]:
+    return [
+        GpuProbeOffer(name="nvml", summary="NVIDIA GPUs, through their driver", available=_no_driver, factory=_nvml)
+    ]
 
 
 @hookimpl

@@ -84,7 +84,8 @@ class World:
     `faults` maps a service to kinds of fault and their values: `never-ready`, `die-after S`, `oom-at-start`,
     `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`,
     `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `wake-oom`.
-    `tells_processes` is False for a card that does not say what each process holds. `history` holds, for every change
+    `tells_processes` is False for cards that do not say what each process holds, `names_processes` for those that name
+    none at all (WSL); `lost` are those that fell off the bus. `history` holds, for every change
     of memory, the time and what all services held on each GPU (MiB).
     """
 
@@ -94,6 +95,8 @@ class World:
         self.ram_mb = ram_mb
         self.free_disk_mb = 100_000
         self.tells_processes = True
+        self.names_processes = True
+        self.lost: set[int] = set()
         self.lag_s = LAG_S
         self.procs: dict[int, Proc] = {}
         self.strangers: list[Stranger] = []

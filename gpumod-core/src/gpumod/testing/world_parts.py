@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gpumod.domain.errors import Busy, Failed, MachineLacks
+from gpumod.domain.errors import Busy, ErrorInfo, Failed, MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.ports import Holder, HttpFailure, HttpReply, Launch, LaunchFile, PortUser, ProcessStatus, Ram
@@ -124,7 +124,21 @@ class WorldProbe:
         cards = []
         for gpu, total in enumerate(world.totals_mb):
             used = min(total, world.used_mb(gpu))
-            cards.append(GpuReading(index=gpu, name="world card", total_mb=total, used_mb=used, free_mb=total - used))
+            if gpu in world.lost:
+                fault = ErrorInfo(code="gpu-lost", message=f"GPU {gpu} (world card) is lost")
+                none = {"total_mb": 0, "used_mb": 0, "free_mb": 0}
+                cards.append(GpuReading(index=gpu, name="world card", fault=fault, **none))
+                continue
+            cards.append(
+                GpuReading(
+                    index=gpu,
+                    name="world card",
+                    total_mb=total,
+                    used_mb=used,
+                    free_mb=total - used,
+                    per_process=world.tells_processes and world.names_processes,
+                )
+            )
         ours = [
             GpuProcess(pid=p.pid, name=p.service, gpu=gpu, vram_mb=mb if world.tells_processes else None)
             for p in world.procs.values()
@@ -132,7 +146,8 @@ class WorldProbe:
             if mb
         ]
         theirs = [GpuProcess(pid=s.pid, name=s.name, gpu=s.gpu, vram_mb=s.mb) for s in world.strangers if s.mb]
-        return tuple(cards), (*ours, *theirs)
+        named = (p for p in (*ours, *theirs) if world.names_processes and p.gpu not in world.lost)
+        return tuple(cards), tuple(named)
 
     def ram(self) -> Ram:
         return Ram(total_mb=self.world.ram_mb, available_mb=self.world.ram_mb)
@@ -266,6 +281,9 @@ class WorldLocal:
 
     def free_disk_mb(self, path: Path) -> int:
         return self.world.free_disk_mb
+
+    def memory_pressure(self) -> float | None:
+        return None
 
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:

@@ -17,7 +17,7 @@ from gpumod.adapters.store.tables import GpuProfileRow, HandleRow, SimulationRow
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import GpuReading
 from gpumod.domain.run import Event, Handle, Sample
-from gpumod.ports import Simulation
+from gpumod.ports import GpuProfile, Simulation
 
 MEDIAN_OF = 5
 """Times are the median of so many last measurements."""
@@ -105,6 +105,12 @@ class Records:
             session.add_all(
                 GpuProfileRow(gpu_index=gpu.index, name=gpu.name, uuid=gpu.uuid, total_mb=gpu.total_mb) for gpu in gpus
             )
+
+    def gpu_profiles(self) -> tuple[GpuProfile, ...]:
+        """The GPUs that were noted last."""
+        with self._db.read() as session:
+            rows = session.exec(select(GpuProfileRow).order_by(col(GpuProfileRow.gpu_index)))
+            return tuple(GpuProfile(index=r.gpu_index, name=r.name, uuid=r.uuid, total_mb=r.total_mb) for r in rows)
 
 
 def _handle(row: HandleRow) -> Handle:

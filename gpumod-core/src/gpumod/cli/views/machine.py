@@ -12,6 +12,7 @@ def init(result: InitResult) -> RenderableType:
     """What was made, and what to do next."""
     facts = {
         "home": words(result.home, "bold"),
+        "GPUs": "; ".join(result.gpus),
         "created": commas(result.created),
         "settings": commas(f"{key}={value}" for key, value in result.settings.items()),
         "services": commas(result.services),

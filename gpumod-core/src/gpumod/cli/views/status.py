@@ -23,6 +23,8 @@ from gpumod.cli.views.parts import (
 )
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, ServiceStatus, StatusResult
 
+DIFFERENCE = "its VRAM is the device's difference: the driver does not tell what a process holds"
+
 
 def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
     """The mode, GPUs (drawn to scale when `visual`), services, foreign processes, and what is wrong."""
@@ -74,6 +76,8 @@ def _state(service: ServiceStatus) -> Text:
 
 def _notes(service: ServiceStatus) -> list[Text]:
     notes = [words(f"{service.id}: {service.last_error}", "red")] if service.last_error else []
+    if service.source == "device":
+        notes.append(words(f"{service.id}: {DIFFERENCE}"))
     if service.drift:
         fields = commas(service.drift)
         notes.append(words(f"{service.id}: runs with another {fields} than is defined now", "yellow"))
@@ -122,7 +126,8 @@ def service_status(result: ServiceStatus) -> RenderableType:
             "driver": result.driver,
             "state": _state(result),
             "healthy": {True: "yes", False: "no", None: ""}[result.health_ok],
-            "VRAM": f"{mb(result.vram_mb)} (declared {mb(result.declared_mb)})",
+            "VRAM": f"{mb(result.vram_mb)} (declared {mb(result.declared_mb)})"
+            + (f"; {DIFFERENCE}" if result.source == "device" else ""),
             "on GPU": commas(result.gpus),
             "port": result.port,
             "pid": result.pid,

@@ -1,0 +1,128 @@
+"""Who holds what on the GPUs: by process where the driver tells, else by the difference that a service makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
+from gpumod.domain.plan import Step
+from gpumod.domain.run import Handle
+from gpumod.domain.sharing import Claim, share_out
+from gpumod.domain.states import Action
+from gpumod.engine.context import RunContext
+from gpumod.engine.machine import Reading
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a service holds: MiB per GPU, and its pids. `known` is False where that is the device's difference."""
+
+    mb: Mapping[int, int]
+    pids: frozenset[int]
+    known: bool = True
+
+    @property
+    def total_mb(self) -> int:
+        return sum(self.mb.values())
+
+    @property
+    def said(self) -> str:
+        """What to add to the number for a person."""
+        return "" if self.known else " (by the device's difference: the driver does not tell what a process holds)"
+
+
+def told_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
+    """What the driver tells of these processes."""
+    own = frozenset(pids)
+    mine = [p for p in processes if p.pid in own]
+    mb: dict[int, int] = {}
+    for process in mine:
+        mb[process.gpu] = mb.get(process.gpu, 0) + (process.vram_mb or 0)
+    return Held(mb, own, known=all(p.vram_mb is not None for p in mine))
+
+
+def held_by(ctx: RunContext, service: str, pids: Iterable[int], reading: Reading) -> Held:
+    """What `service` holds: as told, else the difference that it made when it was started, slept or woken."""
+    told = told_by(pids, reading[1])
+    claimed = ctx.device_mb.get(service)
+    if told.total_mb or not claimed or not told.pids:
+        return told
+    return Held(claimed, told.pids, known=False)
+
+
+def shares(
+    handles: Mapping[str, Handle], serving: Mapping[str, bool], gpus: Sequence[GpuReading], named: Iterable[GpuProcess]
+) -> dict[str, dict[int, int]]:
+    """MiB by service and GPU of what the driver names no process for. Pure.
+
+    `serving` are the services that are up; True for those that are awake, and may have grown to what they declare.
+    """
+    processes = list(named)
+    found: dict[str, dict[int, int]] = {service: {} for service in serving}
+    for gpu in gpus:
+        on_it = [p for p in processes if p.gpu == gpu.index]
+        claims = {
+            service: claim
+            for service, awake in serving.items()
+            if (claim := _claim(handles[service], gpu, [p for p in on_it if p.service == service], awake=awake))
+        }
+        for service, mb in share_out(untold_mb(gpu, on_it), claims).items():
+            if mb:
+                found[service][gpu.index] = mb
+    return found
+
+
+def _claim(handle: Handle, gpu: GpuReading, mine: Sequence[GpuProcess], *, awake: bool) -> Claim | None:
+    if any(process.vram_mb for process in mine):
+        return None
+    measured_mb = handle.device_mb.get(gpu.index, 0)
+    untold = not gpu.per_process or any(process.vram_mb is None for process in mine)
+    if not measured_mb and (not untold or gpu.index not in handle.gpus):
+        return None
+    declared_mb = -(-handle.launched.vram_mb // len(handle.gpus)) if gpu.index in handle.gpus else 0
+    return Claim(measured_mb, max(measured_mb, declared_mb) if awake else measured_mb)
+
+
+# --- in a run -----------------------------------------------------------------------------------------------------
+
+
+def nobodys_mb(ctx: RunContext, reading: Reading, gpu: int, *, but: str = "") -> int:
+    """MiB in use on `gpu` that belong to no process, and to no service (other than `but`) by its difference."""
+    card = find(reading[0], gpu)
+    ours = sum(mb.get(gpu, 0) for service, mb in ctx.device_mb.items() if service != but)
+    return max(0, untold_mb(card, reading[1]) - ours) if card else 0
+
+
+def more_mb(ctx: RunContext, reading: Reading, gpu: int, *, but: str = "") -> int:
+    """By how much that is more than when the run began. Memory that was nobody's then is never anybody's of ours."""
+    return nobodys_mb(ctx, reading, gpu, but=but) - ctx.snapshot.unattributed_mb(gpu)
+
+
+def is_untold(ctx: RunContext, reading: Reading, gpu: int) -> bool:
+    """True where the driver does not tell what each process on `gpu` holds."""
+    card = find(reading[0], gpu)
+    nameless = any(p.gpu == gpu and p.vram_mb is None for p in reading[1])
+    return nameless or (card is not None and not card.per_process) or any(gpu in mb for mb in ctx.device_mb.values())
+
+
+def coming_mb(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> int:
+    """What other starts and wakes under way may have taken of `gpu` without being told by process."""
+    if not is_untold(ctx, reading, gpu):
+        return 0
+    others = [other for other in ctx.running.values() if other.n != step.n]
+    return sum(other.takes_mb.get(gpu, 0) for other in others if other.action in (Action.START, Action.WAKE))
+
+
+def find(gpus: Iterable[GpuReading], index: int) -> GpuReading | None:
+    return next((gpu for gpu in gpus if gpu.index == index), None)
+
+
+def refuse_fault(gpus: Iterable[GpuReading], wanted: Iterable[int]) -> None:
+    """Raise why one of the `wanted` GPUs cannot be used, if it cannot (`gpu-lost` and the like)."""
+    seats = set(wanted)
+    for gpu in gpus:
+        if gpu.fault is not None and gpu.index in seats:
+            info = gpu.fault
+            raise Failed(info.code, info.message, why=info.why, hint=info.hint, **info.details)

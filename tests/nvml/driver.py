@@ -1,0 +1,98 @@
+"""A stand-in for NVIDIA's driver: a library that the real binding loads, and a process that tells it the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).with_name("libnvidia-ml.c")
+LIBRARY = "libnvidia-ml.so.1"
+PATIENCE_S = 20.0
+
+
+def build(*flags: str) -> Path:
+    """The folder of the built library; built once per user, source and flags.
+
+    Without a C compiler the test is skipped; in CI, where there has to be one, it fails.
+    """
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail("CI is meant to have a C compiler")
+        pytest.skip("no C compiler (gcc) for the stand-in of NVIDIA's library")
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"gpumod-nvml-{os.getuid()}-{key}"
+    if not (folder / LIBRARY).exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        made = folder / f"made-{os.getpid()}"
+        how = ("-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", *flags)
+        subprocess.run([compiler, *how, "-o", str(made), str(SOURCE)], check=True)
+        made.replace(folder / LIBRARY)
+    return folder
+
+
+class Driver:
+    """The driver of one test. Its `folder` holds what it tells (`cards`) and what fails (`faults`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._mirrors: list[subprocess.Popen[str]] = []
+        self._told: set[str] = set()
+        folder.mkdir()
+
+    def attach(self, machine: Any, *flags: str) -> None:
+        """Let `machine` read its GPUs here. `flags` of the mirror: `--mig`, `--reserved MB`."""
+        folder = machine.sim.folder
+        machine.ok("settings", "set", "gpu_probe", "nvml")
+        machine.ok("settings", "set", "lock_dir", folder)
+        if folder in self._told:
+            return
+        self._told.add(folder)
+        argv = [sys.executable, str(Path(__file__).with_name("mirror.py")), str(self.folder), *flags]
+        mirror = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True)
+        self._mirrors.append(mirror)
+        assert mirror.stdin is not None
+        mirror.stdin.write(folder)  # not as an argument: tests look for what is left of the machine by its folder
+        mirror.stdin.close()
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self.folder / "cards").exists():
+            assert time.monotonic() < deadline, "the mirror does not begin"
+            time.sleep(0.002)
+
+    def faults(self, *lines: str) -> None:
+        """What fails from now on (see the head of the C source); nothing: all is well."""
+        new = self.folder / "faults.new"
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.replace(self.folder / "faults")
+
+    def close(self) -> None:
+        for mirror in self._mirrors:
+            mirror.kill()
+            mirror.wait()
+
+
+@contextlib.contextmanager
+def running_driver(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Iterator[Driver]:
+    """A driver for this process and for every program that it starts. `flags` are the compiler's."""
+    library = build(*flags)
+    monkeypatch.setenv("NVML_STANDIN", str(folder))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    # A library that is loaded is found by its name afterwards, by the binding too.
+    ctypes.CDLL(str(library / LIBRARY))
+    driver = Driver(folder)
+    try:
+        yield driver
+    finally:
+        driver.close()
