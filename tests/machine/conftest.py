@@ -359,11 +359,12 @@ MakeMachine = Callable[..., Machine]
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver | None]:
-    """With GPUMOD_TEST_PROBE=nvml: a stand-in for NVIDIA's driver, which tells the ledger; gpumod reads the GPUs there."""
+    """With GPUMOD_TEST_PROBE="nvml [no-memory]": a stand-in for NVIDIA's driver, which tells the ledger; gpumod reads the GPUs there."""
     if PROBE == "sim":
         yield None
         return
     with running_driver(tmp_path / "driver", monkeypatch) as found:
+        found.faults(*PROBE.split()[1:])
         yield found
 
 

@@ -44,23 +44,27 @@ def build(*flags: str) -> Path:
 
 
 class Driver:
-    """The driver of one test. Its `folder` holds what it tells (`cards`) and what fails (`faults`)."""
+    """The driver of one test. Its `folder` holds what it tells (`cards`) and what fails (`faults`).
+
+    `flags` are for the mirror: `--mig` makes the cards instances of one GPU, `--reserved MB` lets the driver keep some.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._mirrors: list[subprocess.Popen[str]] = []
         self._told: set[str] = set()
+        self.flags: tuple[str, ...] = ()
         folder.mkdir()
 
-    def attach(self, machine: Any, *flags: str) -> None:
-        """Let `machine` read its GPUs here. `flags` of the mirror: `--mig`, `--reserved MB`."""
+    def attach(self, machine: Any) -> None:
+        """Let `machine` read its GPUs here."""
         folder = machine.sim.folder
         machine.ok("settings", "set", "gpu_probe", "nvml")
         machine.ok("settings", "set", "lock_dir", folder)
         if folder in self._told:
             return
         self._told.add(folder)
-        argv = [sys.executable, str(Path(__file__).with_name("mirror.py")), str(self.folder), *flags]
+        argv = [sys.executable, str(Path(__file__).with_name("mirror.py")), str(self.folder), *self.flags]
         mirror = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True)
         self._mirrors.append(mirror)
         assert mirror.stdin is not None

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Estimate
-from gpumod.domain.machine import GpuProcess, GpuReading
+from gpumod.domain.machine import Finding, GpuProcess, GpuProfile, GpuReading
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan, Variant
 from gpumod.domain.run import Event, Handle, Run, RunStep, Sample
@@ -305,15 +305,6 @@ class GpuProbe(Protocol):
     def machine_dir(self) -> Path: ...
 
 
-class Finding(Frozen):
-    """One thing that `gpumod doctor` shows. A warning and a problem say in `hint` how to mend it."""
-
-    name: str
-    level: Literal["ok", "warning", "problem"] = "ok"
-    message: str
-    hint: str = ""
-
-
 @runtime_checkable
 class TellsFindings(Protocol):
     """A GPU probe that has more to say of the machine than its memory (driver, kind of cards). Blocking, as `read`."""
@@ -341,9 +332,8 @@ class Holder(Frozen):
 class Local(Protocol):
     """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
 
-    `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the
-    lock now. `memory_pressure` is for how much of the last ten seconds (percent) something waited for host memory; None
-    where the kernel does not tell.
+    `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the lock now.
+    `memory_pressure`: percent of the last ten seconds in which something waited for host memory; None: not told.
     """
 
     def port_user(self, port: int) -> PortUser | None: ...
@@ -363,15 +353,6 @@ class Simulation(Frozen):
     at: float
     base: Mapping[str, Any]
     plan: Plan
-
-
-class GpuProfile(Frozen):
-    """A GPU as it was when the home was made ready (`gpumod init`)."""
-
-    index: int
-    name: str
-    uuid: str
-    total_mb: int
 
 
 class Store(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
@@ -29,6 +30,15 @@ class GpuReading(Frozen):
     architecture: str = ""
     compute_capability: str = ""
     fault: ErrorInfo | None = None
+
+
+class GpuProfile(Frozen):
+    """A GPU as it was when the home was made ready (`gpumod init`)."""
+
+    index: int
+    name: str
+    uuid: str
+    total_mb: int
 
 
 class GpuProcess(Frozen):
@@ -62,6 +72,15 @@ class ServiceReading(Frozen):
     launched: Service | None = None
     adopted: bool = False
     detail: str = ""
+
+
+class Finding(Frozen):
+    """One thing that `gpumod doctor` shows. A warning and a problem say in `hint` how to mend it."""
+
+    name: str
+    level: Literal["ok", "warning", "problem"] = "ok"
+    message: str
+    hint: str = ""
 
 
 class HostSnapshot(Frozen):

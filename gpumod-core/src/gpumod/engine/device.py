@@ -10,7 +10,7 @@ from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Handle
 from gpumod.domain.sharing import Claim, share_out
-from gpumod.domain.states import Action
+from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
 from gpumod.engine.machine import Reading
 
@@ -53,20 +53,21 @@ def held_by(ctx: RunContext, service: str, pids: Iterable[int], reading: Reading
 
 
 def shares(
-    handles: Mapping[str, Handle], serving: Mapping[str, bool], gpus: Sequence[GpuReading], named: Iterable[GpuProcess]
+    handles: Mapping[str, Handle], up: Mapping[str, State], gpus: Sequence[GpuReading], named: Iterable[GpuProcess]
 ) -> dict[str, dict[int, int]]:
     """MiB by service and GPU of what the driver names no process for. Pure.
 
-    `serving` are the services that are up; True for those that are awake, and may have grown to what they declare.
+    `up` are the services that have a process, and their states: one that does not sleep may have grown, since it was
+    measured, to what it declares.
     """
     processes = list(named)
-    found: dict[str, dict[int, int]] = {service: {} for service in serving}
+    found: dict[str, dict[int, int]] = {service: {} for service in up}
     for gpu in gpus:
         on_it = [p for p in processes if p.gpu == gpu.index]
         claims = {
             service: claim
-            for service, awake in serving.items()
-            if (claim := _claim(handles[service], gpu, [p for p in on_it if p.service == service], awake=awake))
+            for service, state in up.items()
+            if (claim := _claim(handles[service], gpu, [p for p in on_it if p.service == service], state))
         }
         for service, mb in share_out(untold_mb(gpu, on_it), claims).items():
             if mb:
@@ -74,15 +75,18 @@ def shares(
     return found
 
 
-def _claim(handle: Handle, gpu: GpuReading, mine: Sequence[GpuProcess], *, awake: bool) -> Claim | None:
+def _claim(handle: Handle, gpu: GpuReading, mine: Sequence[GpuProcess], state: State) -> Claim | None:
     if any(process.vram_mb for process in mine):
         return None
     measured_mb = handle.device_mb.get(gpu.index, 0)
     untold = not gpu.per_process or any(process.vram_mb is None for process in mine)
     if not measured_mb and (not untold or gpu.index not in handle.gpus):
         return None
-    declared_mb = -(-handle.launched.vram_mb // len(handle.gpus)) if gpu.index in handle.gpus else 0
-    return Claim(measured_mb, max(measured_mb, declared_mb) if awake else measured_mb)
+    if state is State.SLEEPING or gpu.index not in handle.gpus:
+        return Claim(measured_mb, measured_mb)
+    peak_mb = 0 if state is State.RUNNING else handle.launched.start_peak_mb or 0
+    declared_mb = -(-max(handle.launched.vram_mb, peak_mb) // len(handle.gpus))
+    return Claim(measured_mb, max(measured_mb, declared_mb))
 
 
 # --- in a run -----------------------------------------------------------------------------------------------------

@@ -44,8 +44,7 @@ async def observe(machine: Machine) -> HostSnapshot:
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
     states = {service: _state(one) for service, one in seen.items()}
-    serving = {s: states[s][0] is State.RUNNING for s, one in seen.items() if one.pids}
-    by_device = shares(handles, serving, gpus, named)
+    by_device = shares(handles, {s: states[s][0] for s, one in seen.items() if one.pids}, gpus, named)
     return HostSnapshot(
         at=now,
         gpus=gpus,

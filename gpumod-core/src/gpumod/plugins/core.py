@@ -12,8 +12,6 @@ from gpumod.plugins.offers import GpuProbeOffer, SupervisorOffer
 if TYPE_CHECKING:
     from gpumod.ports import Clock, GpuProbe, Supervisor
 
-_NVML = "libnvidia-ml.so.1"
-
 
 def _process(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
     # Imported when used: most commands start no process.
@@ -25,15 +23,17 @@ def _process(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supe
 def _no_driver(settings: Settings) -> str | None:
     import ctypes  # noqa: PLC0415 - as above
 
+    from gpumod.adapters.nvml.faults import LIBRARY, LIBRARY_NOT_FOUND, driver_error  # noqa: PLC0415 - as above
+
     try:
-        ctypes.CDLL(_NVML)
-    except OSError:
-        return f"the NVIDIA driver's library {_NVML} cannot be loaded"
+        ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise driver_error(LIBRARY_NOT_FOUND, str(error)) from error
     return None
 
 
 def _nvml(settings: Settings) -> GpuProbe:
-    from gpumod.adapters.nvml import NvmlProbe  # noqa: PLC0415 - as above
+    from gpumod.adapters.nvml.probe import NvmlProbe  # noqa: PLC0415 - as above
 
     return NvmlProbe(settings)
 

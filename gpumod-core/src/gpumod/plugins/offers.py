@@ -61,7 +61,8 @@ class SupervisorOffer(Offer):
 
 @dataclass(frozen=True, kw_only=True)
 class GpuProbeOffer(Offer):
-    """`available` says why the probe cannot be used with these settings, or None. Lower `order` is tried first."""
+    """`available` says why the probe cannot be used with these settings, or None; it may raise a GpumodError instead,
+    which is shown where just this probe is asked for. Lower `order` is tried first."""
 
     order: int = 100
     available: Callable[[Any], str | None]

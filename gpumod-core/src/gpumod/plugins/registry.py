@@ -179,14 +179,15 @@ class Plugins:
     def gpu_probe(self, settings: Settings) -> GpuProbe:
         """The probe that the setting names, else the first available one.
 
-        Raises MachineLacks (`no-gpu-probe`) with the reason of each that cannot be used, and as :meth:`Registry.get`.
+        Raises MachineLacks (`no-gpu-probe`) with the reason of each that cannot be used (of the one that is set, what
+        it raises itself), and as :meth:`Registry.get`.
         """
         wanted = settings.gpu_probe
         names = (wanted,) if wanted else self._by_order(self.gpu_probes)
         refused: list[str] = []
         for name in names:
             offered = self.gpu_probes.offer(name)
-            why_not = _unavailable(offered.offer, settings)
+            why_not = _unavailable(offered.offer, settings, wanted=bool(wanted))
             if why_not is None:
                 return offered.make(settings)
             refused.append(f"{name}: {why_not}")
@@ -271,9 +272,13 @@ def install_hints(records: Iterable[PluginRecord]) -> dict[str, str]:
     return hints
 
 
-def _unavailable(offer: Offer, settings: Settings) -> str | None:
+def _unavailable(offer: Offer, settings: Settings, *, wanted: bool) -> str | None:
     assert isinstance(offer, GpuProbeOffer)  # noqa: S101  # the loader checked it
     try:
         return offer.available(settings)
+    except GpumodError as error:
+        if wanted:
+            raise
+        return f"{error.info.message} ({error.info.why})"
     except Exception as exc:  # noqa: BLE001  # a stranger's probe must not stop the others
         return reason(exc)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from gpumod.adapters.nvml import calls, people
 from gpumod.adapters.nvml.cards import Card
-from gpumod.ports import Finding
+from gpumod.domain.machine import Finding
 
 
 def findings(cards: Iterable[Card]) -> tuple[Finding, ...]:

@@ -15,9 +15,9 @@ from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import dump, load
 from gpumod.adapters.store.tables import GpuProfileRow, HandleRow, SimulationRow, VramSampleRow
 from gpumod.domain.errors import GpumodError
-from gpumod.domain.machine import GpuReading
+from gpumod.domain.machine import GpuProfile, GpuReading
 from gpumod.domain.run import Event, Handle, Sample
-from gpumod.ports import GpuProfile, Simulation
+from gpumod.ports import Simulation
 
 MEDIAN_OF = 5
 """Times are the median of so many last measurements."""
