@@ -359,7 +359,7 @@ MakeMachine = Callable[..., Machine]
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver | None]:
-    """With GPUMOD_TEST_PROBE="nvml [no-memory]": a stand-in for NVIDIA's driver, which tells the ledger; gpumod reads the GPUs there."""
+    """With GPUMOD_TEST_PROBE="nvml [FAULT]" a stand-in for NVIDIA's driver, which tells the ledger and has the fault."""
     if PROBE == "sim":
         yield None
         return

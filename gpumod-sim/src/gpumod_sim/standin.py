@@ -189,7 +189,7 @@ class StandIn:
 
 
 def _visible(text: str | None, cards: list[int]) -> list[int]:
-    """The GPUs of CUDA_VISIBLE_DEVICES (indices or UUIDs) that exist, up to the first that does not, as CUDA does it."""
+    """The GPUs of CUDA_VISIBLE_DEVICES (indices or UUIDs) up to the first that does not exist, as CUDA does it."""
     if text is None:
         return cards
     visible: list[int] = []

@@ -38,7 +38,7 @@ class Settings(Frozen):
     ram_reserve_mb: Annotated[int, Field(ge=0, description="MiB of host RAM that no plan may use")] = 1024
     gpu_probe: Annotated[Id | None, Field(description="which probe reads the GPUs; empty: the first available")] = None
     cuda_devices: Annotated[
-        Text | None, AfterValidator(_devices), Field(description="the GPUs that gpumod uses, by index or UUID; empty: all")
+        Text | None, AfterValidator(_devices), Field(description="GPUs that gpumod uses, by index or UUID; empty: all")
     ] = None
     lock_dir: Annotated[
         Text | None, Field(description="folder of the changer's lock of a real machine; empty: /run/lock/gpumod")

@@ -109,7 +109,8 @@ async def sleep(ctx: RunContext, step: Step) -> str:
         now = await held(ctx, step.service)
         await stop(ctx, step.model_copy(update={"action": Action.STOP}))
         ctx.stopped_instead.add(step.service)
-        return f"sleeping at {service.sleep_level} freed nothing ({now.total_mb} MiB still held{now.said}): it was stopped instead"
+        kept = f"{now.total_mb} MiB still held{now.said}"
+        return f"sleeping at {service.sleep_level} freed nothing ({kept}): it was stopped instead"
     keep(ctx, step.service, "slept", after)
     remark = await wait_released(ctx, step, before)
     asleep_mb = float(after.total_mb) if after.known else math.nan

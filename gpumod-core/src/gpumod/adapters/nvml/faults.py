@@ -15,6 +15,7 @@ GPU_IS_LOST = 15
 RESET_REQUIRED = 16
 MISMATCH = 18
 
+_MODULES = "nvidia_uvm nvidia_drm nvidia_modeset nvidia"
 _DRIVER = {
     LIBRARY_NOT_FOUND: (
         "no-nvidia-driver",
@@ -32,8 +33,7 @@ _DRIVER = {
         "driver-mismatch",
         "the NVIDIA driver was updated, and the old one is still loaded",
         "the library and the kernel module have different versions: no program can begin to use the GPU now",
-        "reboot; or end everything that uses the GPU and reload the modules: "
-        "sudo rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia && sudo modprobe nvidia",
+        f"reboot; or end all that uses the GPU, then: sudo rmmod {_MODULES} && sudo modprobe nvidia",
     ),
     NO_PERMISSION: (
         "gpu-no-permission",

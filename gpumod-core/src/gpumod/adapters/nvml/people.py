@@ -33,7 +33,7 @@ def name_of(pid: int) -> str:
 def counts_pids_apart() -> bool:
     """True inside a container with pids of its own: the driver may tell pids of the host, which mean nothing here."""
     try:
-        return os.readlink("/proc/self/ns/pid") != FIRST_PID_NAMESPACE
+        return str(Path("/proc/self/ns/pid").readlink()) != FIRST_PID_NAMESPACE
     except OSError:
         return False
 
