@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -290,6 +290,13 @@ class NoticesEnd(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A supervisor that gets ready once for all starts of a plan; starts that it was not told of work too."""
+
+    def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AbstractAsyncContextManager[None]: ...
+
+
+@runtime_checkable
 class GpuProbe(Protocol):
     """Reads the GPUs. Blocking; raises MachineLacks with what is missing.
 
@@ -325,11 +332,10 @@ class Holder(Frozen):
 class Local(Protocol):
     """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
 
-    `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the
-    lock now.
+    `port_users` leaves out ports that are free. `lock` raises Busy `machine-busy` that names the holder, at once.
     """
 
-    def port_user(self, port: int) -> PortUser | None: ...
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
     def free_disk_mb(self, path: Path) -> int: ...
     def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
     def holder(self, folder: Path) -> Holder | None: ...
@@ -383,7 +389,7 @@ class Store(Protocol):
     def events(self, limit: int) -> tuple[Event, ...]: ...
     def last_errors(self) -> Mapping[str, str]: ...
     def problems(self) -> tuple[ErrorInfo, ...]: ...
-    def add_sample(self, sample: Sample) -> None: ...
+    def add_samples(self, samples: Sequence[Sample]) -> None: ...
     def samples(self) -> Mapping[tuple[str, str], Mapping[str, float]]: ...
 
     def add_simulation(self, simulation: Simulation) -> None: ...

@@ -54,7 +54,7 @@ STORIES = {
 
 def is_point(label: str) -> bool:
     """What is after an act is before the next one; between two measurements nothing differs that matters."""
-    return not label.endswith(" after") and label != "write add_sample before"
+    return not label.endswith(" after") and label != "write add_samples before"
 
 
 @pytest.fixture

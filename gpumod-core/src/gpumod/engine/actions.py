@@ -179,8 +179,11 @@ def event(ctx: RunContext, kind: str, service: str) -> Event:
 def record(ctx: RunContext, service: Service, **values: float) -> None:
     """Store measurements of `service` under its launch options on the GPUs where the plan has it."""
     seat = next((row.gpus for row in ctx.plan.services if row.id == service.id), ())
-    key = key_of(service, ctx.snapshot.gpus, seat)
-    for kind, value in values.items():
-        if not math.isnan(value):
-            sample = {"service": service.id, "key": key, "at": ctx.machine.clock.now(), "kind": kind, "value": value}
-            ctx.machine.store.add_sample(Sample.model_validate(sample))
+    known = {"service": service.id, "key": key_of(service, ctx.snapshot.gpus, seat), "at": ctx.machine.clock.now()}
+    samples = [
+        Sample.model_validate({**known, "kind": kind, "value": value})
+        for kind, value in values.items()
+        if not math.isnan(value)
+    ]
+    if samples:
+        ctx.machine.store.add_samples(samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ class Held:
     @property
     def total_mb(self) -> int:
         return sum(self.mb.values())
+
+
+NOTHING = Held({}, frozenset())
 
 
 async def held(machine: Machine, service_id: str) -> Held:
@@ -137,7 +141,8 @@ async def admit(ctx: RunContext, step: Step) -> None:
         nonlocal last
         async with ctx.gate:  # between the look and the reservation nobody else may be let in
             last = await machine.read_gpus()
-            short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
+            free_mb = await _unreserved_mb(ctx, last)
+            short = {g: mb - free_mb.get(g, 0) for g, mb in step.takes_mb.items() if mb}
             if any(mb > TOLERANCE_MB for mb in short.values()):
                 return None
             ctx.running[step.n] = step
@@ -147,7 +152,8 @@ async def admit(ctx: RunContext, step: Step) -> None:
         return
     gpus = sorted(step.takes_mb)
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
-    free = ", ".join([f"{await _unreserved_mb(ctx, last, g)} MiB" for g in gpus])
+    free_mb = await _unreserved_mb(ctx, last)
+    free = ", ".join(f"{free_mb.get(g, 0)} MiB" for g in gpus)
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
@@ -175,10 +181,9 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     """
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
-    now = await held(machine, step.service)
     if expected_mb < 256 or not step.placed_on:
-        return now
-    gone = 0
+        return await held(machine, step.service)
+    now, gone = NOTHING, 0
 
     async def arrived() -> bool | None:
         nonlocal now, gone
@@ -212,18 +217,20 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
 
 
 async def _unreserved_mb(
-    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]], gpu: int
-) -> int:
-    """Free MiB less what running starts and wakes will still take."""
-    outstanding = 0
-    for step in list(ctx.running.values()):
-        if step.takes_mb.get(gpu):
-            pids = await pids_of(ctx.machine, step.service)
-            have = held_by(pids, reading[1]).mb.get(gpu, 0)
-            before = next((g.before_mb for g in step.gpus if g.index == gpu), 0) if step.action is Action.WAKE else 0
-            residue = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before else 0
-            outstanding += max(0, step.takes_mb[gpu] - max(0, have - residue))
-    return _free_mb(reading[0], gpu) - outstanding
+    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
+) -> Mapping[int, int]:
+    """Free MiB of each GPU, less what running starts and wakes will still take."""
+    gpus, processes = reading
+    free_mb = {gpu.index: gpu.free_mb for gpu in gpus}
+    taking = [step for step in ctx.running.values() if any(step.takes_mb.values())]
+    pids = await asyncio.gather(*(pids_of(ctx.machine, step.service) for step in taking))
+    for step, own in zip(taking, pids, strict=True):
+        have = held_by(own, processes)
+        before_mb = {g.index: g.before_mb for g in step.gpus} if step.action is Action.WAKE else {}
+        for gpu, mb in step.takes_mb.items():
+            residue_mb = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before_mb.get(gpu) else 0
+            free_mb[gpu] = free_mb.get(gpu, 0) - max(0, mb - max(0, have.mb.get(gpu, 0) - residue_mb))
+    return free_mb
 
 
 def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:

@@ -23,6 +23,7 @@ DENIED_ENV = frozenset({
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
 })  # fmt: skip
 DENIED_ENV_PREFIXES = ("LD_", "GPUMOD_")
+POLL_LEAST_S, POLL_MOST_S = 0.01, 0.05
 
 
 class Options(BaseModel):
@@ -139,12 +140,19 @@ async def in_flight(http: Http, port: int, *names: str, query: Sequence[tuple[st
 
 
 async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
-    """Ask until the answer is not None, first after 20 ms and never more than 50 ms apart; None when time is out."""
-    end_s, pause_s = clock.monotonic() + timeout_s, 0.02
-    while (answer := await ask()) is None:
-        left_s = end_s - clock.monotonic()
+    """Ask until the answer is not None; None when time is out.
+
+    What is quickly answered is asked every 10 ms at first. The longer it takes in all, and the dearer one question is,
+    the rarer it is asked, but never more than 50 ms apart.
+    """
+    began_s = clock.monotonic()
+    while True:
+        asked_s = clock.monotonic()
+        if (answer := await ask()) is not None:
+            return answer
+        now_s = clock.monotonic()
+        left_s = began_s + timeout_s - now_s
         if left_s <= 0:
             return None
-        await clock.sleep(min(pause_s, left_s))
-        pause_s = min(pause_s * 1.1, 0.05)
-    return answer
+        pause_s = max(POLL_LEAST_S, 4 * (now_s - asked_s), (now_s - began_s) / 50)
+        await clock.sleep(min(pause_s, POLL_MOST_S, left_s))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 from sqlmodel import Session, select
 
-from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import bad_row
 from gpumod.adapters.store.tables import SettingRow
@@ -81,13 +81,13 @@ def forget_mode(session: Session, mode: str) -> None:
 
 
 def _get(session: Session, key: str) -> str | None:
-    row = session.get(SettingRow, key)
-    return row.value if row is not None and is_id(row.value) else None
+    value = run_sql(session, "SELECT value FROM settings WHERE key = :key", key=key).scalar()
+    return value if isinstance(value, str) and is_id(value) else None
 
 
 def _put(session: Session, key: str, value: str | None, at: float) -> None:
-    row = session.get(SettingRow, key)
-    if value is not None:
-        session.merge(SettingRow(key=key, value=value, updated_at=at))
-    elif row is not None:
-        session.delete(row)
+    if value is None:
+        run_sql(session, "DELETE FROM settings WHERE key = :key", key=key)
+        return
+    row = {"key": key, "value": value, "at": at}
+    run_sql(session, "INSERT OR REPLACE INTO settings (key, value, updated_at) VALUES (:key, :value, :at)", **row)
