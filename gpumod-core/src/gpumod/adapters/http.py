@@ -8,9 +8,11 @@ the same port is never asked on a dead one.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -28,6 +30,7 @@ class LoopbackHttp:
 
     def __init__(self) -> None:
         self._heard: set[int] = set()  # ports where somebody answered; at others we knock first
+        self._importing: asyncio.Future[None] | None = None
 
     async def request(
         self,
@@ -55,9 +58,16 @@ class LoopbackHttp:
         except HttpFailure as failure:
             if failure.kind == "refused":
                 self._heard.discard(port)
+                self._prepare()
             raise
         self._heard.add(port)
         return reply
+
+    def _prepare(self) -> None:
+        """Import what the first answer will need while somebody waits for it anyhow."""
+        if self._importing is None:
+            loop = asyncio.get_running_loop()
+            self._importing = loop.run_in_executor(None, _load_httpx)
 
 
 async def _knock(port: int) -> None:
@@ -72,6 +82,7 @@ async def _knock(port: int) -> None:
 
 async def _exchange(method: str, port: int, target: str, json_body: Any) -> HttpReply:
     """One request over a transport of its own, which is closed whatever happens (a time-out, an interrupt)."""
+    _load_httpx()
     import httpx  # noqa: PLC0415 - only a command that finds somebody to speak to pays for it
 
     url = httpx.URL(scheme="http", host=HOST, port=port, raw_path=target.encode())
@@ -95,6 +106,14 @@ async def _exchange(method: str, port: int, target: str, json_body: Any) -> Http
         raise HttpFailure("protocol", f"port {port} does not speak HTTP properly: {what}") from error
     text = body.decode("utf-8", "replace")
     return HttpReply(status=response.status_code, text=text, json_body=_parse(text))
+
+
+@cache
+def _load_httpx() -> None:
+    if importlib.util.find_spec("sniffio") is None:
+        # httpcore tries to import it several times for each request, and each search of the path takes long
+        sys.modules["sniffio"] = None  # type: ignore[assignment]  # "it is not there"
+    import httpx  # noqa: F401, PLC0415 - as above
 
 
 @cache

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.plan import Step
+from gpumod.domain.run import Handle
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
@@ -43,7 +43,7 @@ async def held(machine: Machine, service_id: str) -> Held:
     """What `service_id` holds on the GPUs now, by its own processes."""
     pids = await pids_of(machine, service_id)
     _, processes = await machine.read_gpus()
-    return held_by(pids, processes)
+    return held_by(pids[service_id], processes)
 
 
 def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
@@ -55,24 +55,29 @@ def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
     return Held(mb, own, known=all(p.vram_mb is not None for p in mine))
 
 
-async def pids_of(machine: Machine, service_id: str) -> frozenset[int]:
-    """The processes whose memory is the service's own: its tree, without the members that it hosts."""
+async def pids_of(machine: Machine, *services: str) -> Mapping[str, frozenset[int]]:
+    """The processes whose memory is each service's own: its tree, without the members that it hosts."""
     handles = machine.store.handles()
-    handle = handles.get(service_id)
-    if handle is None:
-        return frozenset()
-    owner = handles.get(handle.launched.host or "") if handle.supervisor == HOSTED else handle
-    if owner is None:
-        return frozenset()
-    statuses = await machine.supervisor(owner.supervisor).status([owner])
-    pids = statuses[owner.service].pids
-    if owner is handle and not any(h.launched.host == service_id for h in handles.values()):
-        return frozenset(pids)
-    members = await ask_members(machine, owner, pids) or {}
-    if owner is handle:
-        return frozenset(pids) - {m.pid for m in members.values()}
-    member = members.get(service_id)
-    return frozenset({member.pid}) if member and member.pid else frozenset()
+    owners = {s: handles.get(_owner(handles[s])) for s in services if s in handles}
+    up = {owner.service: owner for owner in owners.values() if owner}
+    statuses = await ask_supervisors(machine, up.values())
+    hosts = {h.launched.host for h in handles.values() if h.launched.host in up}
+    told = {host: await ask_members(machine, up[host], statuses[host].pids) or {} for host in hosts if host}
+    own: dict[str, frozenset[int]] = dict.fromkeys(services, frozenset())
+    for service, owner in owners.items():
+        if owner is None:
+            continue
+        members = told.get(owner.service, {})
+        if owner.service == service:
+            own[service] = frozenset(statuses[service].pids) - {m.pid for m in members.values()}
+        elif service in members and (pid := members[service].pid):
+            own[service] = frozenset({pid})
+    return own
+
+
+def _owner(handle: Handle) -> str:
+    """The service whose process is that of `handle`: its own, or its host's."""
+    return handle.launched.host or "" if handle.supervisor == HOSTED else handle.service
 
 
 async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
@@ -223,9 +228,9 @@ async def _unreserved_mb(
     gpus, processes = reading
     free_mb = {gpu.index: gpu.free_mb for gpu in gpus}
     taking = [step for step in ctx.running.values() if any(step.takes_mb.values())]
-    pids = await asyncio.gather(*(pids_of(ctx.machine, step.service) for step in taking))
-    for step, own in zip(taking, pids, strict=True):
-        have = held_by(own, processes)
+    pids = await pids_of(ctx.machine, *(step.service for step in taking))
+    for step in taking:
+        have = held_by(pids[step.service], processes)
         before_mb = {g.index: g.before_mb for g in step.gpus} if step.action is Action.WAKE else {}
         for gpu, mb in step.takes_mb.items():
             residue_mb = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before_mb.get(gpu) else 0
