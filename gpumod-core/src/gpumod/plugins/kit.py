@@ -154,5 +154,5 @@ async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: 
         left_s = began_s + timeout_s - now_s
         if left_s <= 0:
             return None
-        pause_s = max(POLL_LEAST_S, 4 * (now_s - asked_s), (now_s - began_s) / 50)
+        pause_s = max(POLL_LEAST_S, 4 * (now_s - asked_s), (now_s - began_s) / 100)
         await clock.sleep(min(pause_s, POLL_MOST_S, left_s))
