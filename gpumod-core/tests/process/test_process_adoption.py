@@ -129,7 +129,8 @@ async def test_a_shim_that_was_told_only_half_starts_nothing(machine: Any) -> No
         os.write(tell, marshal.dumps({"nonce": handle.nonce})[:-4])
         os.close(tell)
         await machine.until(lambda: not machine.living(handle))
-        assert b"Error" in os.read(hear, 65536)
+        with open(hear, "rb", closefd=False) as said:
+            assert b"Error" in said.read()
         assert not (await one(machine, handle)).alive
 
 
@@ -156,8 +157,8 @@ async def test_a_nursery_that_was_killed_is_begun_anew(machine: Any) -> None:
             nursery.fork(nonce, told, answer)
             os.close(told)
             os.close(answer)
-            assert b"EOFError" in os.read(hear, 65536)
-            os.close(hear)
+            with open(hear, "rb") as said:
+                assert b"EOFError" in said.read()
             os.kill(nursery.pid, signal.SIGKILL)
             await machine.until(lambda: start_ticks(nursery.pid) is None)
 

@@ -24,6 +24,7 @@ NONCE_BYTES = 64
 
 
 def main() -> None:
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # whatever gpumod itself inherited
     os.setsid()
     os.chdir("/")
     libc = ctypes.CDLL(None)
