@@ -53,10 +53,10 @@ def _measure(bench: Bench) -> Iterator[Row]:
             alone_s = alone_s or by_hand_s
             switch_s = bench.switch(count)
             what = f"switch that starts {count}{suffix}"
-            against = {"against": "by hand, side by side", "against_seconds": by_hand_s}
-            yield Row(what=what, seconds=switch_s, **against, aim="" if count == 1 else "within 1.10")
-            more = {"what": f"{what}: more than by hand", "seconds": switch_s - by_hand_s}
-            yield Row(**more, aim="+25 ms" if count == 1 else "")
+            by_hand, aim = "by hand, side by side", "" if count == 1 else "within 1.10"
+            yield Row(what=what, seconds=switch_s, against=by_hand, against_seconds=by_hand_s, aim=aim)
+            aim = "+25 ms" if count == 1 else ""
+            yield Row(what=f"{what}: more than by hand", seconds=switch_s - by_hand_s, aim=aim)
             if count > 1:
                 yield Row(what=what, seconds=switch_s, against="one by one", against_seconds=alone_s * count)
         ready = f"a service that got ready is noticed after{suffix}"

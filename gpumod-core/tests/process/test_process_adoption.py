@@ -129,7 +129,7 @@ async def test_a_shim_that_was_told_only_half_starts_nothing(machine: Any) -> No
         os.write(tell, marshal.dumps({"nonce": handle.nonce})[:-4])
         os.close(tell)
         await machine.until(lambda: not machine.living(handle))
-        with open(hear, "rb", closefd=False) as said:
+        with os.fdopen(hear, "rb", closefd=False) as said:
             assert b"Error" in said.read()
         assert not (await one(machine, handle)).alive
 
@@ -157,7 +157,7 @@ async def test_a_nursery_that_was_killed_is_begun_anew(machine: Any) -> None:
             nursery.fork(nonce, told, answer)
             os.close(told)
             os.close(answer)
-            with open(hear, "rb") as said:
+            with os.fdopen(hear, "rb") as said:
                 assert b"EOFError" in said.read()
             os.kill(nursery.pid, signal.SIGKILL)
             await machine.until(lambda: start_ticks(nursery.pid) is None)
