@@ -31,7 +31,7 @@ async def server(talk: Talk, port: int = 0) -> AsyncIterator[int]:
         assert task
         tasks.add(task)
         try:
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError, asyncio.IncompleteReadError):
                 await talk(reader, writer)
         finally:
             writer.transport.abort()

@@ -123,7 +123,7 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
             "load-timeout",
             f"{member.id} was not loaded in {member.startup_timeout:g} s",
             why=detail,
-            hint=f"see `gpumod service logs {member.host}`; raise startup_timeout, if the model is large or the disk slow",
+            hint=f"see `gpumod service logs {member.host}`; a large model needs more startup_timeout",
             service=member.id,
         )
 
