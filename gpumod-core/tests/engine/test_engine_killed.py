@@ -103,6 +103,7 @@ def test_killed_at_every_point(cut, story, way):
         box.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["resume", "rollback"])
 def test_a_recovery_that_is_killed_is_recovered(cut, way):
     """Half-way through the switch gpumod is killed, and the one that mends it is killed too."""
