@@ -260,6 +260,8 @@ class PresetLoadResult(Frozen):
 
 
 class PresetValidateResult(Frozen):
+    """`checked` counts files, also those in which something is wrong."""
+
     ok: bool
     checked: int
     problems: tuple[ErrorInfo, ...] = ()

@@ -80,7 +80,9 @@ class Switching(Base):
                 raise UsageError("bad-context", str(error), hint="give it kv_cache_per_1k and context_size") from error
         return _with(target.model_copy(update={"members": members}), services, changed, snapshot)
 
-    def _refuse_strangers(self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]) -> None:
+    def _refuse_strangers(
+        self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]
+    ) -> None:
         """Raise where something is to be left out that is not there to begin with."""
         for name in removed:
             if name not in members:

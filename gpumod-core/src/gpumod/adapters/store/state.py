@@ -15,6 +15,7 @@ from gpumod.domain.base import is_id
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.run import Event
 from gpumod.domain.settings import Settings
+from gpumod.domain.words import said
 
 _CURRENT = "mode.current"
 _PREVIOUS = "mode.previous"
@@ -70,8 +71,8 @@ def read_settings(session: Session) -> tuple[dict[str, str], list[ErrorInfo]]:
                 Settings.model_validate({row.key: row.value})
             good[row.key] = row.value
         except ValidationError as error:
-            said = error.errors(include_url=False, include_input=False)[0]["msg"]
-            bad.append(bad_row("settings", row.key, "value", f"is wrong: {said}").info)
+            what = said(error.errors(include_url=False, include_input=False)[0])
+            bad.append(bad_row("settings", row.key, "value", f"is wrong: {what}").info)
     return good, bad
 
 
