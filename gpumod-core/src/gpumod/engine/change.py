@@ -81,13 +81,13 @@ def left_open(run: Run, failure: GpumodError) -> HalfWay:
 
 
 def nothing_to_do(machine: Machine, run: Run) -> Outcome:
-    """Nothing moves; the recorded mode may still change."""
-    mode = run.target.mode
-    if mode is None or mode == machine.store.current_mode():
+    """Nothing moves; the recorded mode, or its alternative, may still change."""
+    mode, store = run.target.mode, machine.store
+    if mode is None or (mode, run.target.alternative) == (store.current_mode(), store.current_alternative()):
         return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
     ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
-    machine.store.add_run(ended)
-    machine.store.finish_run(ended, mode=mode, set_mode=True)
+    store.add_run(ended)
+    store.finish_run(ended, mode=mode, set_mode=True)
     return Outcome(RunStatus.NOTHING_TO_DO, run.plan, run=ended)
 
 

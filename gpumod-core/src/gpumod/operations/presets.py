@@ -153,8 +153,10 @@ class Presets(Base):
                 self._machine.driver(service.value).check(service.value)
             except (GpumodError, ValueError) as error:
                 problems.append(_refused(service, error))
-        checked = len(catalogue.services) + len(catalogue.modes) + len(catalogue.problems)
-        return PresetValidateResult(ok=not problems, checked=checked, problems=tuple(problems))
+        files = {str(entry.path) for entry in catalogue.services.values()}
+        files |= {str(entry.path) for entry in catalogue.modes.values()}
+        files |= {p.details["file"] for p in catalogue.problems if p.code != "bad-preset-folder"}
+        return PresetValidateResult(ok=not problems, checked=len(files), problems=tuple(problems))
 
     def _catalogue(self, folder: Path | None) -> PresetCatalogue:
         """The presets of one folder, or of every folder offered and the home's own, which wins."""

@@ -67,6 +67,8 @@ class Runs:
     def finish_run(self, run: Run, *, mode: str | None, set_mode: bool) -> None:
         """Write a run's status, error and end, and with `set_mode` the mode that the machine is in: all or nothing.
 
+        With the mode goes the alternative of the run's target.
+
         A status of half-way leaves the run open. Raises UnknownName(`unknown-run`).
         """
         at = run.started_at if run.ended_at is None else run.ended_at
@@ -77,7 +79,7 @@ class Runs:
             row.ended_at = run.ended_at
             session.add(row)
             if set_mode:
-                enter_mode(session, mode, at)
+                enter_mode(session, mode, run.target.alternative, at)
             data = {"status": run.status.value, "error": run.error.code if run.error else None}
             add_event(session, Event(at=at, kind="run-finished", subject=run.id, data=data))
 

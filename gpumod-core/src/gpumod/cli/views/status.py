@@ -32,6 +32,7 @@ def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
             line(
                 "mode ",
                 words(result.mode or "none", "bold"),
+                f" with alternative {result.alternative}" if result.alternative else "",
                 f" (before: {result.previous_mode})" if result.previous_mode else "",
             ),
             words(f"changing now: {result.busy}", "yellow") if result.busy else None,
