@@ -78,11 +78,13 @@ class ProbeResult(Frozen):
 
 
 class Capabilities(Frozen):
-    """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has."""
+    """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has.
+    `equal_part`: of each GPU that it spans it takes the same part, not the same MiB."""
 
     sleep_levels: tuple[str, ...] = ()
     exclusive_start: bool = False
     hosts_members: bool = False
+    equal_part: bool = False
 
 
 class HttpReply(Frozen):
@@ -98,10 +100,7 @@ class HttpReply(Frozen):
 
 
 class HttpFailure(Exception):
-    """No answer: refused, reset, timed out, or not HTTP. An expected answer, never a traceback.
-
-    `kind` is one of `refused`, `timeout`, `protocol`.
-    """
+    """No answer: refused, reset, timed out, or not HTTP. An expected answer, never a traceback."""
 
     def __init__(self, kind: Literal["refused", "timeout", "protocol"], detail: str) -> None:
         super().__init__(detail)
