@@ -1,22 +1,19 @@
-"""Handles, measurements, simulations and GPU profiles in the database."""
+"""Measurements, simulations and GPU profiles in the database."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from statistics import median
 
 from sqlmodel import col, delete, select
 
 from gpumod.adapters.store.connect import Database, run_sql
-from gpumod.adapters.store.definitions import unknown
-from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import dump, load
-from gpumod.adapters.store.tables import GpuProfileRow, HandleRow, SimulationRow, VramSampleRow
+from gpumod.adapters.store.tables import GpuProfileRow, SimulationRow, VramSampleRow
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import GpuReading
-from gpumod.domain.run import Event, Handle, Sample
+from gpumod.domain.run import Sample
 from gpumod.ports import Simulation
 
 MEDIAN_OF = 5
@@ -24,12 +21,6 @@ MEDIAN_OF = 5
 KEPT_SAMPLES = 20
 """So many measurements of one kind are kept for one service and key."""
 
-_HANDLE_COLUMNS = frozenset({"service", "supervisor", "nonce", "started_at"})
-_HANDLES = "SELECT service, supervisor, nonce, started_at, definition FROM handles ORDER BY service"
-_PUT_HANDLE = (
-    "INSERT OR REPLACE INTO handles (service, supervisor, nonce, started_at, definition)"
-    " VALUES (:service, :supervisor, :nonce, :started_at, :definition)"
-)
 _ADD_SAMPLE = "INSERT INTO vram_samples (service, key, at, kind, value) VALUES (:service, :key, :at, :kind, :value)"
 _KEEP_HIGHEST = (
     "WITH same AS (SELECT seq, value FROM vram_samples WHERE service = :service AND key = :key AND kind = :kind)"
@@ -46,26 +37,6 @@ class Records:
     """The part of the store that holds what gpumod itself noted."""
 
     _db: Database
-
-    def handles(self) -> Mapping[str, Handle]:
-        """The handles by service. Raises Failed(`bad-row`): what runs must not be forgotten."""
-        with self._db.read() as session:
-            return {row.service: _handle(*row) for row in run_sql(session, _HANDLES)}
-
-    def put_handle(self, handle: Handle, *, event: Event) -> None:
-        columns = {name: getattr(handle, name) for name in _HANDLE_COLUMNS}
-        with self._db.write() as session:
-            run_sql(session, _PUT_HANDLE, **columns, definition=dump(handle, _HANDLE_COLUMNS))
-            add_event(session, event)
-
-    def delete_handle(self, service_id: str, *, event: Event) -> None:
-        """Raises UnknownName(`unknown-handle`)."""
-        with self._db.write() as session:
-            row = session.get(HandleRow, service_id)
-            if row is None:
-                raise unknown("handle", service_id, ())
-            session.delete(row)
-            add_event(session, event)
 
     def add_samples(self, samples: Sequence[Sample]) -> None:
         """Keep measurements; old ones that no answer depends on are dropped."""
@@ -122,13 +93,6 @@ class Records:
             session.add_all(
                 GpuProfileRow(gpu_index=gpu.index, name=gpu.name, uuid=gpu.uuid, total_mb=gpu.total_mb) for gpu in gpus
             )
-
-
-@lru_cache(maxsize=256)
-def _handle(service: str, supervisor: str, nonce: str, started_at: float, definition: str) -> Handle:
-    """A run reads the same few rows again and again, and what they become never changes."""
-    columns = {"service": service, "supervisor": supervisor, "nonce": nonce, "started_at": started_at}
-    return load(Handle, "handles", service, definition, columns)
 
 
 def _simulation(row: SimulationRow) -> Simulation | None:
