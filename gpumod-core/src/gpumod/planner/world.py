@@ -56,6 +56,7 @@ class World:
         self.gpus = tuple(gpu.index for gpu in snapshot.gpus)
         self._totals_mb = {gpu.index: gpu.total_mb for gpu in snapshot.gpus}
         self._readings = dict(snapshot.services)
+        self._now: dict[str, Load] = {}
         self.leased = {lease.service: lease.holder for lease in self.leases if lease.service}
 
     def reading(self, service: str) -> ServiceReading:
@@ -167,7 +168,16 @@ class World:
         return tuple(gpu for gpu in seat if gpu in self.gpus) or self.gpus[:1]
 
     def now(self, service: str) -> Load:
-        """What it holds now: as observed, but at least what its state says, so that growth to come is covered."""
+        """What it holds now: as observed, but at least what its state says, so that growth to come is covered.
+
+        Asked for again and again, so it is kept: whoever gets it leaves it as it is.
+        """
+        known = self._now.get(service)
+        if known is None:
+            known = self._now[service] = self._held(service)
+        return known
+
+    def _held(self, service: str) -> Load:
         reading = self.reading(service)
         observed = {gpu: held_mb for gpu, held_mb in reading.vram_mb.items() if held_mb and gpu in self.gpus}
         levels = {State.RUNNING: self.awake, State.SLEEPING: self.asleep, State.STARTING: self.peak}
