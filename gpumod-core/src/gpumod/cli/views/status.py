@@ -26,7 +26,7 @@ from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, Servi
 
 def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
     """The mode, GPUs (drawn to scale when `visual`), services, foreign processes, and what is wrong."""
-    alive = [service for service in result.services if service.state != "stopped"]
+    alive = [service for service in result.services if service.state not in ("stopped", "failed")]
     return blocks(
         stack(
             line(
