@@ -122,7 +122,8 @@ async def wake(ctx: RunContext, step: Step) -> str:
     if strategy is None:
         return await start(ctx, step.model_copy(update={"action": Action.START}))
     began = machine.clock.monotonic()
-    await strategy.wake(service, port, machine.http, machine.clock)
+    bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
+    await strategy.wake(bounded, port, machine.http, machine.clock)
     now = await wait_arrived(ctx, step)
     machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "woken", step.service))
     seconds = machine.clock.monotonic() - began
