@@ -329,10 +329,7 @@ class Holder(Frozen):
 
 
 class Local(Protocol):
-    """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
-
-    `port_users` leaves out ports that are free. `lock` raises Busy `machine-busy` that names the holder, at once.
-    """
+    """This computer outside its GPUs. `port_users` leaves out free ports; `lock` raises Busy that names the holder."""
 
     def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
     def free_disk_mb(self, path: Path) -> int: ...
@@ -357,10 +354,12 @@ class Store(Protocol):
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are
     rows that cannot be read (the others can); `last_errors` maps a service to the error of its last step that failed,
-    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`).
+    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`); `together` makes one
+    transaction of several calls.
     """
 
     def check_writable(self) -> None: ...
+    def together(self) -> AbstractContextManager[None]: ...
     def services(self) -> Mapping[str, Service]: ...
     def put_service(self, service: Service, *, event: Event, user_edited: Sequence[str] = ()) -> None: ...
     def user_edited(self, service_id: str) -> frozenset[str]: ...

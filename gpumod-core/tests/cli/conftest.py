@@ -18,6 +18,7 @@ from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Footprint, Source
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
+from gpumod.operations import box_results as b
 from gpumod.operations import results as r
 
 
@@ -89,6 +90,27 @@ STATUS = r.StatusResult(
 SETTING = r.SettingRow(
     key="reserve_mb", value="512", default="512", source="default", description="MiB of each GPU that no plan may use"
 )
+
+EDITS = (
+    b.ObjectChange(
+        kind="setting", id="reserve_mb", action="change", fields=(b.FieldChange(field="reserve_mb", old=512, new=700),)
+    ),
+    b.ObjectChange(
+        kind="service",
+        id="glm-code",
+        action="change",
+        fields=(
+            b.FieldChange(field="port", old=None, new=8081),
+            b.FieldChange(field="unit_vars.extra_args", old=["--a", "(secret)"], new=["--b"]),
+        ),
+    ),
+    b.ObjectChange(kind="mode", id="code", action="add", fields=(b.FieldChange(field="name", new="Code"),)),
+    b.ObjectChange(kind="service", id="chat", action="remove"),
+)
+DRIFT = tuple(
+    b.DriftRow(service=s, fields=("port", "unit_vars"), command=f"gpumod service restart {s}") for s in ("tts", "asr")
+)
+BESIDE = {"source": "box.yaml", "unnamed": ("mode rag",), "drift": DRIFT, "notes": ("bin_path is left as it is",)}
 
 SAMPLES: dict[str, Frozen] = {
     "init": r.InitResult(
@@ -230,6 +252,13 @@ SAMPLES: dict[str, Frozen] = {
     ),
     "preset-load-nothing": r.PresetLoadResult(added=(), updated=(), unchanged=()),
     "preset-validate": r.PresetValidateResult(ok=False, checked=9, problems=(ERROR,)),
+    "export": b.ExportResult(yaml="version: 1\nservices:\n- id: chat\n", left_out=("service chat: env.HF_TOKEN",)),
+    "diff": b.DiffResult(changes=EDITS, **BESIDE),
+    "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
+    "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
+    "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),
+    "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=plans.ROLLED_BACK),
+    "apply-dry-run": b.ApplyResult(source="box.yaml", changes=EDITS[:1], dry_run=True),
     "setting": SETTING,
     "settings": r.SettingsResult(
         settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))

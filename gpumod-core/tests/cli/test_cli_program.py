@@ -131,6 +131,8 @@ def test_python_m_is_the_same_program() -> None:
         ["mode", "create", "m", "--services", "a", "--sleep-on-idle", "a", "--asleep", "a"],
         ["init", "--sim", "card"],
         ["completion", "tcsh"],
+        ["diff"],
+        ["apply", "--now"],
     ],
     ids=" ".join,
 )

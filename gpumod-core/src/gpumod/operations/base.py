@@ -25,6 +25,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.words import findings
 from gpumod.engine.context import Report
 from gpumod.engine.machine import Machine
+from gpumod.engine.planning import AT_ONCE
 from gpumod.engine.runs import Outcome
 from gpumod.operations.ports import Tools
 from gpumod.operations.results import ChangeResult, StepResult
@@ -55,6 +56,13 @@ class Base:
             self._refuse_broken("modes", mode_id)
             raise unknown("mode", mode_id, modes, "gpumod mode list")
         return modes[mode_id]
+
+    def _check_offered(self, key: str, value: str | None) -> None:
+        """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers."""
+        if value and key == "gpu_probe":
+            self._machine.plugins.gpu_probes.offer(value)
+        elif value and key == "supervisor":
+            self._machine.plugins.supervisors.offer(value)
 
     def _broken(self, table: str, row: str) -> ErrorInfo | None:
         """What is wrong with a row of the database that cannot be read."""
@@ -99,11 +107,11 @@ def reporter(progress: OnProgress) -> Report:
 
 
 def drift(service: Service, reading: ServiceReading) -> tuple[str, ...]:
-    """The fields in which the definition differs from what was started."""
+    """The fields in which the definition differs from what was started, and that hold only after a restart."""
     if reading.launched is None:
         return ()
     now, then = service.model_dump(), reading.launched.model_dump()
-    return tuple(sorted(field for field in now if now[field] != then[field]))
+    return tuple(sorted(field for field in now if now[field] != then[field] and field not in AT_ONCE))
 
 
 def restarts(changed: Mapping[str, Service], snapshot: HostSnapshot, wanted: Iterable[str]) -> tuple[str, ...]:

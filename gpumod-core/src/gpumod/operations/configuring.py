@@ -32,10 +32,7 @@ class Configuring(Base):
         if params.key not in Settings.model_fields:
             raise unknown("setting", params.key, Settings.model_fields, "gpumod settings list")
         value = None if params.value is None else self._tools.check_setting(params.key, params.value)
-        if value and params.key == "gpu_probe":
-            self._machine.plugins.gpu_probes.offer(value)
-        elif value and params.key == "supervisor":
-            self._machine.plugins.supervisors.offer(value)
+        self._check_offered(params.key, value)
         event = self._event("setting-changed", params.key, value=value)
         self._machine.store.put_setting(params.key, value, event=event)
         return self._row(params.key, self._machine.store.settings())

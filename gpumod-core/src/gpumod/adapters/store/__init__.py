@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +34,10 @@ class SqlStore(Definitions, State, Handles, Records, Runs, Journal):
     def check_writable(self) -> None:
         """Raise MachineLacks(`read-only-home`) where nothing can be written."""
         self._db.check_writable()
+
+    def together(self) -> AbstractContextManager[None]:
+        """All that is written inside, by this thread, is one transaction."""
+        return self._db.together()
 
     @property
     def path(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,7 @@ class Database:
         self.why_read_only = why_read_only
         self._engine = engine
         self._writer = engine.execution_options(sqlite_begin=WRITER)
+        self._own = threading.local()
 
     @property
     def writable(self) -> bool:
@@ -97,9 +99,23 @@ class Database:
 
         Raises MachineLacks(`read-only-home`) and MachineLacks(`disk-full`).
         """
+        shared: Session | None = getattr(self._own, "session", None)
+        if shared is not None:
+            yield shared
+            return
         self.check_writable()
         with translated(self.path), Session(self._writer) as session, session.begin():
             yield session
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that this thread writes inside is one transaction. Nobody else writes meanwhile; reads see what was."""
+        with self.write() as session:
+            self._own.session = session
+            try:
+                yield
+            finally:
+                self._own.session = None
 
     def close(self) -> None:
         """Close every connection. The last one to leave folds the write-ahead log into the file."""
