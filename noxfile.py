@@ -95,6 +95,23 @@ def packages(session: nox.Session) -> None:
     _package_runs(session, [("3.11", "lowest")] * ("3.11" in found) + [(newest, "newest")] * (newest is not None))
 
 
+@nox.session
+def nvml(session: nox.Session) -> None:
+    """The machine's whole suite with the GPUs read through NVML, from a stand-in for the driver (needs gcc)."""
+    _install(session, "test")
+    workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
+    folders = session.posargs or ["tests/machine", "tests/nvml", "--ignore", "tests/nvml/test_nvml_spine.py"]
+    env = {"GPUMOD_TEST_PROBE": "nvml"}
+    session.run("pytest", *workers, "-m", "not gpu_required", *folders, env=env)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """On a machine with an NVIDIA GPU: real memory, taken and given back by real CUDA processes."""
+    _install(session, "test")
+    session.run("pytest", "-m", "gpu_required", "tests/gpu", *session.posargs)
+
+
 @nox.session(name="packages-full")
 def packages_full(session: nox.Session) -> None:
     """As packages, over every Python from 3.11 to 3.13, oldest and newest dependencies."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import json
@@ -24,13 +23,11 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from gpumod.bootstrap import open_gpumod
 from gpumod.cli.main import root
-from gpumod.operations.params import NoParams, ServiceWrite
 from gpumod_sim import faults
 from gpumod_sim.ledger import Ledger
 from gpumod_sim.machine import Machine as SimMachine
-from tests.nvml.driver import Driver, running_driver
+from tests.nvml.driver import Driver, driver_for
 
 PROBE = os.environ.get("GPUMOD_TEST_PROBE", "sim")
 CARD = "RTX 4090:24564"
@@ -157,15 +154,15 @@ class Machine:
         if driver is not None:
             driver.attach(self)
         self.unused = list(ports)
-        asyncio.run(self.move_ports())
+        self.move_ports()
 
-    async def move_ports(self) -> None:
-        """Give every service that listens a port of this test's block: one opening of the home for all of them."""
-        gpumod = open_gpumod(self.home, os.environ)
-        for service in (await gpumod.service_list(NoParams())).services:
-            if service.port is not None:
-                self.ports[service.id] = self.unused.pop()
-                await gpumod.service_edit(ServiceWrite(id=service.id, fields={"port": self.ports[service.id]}))
+    def move_ports(self) -> None:
+        """Give every service that listens a port of this test's block, all at once in the database."""
+        for (service,) in self.sql("SELECT id FROM services WHERE port IS NOT NULL ORDER BY id"):
+            self.ports[service] = self.unused.pop()
+        with contextlib.closing(sqlite3.connect(self.home / "gpumod.db")) as connection, connection:
+            rows = [(port, service) for service, port in self.ports.items()]
+            connection.executemany("UPDATE services SET port = ? WHERE id = ?", rows)
 
     # --- the program ------------------------------------------------------------------------------------------------
 
@@ -359,12 +356,8 @@ MakeMachine = Callable[..., Machine]
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver | None]:
-    """With GPUMOD_TEST_PROBE="nvml [FAULT]" a stand-in for NVIDIA's driver, which tells the ledger and has the fault."""
-    if PROBE == "sim":
-        yield None
-        return
-    with running_driver(tmp_path / "driver", monkeypatch) as found:
-        found.faults(*PROBE.split()[1:])
+    """What gpumod reads the GPUs from, where that is not the ledger itself."""
+    with driver_for(PROBE, tmp_path / "driver", monkeypatch) as found:
         yield found
 
 

@@ -100,3 +100,14 @@ def running_driver(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -
         yield driver
     finally:
         driver.close()
+
+
+@contextlib.contextmanager
+def driver_for(probe: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver | None]:
+    """Nothing for the probe `sim`; for `nvml [FAULT]` a driver, which has the fault."""
+    if probe == "sim":
+        yield None
+        return
+    with running_driver(folder, monkeypatch) as driver:
+        driver.faults(*probe.split()[1:])
+        yield driver

@@ -143,7 +143,7 @@ def test_a_partitioned_card(make_machine: MakeMachine, driver: Driver) -> None:
     machine.nothing_left()
 
 
-@pytest.mark.parametrize("fault", ["no-memory", "no-processes"])
+@pytest.mark.parametrize("fault", [pytest.param("no-memory", marks=pytest.mark.slow), "no-processes"])
 def test_memory_that_is_not_told_by_process(machine: Machine, driver: Driver, fault: str) -> None:
     driver.faults(fault)
     for mode in ("code", "rag", "code"):

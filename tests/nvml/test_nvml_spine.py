@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.machine import test_machine_faults as faults
 from tests.machine import test_machine_neighbours as neighbours
 from tests.machine import test_machine_switches as switches
 
 pytestmark = [pytest.mark.sim, pytest.mark.nvml]
 
 test_two_cards = switches.test_a_second_card_is_used_where_the_first_is_full_and_a_service_may_span_both
-test_leaks = faults.test_memory_that_nobody_holds_any_more_is_named
 test_strangers = neighbours.test_memory_that_is_taken_between_plan_and_start_is_named

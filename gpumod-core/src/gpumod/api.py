@@ -2,7 +2,7 @@
 
 from gpumod.domain.errors import DoesNotFit, Failed, GpumodError, MachineLacks, UnknownName, UsageError
 from gpumod.domain.footprint import Estimate, Footprint, Source
-from gpumod.domain.machine import GpuProcess, GpuReading
+from gpumod.domain.machine import GpuProcess, GpuReading, Ram
 from gpumod.domain.plan import AlternativeKind, Variant
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -41,7 +41,6 @@ from gpumod.ports import (
     OffersVariants,
     ProbeResult,
     ProcessStatus,
-    Ram,
     ReadsItsLog,
     SleepStrategy,
     Supervisor,

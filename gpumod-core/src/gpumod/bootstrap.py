@@ -41,6 +41,9 @@ def preset_tools() -> PresetTools:
         dump_service=presets.dump_service_preset,
         dump_mode=presets.dump_mode_preset,
         merge=presets.merge_for_reload,
+        dump_box=presets.dump_box,
+        load_box=presets.load_box,
+        bad_box=presets.bad_box,
     )
 
 

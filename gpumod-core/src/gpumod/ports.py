@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Estimate
-from gpumod.domain.machine import Finding, GpuProcess, GpuProfile, GpuReading
+from gpumod.domain.machine import Finding, GpuProcess, GpuProfile, GpuReading, PortUser, Ram
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan, Variant
 from gpumod.domain.run import Event, Handle, Run, RunStep, Sample
@@ -78,11 +78,13 @@ class ProbeResult(Frozen):
 
 
 class Capabilities(Frozen):
-    """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has."""
+    """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has.
+    `equal_part`: of each GPU that it spans it takes the same part, not the same MiB."""
 
     sleep_levels: tuple[str, ...] = ()
     exclusive_start: bool = False
     hosts_members: bool = False
+    equal_part: bool = False
 
 
 class HttpReply(Frozen):
@@ -98,10 +100,7 @@ class HttpReply(Frozen):
 
 
 class HttpFailure(Exception):
-    """No answer: refused, reset, timed out, or not HTTP. An expected answer, never a traceback.
-
-    `kind` is one of `refused`, `timeout`, `protocol`.
-    """
+    """No answer: refused, reset, timed out, or not HTTP. An expected answer, never a traceback."""
 
     def __init__(self, kind: Literal["refused", "timeout", "protocol"], detail: str) -> None:
         super().__init__(detail)
@@ -277,16 +276,18 @@ class Supervisor(Protocol):
     def log_path(self, service: str) -> Path | None: ...
 
 
-class Ram(Frozen):
-    total_mb: int
-    available_mb: int
-
-
 @runtime_checkable
 class NoticesEnd(Protocol):
     """A supervisor that notices the end of a main process at once, without being asked again and again."""
 
     async def exited(self, handle: Handle) -> ProcessStatus: ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A supervisor that gets ready once for all starts of a plan; starts that it was not told of work too."""
+
+    def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AbstractAsyncContextManager[None]: ...
 
 
 @runtime_checkable
@@ -312,13 +313,6 @@ class TellsFindings(Protocol):
     def findings(self) -> tuple[Finding, ...]: ...
 
 
-class PortUser(Frozen):
-    """Who listens on a port; `pid` and `name` are None and "" where the kernel does not tell."""
-
-    pid: int | None = None
-    name: str = ""
-
-
 class Holder(Frozen):
     """Who changes this machine now; `since` is seconds since the epoch."""
 
@@ -330,13 +324,9 @@ class Holder(Frozen):
 
 
 class Local(Protocol):
-    """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
+    """This computer outside its GPUs. `port_users` leaves out free ports; `lock` raises Busy that names the holder."""
 
-    `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the lock now.
-    `memory_pressure`: percent of the last ten seconds in which something waited for host memory; None: not told.
-    """
-
-    def port_user(self, port: int) -> PortUser | None: ...
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
     def free_disk_mb(self, path: Path) -> int: ...
     def memory_pressure(self) -> float | None: ...
     def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
@@ -360,10 +350,12 @@ class Store(Protocol):
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are
     rows that cannot be read (the others can); `last_errors` maps a service to the error of its last step that failed,
-    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`).
+    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`); `together` makes one
+    transaction of several calls.
     """
 
     def check_writable(self) -> None: ...
+    def together(self) -> AbstractContextManager[None]: ...
     def services(self) -> Mapping[str, Service]: ...
     def put_service(self, service: Service, *, event: Event, user_edited: Sequence[str] = ()) -> None: ...
     def user_edited(self, service_id: str) -> frozenset[str]: ...
@@ -376,6 +368,8 @@ class Store(Protocol):
     def put_setting(self, key: str, value: str | None, *, event: Event) -> None: ...
     def current_mode(self) -> str | None: ...
     def previous_mode(self) -> str | None: ...
+    def current_alternative(self) -> str | None: ...
+    def previous_alternative(self) -> str | None: ...
     def handles(self) -> Mapping[str, Handle]: ...
     def put_handle(self, handle: Handle, *, event: Event) -> None: ...
     def delete_handle(self, service_id: str, *, event: Event) -> None: ...
@@ -391,7 +385,7 @@ class Store(Protocol):
     def events(self, limit: int) -> tuple[Event, ...]: ...
     def last_errors(self) -> Mapping[str, str]: ...
     def problems(self) -> tuple[ErrorInfo, ...]: ...
-    def add_sample(self, sample: Sample) -> None: ...
+    def add_samples(self, samples: Sequence[Sample]) -> None: ...
     def samples(self) -> Mapping[tuple[str, str], Mapping[str, float]]: ...
 
     def add_simulation(self, simulation: Simulation) -> None: ...

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb
 from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.lock import MachineLock
-from gpumod.adapters.ports_in_use import port_user
-from gpumod.ports import Holder, PortUser
+from gpumod.adapters.ports_in_use import port_users
+from gpumod.domain.machine import PortUser
+from gpumod.ports import Holder
 
 PRESSURE = Path("/proc/pressure/memory")
 
@@ -31,8 +32,8 @@ class LocalComputer:
     def __init__(self, bind_host: str) -> None:
         self._bind_host = bind_host
 
-    def port_user(self, port: int) -> PortUser | None:
-        return port_user(port, self._bind_host)
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]:
+        return port_users(ports, self._bind_host)
 
     def free_disk_mb(self, path: Path) -> int:
         return free_disk_mb(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.plan import Plan
+from gpumod.operations import box_results as b
 from gpumod.operations import results as r
 
 DOES_NOT_FIT = 3
@@ -15,7 +16,7 @@ def exit_code_of(result: Frozen) -> int:
     if isinstance(result, r.ChangeResult):
         misfit = result.dry_run and result.plan is not None and not result.plan.fits
         return result.exit_code or (DOES_NOT_FIT if misfit else 0)
-    if isinstance(result, r.RecoverResult):
+    if isinstance(result, r.RecoverResult | b.ApplyResult):
         return exit_code_of(result.change) if result.change else 0
     if isinstance(result, Plan):
         return 0 if result.fits else DOES_NOT_FIT
@@ -31,6 +32,6 @@ def error_of(result: Frozen) -> ErrorInfo | None:
     """The error inside a result, which people see on stderr."""
     if isinstance(result, r.ChangeResult):
         return result.error
-    if isinstance(result, r.RecoverResult) and result.change:
+    if isinstance(result, r.RecoverResult | b.ApplyResult) and result.change:
         return result.change.error
     return None

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
+
+MAX_FILE = 4 * 1024 * 1024
+
+
+def read_text(file: str) -> tuple[str, str]:
+    """The text of a file (`-`: of stdin) and its name for messages. UsageError `bad-file` for what is no text file."""
+    from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
+
+    name = "stdin" if file == "-" else file
+    try:
+        if file == "-":
+            content = sys.stdin.buffer.read(MAX_FILE + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                content = opened.read(MAX_FILE + 1)
+        if len(content) > MAX_FILE:
+            raise UsageError("bad-file", f"{name} is larger than {MAX_FILE // 1024} KiB", hint="is it the right file?")
+        if b"\0" in content:
+            raise UsageError("bad-file", f"{name} is no text file", hint="is it the right file?")
+        return content.decode(), name
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        hint = "name a YAML file, or - for stdin"
+        raise UsageError("bad-file", f"{name} cannot be read", why=why, hint=hint) from error
 
 
 def split_list(text: str) -> tuple[str, ...]:

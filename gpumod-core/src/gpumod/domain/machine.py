@@ -83,6 +83,18 @@ class Finding(Frozen):
     hint: str = ""
 
 
+class Ram(Frozen):
+    total_mb: int
+    available_mb: int
+
+
+class PortUser(Frozen):
+    """Who listens on a port; `pid` and `name` are None and "" where the kernel does not tell."""
+
+    pid: int | None = None
+    name: str = ""
+
+
 class HostSnapshot(Frozen):
     """The machine at one instant. `at` is seconds since the epoch."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
 from gpumod.domain.plan import Step
+from gpumod.domain.run import Handle
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
@@ -34,27 +35,32 @@ TOLERANCE_MB = 64
 async def held(ctx: RunContext, service_id: str) -> Held:
     """What `service_id` holds on the GPUs now."""
     pids = await pids_of(ctx.machine, service_id)
-    return held_by(ctx, service_id, pids, await ctx.machine.read_gpus())
+    return held_by(ctx, service_id, pids[service_id], await ctx.machine.read_gpus())
 
 
-async def pids_of(machine: Machine, service_id: str) -> frozenset[int]:
-    """The processes whose memory is the service's own: its tree, without the members that it hosts."""
+async def pids_of(machine: Machine, *services: str) -> Mapping[str, frozenset[int]]:
+    """The processes whose memory is each service's own: its tree, without the members that it hosts."""
     handles = machine.store.handles()
-    handle = handles.get(service_id)
-    if handle is None:
-        return frozenset()
-    owner = handles.get(handle.launched.host or "") if handle.supervisor == HOSTED else handle
-    if owner is None:
-        return frozenset()
-    statuses = await machine.supervisor(owner.supervisor).status([owner])
-    pids = statuses[owner.service].pids
-    if owner is handle and not any(h.launched.host == service_id for h in handles.values()):
-        return frozenset(pids)
-    members = await ask_members(machine, owner, pids) or {}
-    if owner is handle:
-        return frozenset(pids) - {m.pid for m in members.values()}
-    member = members.get(service_id)
-    return frozenset({member.pid}) if member and member.pid else frozenset()
+    owners = {s: handles.get(_owner(handles[s])) for s in services if s in handles}
+    up = {owner.service: owner for owner in owners.values() if owner}
+    statuses = await ask_supervisors(machine, up.values())
+    hosts = {h.launched.host for h in handles.values() if h.launched.host in up}
+    told = {host: await ask_members(machine, up[host], statuses[host].pids) or {} for host in hosts if host}
+    own: dict[str, frozenset[int]] = dict.fromkeys(services, frozenset())
+    for service, owner in owners.items():
+        if owner is None:
+            continue
+        members = told.get(owner.service, {})
+        if owner.service == service:
+            own[service] = frozenset(statuses[service].pids) - {m.pid for m in members.values()}
+        elif service in members and (pid := members[service].pid):
+            own[service] = frozenset({pid})
+    return own
+
+
+def _owner(handle: Handle) -> str:
+    """The service whose process is that of `handle`: its own, or its host's."""
+    return handle.launched.host or "" if handle.supervisor == HOSTED else handle.service
 
 
 async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
@@ -110,7 +116,7 @@ async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
     enough_mb = (before.total_mb + residue_mb) / 2
 
     async def freed() -> Held | None:
-        pids = await pids_of(machine, step.service)
+        pids = (await pids_of(machine, step.service))[step.service]
         reading = await machine.read_gpus()
         refuse_fault(reading[0], before.mb)
         now = told_by(pids, reading[1]) if before.known else _kept(ctx, step, before, pids, reading)
@@ -145,7 +151,8 @@ async def admit(ctx: RunContext, step: Step) -> None:
         async with ctx.gate:  # between the look and the reservation nobody else may be let in
             last = await machine.read_gpus()
             refuse_fault(last[0], step.placed_on)
-            short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
+            free_mb = await _unreserved_mb(ctx, last)
+            short = {g: mb - free_mb.get(g, 0) for g, mb in step.takes_mb.items() if mb}
             if any(mb > TOLERANCE_MB for mb in short.values()):
                 return None
             ctx.running[step.n] = step
@@ -155,7 +162,8 @@ async def admit(ctx: RunContext, step: Step) -> None:
         return
     gpus = sorted(step.takes_mb)
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
-    free = ", ".join([f"{await _unreserved_mb(ctx, last, g)} MiB" for g in gpus])
+    free_mb = await _unreserved_mb(ctx, last)
+    free = ", ".join(f"{free_mb.get(g, 0)} MiB" for g in gpus)
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
@@ -191,7 +199,7 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
 
     async def arrived() -> bool | None:
         nonlocal now, by_device, gone
-        pids = await pids_of(machine, step.service)
+        pids = (await pids_of(machine, step.service))[step.service]
         reading = await machine.read_gpus()
         refuse_fault(reading[0], step.placed_on)
         now = told_by(pids, reading[1])
@@ -235,19 +243,22 @@ def _come(ctx: RunContext, step: Step, told: Held, reading: Reading, expected_mb
     return Held(mb, told.pids, known=False)
 
 
-async def _unreserved_mb(ctx: RunContext, reading: Reading, gpu: int) -> int:
-    """Free MiB less what running starts and wakes will still take."""
-    outstanding = 0
-    for step in list(ctx.running.values()):
-        if step.takes_mb.get(gpu):
-            pids = await pids_of(ctx.machine, step.service)
-            have = told_by(pids, reading[1]).mb.get(gpu, 0)
-            before = next((g.before_mb for g in step.gpus if g.index == gpu), 0) if step.action is Action.WAKE else 0
-            residue = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before else 0
-            outstanding += max(0, step.takes_mb[gpu] - max(0, have - residue))
-    if outstanding and is_untold(ctx, reading, gpu):  # some of it has come, and nobody is named for it
-        outstanding -= min(outstanding, max(0, more_mb(ctx, reading, gpu)))
-    return _free_mb(reading[0], gpu) - outstanding
+async def _unreserved_mb(ctx: RunContext, reading: Reading) -> Mapping[int, int]:
+    """Free MiB of each GPU, less what running starts and wakes will still take."""
+    gpus, processes = reading
+    outstanding = {gpu.index: 0 for gpu in gpus}
+    taking = [step for step in ctx.running.values() if any(step.takes_mb.values())]
+    pids = await pids_of(ctx.machine, *(step.service for step in taking))
+    for step in taking:
+        have = told_by(pids[step.service], processes)
+        before_mb = {g.index: g.before_mb for g in step.gpus} if step.action is Action.WAKE else {}
+        for gpu, mb in step.takes_mb.items():
+            residue_mb = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before_mb.get(gpu) else 0
+            outstanding[gpu] = outstanding.get(gpu, 0) + max(0, mb - max(0, have.mb.get(gpu, 0) - residue_mb))
+    for gpu, mb in outstanding.items():
+        if mb and is_untold(ctx, reading, gpu):  # some of it has come, and nobody is named for it
+            outstanding[gpu] -= min(mb, max(0, more_mb(ctx, reading, gpu)))
+    return {gpu.index: gpu.free_mb - outstanding[gpu.index] for gpu in gpus}
 
 
 def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:

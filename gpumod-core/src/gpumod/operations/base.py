@@ -13,6 +13,7 @@ from gpumod.domain.errors import (
     Failed,
     GpumodError,
     HalfWay,
+    MachineLacks,
     RolledBack,
     UnknownName,
     UsageError,
@@ -22,8 +23,11 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
+from gpumod.domain.settings import device_list
+from gpumod.domain.words import findings
 from gpumod.engine.context import Report
-from gpumod.engine.machine import Machine
+from gpumod.engine.machine import Machine, chosen
+from gpumod.engine.planning import AT_ONCE
 from gpumod.engine.runs import Outcome
 from gpumod.operations.ports import Tools
 from gpumod.operations.results import ChangeResult, StepResult
@@ -55,6 +59,28 @@ class Base:
             raise unknown("mode", mode_id, modes, "gpumod mode list")
         return modes[mode_id]
 
+    def _check_offered(self, key: str, value: str | None) -> None:
+        """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, UsageError for a GPU
+        that is not there."""
+        if value and key == "gpu_probe":
+            self._machine.plugins.gpu_probes.offer(value)
+        elif value and key == "supervisor":
+            self._machine.plugins.supervisors.offer(value)
+        elif value and key == "cuda_devices":
+            self._check_devices(value)
+
+    def _check_devices(self, value: str) -> None:
+        """Refuse GPUs that are not there; where no GPU can be read now, that is left to the first use."""
+        try:
+            reading = self._machine.probe.read()
+        except MachineLacks:
+            return
+        try:
+            chosen(reading, device_list(value))
+        except MachineLacks as error:
+            info = error.info
+            raise UsageError("bad-setting", info.message, why=info.why, hint=info.hint, key="cuda_devices") from error
+
     def _broken(self, table: str, row: str) -> ErrorInfo | None:
         """What is wrong with a row of the database that cannot be read."""
         found = (p for p in self._machine.store.problems() if (p.details["table"], p.details["row"]) == (table, row))
@@ -79,12 +105,10 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
 
 def bad_input(what: str, error: ValidationError) -> UsageError:
     """A validation error as a usage error that names each field and what is wrong with it."""
-    parts = []
-    for problem in error.errors(include_url=False, include_context=False):
-        # Of a field of several types pydantic puts each of them into the path; a person knows the field alone.
-        where = ".".join(str(part) for part in problem["loc"] if "[" not in str(part)) or what
-        parts.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
-    return UsageError("bad-input", f"{what} is not valid", why="; ".join(parts), hint="correct the field and try again")
+    found = findings(error.errors(include_url=False))
+    why = "; ".join(f"{field}: {said}" if field else said for field, said in found)
+    fields = [field for field, _ in found if field]
+    return UsageError("bad-input", f"{what} is not valid", why=why, hint="correct it and try again", fields=fields)
 
 
 def failure_of(outcome: Outcome) -> GpumodError:
@@ -100,11 +124,11 @@ def reporter(progress: OnProgress) -> Report:
 
 
 def drift(service: Service, reading: ServiceReading) -> tuple[str, ...]:
-    """The fields in which the definition differs from what was started."""
+    """The fields in which the definition differs from what was started, and that hold only after a restart."""
     if reading.launched is None:
         return ()
     now, then = service.model_dump(), reading.launched.model_dump()
-    return tuple(sorted(field for field in now if now[field] != then[field]))
+    return tuple(sorted(field for field in now if now[field] != then[field] and field not in AT_ONCE))
 
 
 def restarts(changed: Mapping[str, Service], snapshot: HostSnapshot, wanted: Iterable[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpumod.domain.base import Frozen
+from gpumod.operations import box_results as b
 from gpumod.operations import params as p
 from gpumod.operations import results as r
 
@@ -56,6 +57,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("history_show", p.RunRef, r.HistoryResult, "read"),
     Operation("simulations", p.ListParams, r.SimulationsResult, "read"),
     Operation("recover", p.RecoverParams, r.RecoverResult, "change"),
+    Operation("export", p.NoParams, b.ExportResult, "read"),
+    Operation("diff", p.DiffParams, b.DiffResult, "read"),
+    Operation("apply", p.ApplyParams, b.ApplyResult, "change"),
     Operation("settings_list", p.NoParams, r.SettingsResult, "read"),
     Operation("settings_get", p.SettingRef, r.SettingRow, "read"),
     Operation("settings_set", p.SettingWrite, r.SettingRow, "plan"),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from gpumod.domain.errors import MachineLacks, UsageError
-from gpumod.domain.settings import Settings, device_list
-from gpumod.engine.machine import chosen
+from gpumod.domain.settings import Settings
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import NoParams, SettingRef, SettingWrite
 from gpumod.operations.results import PluginRow, PluginsResult, SettingRow, SettingsResult
@@ -34,27 +32,10 @@ class Configuring(Base):
         if params.key not in Settings.model_fields:
             raise unknown("setting", params.key, Settings.model_fields, "gpumod settings list")
         value = None if params.value is None else self._tools.check_setting(params.key, params.value)
-        if value and params.key == "gpu_probe":
-            self._machine.plugins.gpu_probes.offer(value)
-        elif value and params.key == "supervisor":
-            self._machine.plugins.supervisors.offer(value)
-        elif value and params.key == "cuda_devices":
-            self._check_devices(value)
+        self._check_offered(params.key, value)
         event = self._event("setting-changed", params.key, value=value)
         self._machine.store.put_setting(params.key, value, event=event)
         return self._row(params.key, self._machine.store.settings())
-
-    def _check_devices(self, value: str) -> None:
-        """Refuse GPUs that are not there; where no GPU can be read now, that is left to the first use."""
-        try:
-            reading = self._machine.probe.read()
-        except MachineLacks:
-            return
-        try:
-            chosen(reading, device_list(value))
-        except MachineLacks as error:
-            info = error.info
-            raise UsageError("bad-setting", info.message, why=info.why, hint=info.hint, key="cuda_devices") from error
 
     def _row(self, key: str, stored: Mapping[str, str]) -> SettingRow:
         field = Settings.model_fields[key]

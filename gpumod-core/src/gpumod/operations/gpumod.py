@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from gpumod.operations.boxes import Boxes
 from gpumod.operations.configuring import Configuring
 from gpumod.operations.history import History
 from gpumod.operations.looking import Looking
 from gpumod.operations.modes import Modes
 from gpumod.operations.running import Running
-from gpumod.operations.services import Services
 from gpumod.operations.setup import Setup
 from gpumod.operations.switching import Switching
 
 
-class Gpumod(Looking, Modes, Switching, Services, Running, Setup, History, Configuring):
+class Gpumod(Looking, Modes, Switching, Boxes, Running, Setup, History, Configuring):
     """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
     :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

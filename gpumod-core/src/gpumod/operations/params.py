@@ -76,7 +76,8 @@ class ModeWrite(Frozen):
 
 
 class SwitchParams(Frozen):
-    """`mode` is an id, or "-" for the previous one. `alternative` is an id from a simulation that did not fit.
+    """`mode` is an id, or "-" for the previous one, with the alternative of it that had been taken. `alternative` is
+    an id from a simulation that did not fit.
     `timeout_s` bounds each start. What depends on something that stops is stopped too."""
 
     mode: str
@@ -183,3 +184,29 @@ class SettingWrite(Frozen):
 
     key: str
     value: str | None = None
+
+
+MAX_BOX = 4 * 1024 * 1024
+"""So many characters a box may have."""
+
+
+class BoxDocument(Frozen):
+    """A box as YAML, and where it is from (for messages). `prune`: what it does not name is removed."""
+
+    text: Annotated[str, Field(max_length=MAX_BOX)]
+    source: Text = "the document"
+    prune: bool = False
+
+
+class DiffParams(BoxDocument):
+    """What applying it would change."""
+
+
+class ApplyParams(BoxDocument):
+    """`now` also restarts what drifted, by one plan, and stops what is pruned; the others are options of a change."""
+
+    now: bool = False
+    dry_run: bool = False
+    no_rollback: bool = False
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    force: bool = False

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpumod.domain.box import Box
+from gpumod.domain.errors import ErrorInfo, UsageError
 from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue
 from gpumod.domain.service import Service
@@ -14,12 +16,16 @@ from gpumod.domain.settings import Settings
 
 @dataclass(frozen=True)
 class PresetTools:
-    """Reading and writing presets. `load` takes (distribution, folder or file) pairs."""
+    """Reading and writing presets. `load` takes (distribution, folder or file) pairs, `load_box` a text and where it
+    is from (it raises UsageError); `bad_box` makes one error of all problems of a box."""
 
     load: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]
     dump_service: Callable[[Service], str]
     dump_mode: Callable[[Mode], str]
     merge: Callable[[Service | None, Service, frozenset[str], bool], tuple[Service, tuple[str, ...]]]
+    dump_box: Callable[[Box], str]
+    load_box: Callable[[str, str, Settings], Box]
+    bad_box: Callable[[str, list[ErrorInfo]], UsageError]
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,15 @@ class ForeignProcess(Frozen):
 
 
 class StatusResult(Frozen):
-    """`open_run` is a run that was left half-way: `gpumod recover` closes it."""
+    """`alternative` is the id of the one with which the mode was taken. `open_run` is a run that was left half-way:
+    `gpumod recover` closes it."""
 
     mode: str | None
     gpus: tuple[GpuStatus, ...]
     services: tuple[ServiceStatus, ...]
     foreign: tuple[ForeignProcess, ...]
     previous_mode: str | None = None
+    alternative: str | None = None
     ram_total_mb: int = 0
     ram_available_mb: int = 0
     open_run: str | None = None
@@ -268,6 +270,8 @@ class PresetLoadResult(Frozen):
 
 
 class PresetValidateResult(Frozen):
+    """`checked` counts files, also those in which something is wrong."""
+
     ok: bool
     checked: int
     problems: tuple[ErrorInfo, ...] = ()

@@ -95,8 +95,8 @@ class Services(Base):
         self._check(service)
         return service
 
-    def _check(self, service: Service) -> None:
-        """What a definition must hold beside its own fields."""
+    def _check(self, service: Service, services: Mapping[str, Service] | None = None) -> None:
+        """What a definition must hold beside its own fields, among `services` (those that are stored)."""
         driver = self._machine.driver(service)
         try:
             driver.check(service)
@@ -111,7 +111,8 @@ class Services(Base):
         self._check_sleep(service, capabilities.sleep_levels)
         if service.run_with is not None:
             self._machine.plugins.supervisors.offer(service.run_with)
-        others = {s: d for s, d in self._machine.store.services().items() if s != service.id}
+        stored = self._machine.store.services() if services is None else services
+        others = {s: d for s, d in stored.items() if s != service.id}
         taken = [s for s, other in others.items() if service.port is not None and other.port == service.port]
         if taken:
             raise UsageError(
@@ -151,6 +152,13 @@ class Services(Base):
         if self._broken("services", params.service):
             store.delete_service(params.service, event=self._event("service-removed", params.service))
             return DeletedResult(kind="service", id=params.service)
+        if params.service not in services and self._broken("handles", params.service):
+            if params.service not in store.handles():  # nothing is left by which its process could be found
+                store.delete_handle(params.service, event=self._event("handle-removed", params.service))
+            else:
+                launched = store.handles()[params.service].launched
+                await self._stop(launched, {launched.id: launched, **services}, progress, alive=params.stop)
+            return DeletedResult(kind="handle", id=params.service)
         service = self._service(params.service, services)
         dependents = sorted(s for s, other in services.items() if service.id in other.needs)
         if dependents:

@@ -22,7 +22,7 @@ def tell(world: World, target: Target, solution: Solution) -> Plan:
     gpus = _gpus(world, solution, turns, after)
     ram = solution.schedule.accounts[RAM]
     ram_peak_mb = _peak(world, solution, RAM)
-    over = any(gpu.exceeds_by_mb for gpu in gpus) or ram.over > 0
+    over = not fits(world, solution)
     if over:
         verdict = VerdictKind.DOES_NOT_FIT
     elif not steps:
@@ -52,6 +52,12 @@ def _by_device(world: World) -> list[str]:
     names = [service for service, reading in sorted(world.snapshot.services.items()) if any(reading.device_mb.values())]
     said = "is the device's difference: the driver does not tell what a process holds"
     return [f"what {', '.join(names)} {'hold' if len(names) > 1 else 'holds'} now {said}"] if names else []
+
+
+def fits(world: World, solution: Solution) -> bool:
+    """True where nothing is ever over its budget: on the way, in the end, in any turn."""
+    turns = _turns(world, solution)
+    return not solution.schedule.over and all(turn.peak_mb <= world.budgets[turn.gpu] for turn in turns)
 
 
 def _peak(world: World, solution: Solution, key: int) -> int:

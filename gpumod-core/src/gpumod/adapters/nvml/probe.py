@@ -16,9 +16,8 @@ from gpumod.adapters.nvml.faults import card_fault, driver_error
 from gpumod.adapters.nvml.findings import findings
 from gpumod.adapters.nvml.place import shared_folder
 from gpumod.domain.errors import MachineLacks
-from gpumod.domain.machine import Finding, GpuProcess, GpuReading
+from gpumod.domain.machine import Finding, GpuProcess, GpuReading, Ram
 from gpumod.domain.settings import Settings
-from gpumod.ports import Ram
 
 TIMEOUT_S = 20.0
 """The first call may take seconds where the driver has to wake the cards."""

@@ -16,13 +16,23 @@ _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 def dump_service_preset(service: Service) -> str:
     """YAML of `service` with what differs from the defaults."""
-    return _yaml(escape_paths(service.model_dump(mode="json", exclude_defaults=True)))
+    return to_yaml(service_keys(service))
 
 
 def dump_mode_preset(mode: Mode) -> str:
     """YAML of `mode`."""
+    return to_yaml({"kind": "mode", **mode_keys(mode)})
+
+
+def service_keys(service: Service) -> dict[str, Any]:
+    """What a file says of `service`: what differs from the defaults."""
+    return escape_paths(service.model_dump(mode="json", exclude_defaults=True))
+
+
+def mode_keys(mode: Mode) -> dict[str, Any]:
+    """What a file says of `mode`."""
     head = mode.model_dump(mode="json", exclude_defaults=True, exclude={"members"})
-    return _yaml({"kind": "mode", **head, "services": [_member(member) for member in mode.members]})
+    return {**head, "services": [_member(member) for member in mode.members]}
 
 
 def _member(member: ModeMember) -> str | dict[str, Any]:
@@ -36,7 +46,8 @@ def _member(member: ModeMember) -> str | dict[str, Any]:
     return {"id": member.service, **said} if said else member.service
 
 
-def _yaml(data: Mapping[str, Any]) -> str:
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Keys in the order that they have."""
     return str(yaml.dump(data, Dumper=_NoAliases, sort_keys=False, allow_unicode=True, width=100))
 
 

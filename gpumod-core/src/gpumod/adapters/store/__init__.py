@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
 from gpumod.adapters.store.connect import Database
 from gpumod.adapters.store.definitions import Definitions
+from gpumod.adapters.store.handles import Handles
 from gpumod.adapters.store.journal import Journal
 from gpumod.adapters.store.opening import open_database
 from gpumod.adapters.store.records import Records
@@ -17,7 +19,7 @@ from gpumod.adapters.store.state import State
 __all__ = ["SqlStore", "open_store"]
 
 
-class SqlStore(Definitions, State, Records, Runs, Journal):
+class SqlStore(Definitions, State, Handles, Records, Runs, Journal):
     """Implements :class:`gpumod.ports.Store`. Safe to use from several threads; `close` it at the end."""
 
     def __init__(self, database: Database) -> None:
@@ -32,6 +34,10 @@ class SqlStore(Definitions, State, Records, Runs, Journal):
     def check_writable(self) -> None:
         """Raise MachineLacks(`read-only-home`) where nothing can be written."""
         self._db.check_writable()
+
+    def together(self) -> AbstractContextManager[None]:
+        """All that is written inside, by this thread, is one transaction."""
+        return self._db.together()
 
     @property
     def path(self) -> Path:

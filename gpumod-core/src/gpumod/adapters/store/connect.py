@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlmodel import Session
 
@@ -57,6 +59,12 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
 
 
+def run_sql(session: Session, statement: str, **values: Any) -> CursorResult[Any]:
+    """Execute SQL as it stands, in the session's transaction: for what every step writes, where building a statement
+    from tables would cost several times what SQLite takes."""
+    return session.connection().exec_driver_sql(statement, values)
+
+
 class Database:
     """An open database: `read` and `write` give one short transaction each.
 
@@ -68,6 +76,7 @@ class Database:
         self.why_read_only = why_read_only
         self._engine = engine
         self._writer = engine.execution_options(sqlite_begin=WRITER)
+        self._own = threading.local()
 
     @property
     def writable(self) -> bool:
@@ -90,9 +99,23 @@ class Database:
 
         Raises MachineLacks(`read-only-home`) and MachineLacks(`disk-full`).
         """
+        shared: Session | None = getattr(self._own, "session", None)
+        if shared is not None:
+            yield shared
+            return
         self.check_writable()
         with translated(self.path), Session(self._writer) as session, session.begin():
             yield session
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that this thread writes inside is one transaction. Nobody else writes meanwhile; reads see what was."""
+        with self.write() as session:
+            self._own.session = session
+            try:
+                yield
+            finally:
+                self._own.session = None
 
     def close(self) -> None:
         """Close every connection. The last one to leave folds the write-ahead log into the file."""

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,6 +35,9 @@ VIEWS = {
     "PresetResult": "presets:preset",
     "PresetLoadResult": "presets:loaded",
     "PresetValidateResult": "presets:validated",
+    "ExportResult": "boxes:exported",
+    "DiffResult": "boxes:difference",
+    "ApplyResult": "boxes:applied",
     "HistoryListResult": "history:runs",
     "HistoryResult": "history:run",
     "SimulationsResult": "history:simulations",
@@ -62,10 +66,12 @@ def stderr_console() -> Console:
 
 
 def print_on(console: Console, shown: RenderableType) -> None:
-    """Print a view; where no terminal reads it, without the blanks that fill up its lines."""
+    """Print a view; where no terminal reads it, without the blanks that fill up its lines. A text that is not to be
+    wrapped (YAML, a log) keeps its lines, however long they are."""
+    as_it_is = isinstance(shown, Text) and bool(shown.no_wrap)
     if console.is_terminal:
-        console.print(shown)
+        console.print(shown, soft_wrap=as_it_is)
         return
     with console.capture() as capture:
-        console.print(shown)
+        console.print(shown, soft_wrap=as_it_is)
     console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))

@@ -1,0 +1,76 @@
+"""One document of everything: written, compared, applied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from gpumod.cli.text import safe_lines
+from gpumod.cli.views.change import change
+from gpumod.cli.views.parts import blocks, bullets, commas, line, stack, table, words
+from gpumod.operations.box_results import ApplyResult, DiffResult, ExportResult, ObjectChange
+
+SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
+
+
+def exported(result: ExportResult) -> RenderableType:
+    """The YAML as it is."""
+    return Text("\n".join(safe_lines(result.yaml)), overflow="ignore", no_wrap=True)
+
+
+def difference(result: DiffResult) -> RenderableType:
+    """What applying it would change."""
+    return blocks(_changes(result, f"{result.source} would change nothing"), _beside(result))
+
+
+def applied(result: ApplyResult) -> RenderableType:
+    """What applying it changed, or would."""
+    if result.dry_run:
+        last = words("a dry run: nothing was changed", "dim")
+    elif result.applied:
+        count = f"{len(result.changes)} object{'' if len(result.changes) == 1 else 's'}"
+        same = f"nothing to do: all is as {result.source} says"
+        last = words(f"applied: {count} changed" if result.changes else same, "green")
+    else:
+        last = words("not applied: the definitions are as they were", "red")
+    return blocks(_changes(result, ""), last, change(result.change) if result.change else None, _beside(result))
+
+
+def _changes(result: DiffResult, nothing: str) -> RenderableType | None:
+    if not result.changes:
+        return words(nothing) if nothing else None
+    return table(("", "WHAT", "FIELD", "NOW", "THEN"), _rows(result.changes), fold=("FIELD", "NOW", "THEN"))
+
+
+def _rows(changes: tuple[ObjectChange, ...]) -> Iterator[tuple[object, ...]]:
+    for item in changes:
+        sign, style = SIGNS.get(item.action, (item.action, ""))
+        head = (words(sign, style), f"{item.kind} {item.id}")
+        if item.action != "change":
+            yield (*head, commas(f.field for f in item.fields), "", "")
+            continue
+        for n, field in enumerate(item.fields):
+            yield (*(head if n == 0 else ("", "")), field.field, _value(field.old), _value(field.new))
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "(none)"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _beside(result: DiffResult) -> RenderableType | None:
+    notes: list[Text] = [words(note) for note in result.notes]
+    if result.unnamed:
+        notes.append(words(f"not in {result.source}, so left alone (--prune removes it): {commas(result.unnamed)}"))
+    notes += [
+        line(words(f"{row.service} runs with another {commas(row.fields)}", "yellow"), f": {row.command}")
+        for row in result.drift
+    ]
+    if len(result.drift) > 1:
+        notes.append(words(f"all at once: gpumod apply -f {result.source} --now"))
+    return stack(bullets(notes)) if notes else None

@@ -1,0 +1,253 @@
+"""export, diff, apply: everything that is defined on this machine, as one document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from gpumod.domain.box import Box
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.plan import Target
+from gpumod.domain.run import Event
+from gpumod.domain.secrets import public, with_secrets_of
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.domain.states import SERVING
+from gpumod.engine.change import change
+from gpumod.engine.machine import Machine
+from gpumod.engine.observe import observe
+from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.operations.base import OnProgress, change_result, drift, reporter
+from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
+from gpumod.operations.differences import differences
+from gpumod.operations.modes import modes_naming, target_of_mode
+from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
+from gpumod.operations.results import ChangeResult
+from gpumod.operations.services import Services
+from gpumod.operations.switching import dry
+from gpumod.planner import check_needs
+from gpumod.planner.changes import with_needs
+
+OF_A_SIMULATION = ("sim_machine", "gpu_probe", "bin_path")
+"""The settings that tie a home to a simulated machine: that is not part of what is defined on it."""
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What applying a box does: from `now` to `then`, checked. `unnamed` are objects that only the home has."""
+
+    now: Box
+    then: Box
+    changes: tuple[ObjectChange, ...]
+    unnamed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def removed(self, kind: str) -> list[str]:
+        return [c.id for c in self.changes if c.kind == kind and c.action == "remove"]
+
+    def written(self, kind: str) -> list[ObjectChange]:
+        return [c for c in self.changes if c.kind == kind and c.action != "remove"]
+
+
+class Boxes(Services):
+    async def export(self, params: NoParams) -> ExportResult:
+        """Services, modes and settings as one YAML document, without secrets and what ties it to a simulation."""
+        now = self._stored_box()
+        shown = {s: public(service) for s, service in now.services.items()}
+        defaults = Settings()
+        kept = self._of_this_machine()
+        typed = Settings.model_validate(dict(now.settings))
+        differs = {k: v for k, v in now.settings.items() if getattr(typed, k) != getattr(defaults, k)}
+        left_out = [f"service {s}: {', '.join(names)} (a secret)" for s, (_, names) in shown.items() if names]
+        left_out += [f"setting {key} (of a simulated machine)" for key in differs if key in kept]
+        left_out += [f"{p.details['table']} {p.details['row']}: {p.message}" for p in self._machine.store.problems()]
+        box = Box(
+            {s: service for s, (service, _) in shown.items()},
+            now.modes,
+            {key: value for key, value in differs.items() if key not in kept},
+        )
+        return ExportResult(yaml=self._tools.presets().dump_box(box), left_out=tuple(left_out))
+
+    async def diff(self, params: DiffParams) -> DiffResult:
+        """What `apply` would change. Nothing is written."""
+        edits = self._edits(params, self._read_box(params))
+        return DiffResult(
+            source=params.source,
+            changes=edits.changes,
+            unnamed=edits.unnamed,
+            notes=edits.notes,
+            drift=await self._drifted(edits.then.services),
+        )
+
+    async def apply(self, params: ApplyParams, progress: OnProgress = None) -> ApplyResult:
+        """Make the definitions what the document says: all of it or, where anything is wrong, nothing.
+
+        What runs is left alone unless `now`: then one plan brings the current mode to the new definitions first, and
+        they are stored when it is reached.
+        """
+        box = self._read_box(params)
+        edits = self._edits(params, box)
+        self._refuse_running(edits, params)
+        brought = await self._bring(edits, params, progress) if params.now else None
+        reached = brought is None or brought.exit_code == 0
+        if reached and not params.dry_run:
+            with self._machine.store.together():
+                edits = self._edits(params, box)  # nobody else writes from here on
+                self._refuse_running(edits, params)
+                self._store_edits(edits, params.source)
+        return ApplyResult(
+            source=params.source,
+            changes=edits.changes,
+            unnamed=edits.unnamed,
+            notes=edits.notes,
+            drift=await self._drifted(edits.then.services),
+            applied=reached and not params.dry_run,
+            dry_run=params.dry_run,
+            change=brought,
+        )
+
+    # --- what is, and what is to be ---------------------------------------------------------------------------------
+
+    def _stored_box(self) -> Box:
+        store = self._machine.store
+        known = {key: value for key, value in store.settings().items() if key in Settings.model_fields}
+        return Box(store.services(), store.modes(), {key: value for key, value in known.items() if value})
+
+    def _of_this_machine(self) -> tuple[str, ...]:
+        """The settings that a document neither holds nor changes."""
+        return OF_A_SIMULATION if self._machine.store.settings().get("sim_machine") else OF_A_SIMULATION[:1]
+
+    def _read_box(self, params: BoxDocument) -> Box:
+        return self._tools.presets().load_box(params.text, params.source, self._machine.settings)
+
+    def _edits(self, params: BoxDocument, box: Box) -> Edits:
+        """What applying `box` does. Raises UsageError `bad-box` that names everything that is wrong with it."""
+        now, kept = self._stored_box(), self._of_this_machine()
+        services = {s: with_secrets_of(found, now.services.get(s)) for s, found in box.services.items()}
+        said = {key: value for key, value in box.settings.items() if key not in kept}
+        stay = {key: now.settings[key] for key in now.settings if key in kept or not params.prune}
+        settings = {key: value for key, value in {**stay, **said}.items() if value is not None}
+        then = Box({**now.services, **services}, {**now.modes, **box.modes}, settings)
+        if params.prune:
+            then = Box(services, box.modes, settings)
+        changes = differences(now, then)
+        problems = list(self._box_problems(then, changes))
+        if problems:
+            raise self._tools.presets().bad_box(params.source, problems)
+        unnamed = [f"service {s}" for s in now.services if s in then.services and s not in services]
+        unnamed += [f"mode {m}" for m in now.modes if m in then.modes and m not in box.modes]
+        notes = [f"setting {k} is left as it is: it belongs to a simulated machine" for k in box.settings if k in kept]
+        return Edits(now, then, changes, tuple(unnamed), tuple(notes))
+
+    def _box_problems(self, then: Box, changes: tuple[ObjectChange, ...]) -> Iterator[ErrorInfo]:
+        """What is wrong with what a box makes. What it leaves as it is is not looked at again."""
+        for change_ in changes:
+            try:
+                if change_.kind == "setting":
+                    self._check_offered(change_.id, then.settings.get(change_.id))
+                elif change_.action == "remove":
+                    self._check_removal(change_, then)
+                elif change_.kind == "service":
+                    self._check(then.services[change_.id], then.services)
+                elif change_.kind == "mode":
+                    for service in then.modes[change_.id].services:
+                        self._service(service, then.services)
+                    check_needs(then.services, then.modes[change_.id].services)
+            except GpumodError as error:
+                message, why = error.info.message, error.info.why
+                named = f"{message}{f': {why}' if why else ''}"
+                about = "" if repr(change_.id) in message else f"{change_.kind} {change_.id!r}: "
+                yield error.info.model_copy(update={"message": about + named})
+
+    def _check_removal(self, removed: ObjectChange, then: Box) -> None:
+        if removed.kind == "mode" and self._machine.store.current_mode() == removed.id:
+            raise Failed(
+                "mode-is-current", f"mode {removed.id!r} is the current one", hint="gpumod switch to another one first"
+            )
+        if removed.kind == "service":
+            naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]
+            naming += [f"service {s}" for s, found in then.services.items() if removed.id in found.needs]
+            if naming:
+                raise Failed("in-use", f"service {removed.id!r} would be removed, but {', '.join(naming)} names it")
+
+    def _refuse_running(self, edits: Edits, params: ApplyParams) -> None:
+        handles = self._machine.store.handles()
+        up = [s for s in edits.removed("service") if s in handles]
+        if up and not params.now:
+            raise Failed(
+                "still-running",
+                f"{', '.join(up)} would be removed, and runs",
+                why="nothing was changed",
+                hint=f"gpumod service stop {up[0]}, or --now, which stops it first",
+            )
+
+    # --- doing it ---------------------------------------------------------------------------------------------------
+
+    async def _bring(self, edits: Edits, params: ApplyParams, progress: OnProgress) -> ChangeResult:
+        """Bring what runs to the new definitions by one plan: the current mode, or without one what drifted alone."""
+        machine = self._as_set(edits)
+        mode_id = machine.store.current_mode()
+
+        def build(snapshot: HostSnapshot) -> Wanted:
+            services = edits.then.services
+            up = [r.service for r in snapshot.services.values() if r.state in SERVING]
+            again = [s for s in up if s in services and drift(services[s], snapshot.reading(s))]
+            gone = tuple(s for s in edits.removed("service") if s in snapshot.services)
+            mode = edits.then.modes.get(mode_id or "")
+            if mode is None:
+                return Wanted(Target(stop_others=False, stop=gone, restart=tuple(again)), services)
+            kept = with_needs(services, [*mode.services, *(s for s in again if services[s].pinned)])
+            update = {"stop": gone, "restart": tuple(s for s in again if s in kept)}
+            return Wanted(target_of_mode(mode).model_copy(update=update), services)
+
+        options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
+        if params.dry_run:
+            snapshot = await observe(machine)
+            return dry(plan_for(machine, snapshot, build(snapshot), options), mode_id)
+        outcome = await change(machine, "apply --now", build, options, reporter(progress))
+        return change_result(outcome, mode_id, machine.store.current_mode())
+
+    def _as_set(self, edits: Edits) -> Machine:
+        """The machine with the settings that change; what the environment decides stays."""
+        then = Settings.model_validate(dict(edits.then.settings))
+        changed = {c.id for c in edits.written("setting")} - self._tools.from_environment
+        update = {key: getattr(then, key) for key in changed}
+        return replace(self._machine, settings=self._machine.settings.model_copy(update=update))
+
+    def _store_edits(self, edits: Edits, source: str) -> None:
+        """Store what differs, each with its event. Called inside one transaction."""
+        store = self._machine.store
+        for item in edits.written("setting"):
+            value = edits.then.settings.get(item.id)
+            store.put_setting(item.id, value, event=self._event("setting-changed", item.id, value=value, source=source))
+        for mode in edits.removed("mode"):
+            store.delete_mode(mode, event=self._event("mode-deleted", mode, source=source))
+        for item in edits.written("service"):
+            service = edits.then.services[item.id]
+            edited = {f.field.partition(".")[0] for f in item.fields} | store.user_edited(item.id)
+            fields = edited if item.action == "change" else Service.model_fields.keys() - {"id"}
+            store.put_service(service, event=self._event_of(item, source), user_edited=sorted(fields))
+        for item in edits.written("mode"):
+            store.put_mode(edits.then.modes[item.id], event=self._event_of(item, source), user_edited=True)
+        for service_id in edits.removed("service"):
+            store.delete_service(service_id, event=self._event("service-removed", service_id, source=source))
+
+    def _event_of(self, item: ObjectChange, source: str) -> Event:
+        """What became of a service or a mode, in the words of its own commands."""
+        added = "added" if item.kind == "service" else "created"
+        kind = f"{item.kind}-{'edited' if item.action == 'change' else added}"
+        fields = {f.field: {"old": f.old, "new": f.new} for f in item.fields}
+        return Event(at=self._machine.clock.now(), kind=kind, subject=item.id, data={"source": source, **fields})
+
+    async def _drifted(self, services: Mapping[str, Service]) -> tuple[DriftRow, ...]:
+        """What runs with another definition than in `services`; nothing where the machine cannot be observed."""
+        snapshot: HostSnapshot | None = None
+        with suppress(GpumodError):
+            snapshot = await observe(self._machine)
+        if snapshot is None:
+            return ()
+        differs = {s: drift(services[s], snapshot.reading(s)) for s in services}
+        up = [s for s in sorted(differs) if differs[s] and snapshot.reading(s).state in SERVING]
+        return tuple(DriftRow(service=s, fields=differs[s], command=f"gpumod service restart {s}") for s in up)

@@ -1,0 +1,77 @@
+"""What differs between two boxes, object by object and field by field. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from gpumod.domain.base import Frozen
+from gpumod.domain.box import Box
+from gpumod.domain.mode import Mode
+from gpumod.domain.secrets import HIDDEN, split
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.operations.box_results import FieldChange, ObjectChange
+
+T = TypeVar("T", Service, Mode)
+
+
+def differences(now: Box, then: Box) -> tuple[ObjectChange, ...]:
+    """The changes that lead from `now` to `then`: settings, services, modes, each by id."""
+    return (
+        *_settings(now.settings, then.settings),
+        *_objects("service", now.services, then.services),
+        *_objects("mode", now.modes, then.modes),
+    )
+
+
+def _settings(now: Mapping[str, str | None], then: Mapping[str, str | None]) -> Iterator[ObjectChange]:
+    old, new = (Settings.model_validate(dict(texts)) for texts in (now, then))
+    for key in Settings.model_fields:
+        before, after = getattr(old, key), getattr(new, key)
+        if before != after:
+            yield ObjectChange(
+                kind="setting", id=key, action="change", fields=(FieldChange(field=key, old=before, new=after),)
+            )
+
+
+def _objects(kind: Literal["service", "mode"], now: Mapping[str, T], then: Mapping[str, T]) -> Iterator[ObjectChange]:
+    for name in sorted({*now, *then}):
+        if name not in then:
+            yield ObjectChange(kind=kind, id=name, action="remove")
+        elif name not in now:
+            yield ObjectChange(kind=kind, id=name, action="add", fields=tuple(_fields(None, then[name])))
+        elif now[name] != then[name]:
+            yield ObjectChange(kind=kind, id=name, action="change", fields=tuple(_fields(now[name], then[name])))
+
+
+def _fields(old: Service | Mode | None, new: Service | Mode) -> Iterator[FieldChange]:
+    before = _flat(old) if old else {}
+    after = _flat(new, said=old is None)
+    for field in dict.fromkeys([*after, *before]):
+        if before.get(field) != after.get(field) and field != "id":
+            yield FieldChange(field=field, old=_shown(field, before.get(field)), new=_shown(field, after.get(field)))
+
+
+def _flat(value: Frozen, *, said: bool = False) -> dict[str, Any]:
+    """Fields by name (only those that are `said`), options of the driver one by one."""
+    out: dict[str, Any] = {}
+    for field, item in value.model_dump(mode="json", exclude_defaults=said).items():
+        if field == "unit_vars":
+            for option, given in item.items():
+                nested = given if isinstance(given, dict) and given else None
+                inner = {f"{option}.{name}": one for name, one in nested.items()} if nested else {option: given}
+                out |= {f"unit_vars.{name}": one for name, one in inner.items()}
+        else:
+            out["services" if field == "members" else field] = item
+    return out
+
+
+def _shown(field: str, value: Any) -> Any:
+    """`value` without a secret in it."""
+    left, secret = split(value, field.rpartition(".")[2]) if field.startswith("unit_vars.") else (value, None)
+    if secret is None:
+        return value
+    if isinstance(left, list):
+        return [*left, HIDDEN]
+    return HIDDEN if left is None else f"{left} {HIDDEN}" if isinstance(left, str) else left

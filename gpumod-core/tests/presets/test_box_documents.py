@@ -1,0 +1,173 @@
+"""A box as YAML: what is written loads as itself, secrets stay at home, what is wrong is named with its line."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpumod.adapters.presets import dump_box, load_box
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.box import Box
+from gpumod.domain.errors import UsageError
+from gpumod.domain.mode import Mode, ModeMember, Want
+from gpumod.domain.secrets import is_secret_name, public, split, with_secrets_of
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+
+ids = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z")
+texts = st.text(max_size=30).filter(lambda text: not has_control_characters(text))
+words = texts | st.sampled_from(
+    ["--api-key", "--api-key=x", "-p", "--hf-token", "http://a:b@c/", "run --api-key 'a b' -x"]
+)
+keys = texts | st.sampled_from(["HF_TOKEN", "env", "password", "max_tokens", "args"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+services = st.builds(
+    Service,
+    id=ids,
+    name=texts,
+    driver=ids,
+    port=st.none() | st.integers(1, 65535),
+    model_path=st.none() | texts | st.text(st.sampled_from("~$/{}aM_ "), max_size=12),
+    unit_vars=st.dictionaries(keys, values, max_size=4),
+    gpus=st.just("any") | st.lists(st.integers(0, 255), min_size=1, max_size=3, unique=True).map(tuple),
+)
+members = st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers())
+modes = st.builds(
+    Mode, id=ids, name=texts, members=st.lists(members, max_size=4, unique_by=lambda m: m.service).map(tuple)
+)
+boxes = st.builds(
+    lambda services, modes, reserve_mb: Box(
+        {s.id: s for s in services}, {m.id: m for m in modes}, {"reserve_mb": str(reserve_mb)}
+    ),
+    st.lists(services, max_size=3),
+    st.lists(modes, max_size=3),
+    st.integers(0, 10**6),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(boxes)
+def test_a_dumped_box_loads_as_itself_and_is_dumped_the_same(box: Box) -> None:
+    text = dump_box(box)
+    loaded = load_box(text, "box.yaml", Settings())
+    assert loaded == box
+    assert dump_box(loaded) == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(services)
+def test_secrets_are_left_out_and_put_back(service: Service) -> None:
+    shown, names = public(service)
+    assert public(shown) == (shown, ())
+    assert bool(names) == (shown != service)
+    assert with_secrets_of(shown, service) == service
+
+
+@settings(max_examples=40, deadline=None)
+@given(services, services)
+def test_what_a_document_says_wins_over_what_was_stored(said: Service, stored: Service) -> None:
+    both = with_secrets_of(said, stored)
+    assert public(both)[0].unit_vars.keys() >= public(said)[0].unit_vars.keys()
+    assert both == with_secrets_of(both, stored)
+
+
+@pytest.mark.parametrize(
+    ("value", "left", "secret"),
+    [
+        ({"HF_TOKEN": "t", "A": "1"}, {"A": "1"}, {"HF_TOKEN": "t"}),
+        ({"env": {"OPENAI_API_KEY": "k"}}, None, {"env": {"OPENAI_API_KEY": "k"}}),
+        ({"max_tokens": 5, "num_key_value_heads": 8}, {"max_tokens": 5, "num_key_value_heads": 8}, None),
+        (["--api-key", "x", "--foo", "--hf-token=y", "z"], ["--foo", "z"], ["--api-key", "x", "--hf-token=y"]),
+        (["--api-key-file", "/a", "--password", "--next"], ["--api-key-file", "/a", "--next"], ["--password"]),
+        ("serve --api-key 'a b'  --port 1", "serve  --port 1", ["--api-key 'a b'"]),
+        ("postgres://me:pw@host/db", None, "postgres://me:pw@host/db"),
+        ("http://127.0.0.1:80/@x", "http://127.0.0.1:80/@x", None),
+    ],
+)
+def test_what_is_a_secret(value: Any, left: Any, secret: Any) -> None:
+    assert split(value) == (left, secret)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "--api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "auth"])
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "max_tokens", "--api-key-file", "author", "monkey", "keyboard", ""])
+def test_names_of_no_secrets(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_an_option_that_is_edited_keeps_its_secret() -> None:
+    stored = Service(id="a", driver="d", unit_vars={"args": ["--api-key", "k", "-x", "1"], "cmd": "run --token t -x"})
+    said = Service(id="a", driver="d", unit_vars={"args": ["-x", "2"], "cmd": "run -y", "new": 1})
+    both = with_secrets_of(said, stored).unit_vars
+    assert both == {"args": ["-x", "2", "--api-key", "k"], "cmd": "run -y --token t", "new": 1}
+    bare = with_secrets_of(Service(id="a", driver="d"), stored).unit_vars
+    assert bare == {"args": ["--api-key", "k"], "cmd": "--token t"}
+    gone = Service(id="a", driver="d", unit_vars={"args": None, "cmd": None})
+    assert with_secrets_of(gone, stored) == gone
+    own = Service(id="a", driver="d", unit_vars={"args": ["--api-key", "other"], "cmd": "run --token=o"})
+    assert with_secrets_of(own, stored) == own
+
+
+def test_paths_are_expanded_with_the_settings_of_the_document() -> None:
+    text = "version: 1\nsettings: {models_dir: /m}\nservices: [{id: a, driver: d, model_path: $MODELS_DIR/x}]\n"
+    assert load_box(text, "b", Settings(models_dir="/other")).services["a"].model_path == "/m/x"
+    text = text.replace("/m}", "null}")
+    assert str(load_box(text, "b", Settings(models_dir="/other")).services["a"].model_path).endswith("/models/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "named"),
+    [
+        ("", "bad-box", "holds no mapping"),
+        ("[1]", "bad-box", "holds no mapping"),
+        ("a: b: c", "bad-box", "b.yaml:1: is not valid YAML"),
+        ("version: 1\nversion: 1", "bad-box", "b.yaml:2: names the key 'version' twice"),
+        ("version: 1\nservices: &a []\nmodes: *a", "bad-box", "anchors"),
+        ("services: []", "box-version", "version is missing"),
+        ("version: 2", "box-version", "b.yaml:1: field version is 2"),
+        ("version: true", "box-version", "version is True"),
+        ("version: 1\nserivces: []", "bad-box", "b.yaml:2: field serivces is unknown"),
+        ("version: 1\nservices: {a: 1}", "bad-box", "must be a list of services"),
+        ("version: 1\nservices: [a]", "bad-box", "services.0 must be a mapping"),
+        ("version: 1\nservices:\n- {id: a, driver: d}\n- {id: a, driver: d}", "bad-box", "yaml:4: defines service 'a'"),
+        ("version: 1\nservices:\n- {id: ../a, driver: d}", "bad-box", "b.yaml:3: field id is not a name"),
+        ("version: 1\nservices:\n- id: a\n  driver: d\n  prot: 1", "bad-box", "b.yaml:5: field prot is unknown"),
+        ("version: 1\nservices:\n- {id: a, driver: d, model_path: $NO/x}", "bad-box", "field model_path uses '$NO'"),
+        ("version: 1\nmodes:\n- id: m\n  services: [a, a]", "bad-box", "names a twice"),
+        ("version: 1\nmodes:\n- id: m\n  members: [a]", "bad-box", "field members is unknown"),
+        ("version: 1\nsettings: [a]", "bad-box", "settings must be a mapping"),
+        ("version: 1\nsettings: {reserve_mb: x}", "bad-box", "reserve_mb cannot be 'x'"),
+        ("version: 1\nsettings: {reserve_mb: true}", "bad-box", "settings.reserve_mb must be a text or a number"),
+        ("version: 1\nsettings:\n  nope: 1", "bad-box", "b.yaml:3: there is no setting 'nope'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text: str, code: str, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_box(text, "b.yaml", Settings())
+    assert caught.value.code == code
+    assert named in f"{caught.value.info.message}\n{caught.value.info.why}"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = "version: 1\nsettings: {a: 1}\nservices: [{id: a, prot: 1}, 5]\nmodes: [{id: /}]"
+    with pytest.raises(UsageError) as caught:
+        load_box(text, "b.yaml", Settings())
+    assert len(caught.value.info.details["problems"]) == 5
+
+
+@given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
+def test_no_text_makes_the_loader_raise_anything_else(text: str) -> None:
+    for whole in (text, f"version: 1\nservices: {text}", f"version: 1\nsettings:\n {text}"):
+        with suppress(UsageError):
+            load_box(whole, "b.yaml", Settings())
