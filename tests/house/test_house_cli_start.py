@@ -8,7 +8,19 @@ import sys
 
 import pytest
 
-HEAVY = ("alembic", "asyncio", "httpx", "jinja2", "psutil", "pydantic", "rich", "sqlalchemy", "sqlmodel", "yaml")
+HEAVY = (
+    "alembic",
+    "asyncio",
+    "httpx",
+    "jinja2",
+    "psutil",
+    "pydantic",
+    "pynvml",
+    "rich",
+    "sqlalchemy",
+    "sqlmodel",
+    "yaml",
+)
 PROGRAM = """
 import json, sys
 from gpumod.cli.main import main

@@ -2,7 +2,7 @@
 
 from gpumod.domain.errors import DoesNotFit, Failed, GpumodError, MachineLacks, UnknownName, UsageError
 from gpumod.domain.footprint import Estimate, Footprint, Source
-from gpumod.domain.machine import GpuProcess, GpuReading, Ram
+from gpumod.domain.machine import Finding, GpuProcess, GpuReading, Ram
 from gpumod.domain.plan import AlternativeKind, Variant
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -44,17 +44,18 @@ from gpumod.ports import (
     ReadsItsLog,
     SleepStrategy,
     Supervisor,
+    TellsFindings,
     VramEstimator,
 )
 
 __all__ = [
     "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit",
-    "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Footprint", "GpuProbe", "GpuProbeOffer",
-    "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure",
-    "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
+    "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Footprint", "GpuProbe",
+    "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http",
+    "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
     "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram",
     "ReadsItsLog", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
-    "Supervisor", "SupervisorOffer", "TemplatesOffer", "UnknownName", "UsageError", "Variant", "VramEstimator",
-    "VramEstimatorOffer", "Word", "first_fatal",
+    "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "UnknownName", "UsageError", "Variant",
+    "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal",
     "hookimpl", "in_flight", "metric_sum", "parse_options", "poll", "refuse_flags",
 ]  # fmt: skip
