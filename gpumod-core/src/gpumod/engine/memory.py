@@ -94,7 +94,7 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
     ours = await _managed_pids(machine)
-    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - _free_mb(last[0], g) for g in gpus}
+    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - free_mb(last[0], g) for g in gpus}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back"
     raise Failed(
@@ -223,7 +223,7 @@ async def _unreserved_mb(
             before = next((g.before_mb for g in step.gpus if g.index == gpu), 0) if step.action is Action.WAKE else 0
             residue = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before else 0
             outstanding += max(0, step.takes_mb[gpu] - max(0, have - residue))
-    return _free_mb(reading[0], gpu) - outstanding
+    return free_mb(reading[0], gpu) - outstanding
 
 
 def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
@@ -233,7 +233,8 @@ def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
     return max(peaks, default=0) - managed_mb
 
 
-def _free_mb(gpus: Iterable[GpuReading], index: int) -> int:
+def free_mb(gpus: Iterable[GpuReading], index: int) -> int:
+    """MiB that the device says are free."""
     return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
 
 

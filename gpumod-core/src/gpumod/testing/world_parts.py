@@ -285,6 +285,15 @@ class WorldLocal:
     def holder(self, folder: Path) -> Holder | None:
         return self.world.holder
 
+    def identity(self, pid: int | None) -> str | None:
+        return None if pid in self.world.gone else f"boot {pid}"
+
+    def tree(self, pid: int) -> Sequence[int]:
+        return (pid,)
+
+    def user(self) -> str:
+        return "somebody"
+
 
 def read_members(world: World, host: Proc) -> None:
     """Let a host read its file: members that are no longer in it are unloaded, failures are forgotten."""
