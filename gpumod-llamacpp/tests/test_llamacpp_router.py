@@ -38,6 +38,8 @@ class Router:
         self.unload_ends: dict[str, Any] = {"value": "unloaded"}
         self.busy = 0
         self.refusals: list[Answer] = []
+        self.own_words: list[Answer | None] = []
+        """What the members say next, through the router; they are well when this is empty."""
 
     def __call__(self, call: Call) -> Answer | None:
         if str(call) == "GET /models":
@@ -46,6 +48,8 @@ class Router:
             assert dict(call.query) == {"model": "chat", "autoload": "false"}, "it would load the model"
             self.busy -= 1
             return 200, f"llamacpp:requests_processing {max(0, self.busy)}\nllamacpp:requests_deferred 0\n"
+        if str(call) == "GET /props":
+            return self.props(dict(call.query))
         name = (call.json_body or {}).get("model", "")
         if str(call) == "POST /models/load":
             return self.load(name)
@@ -62,6 +66,17 @@ class Router:
         if dict(call.query).get("reload"):
             self.status = {name: {"value": status["value"]} for name, status in self.status.items()}
         return 200, {"object": "list", "data": [{"id": name, "status": s} for name, s in self.status.items()]}
+
+    def props(self, query: dict[str, str]) -> Answer | None:
+        assert query.get("autoload") == "false", "it would load the model"
+        if query["model"] not in self.status:
+            return error(400, f"model '{query['model']}' not found")
+        value = self.status[query["model"]]["value"]
+        if value == "unloaded":
+            return error(400, "model is not loaded")
+        if value == "loading":
+            return error(503, "Loading model")
+        return self.own_words.pop(0) if self.own_words else (200, {"is_sleeping": value == "sleeping"})
 
     def load(self, name: str) -> Answer:
         if self.refusals:
@@ -81,6 +96,13 @@ class Router:
             return error(400, "model is not running")
         self.becomes[name] = (self.steps, self.unload_ends)
         return 200, {"success": True}
+
+
+class HastyClock(QuickClock):
+    """Time that flies, where half a minute is waited for nothing."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(20 * seconds)
 
 
 def posts(web: FakeWeb) -> list[str]:
@@ -103,6 +125,29 @@ async def test_load_asks_again_while_the_router_has_no_room_or_is_stopping_it() 
         await DRIVER.load(CHAT, web.port, HTTP, QuickClock())
         assert posts(web) == ["POST /models/load"] * 3
     assert router.status["chat"]["value"] == "loaded"
+
+
+async def test_a_load_is_done_when_the_model_itself_answers() -> None:
+    router = Router(chat="unloaded")
+    router.own_words = [error(500, "proxy error: Could not establish connection")] * 2
+    async with FakeWeb(router) as web:
+        await DRIVER.load(CHAT, web.port, HTTP, QuickClock())
+        assert web.said().count("GET /props") == 3
+        assert posts(web) == ["POST /models/load"]
+
+
+@pytest.mark.parametrize("word", [error(500, "proxy error: Could not establish connection"), None])
+async def test_a_model_that_is_loaded_and_never_answers_is_no_success(word: Answer | None) -> None:
+    router = Router(chat="unloaded")
+    router.own_words = [word] * 10_000
+    clock = QuickClock()
+    member = CHAT.model_copy(update={"startup_timeout": 0.2})
+    async with FakeWeb(router) as web:
+        with pytest.raises(Failed) as caught:
+            await DRIVER.load(member, web.port, HTTP, clock)
+    assert caught.value.code == "load-timeout"
+    assert "router says that it is loaded" in caught.value.info.why
+    assert clock.time_s < 1001
 
 
 async def test_a_load_that_failed_before_is_not_held_against_the_next() -> None:
@@ -179,7 +224,7 @@ async def test_unload_gives_up_draining_and_forgets_that_the_child_was_killed() 
     router = Router(chat="loaded")
     router.busy = 10**6
     router.unload_ends = {"value": "unloaded", "failed": True, "exit_code": 1}
-    clock = QuickClock()
+    clock = HastyClock()
     async with FakeWeb(router) as web:
         await DRIVER.unload(CHAT, web.port, HTTP, clock)
         assert (await DRIVER.probe(CHAT, web.port, HTTP)).state == "sleeping"
@@ -198,7 +243,7 @@ async def test_an_unload_that_never_ends_is_named() -> None:
     router.steps = 10_000
     async with FakeWeb(router) as web:
         with pytest.raises(Failed) as caught:
-            await DRIVER.unload(CHAT, web.port, HTTP, QuickClock())
+            await DRIVER.unload(CHAT, web.port, HTTP, HastyClock())
     assert caught.value.code == "unload-failed"
 
 
@@ -237,18 +282,18 @@ async def test_members_are_read_with_the_processes_of_their_own() -> None:
     [
         ({"value": "loaded"}, "ready"),
         ({"value": "loading"}, "starting"),
+        ({"value": "sleeping"}, "ready"),
         ({"value": "unloaded"}, "sleeping"),
-        ({"value": "unloaded", "failed": True, "exit_code": 1}, "failed"),
         (None, "failed"),
     ],
 )
-async def test_a_member_is_probed_by_its_router(status: dict[str, Any] | None, state: str) -> None:
+async def test_a_member_is_probed_through_its_router(status: dict[str, Any] | None, state: str) -> None:
     router = Router()
     if status is not None:
         router.status["chat"] = status
     async with FakeWeb(router) as web:
         assert (await DRIVER.probe(CHAT, web.port, HTTP)).state == state
-        assert {call.path for call in web.calls} == {"/models"}
+        assert {call.path for call in web.calls} == {"/props"}
 
 
 @pytest.mark.parametrize(

@@ -238,3 +238,20 @@ def test_a_smaller_kv_cache_is_offered_only_where_it_saves() -> None:
     assert DRIVER.variants(a_service()) == ()
     for fixed in ({"kv_cache_dtype": "fp8"}, {"gpu_memory_utilization": 0.5}, {"kv_cache_memory_bytes": 1}):
         assert DRIVER.variants(a_service(unit_vars=fixed, **known)) == ()
+
+
+@given(totals_mb=st.lists(st.integers(8000, 100_000), min_size=2, max_size=4), part=st.floats(0.01, 1))
+def test_of_cards_of_different_sizes_it_takes_nowhere_more_than_its_share(totals_mb: list[int], part: float) -> None:
+    wanted_mb = int(part * sum(totals_mb))
+    parts_mb = [-(-wanted_mb * total_mb // sum(totals_mb)) for total_mb in totals_mb]
+    shares = [
+        GpuShare(index=n, total_mb=total_mb, budget_mb=total_mb, vram_mb=parts_mb[n])
+        for n, total_mb in enumerate(totals_mb)
+    ]
+    share = utilization(Allocation(gpus=tuple(shares)))
+    assert share is not None
+    for total_mb, part_mb in zip(totals_mb, parts_mb, strict=True):
+        assert part_mb - 2 <= int(share * total_mb + 1e-6) <= part_mb
+    gpus = tuple(range(len(totals_mb)))
+    assert DRIVER.capabilities(a_service(gpus=gpus)).equal_part
+    assert not DRIVER.capabilities(a_service(gpus=gpus, unit_vars={"kv_cache_memory_bytes": 2**30})).equal_part

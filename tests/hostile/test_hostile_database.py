@@ -106,13 +106,33 @@ def test_a_mode_on_record_that_is_no_name(home):
     assert home.ask("status").json["mode"] == "blank"
 
 
-def test_broken_handles_and_runs_are_errors_that_name_them(home):
-    home.sql("INSERT INTO handles VALUES ('chat', 'process', '../..', 0, '{}')")
-    for args in (("status",), ("switch", "blank"), ("service", "stop", "chat")):
-        done = home.ask(*args, code=1)
-        assert (done.error["code"], done.error["details"]["table"]) == ("bad-row", "handles")
-    assert "handles" in home.say("doctor", code=1, env={"COLUMNS": "200"}).stdout
-    home.sql("DELETE FROM handles")
+@pytest.mark.parametrize(
+    ("row", "mend"),
+    [
+        ("INSERT INTO handles VALUES ('chat', 'process', 'beef', 0, '{}')", ("service", "stop", "chat")),
+        ("INSERT INTO handles VALUES ('chat', 'process', 'beef', 'soon', 'no json')", ("switch", "blank")),
+        ("INSERT INTO handles VALUES ('ghost', 'process', 'beef', 0, '[]')", ("service", "stop", "ghost")),
+        ("INSERT INTO handles VALUES ('ghost', 'process', 'beef', 0, '{\"gpus\": 3}')", ("service", "remove", "ghost")),
+        ("INSERT INTO handles VALUES ('chat', 'process', '../..', 0, '{}')", ("service", "stop", "chat")),
+        ("INSERT INTO handles VALUES ('../x', 'process', 'beef', 0, '{}')", ("service", "remove", "../x")),
+        ("INSERT INTO handles VALUES ('', 'process', '', 0, '{}')", ("service", "remove", "")),
+    ],
+)
+def test_a_broken_handle_is_named_and_cleared(home, row, mend):
+    home.sql(row)
+    before = home.services()
+    (problem,) = home.ask("status", code=0).json["problems"]
+    assert (problem["code"], problem["details"]["table"]) == ("bad-row", "handles")
+    doctor = home.say("doctor", code=1, env={"COLUMNS": "300"}).stdout
+    assert "table handles, row" in doctor
+    assert problem["hint"].partition("`")[2].partition(" {")[0].split("`")[0] in doctor
+    home.ask(*mend, code=0)
+    assert home.ask("status", code=0).json["problems"] == []
+    assert home.services() == before
+    home.ask("switch", "blank", code=0)
+
+
+def test_broken_runs_are_errors_that_name_them(home):
     home.sql("INSERT INTO runs VALUES (1, 'r1', 'switch x', 'pid 1', 'running', NULL, 0, NULL, NULL, '{}')")
     for args in (("status",), ("switch", "blank"), ("recover",), ("recover", "--rollback")):
         done = home.ask(*args, code=1)

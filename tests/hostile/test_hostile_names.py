@@ -104,6 +104,7 @@ ENTRANCES = (
     ("service", "edit", "asr", "--unit-template", "{}/../x"),
     ("service", "add", "--id", "{}", "--driver", "fastapi", "--port", "9", "--vram-mb", "0", "--set", "command=x"),
 )
+SHARES = 4
 TEXTS = (
     "[red]x[/red]",
     "$(touch pwned)",
@@ -138,10 +139,12 @@ def test_other_unknown_names(home):
         assert close in done.error["hint"] + done.error["why"], args
 
 
-def test_hostile_names_are_refused_everywhere_and_change_nothing(home):
+@pytest.mark.parametrize("share", [0, *(pytest.param(share, marks=pytest.mark.slow) for share in range(1, SHARES))])
+def test_hostile_names_are_refused_everywhere_and_change_nothing(home, share):
+    """Every name meets every entrance in one of the shares; in the first, each of them is met."""
     before = home.services(), home.modes()
-    for text in HOSTILE:
-        for entrance in ENTRANCES:
+    for number, text in enumerate(HOSTILE):
+        for entrance in ENTRANCES[(number + share) % SHARES :: SHARES]:
             args = [word.replace("{}", text) for word in entrance]
             done = home.ask(*args)
             # A text that begins with a dash is taken for an option, and "-" is the previous mode: both are refused.

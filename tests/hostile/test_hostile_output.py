@@ -21,7 +21,7 @@ GOOD = (
     ("service", "sleep", "asr", "--dry-run"), ("simulate", "--mode", "code"), ("preset", "list"),
     ("preset", "show", "chat"), ("preset", "load"), ("preset", "validate"), ("history", "list"), ("history", "show"),
     ("history", "simulations"), ("recover",), ("settings", "list"), ("settings", "get", "reserve_mb"),
-    ("settings", "set", "reserve_mb", "512"), ("service", "remove", "reranker-base"), ("sim", "ledger"),
+    ("settings", "set", "reserve_mb", "512"), ("service", "remove", "reranker-base"), ("sim", "ledger"), ("export",),
     ("init", "--yes", "--sim", "RTX 4090:24564"), ("--version",),
     ("service", "add", "--id", "mine", "--driver", "fastapi", "--port", "9108", "--vram-mb", "0", "--set", "command=x"),
 )  # fmt: skip
@@ -40,13 +40,16 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str,
 
 
 def test_every_command_prints_one_document_when_all_is_well(home):
-    for args in GOOD:
+    box = home.path.parent / "box.yaml"
+    box.write_text(home.say("export", code=0).stdout)
+    asked = (*GOOD, ("diff", "-f", str(box)), ("apply", "-f", str(box), "--dry-run"))
+    for args in asked:
         done = home.ask(*args)
         # What doctor finds depends on the computer that it runs on.
         assert done.code == 0 or args == ("doctor",), (args, str(done))
         if args[-1] != "--version":
             assert home.say(*args, "--json").json is not None, args
-    covered = {args[:n] for args in GOOD for n in (1, 2)}
+    covered = {args[:n] for args in asked for n in (1, 2)}
     missing = {words for words in commands(root) if words[:2] not in covered and words[0] not in {"sim", *NOT_HERE}}
     assert missing == set()
 

@@ -69,7 +69,24 @@ def test_files_that_are_no_text(home, tmp_path: Path):
         file.write_bytes(content)
         done = home.ask("preset", "validate", str(file), code=1)
         assert str(file) in done.json["problems"][0]["message"]
-    assert len(home.ask("preset", "validate", str(tmp_path), code=1).json["problems"]) == len(BYTES)
+    done = home.ask("preset", "validate", str(tmp_path), code=1).json
+    assert len(done["problems"]) == done["checked"] == len(BYTES)
+
+
+def test_files_are_counted_once_however_much_is_wrong_with_them(home, tmp_path):
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    good = "id: x\ndriver: fastapi\nport: 9\nunit_vars: {command: [python]}\n"
+    for name, text in {
+        "good": good,
+        "twice": good,
+        "refused": good.replace("id: x", "id: y").replace("command", "comand"),
+        "three": "id: z\nport: 70000\nvram_mb: -1\nprot: 3\n",
+    }.items():
+        (folder / f"{name}.yaml").write_text(text)
+    done = home.ask("preset", "validate", str(folder), str(tmp_path / "none"), code=1).json
+    assert done["checked"] == 4
+    assert len(done["problems"]) == 1 + 1 + 4 + 1
 
 
 def test_a_missing_or_empty_folder_removes_nothing(home, tmp_path: Path):

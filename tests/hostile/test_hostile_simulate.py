@@ -22,10 +22,30 @@ def test_doubles_and_strangers(home):
     once = home.ask("simulate", "--services", "chat,asr", code=0).json
     assert home.ask("simulate", "--services", "chat,asr,chat", code=0).json["gpus"] == once["gpus"]
     assert home.ask("simulate", "--services", "chat,asr", "--add", "asr", code=0).json["gpus"] == once["gpus"]
-    assert home.ask("simulate", "--services", "chat,asr", "--remove", "tts", code=0).json["gpus"] == once["gpus"]
     assert home.ask("simulate", "--services", "", code=0).json["verdict"] == "nothing-to-do"
     for args in (("--mode", "code", "--services", "chat"), (), ("--visual",)):
         assert home.ask("simulate", *args, code=2).error["code"] == "usage"
+
+
+@pytest.mark.parametrize("base", [("--mode", "code"), ("--services", "glm-code"), ()])
+def test_what_is_left_out_must_be_there(home, base):
+    stranger = home.ask("simulate", *base, "--remove", "tts", code=2).error
+    assert (stranger["code"], "tts" in stranger["message"]) == ("not-a-member", True)
+    nobody = home.ask("simulate", *base, "--remove", "glm-cod", code=4).error
+    assert (nobody["code"], "'glm-cod'" in nobody["message"]) == ("unknown-service", True)
+    assert home.ask("simulate", "--mode", "blank", "--add", "tts", "--remove", "tts", code=0).json["gpus"]
+
+
+def test_what_is_taken_out_of_a_mode_must_be_in_it(home):
+    for option in ("--remove", "--asleep", "--sleep-on-idle", "--awake"):
+        stranger = home.ask("mode", "edit", "code", option, "tts", code=2).error
+        assert (stranger["code"], "tts" in stranger["message"]) == ("not-a-member", True)
+        nobody = home.ask("mode", "edit", "code", option, "glm-cod", code=4).error
+        assert (nobody["code"], "'glm-cod'" in nobody["message"]) == ("unknown-service", True)
+    assert home.ask("mode", "edit", "code", "--start-order", "glm-cod=1", code=4).error["code"] == "unknown-service"
+    home.sql("DELETE FROM services WHERE id = 'glm-code'")
+    home.ask("mode", "edit", "code", "--remove", "glm-code", code=0)
+    assert home.modes()["code"] == ["embedding-code"]
 
 
 @pytest.mark.parametrize(

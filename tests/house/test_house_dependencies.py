@@ -42,7 +42,8 @@ def imported_by(folder: Path) -> set[str]:
     for path in source.rglob("*.py"):
         helper = "testing" in path.parts or path.stem == "gpumod_pytest"
         for module in imports(path):
-            if module in own or module in sys.stdlib_module_names or (helper and module in FOR_TESTS):
+            beside = path.with_name(f"{module}.py").exists()  # a script run by its path finds what lies beside it
+            if module in own or beside or module in sys.stdlib_module_names or (helper and module in FOR_TESTS):
                 continue
             found.add("gpumod-core" if module == "gpumod" else distribution_of(module))
     return found

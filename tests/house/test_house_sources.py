@@ -12,8 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 400
-LONGEST_TEST = 500
-"""A list of examples may run on where a module may not."""
 # Words are put together from pieces, so that this file does not hold what it looks for.
 FORBIDDEN = tuple(
     "".join(pieces)
@@ -51,12 +49,8 @@ def test_modules_are_small(record_property: pytest.RecordProperty) -> None:
     lengths = {path: text_of(path).count("\n") for path in tracked("*.py")}
     product = [length for path, length in lengths.items() if "src" in path.parts and path.name != "__init__.py"]
     record_property("median_lines", statistics.median(product))
-    too_long = {
-        str(path.relative_to(ROOT)): length
-        for path, length in lengths.items()
-        if length > (LONGEST_TEST if "tests" in path.parts else LONGEST)
-    }
-    assert not too_long, f"split these modules (at most {LONGEST} lines, tests {LONGEST_TEST}): {too_long}"
+    too_long = {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length > LONGEST}
+    assert not too_long, f"split these modules (at most {LONGEST} lines): {too_long}"
     assert statistics.median(product) <= 150
 
 

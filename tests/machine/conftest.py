@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import json
@@ -24,9 +23,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from gpumod.bootstrap import open_gpumod
 from gpumod.cli.main import root
-from gpumod.operations.params import NoParams, ServiceWrite
 from gpumod_sim import faults
 from gpumod_sim.ledger import Ledger
 from gpumod_sim.machine import Machine as SimMachine
@@ -151,15 +148,15 @@ class Machine:
         self.sim.configure(speed=SPEED, lag_s=LAG_S, ram_mb=65_536)
         self.ok("settings", "set", "release_timeout_s", str(RELEASE_TIMEOUT_S))
         self.unused = list(ports)
-        asyncio.run(self.move_ports())
+        self.move_ports()
 
-    async def move_ports(self) -> None:
-        """Give every service that listens a port of this test's block: one opening of the home for all of them."""
-        gpumod = open_gpumod(self.home, os.environ)
-        for service in (await gpumod.service_list(NoParams())).services:
-            if service.port is not None:
-                self.ports[service.id] = self.unused.pop()
-                await gpumod.service_edit(ServiceWrite(id=service.id, fields={"port": self.ports[service.id]}))
+    def move_ports(self) -> None:
+        """Give every service that listens a port of this test's block, all at once in the database."""
+        for (service,) in self.sql("SELECT id FROM services WHERE port IS NOT NULL ORDER BY id"):
+            self.ports[service] = self.unused.pop()
+        with contextlib.closing(sqlite3.connect(self.home / "gpumod.db")) as connection, connection:
+            rows = [(port, service) for service, port in self.ports.items()]
+            connection.executemany("UPDATE services SET port = ? WHERE id = ?", rows)
 
     # --- the program ------------------------------------------------------------------------------------------------
 

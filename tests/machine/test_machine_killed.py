@@ -17,6 +17,7 @@ pytestmark = pytest.mark.sim
 BEFORE = {"asr": "running", "embedding": "running", "hyde": "sleeping"}
 AFTER = {"chat": "running", "embedding": "sleeping", "hyde": "running", "llama-router": "running", "tts": "running"}
 TRIES = 8
+MORE = ("stop asr", "wake hyde", "start tts", "spawned tts", "start llama-router", "verify *", "a step is done")
 
 
 def prepare(machine: Machine) -> None:
@@ -108,15 +109,9 @@ def steps_are_closed(machine: Machine) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        "stop asr",
         "sleep embedding",
-        "wake hyde",
-        "start tts",
-        pytest.param("spawned tts", marks=pytest.mark.slow),
-        pytest.param("start llama-router", marks=pytest.mark.slow),
         "start chat",
-        "verify *",
-        pytest.param("a step is done", marks=pytest.mark.slow),
+        *(pytest.param(moment, marks=pytest.mark.slow) for moment in MORE),
     ],
 )
 def test_a_killed_switch_is_rolled_back_and_resumed(machine: Machine, moment: str) -> None:

@@ -57,6 +57,7 @@ def test_a_stranger_on_a_port_is_named_and_lives_on(machine: Machine) -> None:
     machine.whole("code")
 
 
+@pytest.mark.slow
 def test_of_twenty_changers_from_two_homes_one_holds_and_the_others_are_told_who(
     make_machine: MakeMachine, until
 ) -> None:

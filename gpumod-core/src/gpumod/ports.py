@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -79,11 +79,13 @@ class ProbeResult(Frozen):
 
 
 class Capabilities(Frozen):
-    """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has."""
+    """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has.
+    `equal_part`: of each GPU that it spans it takes the same part, not the same MiB."""
 
     sleep_levels: tuple[str, ...] = ()
     exclusive_start: bool = False
     hosts_members: bool = False
+    equal_part: bool = False
 
 
 class HttpReply(Frozen):
@@ -99,10 +101,7 @@ class HttpReply(Frozen):
 
 
 class HttpFailure(Exception):
-    """No answer: refused, reset, timed out, or not HTTP. An expected answer, never a traceback.
-
-    `kind` is one of `refused`, `timeout`, `protocol`.
-    """
+    """No answer: refused, reset, timed out, or not HTTP. An expected answer, never a traceback."""
 
     def __init__(self, kind: Literal["refused", "timeout", "protocol"], detail: str) -> None:
         super().__init__(detail)
@@ -291,6 +290,13 @@ class NoticesEnd(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A supervisor that gets ready once for all starts of a plan; starts that it was not told of work too."""
+
+    def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AbstractAsyncContextManager[None]: ...
+
+
+@runtime_checkable
 class GpuProbe(Protocol):
     """Reads the GPUs. Blocking; raises MachineLacks with what is missing.
 
@@ -324,13 +330,9 @@ class Holder(Frozen):
 
 
 class Local(KnowsProcesses, Protocol):
-    """This computer outside its GPUs: files, ports, disk, and the lock that only one changer can hold.
+    """This computer outside its GPUs. `port_users` leaves out free ports; `lock` raises Busy that names the holder."""
 
-    `lock` raises Busy `machine-busy` that names the holder, at once. `holder` is who holds the
-    lock now.
-    """
-
-    def port_user(self, port: int) -> PortUser | None: ...
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
     def free_disk_mb(self, path: Path) -> int: ...
     def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
     def holder(self, folder: Path) -> Holder | None: ...
@@ -353,8 +355,8 @@ class Store(KeepsHoldings, Protocol):
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are
     rows that cannot be read (the others can); `last_errors` maps a service to the error of its last step that failed,
-    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`). What is written inside
-    `together` is one transaction.
+    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`); `together` makes one
+    transaction of several calls.
     """
 
     def check_writable(self) -> None: ...
@@ -371,6 +373,8 @@ class Store(KeepsHoldings, Protocol):
     def put_setting(self, key: str, value: str | None, *, event: Event) -> None: ...
     def current_mode(self) -> str | None: ...
     def previous_mode(self) -> str | None: ...
+    def current_alternative(self) -> str | None: ...
+    def previous_alternative(self) -> str | None: ...
     def handles(self) -> Mapping[str, Handle]: ...
     def put_handle(self, handle: Handle, *, event: Event) -> None: ...
     def delete_handle(self, service_id: str, *, event: Event) -> None: ...
@@ -386,7 +390,7 @@ class Store(KeepsHoldings, Protocol):
     def events(self, limit: int) -> tuple[Event, ...]: ...
     def last_errors(self) -> Mapping[str, str]: ...
     def problems(self) -> tuple[ErrorInfo, ...]: ...
-    def add_sample(self, sample: Sample) -> None: ...
+    def add_samples(self, samples: Sequence[Sample]) -> None: ...
     def samples(self) -> Mapping[tuple[str, str], Mapping[str, float]]: ...
 
     def add_simulation(self, simulation: Simulation) -> None: ...

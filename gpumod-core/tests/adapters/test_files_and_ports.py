@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.files import ensure_home, ensure_private_dir, free_disk_mb, home_id, write_atomic
-from gpumod.adapters.ports_in_use import port_user
+from gpumod.adapters.ports_in_use import port_users
 from gpumod.bootstrap import open_gpumod
 from gpumod.domain.errors import Failed, MachineLacks
 from gpumod.ports import Clock
@@ -155,11 +155,11 @@ def test_a_listener_is_found_and_named(host: str) -> None:
             pytest.skip("no IPv6 here")
         listening.listen()
         port = listening.getsockname()[1]
-        user = port_user(port)
+        user = port_users([port]).get(port)
         assert user is not None
         assert user.pid == os.getpid()
         assert user.name
-    assert port_user(port) is None
+    assert port_users([port]).get(port) is None
 
 
 def test_another_process_is_named() -> None:
@@ -168,7 +168,7 @@ def test_another_process_is_named() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        user = port_user(int(process.stdout.readline()))
+        user = port_users([told := int(process.stdout.readline())]).get(told)
         assert user is not None
         assert user.pid == process.pid
         process.kill()
@@ -182,17 +182,17 @@ def test_a_process_that_does_not_listen_yet_is_found(host: str, asked: str, *, r
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
         bound.bind((host, 0))
         port = bound.getsockname()[1]
-        user = port_user(port, asked)
+        user = port_users([port], asked).get(port)
         assert user is not None
         assert "does not listen yet" in user.name
-    assert port_user(port, asked) is None
+    assert port_users([port], asked).get(port) is None
 
 
 def test_a_listener_on_another_address_counts_where_all_are_wanted() -> None:
     with socket.create_server(("127.0.0.9", 0)) as listening:
         port = listening.getsockname()[1]
-        assert port_user(port) is None
-        user = port_user(port, "0.0.0.0")
+        assert port_users([port]).get(port) is None
+        user = port_users([port], "0.0.0.0").get(port)
         assert user is not None
         assert user.pid == os.getpid()
 
@@ -212,14 +212,14 @@ def _leave_lingering(*, reuse: bool) -> int:
 
 def test_what_a_server_left_behind_does_not_make_a_port_used() -> None:
     port = _leave_lingering(reuse=True)
-    assert port_user(port) is None
+    assert port_users([port]).get(port) is None
     with socket.create_server(("127.0.0.1", port)):  # which sets SO_REUSEADDR, as servers do
-        assert port_user(port) is not None
+        assert port_users([port]).get(port) is not None
 
 
 def test_what_is_left_behind_without_reuse_makes_a_port_used() -> None:
     port = _leave_lingering(reuse=False)
-    user = port_user(port)
+    user = port_users([port]).get(port)
     assert user is not None
     assert "just ended" in user.name
     with pytest.raises(OSError, match="in use"):  # no server could bind it either
@@ -231,7 +231,7 @@ def test_a_process_that_does_not_listen_yet_is_found_behind_what_lingers() -> No
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("0.0.0.0", port))
-        user = port_user(port)
+        user = port_users([port]).get(port)
         assert user is not None
         assert "does not listen yet" in user.name
 
@@ -242,6 +242,6 @@ def test_a_connection_that_a_process_still_serves_makes_a_port_used() -> None:
         client = socket.create_connection(("127.0.0.1", port))
         serving, _ = server.accept()
     with client, serving:
-        user = port_user(port)
+        user = port_users([port]).get(port)
         assert user is not None
         assert user.pid == os.getpid()

@@ -1,9 +1,15 @@
-"""Hand-made results, one or more of every result type: what the views are shown and compared with."""
+"""Hand-made results, one or more of every result type: what the views are shown and compared with.
+
+Those that hold plans and runs are in samples_plans.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,32 +17,23 @@ from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Footprint, Source
 from gpumod.domain.mode import Mode, ModeMember, Want
-from gpumod.domain.plan import (
-    Alternative,
-    AlternativeKind,
-    Changes,
-    Plan,
-    PlanGpu,
-    PlanService,
-    Step,
-    StepGpu,
-    Target,
-    Turn,
-    VerdictKind,
-)
-from gpumod.domain.run import Event, Run, RunStatus, RunStep, StepStatus
 from gpumod.domain.service import Service
-from gpumod.domain.states import Action
 from gpumod.operations import box_results as b
 from gpumod.operations import results as r
 
-CARD = "Simulated RTX 4090"
-ERROR = ErrorInfo(
-    code="start-timeout",
-    message="glm-code was not ready in 600 s",
-    why="it answered /health with 503",
-    hint="gpumod service logs glm-code",
-)
+
+def _samples(name: str) -> Any:
+    """A module of samples that lies beside this file."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+plans = _samples("samples_plans")
+CARD, ERROR = plans.CARD, plans.ERROR
 
 GLM = Service(
     id="glm-code",
@@ -53,118 +50,6 @@ GLM = Service(
     unit_vars={"n_gpu_layers": 99, "flash_attn": True},
 )
 EMBEDDING = Service(id="embedding-code", driver="vllm", port=8200, vram_mb=2500, sleep_mode="l1", role="embedding")
-
-STEPS = (
-    Step(
-        n=1, action=Action.STOP, service="chat", why="not in mode code", placed_on=(0,), gives_mb={0: 7000},
-        gpus=(StepGpu(index=0, before_mb=9500, peak_mb=9500, after_mb=2500),), expected_s=1.5,
-    ),
-    Step(
-        n=2, action=Action.START, service="glm-code", why="wanted by mode code", waits_for=(1,), placed_on=(0,),
-        takes_mb={0: 19100}, gpus=(StepGpu(index=0, before_mb=2500, peak_mb=21600, after_mb=21600),), expected_s=42.0,
-    ),
-    Step(n=3, action=Action.VERIFY, service="*", why="the whole mode", waits_for=(1, 2)),
-)  # fmt: skip
-FITS = Plan(
-    id="p-1",
-    target=Target(mode="code"),
-    verdict=VerdictKind.FITS,
-    why="peak 21600 of 24052 MB on GPU 0",
-    gpus=(
-        PlanGpu(
-            index=0, name=CARD, total_mb=24564, reserve_mb=512, foreign_mb=0, budget_mb=24052, before_mb=9500,
-            peak_mb=21600, after_mb=21600,
-        ),
-    ),
-    services=(
-        PlanService(
-            id="embedding-code", wanted="awake", vram_mb=2500, source=Source.MEASURED, gpus=(0,),
-            before_mb={0: 2500}, after_mb={0: 2500},
-        ),
-        PlanService(
-            id="glm-code", wanted="awake", vram_mb=19100, source=Source.DECLARED, gpus=(0,), after_mb={0: 19100}
-        ),
-        PlanService(
-            id="chat", wanted="stopped", vram_mb=7000, source=Source.ESTIMATED, gpus=(0,), before_mb={0: 7000},
-            why="not in mode code",
-        ),
-    ),
-    steps=STEPS,
-    expected_s=43.5,
-)  # fmt: skip
-MISFIT = FITS.model_copy(
-    update={
-        "id": "p-2",
-        "verdict": VerdictKind.DOES_NOT_FIT,
-        "why": "GPU 0 is 3548 MB short: embedding-code 2500, glm-code 19100, reranker 6000",
-        "gpus": (
-            FITS.gpus[0].model_copy(
-                update={"before_mb": 0, "peak_mb": 27600, "after_mb": 27600, "exceeds_by_mb": 3548}
-            ),
-        ),
-        "services": (
-            *(s.model_copy(update={"before_mb": {}}) for s in FITS.services[:2]),
-            PlanService(
-                id="reranker", wanted="awake", vram_mb=6000, source=Source.DECLARED, gpus=(0,), after_mb={0: 6000}
-            ),
-        ),
-        "steps": STEPS[1:],
-        "alternatives": (
-            Alternative(
-                id="a1f4c2",
-                kind=AlternativeKind.TIME_SHARE,
-                title="glm-code and reranker take turns",
-                changes=Changes(time_share=("glm-code", "reranker")),
-                verdict=VerdictKind.FITS_TIME_SHARED,
-                peak_mb=21600,
-            ),
-            Alternative(
-                id="b77e01",
-                kind=AlternativeKind.SMALLER_PRESET,
-                title="reranker-base (1500 MB) instead of reranker",
-                changes=Changes(replace={"reranker": "reranker-base"}),
-                verdict=VerdictKind.FITS,
-                peak_mb=23100,
-            ),
-        ),
-        "notes": ("one number is declared by a preset, never measured",),
-    }
-)
-SHARED = FITS.model_copy(
-    update={
-        "verdict": VerdictKind.FITS_TIME_SHARED,
-        "target": Target(mode="rag"),
-        "why": "at most one of hyde, reranker, chat is awake",
-        "gpus": (
-            FITS.gpus[0].model_copy(
-                update={"foreign_mb": 900, "budget_mb": 23152, "before_mb": 0, "peak_mb": 15700, "after_mb": 9800}
-            ),
-        ),
-        "services": (
-            PlanService(
-                id="embedding", wanted="awake", vram_mb=4000, source=Source.DECLARED, gpus=(0,), after_mb={0: 4000}
-            ),
-            PlanService(
-                id="hyde", wanted="time-shared", vram_mb=5000, source=Source.DECLARED, gpus=(0,), after_mb={0: 1100}
-            ),
-            PlanService(
-                id="chat", wanted="time-shared", vram_mb=7000, source=Source.DECLARED, gpus=(0,), after_mb={0: 1100}
-            ),
-        ),
-        "steps": (),
-        "turns": (
-            Turn(service="hyde", gpu=0, peak_mb=13700, residue_mb=2200),
-            Turn(service="chat", gpu=0, peak_mb=15700, residue_mb=2200),
-        ),
-        "ram_peak_mb": 5800,
-        "ram_budget_mb": 60000,
-    }
-)
-
-
-def simulated(plan: Plan) -> r.SimulateResult:
-    return r.SimulateResult(**dict(plan), simulation_id="s-20")
-
 
 STATUS = r.StatusResult(
     mode="code",
@@ -202,39 +87,6 @@ STATUS = r.StatusResult(
     ram_total_mb=64000,
     ram_available_mb=51000,
 )  # fmt: skip
-RUN = Run(
-    id="r-7f3a",
-    command="switch code",
-    holder="ann@desk pid 812",
-    status=RunStatus.HALF_WAY,
-    target=Target(mode="code"),
-    plan=FITS,
-    mode_before="rag",
-    started_at=1_767_225_600.0,
-    error=ERROR,
-    steps=(
-        RunStep(n=1, step=STEPS[0], status=StepStatus.DONE, started_at=1_767_225_600.0, seconds=1.4),
-        RunStep(n=2, step=STEPS[1], status=StepStatus.FAILED, started_at=1_767_225_601.4, seconds=600.0, error=ERROR),
-    ),
-)
-RESULTS = tuple(
-    r.StepResult(
-        n=step.n, action=step.action, service=step.service, status="done", seconds=1.4, expected_s=step.expected_s
-    )
-    for step in STEPS
-)
-ROLLED_BACK = r.ChangeResult(
-    run_id="r-7f3b",
-    mode="code",
-    status=RunStatus.ROLLED_BACK,
-    steps=(
-        RESULTS[0],
-        RESULTS[1].model_copy(update={"status": "failed", "error": ERROR, "seconds": 600.0}),
-        r.StepResult(n=1, action="start", service="chat", status="done", seconds=8.0, phase="rollback"),
-    ),
-    error=ERROR,
-    exit_code=6,
-)
 SETTING = r.SettingRow(
     key="reserve_mb", value="512", default="512", source="default", description="MiB of each GPU that no plan may use"
 )
@@ -271,6 +123,9 @@ SAMPLES: dict[str, Frozen] = {
         next=("gpumod status", "gpumod simulate --mode code --visual"),
     ),
     "status": STATUS,
+    "status-leases": STATUS.model_copy(
+        update={"leases": (plans.LEASE,), "put_back": "chat made room: gpumod free --back"}
+    ),
     "status-empty": r.StatusResult(mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"),
     "service-status": STATUS.services[1],
     "ps": r.PsResult(
@@ -279,6 +134,7 @@ SAMPLES: dict[str, Frozen] = {
             r.PsRow(pid=1200, name="Xorg", service=None, gpu=0, vram_mb=None),
         )
     ),
+    "ps-leases": r.PsResult(processes=(), leases=(plans.LEASE,)),
     "ps-empty": r.PsResult(processes=()),
     "doctor": r.DoctorResult(
         ok=False,
@@ -370,24 +226,6 @@ SAMPLES: dict[str, Frozen] = {
         apply="gpumod service restart glm-code",
     ),
     "logs": r.LogsResult(service="glm-code", lines=("loading model", "\tcuda: 24 GB", "ready"), path="/tmp/x.log"),
-    "change-done": r.ChangeResult(run_id="r-7f3a", mode="code", status=RunStatus.DONE, steps=RESULTS),
-    "change-nothing": r.ChangeResult(run_id=None, mode="code", status=RunStatus.NOTHING_TO_DO),
-    "change-rolled-back": ROLLED_BACK,
-    "change-dry-run": r.ChangeResult(run_id=None, mode="code", status=RunStatus.DONE, plan=FITS, dry_run=True),
-    "change-refused": r.ChangeResult(
-        run_id=None,
-        mode="code",
-        status=RunStatus.REFUSED,
-        plan=MISFIT,
-        exit_code=3,
-        error=ErrorInfo(code="does-not-fit", message="mode code does not fit"),
-    ),
-    "recover-open": r.RecoverResult(open_run=RUN),
-    "recover-none": r.RecoverResult(open_run=None),
-    "recover-done": r.RecoverResult(open_run=RUN, change=ROLLED_BACK, notes=("run r-7f3a is closed",)),
-    "simulate-fits": simulated(FITS),
-    "simulate-misfit": simulated(MISFIT),
-    "simulate-shared": simulated(SHARED),
     "preset-list": r.PresetListResult(
         presets=(
             r.PresetRow(
@@ -423,51 +261,13 @@ SAMPLES: dict[str, Frozen] = {
     "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
     "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
     "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),
-    "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=ROLLED_BACK),
+    "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=plans.ROLLED_BACK),
     "apply-dry-run": b.ApplyResult(source="box.yaml", changes=EDITS[:1], dry_run=True),
-    "history": r.HistoryListResult(
-        runs=(
-            r.RunRow(
-                id="r-7f3a",
-                command="switch code",
-                status=RunStatus.DONE,
-                mode="code",
-                started_at=1_767_225_600.0,
-                seconds=43.1,
-                steps=3,
-            ),
-            r.RunRow(
-                id="r-7f39",
-                command="switch rag",
-                status=RunStatus.ROLLED_BACK,
-                mode="rag",
-                started_at=1_767_222_000.0,
-                seconds=610.0,
-                steps=5,
-                error=ERROR,
-            ),
-        ),
-        events=(Event(at=1_767_225_643.0, kind="mode-changed", subject="code", data={"from": "rag", "services": 2}),),
-    ),
-    "history-empty": r.HistoryListResult(runs=()),
-    "run": r.HistoryResult(run=RUN),
-    "simulations": r.SimulationsResult(
-        simulations=(
-            r.SimulationRow(
-                id="s-20",
-                at=1_767_225_600.0,
-                base={"mode": "code", "add": ["reranker"]},
-                verdict="does-not-fit",
-                peak_mb=27600,
-                alternatives=("a1f4c2", "b77e01"),
-            ),
-        )
-    ),
     "setting": SETTING,
     "settings": r.SettingsResult(
         settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))
     ),
-}
+} | plans.SAMPLES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -132,6 +132,11 @@ def test_python_m_is_the_same_program() -> None:
         ["init", "--sim", "card"],
         ["completion", "tcsh"],
         ["diff"],
+        ["free"],
+        ["free", "many"],
+        ["free", "1", "--back"],
+        ["free", "1", "--for", "soon"],
+        ["free", "1", "--for", "0s"],
         ["apply", "--now"],
     ],
     ids=" ".join,
@@ -154,14 +159,14 @@ def test_a_misspelt_command_is_guessed(home: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        (["service", "show", "a/b"], "service: 'a/b' is not a name"),
-        (["service", "start", "x", "--timeout", "0"], "timeout_s"),
+        (["service", "show", "a/b"], "SERVICE: is not a name"),
+        (["service", "start", "x", "--timeout", "0"], "--timeout: "),
         (["simulate", "--mode", "a\nb"], "mode"),
-        (["simulate", "--mode", "a", "--gpu-total", "0"], "gpu_total_mb"),
+        (["simulate", "--mode", "a", "--gpu-total", "0"], "--gpu-total: "),
         (["history", "list", "-n", "0"], "limit"),
         (["service", "logs", "x", "-n", "0"], "lines"),
         (["mode", "create", "-x", "--services", ""], ""),
-        (["init", "--sim", "card:1"], "sim.0.1"),
+        (["init", "--sim", "card:1"], "--sim: "),
     ],
 )
 def test_bad_input_names_the_field(home: Path, args: list[str], named: str) -> None:

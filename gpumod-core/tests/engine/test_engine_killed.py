@@ -54,7 +54,7 @@ STORIES = {
 
 def is_point(label: str) -> bool:
     """What is after an act is before the next one; between two measurements nothing differs that matters."""
-    return not label.endswith(" after") and label != "write add_sample before"
+    return not label.endswith(" after") and label != "write add_samples before"
 
 
 @pytest.fixture
@@ -103,6 +103,7 @@ def test_killed_at_every_point(cut, story, way):
         box.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["resume", "rollback"])
 def test_a_recovery_that_is_killed_is_recovered(cut, way):
     """Half-way through the switch gpumod is killed, and the one that mends it is killed too."""

@@ -141,7 +141,7 @@ def test_paths_are_expanded_with_the_settings_of_the_document() -> None:
         ("version: 1\nservices: {a: 1}", "bad-box", "must be a list of services"),
         ("version: 1\nservices: [a]", "bad-box", "services.0 must be a mapping"),
         ("version: 1\nservices:\n- {id: a, driver: d}\n- {id: a, driver: d}", "bad-box", "yaml:4: defines service 'a'"),
-        ("version: 1\nservices:\n- {id: ../a, driver: d}", "bad-box", "b.yaml:3: field id must begin"),
+        ("version: 1\nservices:\n- {id: ../a, driver: d}", "bad-box", "b.yaml:3: field id is not a name"),
         ("version: 1\nservices:\n- id: a\n  driver: d\n  prot: 1", "bad-box", "b.yaml:5: field prot is unknown"),
         ("version: 1\nservices:\n- {id: a, driver: d, model_path: $NO/x}", "bad-box", "field model_path uses '$NO'"),
         ("version: 1\nmodes:\n- id: m\n  services: [a, a]", "bad-box", "names a twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import marshal
 import os
 import shutil
@@ -10,17 +11,31 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gpumod.adapters.clock import SystemClock
-from gpumod.adapters.process.launching import SHIM
+from gpumod.adapters.process.forking import Nursery
+from gpumod.adapters.process.launching import orders
 from gpumod.adapters.process.proc import Proc, by_nonce, ended, send, start_ticks, trees
+from gpumod.adapters.process.records import Records
 from gpumod.domain.run import Handle
+from gpumod.ports import Launch
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
+ASKER = """
+import pathlib, sys, time
+from gpumod.adapters.process.forking import Nursery
+nursery = Nursery(pathlib.Path(sys.argv[1]))
+with nursery.held():
+    nursery.open()
+    print(nursery.pid, flush=True)
+    time.sleep(600)
+"""
 FAMILY = """
     import os, time
     if os.fork() == 0:
@@ -88,33 +103,83 @@ async def test_a_crash_between_spawn_and_token(machine: Any, records: bool) -> N
     assert not (await one(machine, bare(handle))).alive
 
 
-async def test_a_shim_that_was_told_only_half_starts_nothing(machine: Any, tmp_path: Path) -> None:
-    handle = machine.handle()
-    shim = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(SHIM), str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={"GPUMOD_NONCE": handle.nonce, "GPUMOD_SHIM": "1"},
-    )
-    await machine.until(lambda: machine.living(handle))
-    status = await one(machine, handle)
-    assert status.alive  # something of this run is there, though not the service itself
-    assert status.pid is None
-    assert shim.stdin is not None
-    shim.stdin.write(marshal.dumps({"nonce": handle.nonce})[:-4])
-    shim.stdin.close()
-    assert shim.wait() != 0
-    assert not (await one(machine, handle)).alive
+@contextlib.contextmanager
+def waiting_shim(machine: Any, handle: Any) -> Iterator[tuple[int, int]]:
+    """A shim that waits for its orders: where to write them, and where it answers."""
+    nursery = Nursery(machine.home)
+    orders, tell = os.pipe()
+    hear, answer = os.pipe()
+    with nursery.held():
+        nursery.fork(handle.nonce, orders, answer)
+        os.close(orders)
+        os.close(answer)
+        yield tell, hear
+    for number in (tell, hear):
+        with contextlib.suppress(OSError):
+            os.close(number)
 
 
-async def test_a_shim_that_still_starts_can_be_stopped(machine: Any, tmp_path: Path) -> None:
+async def test_a_shim_that_was_told_only_half_starts_nothing(machine: Any) -> None:
     handle = machine.handle()
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", str(SHIM), str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={"GPUMOD_NONCE": handle.nonce, "GPUMOD_SHIM": "1"},
-    ):
+    with waiting_shim(machine, handle) as (tell, hear):
+        await machine.until(lambda: machine.living(handle))
+        status = await one(machine, handle)
+        assert status.alive  # something of this run is there, though not the service itself
+        assert status.pid is None
+        os.write(tell, marshal.dumps({"nonce": handle.nonce})[:-4])
+        os.close(tell)
+        await machine.until(lambda: not machine.living(handle))
+        with os.fdopen(hear, "rb", closefd=False) as said:
+            assert b"Error" in said.read()
+        assert not (await one(machine, handle)).alive
+
+
+async def test_a_shim_whose_gpumod_is_gone_starts_nothing(machine: Any, tmp_path: Path) -> None:
+    handle = machine.handle()
+    mark = tmp_path / "started"
+    told = orders(handle, Launch(argv=("touch", str(mark))), {}, Records(machine.home), machine.settings)
+    Records(machine.home).prepare(handle.service)
+    with waiting_shim(machine, handle) as (tell, hear):
+        await machine.until(lambda: machine.living(handle))
+        os.close(hear)
+        os.write(tell, marshal.dumps(told))
+        os.close(tell)
+        await machine.until(lambda: not machine.living(handle))
+    assert not mark.exists()
+
+
+async def test_a_nursery_that_was_killed_is_begun_anew(machine: Any) -> None:
+    nursery = Nursery(machine.home)
+    with nursery.held():
+        for nonce in ("a" * 32, "b" * 32):
+            told = os.memfd_create("orders")
+            hear, answer = os.pipe()
+            nursery.fork(nonce, told, answer)
+            os.close(told)
+            os.close(answer)
+            with os.fdopen(hear, "rb") as said:
+                assert b"EOFError" in said.read()
+            os.kill(nursery.pid, signal.SIGKILL)
+            await machine.until(lambda: start_ticks(nursery.pid) is None)
+
+
+async def test_a_nursery_ends_with_its_gpumod_and_its_last_run(machine: Any) -> None:
+    handle = machine.handle()
+    async with machine.supervisor.prepared([(handle, machine.launch(SLEEPER))]):
+        await machine.supervisor.start(handle, machine.launch(SLEEPER), {})
+        assert len([p for p in psutil.Process().children() if p.name() == "gpumod-nursery"]) == 1
+    assert [p for p in psutil.Process().children() if p.name() == "gpumod-nursery"] == []
+    asker = subprocess.Popen([sys.executable, "-c", ASKER, str(machine.home)], stdout=subprocess.PIPE, text=True)
+    assert asker.stdout is not None
+    pid = int(asker.stdout.readline())
+    asker.kill()
+    asker.communicate()
+    await machine.until(lambda: start_ticks(pid) is None)
+
+
+async def test_a_shim_that_still_starts_can_be_stopped(machine: Any) -> None:
+    handle = machine.handle()
+    with waiting_shim(machine, handle):
         await machine.until(lambda: machine.living(handle))
         await machine.supervisor.stop(handle, machine.launch(SLEEPER))
         assert machine.living(handle) == []

@@ -60,7 +60,7 @@ async def test_a_log_that_grows_is_rotated_while_the_service_writes(machine: Any
 def test_three_old_logs_are_kept(tmp_path: Path) -> None:
     log = tmp_path / "svc.log"
     orders = shim.Orders(
-        {"nonce": "n", "service": "svc", "exe": "x", "argv": [], "env": {}, "cwd": "/", "log": str(log)}
+        {"folder": "", "nonce": "n", "service": "svc", "exe": "x", "argv": [], "env": {}, "cwd": "/", "log": str(log)}
         | {"log_max_bytes": 10, "log_keep": 3, "stop_timeout_s": 1}
     )
     shim.rotate(orders)  # nothing there yet

@@ -55,7 +55,12 @@ async def test_start_status_stop(machine: Any) -> None:
 
 
 async def test_the_service_has_its_own_session_group_and_no_terminal(machine: Any) -> None:
-    handle = await machine.start(SLEEPER)
+    inherited = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(inherited, True)  # as by a shell: 3< file
+    try:
+        handle = await machine.start(SLEEPER)
+    finally:
+        os.close(inherited)
     pid = handle.token["pid"]
     assert os.getsid(pid) != os.getsid(0)
     assert os.getpgid(pid) == pid

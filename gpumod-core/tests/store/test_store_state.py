@@ -235,7 +235,7 @@ def test_samples_are_summed_up(tmp_path: Path, values: list[float], kind: str) -
     with open_store(tmp_path / "gpumod.db") as store:
         key = f"k{len(store.samples())}"
         for at, value in enumerate(values):
-            store.add_sample(Sample(service="s", key=key, at=at, kind=kind, value=value))
+            store.add_samples([Sample(service="s", key=key, at=at, kind=kind, value=value)])
         expected = {"settled_mb": values[-1], "peak_mb": max(values), "start_s": median(values[-MEDIAN_OF:])}
         assert store.samples()["s", key] == {kind: expected[kind]}
     with closing(sqlite3.connect(tmp_path / "gpumod.db")) as raw:

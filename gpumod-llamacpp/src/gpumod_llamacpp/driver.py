@@ -73,12 +73,10 @@ class LlamaCppDriver:
         )
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
+        if service.host is not None:
+            return await router.probe(service, port, http)
         try:
-            if service.host is not None:
-                return _member_result(router.reading((await router.entries(port, http)).get(service.id)))
             health = await http.request("GET", port, service.health_endpoint, timeout_s=PROBE_TIMEOUT_S)
-        except Failed as error:
-            return ProbeResult(state="unhealthy", detail=error.info.why)
         except HttpFailure as failure:
             if failure.kind == "refused":
                 return ProbeResult(state="starting", detail="not listening yet")
@@ -145,11 +143,3 @@ def _model_words(service: Service) -> list[str]:
         if value is not None:
             words.append(value)
     return [*words, "--alias", service.id]
-
-
-def _member_result(member: MemberReading) -> ProbeResult:
-    if member.failed or not member.configured:
-        return ProbeResult(state="failed", detail=member.detail)
-    if member.loading:
-        return ProbeResult(state="starting", detail=member.detail)
-    return ProbeResult(state="ready" if member.loaded else "sleeping")

@@ -8,12 +8,13 @@ from typing import Any
 
 import psutil
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, Service, in_flight, poll
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, in_flight, poll
 
 DRAIN_S = 30.0
 UNLOAD_S = 30.0
 """The router kills a child that has not ended after 10 s; the rest is margin."""
 RELOAD_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 2.0
 BUSY_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
 Entry = Mapping[str, Any]
@@ -67,12 +68,38 @@ def child_pids(pids: Sequence[int]) -> dict[str, int]:
     return found
 
 
+async def probe(member: Service, port: int, http: Http, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeResult:
+    """Ask a member itself, through its router: the router calls a model loaded whose process hangs or is half dead.
+
+    `/props` loads and wakes nothing. Never raises for what is answered, or not.
+    """
+    query = [("model", member.id), ("autoload", "false")]
+    try:
+        reply = await http.request("GET", port, "/props", query=query, timeout_s=timeout_s)
+    except HttpFailure as failure:
+        if failure.kind == "refused":
+            return ProbeResult(state="starting", detail="its router does not listen yet")
+        return ProbeResult(state="unhealthy", detail=f"it does not answer: {failure}")
+    if reply.ok:
+        return ProbeResult(state="ready")
+    said = reply.text.lower()
+    if reply.status == 503 and "loading" in said:
+        return ProbeResult(state="starting", detail="loading the model")
+    if reply.status == 400 and "not loaded" in said:
+        return ProbeResult(state="sleeping")
+    if reply.status in (400, 404) and "not found" in said:
+        return ProbeResult(state="failed", detail="the router does not know it")
+    return ProbeResult(state="unhealthy", detail=_said(reply))
+
+
 async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
-    """Load and wait until it is loaded. Raises Failed `load-failed`, `load-timeout` or `unknown-member`."""
+    """Load and wait until it is loaded and answers. Raises Failed `load-failed`, `load-timeout` or `unknown-member`."""
     accepted = False
+    detail = ""
+    give_up = clock.monotonic() + member.startup_timeout
 
     async def ask() -> bool | None:
-        nonlocal accepted
+        nonlocal accepted, detail
         try:
             accepted = accepted or await _ask_to_load(member, port, http)
             now = reading((await entries(port, http)).get(member.id))
@@ -83,14 +110,20 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
         if accepted and now.failed:
             raise _load_failed(member, now.detail)
         # Unloaded again: what was asked went to an instance that was just being stopped.
-        accepted = accepted and now.loading
-        return True if now.loaded else None
+        accepted = accepted and (now.loading or now.loaded)
+        if not now.loaded:
+            return None
+        left_s = min(PROBE_TIMEOUT_S, max(0.1, give_up - clock.monotonic()))
+        answer = await probe(member, port, http, left_s)
+        detail = f"{member.host} says that it is loaded, but {answer.detail}"
+        return True if answer.state == "ready" else None
 
     if not await poll(clock, ask, member.startup_timeout):
         raise Failed(
             "load-timeout",
             f"{member.id} was not loaded in {member.startup_timeout:g} s",
-            hint="raise startup_timeout, if the model is large or the disk slow",
+            why=detail,
+            hint=f"see `gpumod service logs {member.host}`; a large model needs more startup_timeout",
             service=member.id,
         )
 

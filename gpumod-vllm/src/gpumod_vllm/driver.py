@@ -30,17 +30,18 @@ STEPS = 1_000_000
 
 
 def utilization(allocation: Allocation) -> float | None:
-    """The smallest utilization of six decimals with which every GPU's share is granted; at most 1.
+    """The smallest utilization of six decimals with which a GPU's share is granted; at most 1.
 
-    vLLM takes utilization x total. Rounding down would deny it memory that was planned; rounding up makes it take
-    at most total / 1000000 more (0.02 MiB of a 24 GB card, where four decimals would be 2.4 MiB over the plan).
-    None: no GPU, or nothing to take.
+    vLLM takes utilization x total of every GPU. Rounding down would deny it memory that was planned; rounding up makes
+    it take at most total / 1000000 more (0.02 MiB of a 24 GB card, where four decimals would be 2.4 MiB over the plan).
+    Shares of several GPUs are the same part of each but for rounding: with the smallest part it takes nowhere more
+    than its share. None: no GPU, or nothing to take.
     """
     shares = [share for share in allocation.gpus if share.vram_mb > 0 and share.total_mb > 0]
     if not shares:
         return None
     # Whole numbers, so that no rounding of floats takes it below the share.
-    return min(STEPS, max(-(-share.vram_mb * STEPS // share.total_mb) for share in shares)) / STEPS
+    return min(STEPS, *(-(-share.vram_mb * STEPS // share.total_mb) for share in shares)) / STEPS
 
 
 def kv_cache_mb(service: Service) -> float:
@@ -59,7 +60,9 @@ class VllmDriver:
     def capabilities(self, service: Service) -> Capabilities:
         # vLLM compares free memory with what it wants when it starts, so nothing else may move meanwhile.
         levels = SLEEP_LEVELS if service.sleep_mode in SLEEP_LEVELS else ()
-        return Capabilities(sleep_levels=levels, exclusive_start=True)
+        # With its KV cache's bytes given it takes the same of every GPU, else the same part of each.
+        by_bytes = vllm_options(service).kv_cache_memory_bytes is not None
+        return Capabilities(sleep_levels=levels, exclusive_start=True, equal_part=not by_bytes)
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         """The command line and environment. Raises ValueError as :meth:`check` does."""

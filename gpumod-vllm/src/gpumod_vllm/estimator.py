@@ -26,13 +26,13 @@ class VllmEstimator:
         share = options.gpu_memory_utilization
         if share is None:
             return None
-        count = spans(service, options)
+        count = spans(service)
         vram_mb = math.ceil(round(share * gpu_total_mb, 6)) * count
         return _explicit(vram_mb, f"gpu_memory_utilization {share:g} x {gpu_total_mb} MiB{_on_each(count)}")
 
 
 def _by_kv_cache(service: Service, options: VllmOptions) -> Estimate:
-    count, kv_mb = spans(service, options), kv_cache_bytes_mb(service, options)
+    count, kv_mb = spans(service), kv_cache_bytes_mb(service, options)
     why = f"kv_cache_memory_bytes {kv_mb // count} MiB{_on_each(count)}, the rest of vram_mb for the weights"
     return _explicit(max(service.vram_mb, kv_mb), why)
 

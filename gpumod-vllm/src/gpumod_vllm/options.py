@@ -20,6 +20,8 @@ DENIED_FLAGS = (
     "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
     "--disable-log-stats", "--disable-access-log-for-endpoints",
 )  # fmt: skip
+OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
+"""Flags that use GPUs beside those of `tensor_parallel_size`."""
 MIB = 1024 * 1024
 ALLOC_CONF = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
@@ -73,14 +75,14 @@ def served_name(service: Service) -> str:
     return vllm_options(service).served_model_name or model_of(service)
 
 
-def spans(service: Service, options: VllmOptions) -> int:
+def spans(service: Service) -> int:
     """On how many GPUs it runs."""
-    return options.tensor_parallel_size or (1 if service.gpus == "any" else len(service.gpus))
+    return 1 if service.gpus == "any" else len(service.gpus)
 
 
 def kv_cache_bytes_mb(service: Service, options: VllmOptions) -> int:
     """MiB over all its GPUs that `kv_cache_memory_bytes`, which counts for each of them, comes to; 0 without it."""
-    return -(-(options.kv_cache_memory_bytes or 0) // MIB) * spans(service, options)
+    return -(-(options.kv_cache_memory_bytes or 0) // MIB) * spans(service)
 
 
 def check(service: Service) -> None:
@@ -97,9 +99,10 @@ def check(service: Service) -> None:
         raise ValueError(f"{who}: vram_mb must be above the {kv_mb} MiB of kv_cache_memory_bytes: weights come on top")
     if service.vram_mb == 0 and options.gpu_memory_utilization is None:
         raise ValueError(f"{who}: vLLM must be told what it may take: vram_mb, or the option gpu_memory_utilization")
-    gpus = 1 if service.gpus == "any" else len(service.gpus)
-    if (options.tensor_parallel_size or 1) > gpus:
-        raise ValueError(f"{who}: tensor_parallel_size {options.tensor_parallel_size} needs as many gpus, not {gpus}")
+    gpus, parallel = spans(service), options.tensor_parallel_size or spans(service)
+    otherwise = any(arg.partition("=")[0] in OTHERWISE_PARALLEL for arg in options.extra_args)
+    if parallel > gpus or (parallel < gpus and not otherwise):
+        raise ValueError(f"{who}: tensor_parallel_size {parallel} needs as many gpus, not {gpus}")
     if service.sleep_mode not in ("none", *SLEEP_LEVELS):
         raise ValueError(f"{who}: vLLM sleeps at l1 or l2, not at {service.sleep_mode!r}")
     if service.sleep_mode != "none":

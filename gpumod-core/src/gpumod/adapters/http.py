@@ -8,17 +8,17 @@ the same port is never asked on a dead one.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import socket
 import ssl
+import sys
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from gpumod.ports import HttpFailure, HttpReply
-
-if TYPE_CHECKING:
-    import httpx
 
 HOST = "127.0.0.1"
 MAX_BODY = 4 * 1024 * 1024
@@ -27,6 +27,10 @@ _SAFE = "/?&=%:@!$'()*+,;~"
 
 class LoopbackHttp:
     """Implements :class:`gpumod.ports.Http`. Keeps no connection, so there is nothing to close."""
+
+    def __init__(self) -> None:
+        self._heard: set[int] = set()  # ports where somebody answered; at others we knock first
+        self._importing: asyncio.Future[None] | None = None
 
     async def request(
         self,
@@ -42,41 +46,74 @@ class LoopbackHttp:
 
         A body of more than 4 MiB is a `protocol` failure. Raises HttpFailure, and nothing else for what a server does.
         """
-        import httpx  # noqa: PLC0415 - only a command that speaks HTTP pays for it
-
         if not path.startswith("/"):
             raise HttpFailure("protocol", f"the path {path!r} does not begin with /")
-        url = httpx.URL(scheme="http", host=HOST, port=port, raw_path=_target(path, query).encode())
-        headers = {"User-Agent": "gpumod", "Accept-Encoding": "identity", "Connection": "close"}
-        request = httpx.Request(method, url, headers=headers, json=json_body)
         try:
             async with asyncio.timeout(timeout_s):
-                return await _exchange(request, port)
+                if port not in self._heard:
+                    await _knock(port)
+                reply = await _exchange(method, port, _target(path, query), json_body)
         except TimeoutError:
             raise HttpFailure("timeout", f"no whole answer from port {port} within {timeout_s:g} s") from None
-        except httpx.ConnectError as error:
-            raise HttpFailure("refused", f"port {port}: {error}") from error
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise HttpFailure("protocol", f"port {port} does not speak HTTP properly: {what}") from error
+        except HttpFailure as failure:
+            if failure.kind == "refused":
+                self._heard.discard(port)
+                self._prepare()
+            raise
+        self._heard.add(port)
+        return reply
+
+    def _prepare(self) -> None:
+        """Import what the first answer will need while somebody waits for it anyhow."""
+        if self._importing is None:
+            loop = asyncio.get_running_loop()
+            self._importing = loop.run_in_executor(None, _load_httpx)
 
 
-async def _exchange(request: httpx.Request, port: int) -> HttpReply:
-    """One request over a transport of its own, which is closed whatever happens (a time-out, an interrupt)."""
-    import httpx  # noqa: PLC0415 - as above
-
-    async with httpx.AsyncHTTPTransport(verify=_bare_context(), trust_env=False) as transport:
-        response = await transport.handle_async_request(request)
-        body = bytearray()
+async def _knock(port: int) -> None:
+    """Raise HttpFailure `refused` where nobody listens: cheaply, since that is asked often while a service starts."""
+    with socket.socket() as caller:
+        caller.setblocking(False)
         try:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise HttpFailure("protocol", f"port {port} answered with more than {MAX_BODY} bytes")
-        finally:
-            await response.aclose()
+            await asyncio.get_running_loop().sock_connect(caller, (HOST, port))
+        except OSError as error:
+            raise HttpFailure("refused", f"port {port}: {error.strerror}") from error
+
+
+async def _exchange(method: str, port: int, target: str, json_body: Any) -> HttpReply:
+    """One request over a transport of its own, which is closed whatever happens (a time-out, an interrupt)."""
+    _load_httpx()
+    import httpx  # noqa: PLC0415 - only a command that finds somebody to speak to pays for it
+
+    url = httpx.URL(scheme="http", host=HOST, port=port, raw_path=target.encode())
+    headers = {"User-Agent": "gpumod", "Accept-Encoding": "identity", "Connection": "close"}
+    request = httpx.Request(method, url, headers=headers, json=json_body)
+    body = bytearray()
+    try:
+        async with httpx.AsyncHTTPTransport(verify=_bare_context(), trust_env=False) as transport:
+            response = await transport.handle_async_request(request)
+            try:
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        raise HttpFailure("protocol", f"port {port} answered with more than {MAX_BODY} bytes")
+            finally:
+                await response.aclose()
+    except httpx.ConnectError as error:
+        raise HttpFailure("refused", f"port {port}: {error}") from error
+    except httpx.HTTPError as error:
+        what = str(error) or type(error).__name__
+        raise HttpFailure("protocol", f"port {port} does not speak HTTP properly: {what}") from error
     text = body.decode("utf-8", "replace")
     return HttpReply(status=response.status_code, text=text, json_body=_parse(text))
+
+
+@cache
+def _load_httpx() -> None:
+    if importlib.util.find_spec("sniffio") is None:
+        # httpcore tries to import it several times for each request, and each search of the path takes long
+        sys.modules["sniffio"] = None  # type: ignore[assignment]  # "it is not there"
+    import httpx  # noqa: F401, PLC0415 - as above
 
 
 @cache

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb
 from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.lock import MachineLock, user_name
-from gpumod.adapters.ports_in_use import port_user
+from gpumod.adapters.ports_in_use import port_users
 from gpumod.adapters.process.proc import boot_id, start_ticks, trees
 from gpumod.ports import Holder, PortUser
 
@@ -20,8 +20,8 @@ class LocalComputer:
     def __init__(self, bind_host: str) -> None:
         self._bind_host = bind_host
 
-    def port_user(self, port: int) -> PortUser | None:
-        return port_user(port, self._bind_host)
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]:
+        return port_users(ports, self._bind_host)
 
     def free_disk_mb(self, path: Path) -> int:
         return free_disk_mb(path)

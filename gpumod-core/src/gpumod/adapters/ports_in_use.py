@@ -1,11 +1,11 @@
-"""Who keeps a server from listening on a port."""
+"""Who keeps servers from listening on ports."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from gpumod.ports import PortUser
@@ -29,19 +29,23 @@ CLOSED = frozenset({"TIME_WAIT", "FIN_WAIT1", "FIN_WAIT2", "LAST_ACK", "CLOSING"
 """States of connections that outlive their process."""
 
 
-def port_user(port: int, host: str = "127.0.0.1") -> PortUser | None:
-    """Return who keeps a server from listening on `host`:`port` (TCP), or None when the port is free.
+def port_users(ports: Collection[int], host: str = "127.0.0.1") -> dict[int, PortUser]:
+    """Who keeps a server from listening on `host` at each of `ports` (TCP); those that are free are left out.
 
-    A listener on all addresses keeps it too, and so does a process that has bound the port and does not listen yet, as
+    A listener on all addresses keeps a port too, and so does a process that has bound it and does not listen yet, as
     a vLLM that loads its model. Connections that linger after a server's end count only where they keep a server from
     binding, which they do when the one that ended had not set SO_REUSEADDR.
     """
-    if _bind_error(host, port, reuse=False) is None:
-        return None
+    suspects = [port for port in ports if _bind_error(host, port, reuse=False) is not None]
+    table = _table(suspects) if suspects else None
+    users = {port: _user(port, host, None if table is None else table[port]) for port in suspects}
+    return {port: user for port, user in users.items() if user is not None}
+
+
+def _user(port: int, host: str, connections: Sequence[_Connection] | None) -> PortUser | None:
     error = _bind_error(host, port, reuse=True)
     if error not in (None, errno.EADDRINUSE):  # a port that we may not bind (below 1024): look it up
-        return _owner(_connections(port) or ())
-    connections = _connections(port)
+        return _owner(connections or ())
     if owner := _owner(connections or ()):
         return owner
     if error is not None:
@@ -65,12 +69,16 @@ def _bind_error(host: str, port: int, *, reuse: bool) -> int | None:
     return None
 
 
-def _connections(port: int) -> Sequence[_Connection] | None:
-    """The sockets with this local port that listen or are (or were) connected; None where the kernel does not tell."""
+def _table(ports: Collection[int]) -> dict[int, list[_Connection]] | None:
+    """By local port the sockets that listen or are (or were) connected; None where the kernel does not tell."""
     import psutil  # noqa: PLC0415 - slow, and only needed to name a culprit
 
+    found: dict[int, list[_Connection]] = {port: [] for port in ports}
     with contextlib.suppress(psutil.Error, OSError):
-        return [row for row in psutil.net_connections("tcp") if row.laddr and row.laddr.port == port]
+        for row in psutil.net_connections("tcp"):
+            if row.laddr and row.laddr.port in found:
+                found[row.laddr.port].append(row)
+        return found
     return None
 
 

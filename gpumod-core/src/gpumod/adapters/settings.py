@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from gpumod.domain.errors import UnknownName, UsageError
 from gpumod.domain.settings import Settings
+from gpumod.domain.words import said
 
 PREFIX = "GPUMOD_"
 FOLDERS = frozenset({"sim_machine", "bin_path", "models_dir", "hf_home"})
@@ -67,7 +68,7 @@ def _checked(key: str, text: str, where: str) -> str | None:
 
 
 def _said(error: ValidationError) -> str:
-    return error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
+    return said(error.errors(include_url=False, include_input=False)[0])
 
 
 def _bad(key: str, text: str, where: str, why: str) -> UsageError:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpumod.cli.failures import bad_input
 from gpumod.cli.streams import give_up
+from gpumod.cli.typed import as_typed, bad_params, options_of
 
 if TYPE_CHECKING:
     from gpumod.domain.base import Frozen
@@ -62,14 +62,20 @@ class CliContext:
         record = _record(operation)
         params = self.params(record, values)
         method = getattr(self.gpumod(), record.name)
-        if record.effect != "change":
-            result: Frozen = asyncio.run(method(params))
-            return result
-        from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
+        from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
 
-        with ProgressView.on_stderr() as progress:
-            changed: Frozen = asyncio.run(method(params, progress=progress))
-        return changed
+        try:
+            result: Frozen
+            if record.effect == "change":
+                from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
+
+                with ProgressView.on_stderr() as progress:
+                    result = asyncio.run(method(params, progress=progress))
+            else:
+                result = asyncio.run(method(params))
+        except UsageError as error:
+            raise as_typed(error, _typed()) from error
+        return result
 
     @staticmethod
     def params(record: Operation, values: Mapping[str, Any]) -> Frozen:
@@ -79,7 +85,7 @@ class CliContext:
         try:
             return record.params.model_validate({key: v for key, v in values.items() if v is not None})
         except ValidationError as error:
-            raise bad_input(error) from error
+            raise bad_params(error, _typed()) from error
 
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
@@ -115,6 +121,12 @@ def _record(operation: str) -> Operation:
     from gpumod.operations.catalogue import OPERATIONS  # noqa: PLC0415  # imports pydantic
 
     return next(record for record in OPERATIONS if record.name == operation)
+
+
+def _typed() -> Mapping[str, str]:
+    """What is typed for each parameter of the command that runs."""
+    current = click.get_current_context(silent=True)
+    return options_of(current.command) if current else {}
 
 
 @contextlib.contextmanager

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from gpumod.cli.text import safe, safe_lines
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
-
-    from gpumod.domain.errors import ErrorInfo, GpumodError
+    from gpumod.domain.errors import ErrorInfo
 
 INTERRUPTED = 130
 
@@ -69,24 +67,3 @@ def _print_plain(code: str, message: str, why: str, hint: str, *, as_json: bool)
     from gpumod.domain.errors import ErrorInfo  # noqa: PLC0415  # `--help` does without pydantic
 
     print_error(ErrorInfo(code=code, message=message, why=why, hint=hint), as_json=as_json)
-
-
-_ID_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or a digit, at most 63"
-
-
-def bad_input(error: ValidationError) -> GpumodError:
-    """A UsageError `bad-input` that names each field and what it may be."""
-    from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
-
-    texts = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "input"
-        texts.append(f"{where}: {_allowed(dict(item))}")
-    return UsageError("bad-input", "the input is not valid", why="\n".join(texts), hint="see --help", problems=texts)
-
-
-def _allowed(item: dict[str, Any]) -> str:
-    given = safe(repr(item.get("input")))[:80]
-    if item.get("type") == "string_pattern_mismatch":
-        return f"{given} is not a name: {_ID_RULE}"
-    return f"{safe(item['msg']).removeprefix('Value error, ')} (given: {given})"

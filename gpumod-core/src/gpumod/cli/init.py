@@ -16,7 +16,7 @@ from gpumod.cli.lazy import command
 @click.option(
     "--sim-dir", metavar="DIR", help="Where that machine is kept (default: inside the home); joins one that is there."
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask first.")
 @click.pass_obj
 def init(context: CliContext, sim: str | None, sim_dir: str | None, yes: bool) -> None:
     """Make this machine ready: create the home and its database, load the presets. Doing it again harms nothing."""

@@ -49,7 +49,7 @@ def status(context: CliContext, mode: str) -> None:
 @click.argument("mode", shell_complete=MODES)
 @click.pass_obj
 def verify(context: CliContext, mode: str) -> None:
-    """Like status, asking every service; exit 1 unless MODE is whole."""
+    """Like status, for scripts: exit 1 unless MODE is whole."""
     result = context.run("mode_verify", {"mode": mode})
     context.show(result)
     if not getattr(result, "whole", False):

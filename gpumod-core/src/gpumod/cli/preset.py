@@ -23,7 +23,11 @@ def list_presets(context: CliContext) -> None:
 
 @subcommand(preset, "show", "preset_show")
 @click.argument("preset", shell_complete=PRESETS)
-@click.option("--kind", type=click.Choice(["service", "mode"]), help="Where both have this name.")
+@click.option(
+    "--kind",
+    type=click.Choice(["service", "mode"]),
+    help="Which of the two, where a service and a mode have this name.",
+)
 @click.pass_obj
 def show(context: CliContext, preset: str, kind: str | None) -> None:
     """The YAML of PRESET."""

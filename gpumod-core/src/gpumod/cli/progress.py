@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gpumod.cli.views import stderr_console
 from gpumod.cli.views.parts import line, seconds, stack, state, table, words
-from gpumod.domain.plan import Plan, Step
+from gpumod.domain.plan import Step
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import StepStatus
 
@@ -43,7 +43,6 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         self._console = console
         self._now = now
         self._rows: dict[int, Row] = {}
-        self._plan: Plan | None = None
         self._back = ""
         self._live: Live | None = None
         self._said: str | None = None
@@ -78,7 +77,6 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         if news.kind is ProgressKind.ROLLBACK:
             self._back = news.text or "it failed"
         if news.plan is not None:
-            self._plan = news.plan
             self._rows = {step.n: Row(step) for step in news.plan.steps}
 
     def _update(self, news: Progress, step: Step) -> None:

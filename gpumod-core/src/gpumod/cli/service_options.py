@@ -20,22 +20,37 @@ _OPTIONS = (
     click.option("--model-id", metavar="ID", help="The model's name on a hub."),
     click.option("--model-path", metavar="PATH", help="The model's file or folder."),
     click.option("--context-size", type=int, metavar="TOKENS", help="Tokens of context."),
-    click.option("--kv-cache-per-1k", type=float, metavar="MB", help="MiB of 1000 tokens of context."),
+    click.option("--kv-cache-per-1k", type=float, metavar="MB", help="MiB that 1000 tokens of context take."),
     click.option(
         "--depends-on", multiple=True, metavar="S", help="A service that must be up first.", shell_complete=SERVICES
     ),
-    click.option("--sleep-mode", metavar="LEVEL", help="How it sleeps: l1, l2, router, http, or none (by stopping)."),
+    click.option(
+        "--sleep-mode", metavar="LEVEL",
+        help="How it sleeps: l1, l2, router, http, or none: by being stopped (the default).",
+    ),
     click.option("--asleep-mb", type=int, metavar="MB", help="MiB that it keeps asleep."),
-    click.option("--start-peak-mb", type=int, metavar="MB", help="MiB at most while it starts."),
-    click.option("--startup-timeout", type=float, metavar="S", help="Seconds that a start may take."),
-    click.option("--health-endpoint", metavar="PATH", help="The path that answers 200 when it is ready."),
-    click.option("--role", metavar="R", help="What it does: services of one role can stand in for each other."),
-    click.option("--gpus", metavar="any|0,1", help="Where it runs."),
+    click.option(
+        "--start-peak-mb", type=int, metavar="MB",
+        help="MiB that it takes at most while it starts (default: --vram-mb).",
+    ),
+    click.option("--startup-timeout", type=float, metavar="S", help="Seconds that a start may take (default 600)."),
+    click.option(
+        "--health-endpoint", metavar="PATH",
+        help="The path that answers 200 when it is ready (default /health).",
+    ),
+    click.option(
+        "--role", metavar="R",
+        help="What it does: a smaller service of the same role may be proposed in its place.",
+    ),
+    click.option(
+        "--gpus", metavar="any|0,1",
+        help="The GPUs that it spans, or any: the first where it fits (the default).",
+    ),
     click.option(
         "--host-service", "host", metavar="S", help="The service in whose process it lives.", shell_complete=SERVICES
     ),
-    click.option("--run-with", metavar="NAME", help="The supervisor that keeps it alive."),
-    click.option("--unit-template", metavar="NAME", help="Its own template."),
+    click.option("--run-with", metavar="NAME", help="What keeps its process alive, if not the setting `supervisor`."),
+    click.option("--unit-template", metavar="NAME", help="A template of its own, by name, for its systemd unit."),
     click.option("--pinned/--not-pinned", default=None, help="Keep it running when a mode does not name it."),
     click.option(
         "--set", "sets", multiple=True, metavar="KEY=VALUE",

@@ -18,8 +18,14 @@ from gpumod.cli.lazy import command
 @click.option("--add", multiple=True, metavar="S", help="Add a service.", shell_complete=SERVICES)
 @click.option("--remove", multiple=True, metavar="S", help="Leave a service out.", shell_complete=SERVICES)
 @click.option("--context", "tokens", multiple=True, metavar="S=N", help="With a context of N tokens (16k = 16384).")
-@click.option("--gpu-total", "gpu_total_mb", type=int, metavar="MB", help="On one empty card of this size.")
-@click.option("--visual", is_flag=True, help="Draw now and then to scale.")
+@click.option(
+    "--gpu-total",
+    "gpu_total_mb",
+    type=int,
+    metavar="MB",
+    help="On an imaginary machine with one empty card of this size.",
+)
+@click.option("--visual", is_flag=True, help="Draw the memory before and after, to scale.")
 @click.pass_obj
 def simulate(context: CliContext, /, mode: str | None, services: str | None, visual: bool, **options: Any) -> None:
     """Show whether services fit together: verdict, memory, steps, alternatives. Nothing is started.

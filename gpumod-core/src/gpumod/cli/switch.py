@@ -26,6 +26,7 @@ from gpumod.cli.lazy import command
 def switch(context: CliContext, /, **values: Any) -> None:
     """Switch the machine to MODE (`-`: the previous one): stop, sleep, wake and start what that takes.
 
+    `-` brings the previous mode back as it was, with the alternative of it that had been taken.
     What fails on the way is rolled back. Ctrl-C rolls back too; a second one leaves it for `gpumod recover`.
     """
     context.call("switch", values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from pydantic import model_validator
@@ -27,6 +27,7 @@ class Footprint(Frozen):
 
     `vram_mb` awake and settled, `start_peak_mb` at most while starting, `asleep_mb` the residue asleep: each the
     sum over the service's GPUs. `ram_asleep_mb` is the host RAM that sleeping takes (L1 keeps the weights there).
+    `equal_part`: it takes the same part of each of its GPUs, so more MiB of a larger one; else the same MiB of each.
     `exclusive_start`: while it starts, no other step on its GPU takes or gives memory (vLLM measures free memory).
     `sources` maps a field to where its number comes from, `why` says it in words. Times are None when unknown.
     """
@@ -38,6 +39,7 @@ class Footprint(Frozen):
     ram_mb: int = 0
     ram_asleep_mb: int = 0
     exclusive_start: bool = False
+    equal_part: bool = False
     sources: Mapping[str, Source] = {}
     why: str = ""
     start_s: float | None = None
@@ -55,6 +57,16 @@ class Footprint(Frozen):
     def source(self) -> Source:
         """Where `vram_mb` comes from."""
         return self.sources.get("vram_mb", Source.DECLARED)
+
+
+def split(total_mb: int, gpus: Sequence[int], totals_mb: Mapping[int, int] | None = None) -> dict[int, int]:
+    """`total_mb` shared among `gpus`, each part rounded up: evenly, or in proportion to `totals_mb`."""
+    if total_mb <= 0:
+        return {}
+    if totals_mb is None:
+        return {gpu: -(-total_mb // len(gpus)) for gpu in gpus}
+    whole_mb = sum(totals_mb[gpu] for gpu in gpus)
+    return {gpu: -(-total_mb * totals_mb[gpu] // whole_mb) for gpu in gpus}
 
 
 class Estimate(Frozen):

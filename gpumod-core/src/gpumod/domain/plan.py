@@ -33,10 +33,12 @@ class Target(Frozen):
 
     Services that are not members are stopped when `stop_others`, else left as they are. `stop` names services to
     be stopped in any case, `restart` those to be stopped and started although they serve (a changed definition).
-    `mode` is recorded when the target is reached; None leaves the recorded mode alone.
+    `mode` is recorded when the target is reached, with the id of the `alternative` of it that was taken; None leaves
+    the recorded mode alone.
     """
 
     mode: str | None = None
+    alternative: str | None = None
     members: tuple[TargetMember, ...] = ()
     stop_others: bool = True
     stop: tuple[str, ...] = ()

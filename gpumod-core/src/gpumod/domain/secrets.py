@@ -145,8 +145,6 @@ def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
 def _names(secret: Mapping[str, Any]) -> list[str]:
     out = []
     for key, hidden in secret.items():
-        if isinstance(hidden, Mapping):
-            out += [f"{key}.{name}" for name in _names(hidden)]
-        else:
-            out.append(key)
+        inner = _names(hidden) if isinstance(hidden, Mapping) else []
+        out += [f"{key}.{name}" for name in inner] or [key]
     return out

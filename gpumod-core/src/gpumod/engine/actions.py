@@ -122,7 +122,8 @@ async def wake(ctx: RunContext, step: Step) -> str:
     if strategy is None:
         return await start(ctx, step.model_copy(update={"action": Action.START}))
     began = machine.clock.monotonic()
-    await strategy.wake(service, port, machine.http, machine.clock)
+    bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
+    await strategy.wake(bounded, port, machine.http, machine.clock)
     now = await wait_arrived(ctx, step)
     machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "woken", step.service))
     seconds = machine.clock.monotonic() - began
@@ -179,8 +180,11 @@ def event(ctx: RunContext, kind: str, service: str) -> Event:
 def record(ctx: RunContext, service: Service, **values: float) -> None:
     """Store measurements of `service` under its launch options on the GPUs where the plan has it."""
     seat = next((row.gpus for row in ctx.plan.services if row.id == service.id), ())
-    key = key_of(service, ctx.snapshot.gpus, seat)
-    for kind, value in values.items():
-        if not math.isnan(value):
-            sample = {"service": service.id, "key": key, "at": ctx.machine.clock.now(), "kind": kind, "value": value}
-            ctx.machine.store.add_sample(Sample.model_validate(sample))
+    known = {"service": service.id, "key": key_of(service, ctx.snapshot.gpus, seat), "at": ctx.machine.clock.now()}
+    samples = [
+        Sample.model_validate({**known, "kind": kind, "value": value})
+        for kind, value in values.items()
+        if not math.isnan(value)
+    ]
+    if samples:
+        ctx.machine.store.add_samples(samples)

@@ -10,12 +10,12 @@ from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus
 from gpumod.engine.context import Report, muted
-from gpumod.engine.interrupts import listening
+from gpumod.engine.interrupts import Interrupts, listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
-from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.engine.preflight import check_disk, preflight
+from gpumod.engine.planning import Options, Planned, Wanted, plan_for
+from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, new_run, run_phase
 
 Build = Callable[[HostSnapshot], Wanted]
@@ -40,25 +40,33 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
         plan = planned.plan
         if not plan.fits and not options.force:
             return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
-        preflight(machine, plan, planned.services, planned.footprints, snapshot)
-        run = new_run(machine, command, planned)
-        if not plan.steps:
-            return nothing_to_do(machine, run)
-        await machine.clock.sleep(0.001)  # a signal that came while all this was reckoned is heard only now
-        if interrupts.event.is_set():
-            raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
-        machine.store.add_run(run)
-        report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=plan))
-        try:
-            error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
-            if error is None:
-                return finish(machine, run, RunStatus.DONE, None, 0, report)
-            if not options.rollback or interrupts.leave:
-                return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
-            interrupts.going_back()
-            return await go_back(machine, run, error, report, interrupts)
-        except GpumodError as failure:
-            raise left_open(run, failure) from failure
+        starts = launches(machine, planned)
+        async with prepared(machine, starts):
+            preflight(machine, planned, starts)
+            return await _do(machine, new_run(machine, command, planned), planned, options, report, interrupts)
+
+
+async def _do(
+    machine: Machine, run: Run, planned: Planned, options: Options, report: Report, interrupts: Interrupts
+) -> Outcome:
+    """Run what was planned and can be done, to its end."""
+    if not planned.plan.steps:
+        return nothing_to_do(machine, run)
+    await machine.clock.sleep(0.001)  # a signal that came while all this was reckoned is heard only now
+    if interrupts.event.is_set():
+        raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
+    machine.store.add_run(run)
+    report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
+    try:
+        error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
+        if error is None:
+            return finish(machine, run, RunStatus.DONE, None, 0, report)
+        if not options.rollback or interrupts.leave:
+            return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
+        interrupts.going_back()
+        return await go_back(machine, run, error, report, interrupts)
+    except GpumodError as failure:
+        raise left_open(run, failure) from failure
 
 
 def left_open(run: Run, failure: GpumodError) -> HalfWay:
@@ -73,13 +81,13 @@ def left_open(run: Run, failure: GpumodError) -> HalfWay:
 
 
 def nothing_to_do(machine: Machine, run: Run) -> Outcome:
-    """Nothing moves; the recorded mode may still change."""
-    mode = run.target.mode
-    if mode is None or mode == machine.store.current_mode():
+    """Nothing moves; the recorded mode, or its alternative, may still change."""
+    mode, store = run.target.mode, machine.store
+    if mode is None or (mode, run.target.alternative) == (store.current_mode(), store.current_alternative()):
         return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
     ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
-    machine.store.add_run(ended)
-    machine.store.finish_run(ended, mode=mode, set_mode=True)
+    store.add_run(ended)
+    store.finish_run(ended, mode=mode, set_mode=True)
     return Outcome(RunStatus.NOTHING_TO_DO, run.plan, run=ended)
 
 

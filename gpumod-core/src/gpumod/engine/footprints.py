@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from gpumod.domain.estimates import choose
-from gpumod.domain.footprint import Estimate, Footprint
+from gpumod.domain.footprint import Estimate, Footprint, Source
 from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.domain.measure import sample_key
 from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.domain.states import State
 from gpumod.engine.machine import Machine
-from gpumod.ports import OffersVariants
+from gpumod.ports import Capabilities, OffersVariants
 
 Samples = Mapping[tuple[str, str], Mapping[str, float]]
 """Measurements by kind, for a service's id and the key of its launch (:func:`key_of`)."""
@@ -57,24 +57,28 @@ def footprint(
 
     A service whose driver is missing, or breaks, has its declared numbers, and asleep it is taken to keep them all.
     """
-    estimates = _estimates(machine, service, cards_of(service, gpus, placed_on))
+    cards, can = cards_of(service, gpus, placed_on), _capabilities(machine, service)
+    spans = placed_on or (() if service.gpus == "any" else service.gpus)
+    equal_part = can.equal_part and len(spans) > 1
+    estimates = _estimates(machine, service, cards, equal_part=equal_part)
     measured = (samples or {}).get((service.id, key_of(service, gpus, placed_on)))
     residue_mb, ram_mb = _asleep(machine, service, choose(service, estimates, measured).vram_mb)
-    return choose(
+    chosen = choose(
         service,
         estimates,
         measured,
-        exclusive_start=_exclusive_start(machine, service),
+        exclusive_start=can.exclusive_start,
         sleep_residue_mb=residue_mb,
         sleep_ram_mb=ram_mb,
     )
+    return chosen.model_copy(update={"equal_part": True}) if equal_part else chosen
 
 
-def _exclusive_start(machine: Machine, service: Service) -> bool:
+def _capabilities(machine: Machine, service: Service) -> Capabilities:
     try:
-        return machine.driver(service).capabilities(service).exclusive_start
+        return machine.driver(service).capabilities(service)
     except Exception:  # noqa: BLE001 - a stranger's driver must not stop the planning of the others
-        return False
+        return Capabilities()
 
 
 def _asleep(machine: Machine, service: Service, vram_mb: int) -> tuple[int | None, int | None]:
@@ -86,13 +90,38 @@ def _asleep(machine: Machine, service: Service, vram_mb: int) -> tuple[int | Non
         return None, None
 
 
-def _estimates(machine: Machine, service: Service, cards: Sequence[GpuReading]) -> Sequence[Estimate]:
-    """What estimators say of the largest of `cards`: a share of the card is never understated."""
-    total_mb = max((gpu.total_mb for gpu in cards), default=0)
+def _estimates(
+    machine: Machine, service: Service, cards: Sequence[GpuReading], *, equal_part: bool
+) -> Sequence[Estimate]:
+    """What estimators say of the largest of `cards`: a share of the card is never understated.
+
+    Where it takes an equal part of each, a part of their mean is in sum what it takes of them.
+    """
+    totals_mb = [gpu.total_mb for gpu in cards] or [0]
+    total_mb = -(-sum(totals_mb) // len(totals_mb)) if equal_part else max(totals_mb)
     if not total_mb:
         return ()
     info = machine.plugins.model_info(service, machine.settings)
-    return machine.plugins.estimate(service, total_mb, info)
+    estimates = machine.plugins.estimate(service, total_mb, info)
+    if not equal_part or min(totals_mb) == max(totals_mb) or any(e.source is Source.EXPLICIT for e in estimates):
+        return estimates
+    return (*estimates, _stretched(service, totals_mb))
+
+
+def _stretched(service: Service, totals_mb: Sequence[int]) -> Estimate:
+    """What a service takes of cards of different sizes, if the smallest has to give an even share of what it declares.
+
+    The weights are shared evenly, so less of the smallest would not do; of the others it takes as large a part.
+    """
+    smallest_mb, count = min(totals_mb), len(totals_mb)
+    whole_mb = count * smallest_mb
+    peak_mb = service.start_peak_mb
+    return Estimate(
+        estimator="cards",
+        vram_mb=-(-service.vram_mb * sum(totals_mb) // whole_mb),
+        start_peak_mb=None if peak_mb is None else -(-peak_mb * sum(totals_mb) // whole_mb),
+        why=f"{-(-service.vram_mb // count)} MiB of the card with {smallest_mb} MiB, and the same part of each other",
+    )
 
 
 def variants(machine: Machine, services: Mapping[str, Service]) -> Mapping[str, tuple[Variant, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpumod.domain.footprint import split
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -93,16 +94,18 @@ class Machine:
         gpus: Sequence[GpuReading],
         foreign_mb: Mapping[int, int],
     ) -> Allocation:
-        """Where a service goes and what it may take there: `vram_mb` shared evenly over `placed_on`."""
+        """Where a service goes and what it may take there: `vram_mb` shared over `placed_on`, as it shares it."""
         by_index = {gpu.index: gpu for gpu in gpus}
-        share_mb = -(-vram_mb // len(placed_on)) if placed_on else 0
+        totals_mb = {gpu.index: gpu.total_mb for gpu in gpus}
+        equal_part = self.driver(service).capabilities(service).equal_part
+        share_mb = split(vram_mb, placed_on, totals_mb if equal_part else None)
         shares = tuple(
             GpuShare(
                 index=i,
                 uuid=by_index[i].uuid,
                 total_mb=by_index[i].total_mb,
                 budget_mb=max(0, by_index[i].total_mb - self.settings.reserve_mb - foreign_mb.get(i, 0)),
-                vram_mb=share_mb,
+                vram_mb=share_mb.get(i, 0),
             )
             for i in placed_on
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpumod.domain.errors import Failed
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.plan import Step
+from gpumod.domain.run import Handle
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
@@ -35,11 +36,14 @@ class Held:
         return sum(self.mb.values())
 
 
+NOTHING = Held({}, frozenset())
+
+
 async def held(machine: Machine, service_id: str) -> Held:
     """What `service_id` holds on the GPUs now, by its own processes."""
     pids = await pids_of(machine, service_id)
     _, processes = await machine.read_gpus()
-    return held_by(pids, processes)
+    return held_by(pids[service_id], processes)
 
 
 def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
@@ -51,24 +55,29 @@ def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
     return Held(mb, own, known=all(p.vram_mb is not None for p in mine))
 
 
-async def pids_of(machine: Machine, service_id: str) -> frozenset[int]:
-    """The processes whose memory is the service's own: its tree, without the members that it hosts."""
+async def pids_of(machine: Machine, *services: str) -> Mapping[str, frozenset[int]]:
+    """The processes whose memory is each service's own: its tree, without the members that it hosts."""
     handles = machine.store.handles()
-    handle = handles.get(service_id)
-    if handle is None:
-        return frozenset()
-    owner = handles.get(handle.launched.host or "") if handle.supervisor == HOSTED else handle
-    if owner is None:
-        return frozenset()
-    statuses = await machine.supervisor(owner.supervisor).status([owner])
-    pids = statuses[owner.service].pids
-    if owner is handle and not any(h.launched.host == service_id for h in handles.values()):
-        return frozenset(pids)
-    members = await ask_members(machine, owner, pids) or {}
-    if owner is handle:
-        return frozenset(pids) - {m.pid for m in members.values()}
-    member = members.get(service_id)
-    return frozenset({member.pid}) if member and member.pid else frozenset()
+    owners = {s: handles.get(_owner(handles[s])) for s in services if s in handles}
+    up = {owner.service: owner for owner in owners.values() if owner}
+    statuses = await ask_supervisors(machine, up.values())
+    hosts = {h.launched.host for h in handles.values() if h.launched.host in up}
+    told = {host: await ask_members(machine, up[host], statuses[host].pids) or {} for host in hosts if host}
+    own: dict[str, frozenset[int]] = dict.fromkeys(services, frozenset())
+    for service, owner in owners.items():
+        if owner is None:
+            continue
+        members = told.get(owner.service, {})
+        if owner.service == service:
+            own[service] = frozenset(statuses[service].pids) - {m.pid for m in members.values()}
+        elif service in members and (pid := members[service].pid):
+            own[service] = frozenset({pid})
+    return own
+
+
+def _owner(handle: Handle) -> str:
+    """The service whose process is that of `handle`: its own, or its host's."""
+    return handle.launched.host or "" if handle.supervisor == HOSTED else handle.service
 
 
 async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
@@ -94,7 +103,7 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
     ours = await _managed_pids(machine)
-    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - free_mb(last[0], g) for g in gpus}
+    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - free_mb_of(last[0], g) for g in gpus}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back"
     raise Failed(
@@ -137,7 +146,8 @@ async def admit(ctx: RunContext, step: Step) -> None:
         nonlocal last
         async with ctx.gate:  # between the look and the reservation nobody else may be let in
             last = await machine.read_gpus()
-            short = {g: mb - await _unreserved_mb(ctx, last, g) for g, mb in step.takes_mb.items() if mb}
+            free_mb = await _unreserved_mb(ctx, last)
+            short = {g: mb - free_mb.get(g, 0) for g, mb in step.takes_mb.items() if mb}
             if any(mb > TOLERANCE_MB for mb in short.values()):
                 return None
             ctx.running[step.n] = step
@@ -147,7 +157,8 @@ async def admit(ctx: RunContext, step: Step) -> None:
         return
     gpus = sorted(step.takes_mb)
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
-    free = ", ".join([f"{await _unreserved_mb(ctx, last, g)} MiB" for g in gpus])
+    free_mb = await _unreserved_mb(ctx, last)
+    free = ", ".join(f"{free_mb.get(g, 0)} MiB" for g in gpus)
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
@@ -175,10 +186,9 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     """
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
-    now = await held(machine, step.service)
     if expected_mb < 256 or not step.placed_on:
-        return now
-    gone = 0
+        return await held(machine, step.service)
+    now, gone = NOTHING, 0
 
     async def arrived() -> bool | None:
         nonlocal now, gone
@@ -212,18 +222,20 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
 
 
 async def _unreserved_mb(
-    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]], gpu: int
-) -> int:
-    """Free MiB less what running starts and wakes will still take."""
-    outstanding = 0
-    for step in list(ctx.running.values()):
-        if step.takes_mb.get(gpu):
-            pids = await pids_of(ctx.machine, step.service)
-            have = held_by(pids, reading[1]).mb.get(gpu, 0)
-            before = next((g.before_mb for g in step.gpus if g.index == gpu), 0) if step.action is Action.WAKE else 0
-            residue = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before else 0
-            outstanding += max(0, step.takes_mb[gpu] - max(0, have - residue))
-    return free_mb(reading[0], gpu) - outstanding
+    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
+) -> Mapping[int, int]:
+    """Free MiB of each GPU, less what running starts and wakes will still take."""
+    gpus, processes = reading
+    free_mb = {gpu.index: gpu.free_mb for gpu in gpus}
+    taking = [step for step in ctx.running.values() if any(step.takes_mb.values())]
+    pids = await pids_of(ctx.machine, *(step.service for step in taking))
+    for step in taking:
+        have = held_by(pids[step.service], processes)
+        before_mb = {g.index: g.before_mb for g in step.gpus} if step.action is Action.WAKE else {}
+        for gpu, mb in step.takes_mb.items():
+            residue_mb = ctx.snapshot.reading(step.service).vram_mb.get(gpu, 0) if before_mb.get(gpu) else 0
+            free_mb[gpu] = free_mb.get(gpu, 0) - max(0, mb - max(0, have.mb.get(gpu, 0) - residue_mb))
+    return free_mb
 
 
 def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
@@ -233,7 +245,7 @@ def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
     return max(peaks, default=0) - managed_mb
 
 
-def free_mb(gpus: Iterable[GpuReading], index: int) -> int:
+def free_mb_of(gpus: Iterable[GpuReading], index: int) -> int:
     """MiB that the device says are free."""
     return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
 

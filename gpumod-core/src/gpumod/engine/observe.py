@@ -81,11 +81,18 @@ async def _ask(
             return seen | {member.service: Seen(status) for member in members}
         theirs = {m.pid for m in told.values() if m.pid}
         seen[handle.service] = Seen(status, answer, pids=tuple(p for p in status.pids if p not in theirs))
-        for member in members:
-            reading = told.get(member.service, MemberReading(configured=False))
-            pids = (reading.pid,) if reading.pid else ()
-            seen[member.service] = Seen(status, member=reading, pids=pids)
+        found = await asyncio.gather(*(_ask_member(machine, handle, member, told, status) for member in members))
+        seen |= {member.service: one for member, one in zip(members, found, strict=True)}
     return seen
+
+
+async def _ask_member(
+    machine: Machine, host: Handle, member: Handle, told: Mapping[str, MemberReading], status: ProcessStatus
+) -> Seen:
+    """A member as its host tells it; one that is said to be loaded is asked itself."""
+    reading = told.get(member.service, MemberReading(configured=False))
+    answer = await ask(machine, member.launched, host.launched.port) if reading.loaded else None
+    return Seen(status, answer, member=reading, pids=(reading.pid,) if reading.pid else ())
 
 
 def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: float) -> ServiceReading:
@@ -93,7 +100,7 @@ def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: f
     vram: dict[int, int] = {}
     for process in mine:
         vram[process.gpu] = vram.get(process.gpu, 0) + (process.vram_mb or 0)
-    state, detail = member_state(seen.member) if seen.member else process_state(seen)
+    state, detail = member_state(seen.member, seen.probe) if seen.member else process_state(seen)
     up = state not in (State.STOPPED, State.FAILED)
     started_at = seen.status.started_at or handle.started_at
     level = handle.launched.sleep_level
@@ -129,12 +136,14 @@ def process_state(seen: Seen) -> tuple[State, str]:
     return STATE_OF[seen.probe.state], seen.probe.detail
 
 
-def member_state(member: MemberReading) -> tuple[State, str]:
-    """The state of a member of a host: configured but not loaded is asleep."""
+def member_state(member: MemberReading, probe: ProbeResult | None = None) -> tuple[State, str]:
+    """The state of a member of a host: configured but not loaded is asleep. `probe` is its own word, when loaded."""
     if member.failed:
         return State.FAILED, member.detail or "its host could not load it"
     if member.loading:
         return State.STARTING, member.detail
+    if member.loaded and probe is not None and probe.state in ("unhealthy", "failed", "starting"):
+        return STATE_OF[probe.state], probe.detail
     if member.loaded:
         return State.RUNNING, member.detail
     if member.configured:

@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from gpumod.domain.errors import Failed, MachineLacks, UnknownName, UsageError
-from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.plan import Plan
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
 from gpumod.engine.machine import Machine
+from gpumod.engine.planning import Planned
+from gpumod.ports import Launch, PortUser, Prepares
+
+Starts = Sequence[tuple[Handle, Launch]]
+"""What a plan starts: who keeps it, and how it is launched."""
 
 
-def preflight(
-    machine: Machine,
-    plan: Plan,
-    services: Mapping[str, Service],
-    footprints: Mapping[str, Footprint],
-    snapshot: HostSnapshot,
-) -> None:
-    """Raise the first reason why a start of `plan` cannot succeed: driver, options, program, port, disk."""
-    check_disk(machine)
-    for step in plan.steps:
-        if step.action is not Action.START:
+def launches(machine: Machine, planned: Planned) -> Starts:
+    """How everything that the plan starts is launched. Raises UsageError for what cannot be, as it is defined."""
+    starts: list[tuple[Handle, Launch]] = []
+    for step in planned.plan.steps:
+        service = planned.services.get(step.service)
+        if step.action is not Action.START or service is None or service.host:
             continue
-        service = services[step.service]
-        if service.host:
-            check_host(machine, service, services)
-            continue
+        gpus, driver, vram_mb = planned.snapshot.gpus, machine.driver(service), planned.footprints[service.id].vram_mb
         try:
-            machine.driver(service).check(service)
-            allocation = machine.allocation(service, step.placed_on, footprints[service.id].vram_mb, snapshot.gpus, {})
-            launch = machine.driver(service).launch(service, allocation, machine.settings)
+            driver.check(service)
+            allocation = machine.allocation(service, step.placed_on, vram_mb, gpus, {})
+            launch = driver.launch(service, allocation, machine.settings)
         except ValueError as error:
-            raise UsageError(
-                "bad-service",
-                f"{service.id} cannot be started as it is defined",
-                why=str(error),
-                hint=f"gpumod service edit {service.id}",
-            ) from error
-        name = machine.supervisor_name(service)
-        handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=snapshot.at)
-        machine.supervisor(name).check(handle, launch)
-        for port in sorted({*launch.ports, *([service.port] if service.port else [])}):
-            check_port(machine, service, port, snapshot)
+            raise bad_service(service, error) from error
+        name, at = machine.supervisor_name(service), planned.snapshot.at
+        starts.append((Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=at), launch))
+    return starts
+
+
+def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
+    """Raise the first reason why a start of the plan cannot succeed: options, program, port, disk."""
+    check_disk(machine)
+    for step in planned.plan.steps:
+        if step.action is Action.START and (service := planned.services[step.service]).host:
+            check_host(machine, service, planned.services)
+    for handle, launch in starts:
+        machine.supervisor(handle.supervisor).check(handle, launch)
+    check_ports(machine, starts, planned.snapshot)
+
+
+@asynccontextmanager
+async def prepared(machine: Machine, starts: Starts) -> AsyncIterator[None]:
+    """Supervisors that want to be are prepared for `starts`."""
+    async with AsyncExitStack() as stack:
+        for name in sorted({handle.supervisor for handle, _ in starts}):
+            supervisor = machine.supervisor(name)
+            if isinstance(supervisor, Prepares):
+                await stack.enter_async_context(supervisor.prepared([s for s in starts if s[0].supervisor == name]))
+        yield
 
 
 def check_disk(machine: Machine) -> None:
@@ -61,16 +72,18 @@ def check_disk(machine: Machine) -> None:
         )
 
 
-def check_port(machine: Machine, service: Service, port: int, snapshot: HostSnapshot) -> None:
-    """Refuse when a stranger has a port of the service; it is named and left alone."""
-    user = machine.local.port_user(port)
-    if user is None:
-        return
+def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> None:
+    """Refuse when a stranger has a port of a service that is to start; it is named and left alone."""
     ours = {r.launched.port for r in snapshot.services.values() if r.launched and r.state not in GONE}
-    if port in ours:
-        return
+    wanted = {port: handle.launched for handle, launch in starts for port in (*launch.ports, handle.launched.port or 0)}
+    users = machine.local.port_users(wanted.keys() - ours - {0})
+    for port in sorted(users):
+        raise port_taken(wanted[port], port, users[port])
+
+
+def port_taken(service: Service, port: int, user: PortUser) -> Failed:
     who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
-    raise Failed(
+    return Failed(
         "port-taken",
         f"port {port} of {service.id} is taken by {who}",
         why="that is not one of gpumod's services",
@@ -89,4 +102,13 @@ def check_host(machine: Machine, service: Service, services: Mapping[str, Servic
         if not machine.driver(host).capabilities(host).hosts_members:
             raise UsageError("not-a-host", f"{host.id} cannot host {service.id}", why="its driver hosts no members")
     except ValueError as error:
-        raise UsageError("bad-service", f"{service.id} cannot be started as it is defined", why=str(error)) from error
+        raise bad_service(service, error) from error
+
+
+def bad_service(service: Service, error: ValueError) -> UsageError:
+    return UsageError(
+        "bad-service",
+        f"{service.id} cannot be started as it is defined",
+        why=str(error),
+        hint=f"gpumod service edit {service.id}",
+    )

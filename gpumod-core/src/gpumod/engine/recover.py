@@ -15,7 +15,7 @@ from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.engine.preflight import check_disk, preflight
+from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase, tidied
 
 
@@ -42,10 +42,12 @@ async def recover(
         planned = plan_for(machine, snapshot, wanted, options)
         if not planned.plan.fits and not options.force:
             return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
-        preflight(machine, planned.plan, planned.services, planned.footprints, snapshot)
-        report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
-        offset = journalled(machine, run)
-        error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
+        starts = launches(machine, planned)
+        async with prepared(machine, starts):
+            preflight(machine, planned, starts)
+            report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
+            offset = journalled(machine, run)
+            error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
         if error is None:
             return finish(machine, run, RunStatus.DONE, None, 0, report)
         return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)

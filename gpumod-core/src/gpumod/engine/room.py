@@ -15,7 +15,7 @@ from gpumod.domain.states import GONE, State
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.leases import counted
 from gpumod.engine.machine import Machine
-from gpumod.engine.memory import TOLERANCE_MB, free_mb
+from gpumod.engine.memory import TOLERANCE_MB, free_mb_of
 from gpumod.engine.planning import Options, Wanted, definitions, launched, policy_of
 from gpumod.planner import Room, make_room, target_of
 from gpumod.plugins.kit import poll
@@ -49,7 +49,7 @@ async def is_there(machine: Machine, mb: int, gpu: int) -> bool:
 
     async def there() -> bool | None:
         gpus, _ = await machine.read_gpus()
-        return free_mb(gpus, gpu) >= mb - TOLERANCE_MB or None
+        return free_mb_of(gpus, gpu) >= mb - TOLERANCE_MB or None
 
     return bool(await poll(machine.clock, there, machine.settings.release_timeout_s))
 

@@ -17,8 +17,9 @@ from gpumod.plugins.kit import poll
 from gpumod.ports import Allocation, FatalLine, NoticesEnd, ProbeResult, ReadsItsLog
 
 LOG_LINES = 60
-LOOK_AT_PROCESS_S = 0.1
-"""A service that dies while it starts is noticed within this and one poll."""
+LOOK_AT_PROCESS_S = 0.25
+"""A service that says in its log that it cannot start is noticed within this and one poll; so is one that dies, where
+its supervisor does not notice that at once."""
 
 
 def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
@@ -67,8 +68,6 @@ async def start_process(ctx: RunContext, step: Step, service: Service) -> None:
     spawned = Event(at=machine.clock.now(), kind="spawned", subject=service.id, data={**data, **token})
     machine.store.put_handle(handle, event=spawned)
     await wait_ready(ctx, step, handle)
-    ready = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
-    machine.store.put_handle(handle, event=ready)
 
 
 async def wait_ready(ctx: RunContext, step: Step, handle: Handle) -> None:

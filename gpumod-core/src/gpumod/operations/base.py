@@ -22,6 +22,7 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
+from gpumod.domain.words import findings
 from gpumod.engine.context import Report
 from gpumod.engine.machine import Machine
 from gpumod.engine.planning import AT_ONCE
@@ -87,12 +88,10 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
 
 def bad_input(what: str, error: ValidationError) -> UsageError:
     """A validation error as a usage error that names each field and what is wrong with it."""
-    parts = []
-    for problem in error.errors(include_url=False, include_context=False):
-        # Of a field of several types pydantic puts each of them into the path; a person knows the field alone.
-        where = ".".join(str(part) for part in problem["loc"] if "[" not in str(part)) or what
-        parts.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
-    return UsageError("bad-input", f"{what} is not valid", why="; ".join(parts), hint="correct the field and try again")
+    found = findings(error.errors(include_url=False))
+    why = "; ".join(f"{field}: {said}" if field else said for field, said in found)
+    fields = [field for field, _ in found if field]
+    return UsageError("bad-input", f"{what} is not valid", why=why, hint="correct it and try again", fields=fields)
 
 
 def failure_of(outcome: Outcome) -> GpumodError:

@@ -32,6 +32,7 @@ class Looking(Base):
         return StatusResult(
             mode=mode,
             previous_mode=store.previous_mode(),
+            alternative=store.current_alternative(),
             gpus=tuple(
                 GpuStatus(
                     index=gpu.index,

@@ -61,12 +61,18 @@ class Modes(Base):
 
     def _write(self, old: Mode, params: ModeWrite, kind: str) -> ModeResult:
         given = {k: v for k, v in params.model_dump(include={"name", "description"}).items() if v is not None}
-        members = params.members_after(old.members)
+        services = self._machine.store.services()
+        try:
+            members = params.members_after(old.members)
+        except UsageError:
+            for name in (*params.remove, *params.want, *params.start_order):
+                if name not in old.services:
+                    self._service(name, services)  # one that is nowhere defined is a slip of the pen: say so
+            raise
         try:
             mode = Mode.model_validate({**old.model_dump(), **given, "members": members})
         except ValidationError as error:
             raise bad_input(f"mode {params.id!r}", error) from error
-        services = self._machine.store.services()
         for member in mode.members:
             self._service(member.service, services)
         check_needs(services, mode.services)

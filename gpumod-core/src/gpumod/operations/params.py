@@ -76,7 +76,8 @@ class ModeWrite(Frozen):
 
 
 class SwitchParams(Frozen):
-    """`mode` is an id, or "-" for the previous one. `alternative` is an id from a simulation that did not fit.
+    """`mode` is an id, or "-" for the previous one, with the alternative of it that had been taken. `alternative` is
+    an id from a simulation that did not fit.
     `timeout_s` bounds each start. What depends on something that stops is stopped too."""
 
     mode: str

@@ -17,6 +17,7 @@ from gpumod.operations.results import (
     PresetRow,
     PresetValidateResult,
 )
+from gpumod.ports import Store
 
 
 class Presets(Base):
@@ -71,7 +72,7 @@ class Presets(Base):
             if wanted not in catalogue.services and wanted not in catalogue.modes:
                 raise unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
         chosen = set(params.ids) or {*catalogue.services, *catalogue.modes}
-        loaded = _Loaded()
+        loaded = _Loaded(self._machine.store)
         for name, preset in catalogue.services.items():
             if name in chosen:
                 self._load_service(preset, params.update, loaded)
@@ -88,8 +89,8 @@ class Presets(Base):
 
     def _load_service(self, preset: PresetEntry[Service], update: bool, loaded: _Loaded) -> None:
         store = self._machine.store
-        old = store.services().get(preset.value.id)
-        broken = self._broken("services", preset.value.id) if old is None and not update else None
+        old = loaded.services.get(preset.value.id)
+        broken = loaded.broken.get(("services", preset.value.id)) if old is None and not update else None
         if broken is not None:
             loaded.problems.append(broken)
             return
@@ -111,16 +112,16 @@ class Presets(Base):
             return
         event = self._event("preset-loaded", new.id, source=str(preset.path))
         store.put_service(new, event=event, user_edited=() if update else sorted(edited))
+        loaded.services[new.id] = new
         (loaded.updated if old else loaded.added).append(new.id)
 
     def _load_mode(self, preset: PresetEntry[Mode], update: bool, loaded: _Loaded) -> None:
         store, mode = self._machine.store, preset.value
-        broken = self._broken("modes", mode.id)
+        broken = loaded.broken.get(("modes", mode.id))
         if broken is not None and not update:
             loaded.problems.append(broken)
             return
-        services = store.services()
-        missing = [s for s in mode.services if s not in services]
+        missing = [s for s in mode.services if s not in loaded.services]
         if missing:
             loaded.problems.append(
                 ErrorInfo(
@@ -132,7 +133,7 @@ class Presets(Base):
                 )
             )
             return
-        old: Mode | None = store.modes().get(mode.id)
+        old = loaded.modes.get(mode.id)
         if old == mode:
             loaded.unchanged.append(mode.id)
         elif old is not None and store.mode_user_edited(mode.id) and not update:
@@ -152,8 +153,10 @@ class Presets(Base):
                 self._machine.driver(service.value).check(service.value)
             except (GpumodError, ValueError) as error:
                 problems.append(_refused(service, error))
-        checked = len(catalogue.services) + len(catalogue.modes) + len(catalogue.problems)
-        return PresetValidateResult(ok=not problems, checked=checked, problems=tuple(problems))
+        files = {str(entry.path) for entry in catalogue.services.values()}
+        files |= {str(entry.path) for entry in catalogue.modes.values()}
+        files |= {p.details["file"] for p in catalogue.problems if p.code != "bad-preset-folder"}
+        return PresetValidateResult(ok=not problems, checked=len(files), problems=tuple(problems))
 
     def _catalogue(self, folder: Path | None) -> PresetCatalogue:
         """The presets of one folder, or of every folder offered and the home's own, which wins."""
@@ -178,9 +181,12 @@ def _refused(preset: PresetEntry[Service], error: GpumodError | ValueError) -> E
 
 
 class _Loaded:
-    """What a load did so far."""
+    """What was there, and what a load did so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self.services = dict(store.services())
+        self.modes = store.modes()
+        self.broken = {(info.details["table"], info.details["row"]): info for info in store.problems()}
         self.added: list[str] = []
         self.updated: list[str] = []
         self.unchanged: list[str] = []

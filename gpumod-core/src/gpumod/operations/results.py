@@ -78,14 +78,15 @@ class LeaseRow(Frozen):
 
 
 class StatusResult(Frozen):
-    """`open_run` is a run that was left half-way: `gpumod recover` closes it. `put_back` says what was put away for a
-    lease that is over, and how it comes back."""
+    """`alternative` is the id of the one with which the mode was taken. `open_run` is a run that was left half-way:
+    `gpumod recover` closes it. `put_back` says what was put away for a lease that is over, and how it comes back."""
 
     mode: str | None
     gpus: tuple[GpuStatus, ...]
     services: tuple[ServiceStatus, ...]
     foreign: tuple[ForeignProcess, ...]
     previous_mode: str | None = None
+    alternative: str | None = None
     ram_total_mb: int = 0
     ram_available_mb: int = 0
     open_run: str | None = None
@@ -277,6 +278,8 @@ class PresetLoadResult(Frozen):
 
 
 class PresetValidateResult(Frozen):
+    """`checked` counts files, also those in which something is wrong."""
+
     ok: bool
     checked: int
     problems: tuple[ErrorInfo, ...] = ()

@@ -152,6 +152,13 @@ class Services(Base):
         if self._broken("services", params.service):
             store.delete_service(params.service, event=self._event("service-removed", params.service))
             return DeletedResult(kind="service", id=params.service)
+        if params.service not in services and self._broken("handles", params.service):
+            if params.service not in store.handles():  # nothing is left by which its process could be found
+                store.delete_handle(params.service, event=self._event("handle-removed", params.service))
+            else:
+                launched = store.handles()[params.service].launched
+                await self._stop(launched, {launched.id: launched, **services}, progress, alive=params.stop)
+            return DeletedResult(kind="handle", id=params.service)
         service = self._service(params.service, services)
         dependents = sorted(s for s, other in services.items() if service.id in other.needs)
         if dependents:

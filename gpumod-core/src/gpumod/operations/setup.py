@@ -162,7 +162,10 @@ class Setup(Presets, Base):
     def _check_services(self) -> Iterator[Check]:
         machine = self._machine
         handles = machine.store.handles()
-        for service in machine.store.services().values():
+        services = machine.store.services()
+        silent = {s.port for s in services.values() if s.port and s.id not in handles}
+        users = machine.local.port_users(silent)
+        for service in services.values():
             problem, hint = "", f"gpumod service edit {service.id}"
             try:
                 machine.driver(service).check(service)
@@ -173,11 +176,10 @@ class Setup(Presets, Base):
                 problem, hint = error.info.message, error.info.hint
             except ValueError as error:
                 problem = str(error)
-            if not problem and service.port and service.id not in handles:
-                user = machine.local.port_user(service.port)
-                if user is not None:
-                    who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
-                    problem, hint = f"port {service.port} is taken by {who}", "end it, or " + hint
+            user = users.get(service.port or 0)
+            if not problem and user is not None and service.id not in handles:
+                who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
+                problem, hint = f"port {service.port} is taken by {who}", "end it, or " + hint
             if problem:
                 yield Check(name=f"service {service.id}", level="problem", message=problem, hint=hint)
 

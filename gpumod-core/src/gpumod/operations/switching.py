@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from gpumod.domain.errors import GpumodError, MachineLacks, Stale, UsageError
+from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, Stale, UnknownName, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.domain.mode import Mode, Want
 from gpumod.domain.plan import Alternative, Target, TargetMember
@@ -17,11 +17,12 @@ from gpumod.engine.change import change, misfit
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.runs import Outcome
-from gpumod.operations.base import Base, OnProgress, change_result, reporter, restarts, unknown
+from gpumod.operations.base import Base, OnProgress, change_result, drift, reporter, restarts, unknown
 from gpumod.operations.modes import target_of_mode
 from gpumod.operations.params import SimulateParams, SwitchParams
 from gpumod.operations.results import ChangeResult, SimulateResult
 from gpumod.planner import apply_changes
+from gpumod.planner.changes import edited_by, with_needs
 from gpumod.ports import Simulation
 
 IMAGINARY_RAM_MB = 1_000_000
@@ -62,8 +63,7 @@ class Switching(Base):
         members = tuple(m for m in (*target.members, *added) if m.service not in params.remove)
         for member in members:
             self._service(member.service, services)
-        for name in params.remove:
-            self._service(name, services)
+        self._refuse_strangers(params.remove, [m.service for m in (*target.members, *added)], services)
         changed: dict[str, Service] = {}
         known = {member.service for member in members}
         for name, tokens in params.context.items():
@@ -81,31 +81,59 @@ class Switching(Base):
                 raise UsageError("bad-context", str(error), hint="give it kv_cache_per_1k and context_size") from error
         return _with(target.model_copy(update={"members": members}), services, changed, snapshot)
 
+    def _refuse_strangers(
+        self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]
+    ) -> None:
+        """Raise where something is to be left out that is not there to begin with."""
+        for name in removed:
+            if name not in members:
+                self._service(name, services)
+                raise UsageError(
+                    "not-a-member",
+                    f"{name} cannot be left out: it is not among the services that are simulated",
+                    why=f"these are: {', '.join(members) or 'none'}",
+                    hint=f"leave --remove {name} away",
+                )
+
     async def switch(self, params: SwitchParams, progress: OnProgress = None) -> ChangeResult:
-        """Go to a mode: everything that it does not name stops, unless it is pinned or adopted."""
-        mode_id = self._mode_id(params.mode)
+        """Go to a mode: everything that it does not name stops, unless it is pinned or adopted.
+
+        "-" is the previous mode as it was: with the alternative of it that had been taken.
+        """
+        mode_id, alternative = self._place(params)
         self._check_drivers(self._mode(mode_id))
+        back = params.alternative is None
+        notes = self._came_back(mode_id, alternative) if back else ()
 
         def build(snapshot: HostSnapshot) -> Wanted:
-            if params.alternative is None:
+            if alternative is None:
                 return Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
-            return self._alternative(mode_id, params.alternative, snapshot)
+            try:
+                return self._alternative(mode_id, alternative, snapshot)
+            except (Stale, UnknownName, UsageError) as error:
+                if not back:
+                    raise
+                raise _gone(mode_id, alternative, error.info) from error
 
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
             snapshot = await observe(self._machine)
-            return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode_id)
-        outcome = await change(self._machine, f"switch {mode_id}", build, options, reporter(progress))
-        if params.alternative is None:
+            shown = dry(plan_for(self._machine, snapshot, build(snapshot), options), mode_id)
+            return shown.model_copy(update={"notes": notes})
+        command = f"switch {mode_id} --with {alternative}" if alternative else f"switch {mode_id}"
+        outcome = await change(self._machine, command, build, options, reporter(progress))
+        if alternative is None:
             self._keep_refused(outcome, mode_id)
         elif outcome.status is RunStatus.REFUSED:
-            raise Stale(
+            fits_no_longer = Stale(
                 "stale-alternative",
-                f"alternative {params.alternative} no longer fits",
+                f"alternative {alternative} no longer fits",
                 why=outcome.plan.why,
                 hint=f"gpumod simulate --mode {mode_id} shows what fits now",
             )
-        return change_result(outcome, mode_id, self._machine.store.current_mode())
+            raise _gone(mode_id, alternative, fits_no_longer.info) if back else fits_no_longer
+        result = change_result(outcome, mode_id, self._machine.store.current_mode())
+        return result.model_copy(update={"notes": (*notes, *result.notes)})
 
     def _check_drivers(self, mode: Mode) -> None:
         """Raise UnknownName where a member's driver is not installed: a plan without its word would mislead."""
@@ -124,13 +152,21 @@ class Switching(Base):
             )
             self._machine.store.add_simulation(simulation)
 
-    def _mode_id(self, asked: str) -> str:
-        if asked != "-":
-            return asked
-        previous = self._machine.store.previous_mode()
+    def _place(self, params: SwitchParams) -> tuple[str, str | None]:
+        """The mode that is asked for, and the alternative of it."""
+        if params.mode != "-":
+            return params.mode, params.alternative
+        store = self._machine.store
+        previous = store.previous_mode()
         if previous is None:
             raise UsageError("no-previous-mode", "there is no previous mode", hint="gpumod switch MODE")
-        return previous
+        return previous, params.alternative or store.previous_alternative()
+
+    def _came_back(self, mode_id: str, alternative_id: str | None) -> tuple[str, ...]:
+        """What to say of an alternative that is taken without being named."""
+        stored = self._machine.store.simulation_with(alternative_id) if alternative_id else None
+        titles = [a.title for a in stored.plan.alternatives if a.id == alternative_id] if stored else []
+        return tuple(f"mode {mode_id} as it was: with alternative {alternative_id} ({title})" for title in titles)
 
     def _alternative(self, mode_id: str, alternative_id: str, snapshot: HostSnapshot) -> Wanted:
         """The target of a stored alternative, made anew from today's definitions."""
@@ -148,14 +184,30 @@ class Switching(Base):
                 why=f"it was found for {base}",
                 hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
             )
-        asked = self._asked(params, snapshot)
-        return taken(asked, found, snapshot)
+        wanted = taken(self._asked(params, snapshot), found, snapshot)
+        return Wanted(wanted.target.model_copy(update={"alternative": alternative_id}), wanted.services)
+
+
+def _gone(mode_id: str, alternative_id: str, error: ErrorInfo) -> Stale:
+    """The error where the previous mode cannot come back with the alternative that had been taken."""
+    return Stale(
+        "stale-alternative",
+        f"mode {mode_id} cannot come back as it was: with alternative {alternative_id}",
+        why=f"{error.message}: {error.why}" if error.why else error.message,
+        hint=f"gpumod switch {mode_id} goes to the mode as it is defined now; gpumod simulate --mode {mode_id} shows "
+        "what fits",
+    )
 
 
 def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wanted:
     """`asked` with an alternative's changes. Raises Stale when what it changes is no longer there."""
+    changes = alternative.changes
+    there = with_needs(asked.services, [member.service for member in asked.target.members])
+    lost = {*changes.time_share, *changes.replace, *changes.leave_out, *edited_by(changes)} - there
     try:
-        target, services = apply_changes(asked.target, asked.services, alternative.changes)
+        if lost:
+            raise ValueError(f"{', '.join(sorted(lost))} is no longer among the services")
+        target, services = apply_changes(asked.target, asked.services, changes)
     except (GpumodError, KeyError, ValueError) as error:
         raise Stale(
             "stale-alternative",
@@ -164,7 +216,9 @@ def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wa
             hint="simulate again",
         ) from error
     changed = {s: d for s, d in services.items() if asked.services.get(s) != d}
-    return _with(target, services, changed, snapshot)
+    # what runs as the alternative has it already (it was taken before) need not restart
+    again = tuple(s for s in target.restart if s not in changed or drift(changed[s], snapshot.reading(s)))
+    return _with(target.model_copy(update={"restart": again}), services, changed, snapshot)
 
 
 def _with(

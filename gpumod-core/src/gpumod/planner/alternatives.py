@@ -16,7 +16,8 @@ MOST = 12
 MOST_PLANS = 150
 """So many plans are made at most in the search for alternatives: fewer where plans are large."""
 
-Planner = Callable[[Target, Mapping[str, Service], Mapping[str, Footprint]], Plan]
+Planner = Callable[[Target, Mapping[str, Service], Mapping[str, Footprint]], Plan | None]
+"""Makes the plan of a target; None where it does not fit."""
 
 
 class _Search:
@@ -37,10 +38,9 @@ class _Search:
         try:
             restarting = {s: base.stored[s] for s in edited_by(candidate.changes) if s in base.stored}
             target, services = apply_changes(base.target, {**base.services, **restarting}, candidate.changes)
-            plan = self.plan(target, services, self._footprints(services, candidate.changes))
+            return self.plan(target, services, self._footprints(services, candidate.changes))
         except GpumodError:
             return None
-        return plan if plan.fits else None
 
     def _footprints(self, services: Mapping[str, Service], changes: Changes) -> Mapping[str, Footprint]:
         """What everything takes with `changes` made: just what whoever takes the alternative will count with."""
@@ -93,7 +93,7 @@ def find_alternatives(
 ) -> tuple[Alternative, ...]:
     """What fits in place of `unfit`, by what it costs the user: single changes, and pairs of those that do not suffice.
 
-    `plan` makes a plan of a target without looking for alternatives.
+    `plan` makes a plan of a target where that fits, without looking for alternatives.
     """
     tight = {gpu.index for gpu in unfit.gpus if gpu.exceeds_by_mb}
     wanted = [row for row in unfit.services if row.wanted not in ("stopped", "kept") and row.id in services]

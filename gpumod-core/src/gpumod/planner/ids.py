@@ -27,4 +27,4 @@ def plan_id(world: World, steps: Iterable[Step], members: Iterable[str]) -> str:
 
 def alternative_id(target: Target, changes: Changes) -> str:
     """Derived from the target that did not fit and from what is changed."""
-    return short_hash([target.model_dump(mode="json"), changes.model_dump(mode="json")])
+    return short_hash([target.model_dump(mode="json", exclude={"alternative"}), changes.model_dump(mode="json")])

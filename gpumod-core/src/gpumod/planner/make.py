@@ -10,7 +10,7 @@ from gpumod.domain.plan import Lease, Plan, Policy, Target, Variant
 from gpumod.domain.service import Service
 from gpumod.planner.alternatives import find_alternatives
 from gpumod.planner.candidates import FootprintOf
-from gpumod.planner.report import tell
+from gpumod.planner.report import fits, tell
 from gpumod.planner.solve import solve
 from gpumod.planner.world import World
 
@@ -42,12 +42,16 @@ def make_plan(
     """
     held = tuple(leases)
 
-    def plan(target: Target, services: Mapping[str, Service], footprints: Mapping[str, Footprint]) -> Plan:
+    def plan_if_fits(
+        target: Target, services: Mapping[str, Service], footprints: Mapping[str, Footprint]
+    ) -> Plan | None:
         world = World(snapshot, services, footprints, held, policy)
-        return tell(world, target, solve(world, target))
+        solution = solve(world, target)
+        return tell(world, target, solution) if fits(world, solution) else None
 
-    made = plan(target, services, footprints)
+    world = World(snapshot, services, footprints, held, policy)
+    made = tell(world, target, solve(world, target))
     if made.fits or not policy.alternatives:
         return made
-    found = find_alternatives(plan, made, services, footprints, variants or {}, stored, footprint_of)
+    found = find_alternatives(plan_if_fits, made, services, footprints, variants or {}, stored, footprint_of)
     return made.model_copy(update={"alternatives": found})

@@ -22,7 +22,7 @@ def tell(world: World, target: Target, solution: Solution) -> Plan:
     gpus = _gpus(world, solution, turns, after)
     ram = solution.schedule.accounts[RAM]
     ram_peak_mb = _peak(world, solution, RAM)
-    over = any(gpu.exceeds_by_mb for gpu in gpus) or ram.over > 0
+    over = not fits(world, solution)
     if over:
         verdict = VerdictKind.DOES_NOT_FIT
     elif not steps:
@@ -45,6 +45,12 @@ def tell(world: World, target: Target, solution: Solution) -> Plan:
         ram_exceeds_by_mb=ram.over,
         expected_s=round(max((step.starts_at_s + (step.expected_s or 0.0) for step in steps), default=0.0), 3),
     )
+
+
+def fits(world: World, solution: Solution) -> bool:
+    """True where nothing is ever over its budget: on the way, in the end, in any turn."""
+    turns = _turns(world, solution)
+    return not solution.schedule.over and all(turn.peak_mb <= world.budgets[turn.gpu] for turn in turns)
 
 
 def _peak(world: World, solution: Solution, key: int) -> int:

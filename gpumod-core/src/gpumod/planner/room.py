@@ -13,7 +13,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Lease, Plan, Policy, Target, TargetMember
 from gpumod.domain.service import Service
-from gpumod.domain.states import State
+from gpumod.domain.states import Action, State
 from gpumod.planner.goals import protected
 from gpumod.planner.make import make_plan
 from gpumod.planner.world import World
@@ -62,7 +62,7 @@ def make_room(
         raise UsageError("unknown-gpu", f"there is {said}", why=f"the machine has: {have}", hint="see gpumod status")
     gpus = world.gpus if gpu is None else (gpu,)
     found = sorted(
-        (_cost(world, choice), index, n, choice)
+        (_cost(world, choice, index), index, n, choice)
         for index in gpus
         for n, choice in enumerate(_choices(world, index, mb))
     )
@@ -134,13 +134,14 @@ def _gain_mb(world: World, choice: Choice, gpu: int) -> int:
     return gain
 
 
-def _cost(world: World, choice: Choice) -> tuple[int, float, int, tuple[str, ...]]:
-    """Fewest stops first, then the seconds that going and coming back take, then the fewest services."""
+def _cost(world: World, choice: Choice, gpu: int) -> tuple[int, float, int, int, tuple[str, ...]]:
+    """Fewest stops first, then the seconds that going and coming back take, then the fewest services, then the MiB."""
     seconds = 0.0
     for service, way in choice.items():
         actions = ("sleep", "wake") if way == "sleep" else ("stop", "start")
         seconds += sum(world.seconds(service, action) for action in actions)
-    return sum(way == "stop" for way in choice.values()), round(seconds, 3), len(choice), tuple(sorted(choice))
+    stops = sum(way == "stop" for way in choice.values())
+    return stops, round(seconds, 3), len(choice), _gain_mb(world, choice, gpu), tuple(sorted(choice))
 
 
 def _planned(world: World, gpu: int, choice: Choice, mb: int, held: tuple[Lease, ...]) -> Room | None:
@@ -158,6 +159,8 @@ def _planned(world: World, gpu: int, choice: Choice, mb: int, held: tuple[Lease,
         )
     except GpumodError:
         return None
+    if any(step.action in (Action.START, Action.WAKE) for step in plan.steps):
+        return None  # what sleeps keeps what it needs up: nothing is started to make room
     row = next(row for row in plan.gpus if row.index == gpu)
     return Room(gpu, target, plan, row.after_mb - row.budget_mb)
 

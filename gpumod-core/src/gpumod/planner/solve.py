@@ -105,6 +105,12 @@ def _may_be_late(world: World, solution: Solution, service: str, late: frozenset
     return awake and goal.want is not Want.TIME_SHARED and service not in late
 
 
+def _over_whatever_comes_first(world: World, solution: Solution) -> bool:
+    """True where a GPU is over, and what rests there in the end is more than its budget: no other order helps."""
+    accounts, idle = solution.schedule.accounts, solution.resting.idle
+    return any(accounts[gpu].over and idle[gpu] > world.budgets[gpu] for gpu in world.gpus)
+
+
 def _best_order(
     world: World, target: Target, stopped: frozenset[str], crowd: frozenset[str], late: frozenset[str]
 ) -> Solution:
@@ -128,5 +134,7 @@ def _best_order(
         if not schedule.over:
             return solution
         first = first or solution
+        if _over_whatever_comes_first(world, first):
+            break
     assert first is not None  # noqa: S101  (the loop ran)
     return first

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from gpumod.domain.errors import UnknownName
-from gpumod.domain.footprint import Footprint
+from gpumod.domain.footprint import Footprint, split
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Lease, Policy
 from gpumod.domain.service import Service
@@ -20,11 +20,6 @@ Load = dict[int, int]
 
 DEFAULT_S = {"start": 30.0, "stop": 3.0, "sleep": 3.0, "wake": 4.0, "verify": 0.5}
 """Seconds that an action is taken to last where nobody has measured it."""
-
-
-def split(total_mb: int, gpus: tuple[int, ...]) -> Load:
-    """`total_mb` shared evenly among `gpus`, each part rounded up."""
-    return {gpu: -(-total_mb // len(gpus)) for gpu in gpus} if total_mb > 0 else {}
 
 
 def add(into: Load, load: Mapping[int, int], sign: int = 1) -> None:
@@ -59,7 +54,9 @@ class World:
         self.leases = tuple(leases)
         self.policy = policy or Policy()
         self.gpus = tuple(gpu.index for gpu in snapshot.gpus)
+        self._totals_mb = {gpu.index: gpu.total_mb for gpu in snapshot.gpus}
         self._readings = dict(snapshot.services)
+        self._now: dict[str, Load] = {}
         self.leased = {lease.service: lease.holder for lease in self.leases if lease.service}
 
     def reading(self, service: str) -> ServiceReading:
@@ -136,18 +133,30 @@ class World:
 
     def awake(self, service: str, gpus: tuple[int, ...]) -> Load:
         foot = self.footprint(service)
-        return split(foot.vram_mb, gpus) | ({RAM: foot.ram_mb} if foot.ram_mb else {})
+        return self._split(foot, foot.vram_mb, gpus) | ({RAM: foot.ram_mb} if foot.ram_mb else {})
 
     def peak(self, service: str, gpus: tuple[int, ...]) -> Load:
         """What a start reserves."""
         foot = self.footprint(service)
-        return split(foot.start_peak_mb, gpus) | ({RAM: foot.ram_mb} if foot.ram_mb else {})
+        return self._split(foot, foot.start_peak_mb, gpus) | ({RAM: foot.ram_mb} if foot.ram_mb else {})
 
     def asleep(self, service: str, gpus: tuple[int, ...]) -> Load:
-        """What it keeps asleep: its residue, and in host RAM what sleeping takes beside what it had awake."""
+        """What it keeps asleep: its residue, and in host RAM what sleeping takes beside what it had awake.
+
+        Of GPUs of different sizes it may keep the same MiB or the same part: the more is counted, but never more than
+        it had awake.
+        """
         foot = self.footprint(service)
-        ram_mb = foot.ram_mb + foot.ram_asleep_mb
-        return split(foot.asleep_mb, gpus) | ({RAM: ram_mb} if ram_mb else {})
+        ram = {RAM: foot.ram_mb + foot.ram_asleep_mb} if foot.ram_mb + foot.ram_asleep_mb else {}
+        kept = split(foot.asleep_mb, gpus)
+        if foot.equal_part and kept:
+            awake = self._split(foot, foot.vram_mb, gpus)
+            kept = most(kept, self._split(foot, foot.asleep_mb, gpus))
+            kept = {gpu: min(mb, awake[gpu]) for gpu, mb in kept.items()}
+        return kept | ram
+
+    def _split(self, foot: Footprint, total_mb: int, gpus: tuple[int, ...]) -> Load:
+        return split(total_mb, gpus, self._totals_mb if foot.equal_part else None)
 
     def seat(self, service: str) -> tuple[int, ...]:
         """The GPUs that it is on now: as placed, else as seen, else as defined, else the first."""
@@ -159,7 +168,16 @@ class World:
         return tuple(gpu for gpu in seat if gpu in self.gpus) or self.gpus[:1]
 
     def now(self, service: str) -> Load:
-        """What it holds now: as observed, but at least what its state says, so that growth to come is covered."""
+        """What it holds now: as observed, but at least what its state says, so that growth to come is covered.
+
+        Asked for again and again, so it is kept: whoever gets it leaves it as it is.
+        """
+        known = self._now.get(service)
+        if known is None:
+            known = self._now[service] = self._held(service)
+        return known
+
+    def _held(self, service: str) -> Load:
         reading = self.reading(service)
         observed = {gpu: held_mb for gpu, held_mb in reading.vram_mb.items() if held_mb and gpu in self.gpus}
         levels = {State.RUNNING: self.awake, State.SLEEPING: self.asleep, State.STARTING: self.peak}

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
 from gpumod.domain.service import Service
+from gpumod.domain.words import said
 from gpumod.ports import Clock, Http, HttpFailure
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ DENIED_ENV = frozenset({
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
 })  # fmt: skip
 DENIED_ENV_PREFIXES = ("LD_", "GPUMOD_")
+POLL_LEAST_S, POLL_MOST_S = 0.01, 0.05
 
 
 class Options(BaseModel):
@@ -46,10 +48,9 @@ def _problem(item: Mapping[str, Any], model: type[Options]) -> str:
         close = difflib.get_close_matches(name, model.model_fields, n=2)
         advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(model.model_fields))}"
         return f"unknown option {name!r} ({advice})"
-    text = str(item["msg"]).removeprefix("Value error, ")
     # The environment may hold secrets, so its values are not repeated.
     given = "" if item["loc"][:1] == ("env",) else f" (got {item['input']!r:.80})"
-    return f"option {name!r}: {text}{given}"
+    return f"option {name!r}: {said(item)}{given}"
 
 
 def _env(value: Any) -> dict[str, str]:
@@ -139,12 +140,19 @@ async def in_flight(http: Http, port: int, *names: str, query: Sequence[tuple[st
 
 
 async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
-    """Ask until the answer is not None, first after 20 ms and never more than 50 ms apart; None when time is out."""
-    end_s, pause_s = clock.monotonic() + timeout_s, 0.02
-    while (answer := await ask()) is None:
-        left_s = end_s - clock.monotonic()
+    """Ask until the answer is not None; None when time is out.
+
+    What is quickly answered is asked every 10 ms at first. The longer it takes in all, and the dearer one question is,
+    the rarer it is asked, but never more than 50 ms apart.
+    """
+    began_s = clock.monotonic()
+    while True:
+        asked_s = clock.monotonic()
+        if (answer := await ask()) is not None:
+            return answer
+        now_s = clock.monotonic()
+        left_s = began_s + timeout_s - now_s
         if left_s <= 0:
             return None
-        await clock.sleep(min(pause_s, left_s))
-        pause_s = min(pause_s * 1.1, 0.05)
-    return answer
+        pause_s = max(POLL_LEAST_S, 4 * (now_s - asked_s), (now_s - began_s) / 100)
+        await clock.sleep(min(pause_s, POLL_MOST_S, left_s))

@@ -6,8 +6,10 @@ checked against it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import GpuReading, HostSnapshot, ServiceReading
@@ -21,9 +23,12 @@ RAM = -1
 Held = dict[int, int]
 
 
-def shared(total_mb: int, gpus: tuple[int, ...]) -> Held:
-    """`total_mb` shared evenly among `gpus`, rounded up."""
-    return {gpu: (total_mb + len(gpus) - 1) // len(gpus) for gpu in gpus} if total_mb else {}
+def shared(total_mb: int, gpus: tuple[int, ...], snapshot: HostSnapshot, *, equal_part: bool) -> Held:
+    """`total_mb` shared among `gpus`, rounded up: evenly, or the same part of each."""
+    if not total_mb:
+        return {}
+    size = {gpu: snapshot.gpu(gpu).total_mb if equal_part else 1 for gpu in gpus}
+    return {gpu: math.ceil(Fraction(total_mb * size[gpu], sum(size.values()))) for gpu in gpus}
 
 
 @dataclass
@@ -69,15 +74,22 @@ class Replay:
 
     def _awake(self, service: str, gpus: tuple[int, ...]) -> Held:
         foot = self.footprints[service]
-        return {**shared(foot.vram_mb, gpus), RAM: foot.ram_mb}
+        return {**self._shared(foot, foot.vram_mb, gpus), RAM: foot.ram_mb}
 
     def _peak(self, service: str, gpus: tuple[int, ...]) -> Held:
         foot = self.footprints[service]
-        return {**shared(foot.start_peak_mb, gpus), RAM: foot.ram_mb}
+        return {**self._shared(foot, foot.start_peak_mb, gpus), RAM: foot.ram_mb}
 
     def _asleep(self, service: str, gpus: tuple[int, ...]) -> Held:
         foot = self.footprints[service]
-        return {**shared(foot.asleep_mb, gpus), RAM: foot.ram_mb + foot.ram_asleep_mb}
+        awake = self._shared(foot, foot.vram_mb, gpus)
+        even = shared(foot.asleep_mb, gpus, self.snapshot, equal_part=False)
+        part = self._shared(foot, foot.asleep_mb, gpus)
+        kept = {gpu: min(max(even[gpu], part[gpu]), awake[gpu]) for gpu in part}
+        return {**kept, RAM: foot.ram_mb + foot.ram_asleep_mb}
+
+    def _shared(self, foot: Footprint, total_mb: int, gpus: tuple[int, ...]) -> Held:
+        return shared(total_mb, gpus, self.snapshot, equal_part=foot.equal_part)
 
     def total(self, key: int) -> int:
         """MiB held of one resource by all services."""

@@ -78,6 +78,7 @@ def service_sets(
             ram_mb=draw(st.sampled_from([0, 0, 500])),
             ram_asleep_mb=draw(st.sampled_from([0, 2000, 9000])) if level == "l1" else 0,
             exclusive_start=draw(st.integers(0, 3)) == 3,
+            equal_part=draw(st.booleans()),
             start_s=draw(st.sampled_from([None, 5.0, 20.0, 60.0])),
             stop_s=draw(st.sampled_from([None, 0.5, 10.0])),
             sleep_s=draw(st.sampled_from([None, 1.0])),

@@ -7,7 +7,7 @@ Each tells `on_act` of every act before it is done and after, as `start chat bef
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -258,11 +258,12 @@ class WorldLocal:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def port_user(self, port: int) -> PortUser | None:
-        user = self.world.listener(port)
-        if user is None:
-            return None
-        return PortUser(pid=user.pid, name=user.name if isinstance(user, Stranger) else user.service)
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]:
+        found = {port: user for port in ports if (user := self.world.listener(port))}
+        return {
+            port: PortUser(pid=user.pid, name=user.name if isinstance(user, Stranger) else user.service)
+            for port, user in found.items()
+        }
 
     def free_disk_mb(self, path: Path) -> int:
         return self.world.free_disk_mb

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from gpumod.adapters.presets.schema import allowed_keys
 from gpumod.adapters.presets.strict_yaml import Document, Loc
 from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.words import said
 
 MOST = 10
 """So many problems of one file are reported."""
-_ID_RULE = "must begin with a letter or a digit and hold only those, '.', '_' and '-' (at most 63 characters)"
 
 
 def problem(
@@ -52,13 +52,11 @@ def _said(item: Mapping[str, Any], loc: Loc, kind: Literal["service", "mode"]) -
         close = get_close_matches(str(loc[-1]), known, n=2)
         return "is unknown: " + (f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}")
     if item["type"] == "missing":
-        return "is missing"
-    if item["type"] == "string_pattern_mismatch":
-        return f"{_ID_RULE}, not {_shown(item['input'])}"
+        return said(item)
     if loc == ("gpus",):
         return f"must be 'any' or a list of indices, not {_shown(item['input'])}"
-    said = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("tuple", "list")
-    return f"{said}, not {_shown(item['input'])}" if loc and not isinstance(item["input"], Mapping) else said
+    what = said(item)
+    return f"{what}, not {_shown(item['input'])}" if loc and not isinstance(item["input"], Mapping) else what
 
 
 def _shown(value: object) -> str:

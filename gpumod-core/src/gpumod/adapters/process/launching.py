@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import marshal
 import os
+import select
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpumod.adapters.process import environment
+from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.proc import NONCE_VARIABLE, SHIM_VARIABLE, by_nonce, send
 from gpumod.adapters.process.records import LOGS_KEPT, Records, filled
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UsageError
@@ -21,7 +21,6 @@ from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Launch
 
-SHIM = Path(__file__).with_name("shim.py")
 START_TIMEOUT_S = 30.0
 
 
@@ -47,6 +46,7 @@ def orders(
     argv = [filled(word, folder) for word in launch.argv]
     _check_words(service, argv, variables)
     return {
+        "folder": str(records.run_folder(service)),
         "nonce": handle.nonce,
         "service": service,
         "exe": _program(service, argv[0], cwd, environment.search_path(variables, settings.bin_path)),
@@ -89,30 +89,44 @@ def not_started(service: str, program: str, answer: Mapping[str, Any]) -> Gpumod
     )
 
 
-def run_shim(folder: Path, nonce: str, orders: dict[str, Any]) -> dict[str, Any]:
-    """Start the shim, give it its orders and return its answer. It detaches itself, so nothing is left to wait for."""
-    with subprocess.Popen(
-        [sys.executable, "-I", "-S", str(SHIM), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={NONCE_VARIABLE: nonce, SHIM_VARIABLE: "1"},
-        cwd="/",
-        start_new_session=True,
-    ) as shim:
-        try:
-            text, complaint = shim.communicate(marshal.dumps(orders), timeout=START_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            for process in by_nonce([nonce])[nonce]:
-                send(process, signal.SIGKILL)
-            shim.kill()
-            return {"error": "timeout", "why": f"nothing was heard of it for {START_TIMEOUT_S:g} s"}
+def run_shim(nursery: Nursery, nonce: str, orders: dict[str, Any]) -> dict[str, Any]:
+    """Have a shim forked, give it its orders and return its answer. Blocks; nothing is left to wait for."""
+    told = os.memfd_create("gpumod-orders")
+    heard, answer = os.pipe()
     try:
-        answer = json.loads(text)
-    except ValueError:
-        last = complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        with nursery.held():
+            os.write(told, marshal.dumps(orders))
+            os.lseek(told, 0, os.SEEK_SET)
+            try:
+                nursery.fork(nonce, told, answer)
+            except OSError as error:
+                return {"error": "shim", "why": f"no process could be made: {error.strerror or error}"}
+            finally:
+                os.close(answer)
+            text = _read_all(heard, time.monotonic() + START_TIMEOUT_S)
+    finally:
+        os.close(told)
+        os.close(heard)
+    if text is None:
+        for process in by_nonce([nonce])[nonce]:
+            send(process, signal.SIGKILL)
+        return {"error": "timeout", "why": f"nothing was heard of it for {START_TIMEOUT_S:g} s"}
+    if not text.startswith(b"\0"):
+        last = text.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return {"error": "shim", "why": f"the shim ended without an answer: {last or 'it said nothing'}"}
-    return answer if isinstance(answer, dict) else {}
+    answered: dict[str, Any] = marshal.loads(text[1:])  # noqa: S302 - from the very interpreter that we started
+    return answered
+
+
+def _read_all(pipe: int, deadline: float) -> bytes | None:
+    """What is written to the pipe until its other end is closed; None when that takes too long."""
+    text = b""
+    while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        piece = os.read(pipe, 65536)
+        if not piece:
+            return text
+        text += piece
+    return None
 
 
 def _check_words(service: str, argv: Sequence[str], variables: Mapping[str, str]) -> None:

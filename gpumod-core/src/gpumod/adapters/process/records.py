@@ -34,12 +34,16 @@ class Records:
     def log(self, service: str) -> Path:
         return self._logs / f"{_checked(service)}.log"
 
-    def prepare(self, service: str) -> Path:
-        """Make the folders of a service, private, and return the one of the shim's records."""
+    def run_folder(self, service: str) -> Path:
+        """Where the shim keeps its records."""
+        return self.folder(service) / RUN_FOLDER
+
+    def prepare(self, service: str) -> None:
+        """Make the folders of a service, private."""
         ensure_private_dir(self._logs)
         ensure_private_dir(self._services)
         ensure_private_dir(self.folder(service))
-        return ensure_private_dir(self.folder(service) / RUN_FOLDER)
+        ensure_private_dir(self.run_folder(service))
 
     def write(self, service: str, files: Sequence[LaunchFile]) -> None:
         """Replace files in the service's folder atomically. Raises UsageError `bad-file-name`."""
@@ -86,7 +90,7 @@ class Records:
 
     def _record(self, service: str, name: str) -> dict[str, Any]:
         try:
-            record = json.loads((self.folder(service) / RUN_FOLDER / name).read_bytes())
+            record = json.loads((self.run_folder(service) / name).read_bytes())
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

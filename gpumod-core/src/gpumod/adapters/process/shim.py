@@ -1,8 +1,8 @@
 """The shim: the small process that stays with a service while gpumod comes and goes.
 
-Run as `python -I -S shim.py FOLDER`, with its orders marshalled on stdin: `nonce service exe argv env cwd log
-log_max_bytes log_keep stop_timeout_s`. It answers with one line of JSON on stdout, the token or `{"error": ...}`,
-once the program really runs. In FOLDER it keeps `run.json` (the token) and `exit.json` (how the program ended).
+The nursery forks it, with its orders marshalled on stdin: `folder nonce service exe argv env cwd log log_max_bytes
+log_keep stop_timeout_s`. It answers on stdout with a zero byte and a marshalled token or `{"error": ...}`, once the
+program really runs. In its folder it keeps `run.json` (the token) and `exit.json` (how the program ended).
 
 It is the subreaper of everything that the service starts, so that workers which detach themselves stay its
 descendants, and only their parent can kill processes without ever hitting a stranger that got the same pid.
@@ -10,16 +10,17 @@ descendants, and only their parent can kill processes without ever hitting a str
 Signals: SIGTERM and SIGINT are passed to the service, and what is left after `stop_timeout_s` is killed; SIGUSR1 kills
 at once. When the main process ends, what it left behind is ended too. The shim ends when no descendant is left.
 
-It imports nothing of gpumod and little of the standard library, and of that the slower half (json, signal) only when
-the service has been executed: the service waits some 11 ms for its shim.
+It imports nothing of gpumod and little of the standard library: the first service of a run waits for that.
 """
 
 # No pathlib, no contextlib: they would be half of the time that the service waits.
-# ruff: noqa: PTH105, PTH110, PTH116, PTH118, PTH123, PTH208, SIM105, PLC0415
+# ruff: noqa: PTH105, PTH110, PTH116, PTH118, PTH123, PTH208, SIM105
 
+import _signal as signal  # type: ignore[import-not-found]  # the module around it costs as much as all the rest
 import ctypes
 import marshal
 import os
+import select
 import sys
 import time
 
@@ -43,6 +44,7 @@ class Orders:
     """What the supervisor wants."""
 
     def __init__(self, orders: Json) -> None:
+        self.folder = str(orders["folder"])
         self.nonce = str(orders["nonce"])
         self.service = str(orders["service"])
         self.exe = str(orders["exe"])
@@ -56,10 +58,9 @@ class Orders:
 
 
 def main() -> None:
-    folder = sys.argv[1]
     orders = Orders(marshal.loads(sys.stdin.buffer.read()))  # noqa: S302 - from the very interpreter that started us
-    if os.fork():
-        os._exit(0)  # nobody has to wait for the shim: it belongs to init
+    if nobody_listens():
+        return  # gpumod was killed before this run could be found: it is as if it had not begun
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_NAME, b"gpumod-shim", 0, 0, 0)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -75,7 +76,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         report({"error": "exec", "why": getattr(error, "strerror", None) or str(error)})
         return
-    watch = Watch(folder, orders, pid)  # takes care of signals from here on
+    watch = Watch(orders, pid)  # takes care of signals from here on
     token: Json = {
         "pid": pid,
         "pid_started": start_ticks(pid),
@@ -84,9 +85,16 @@ def main() -> None:
         "boot": read("/proc/sys/kernel/random/boot_id").strip(),
         "started_at": time.time(),
     }
-    keep(folder, "run.json", {"nonce": orders.nonce, "token": token})
+    keep(orders.folder, "run.json", {"nonce": orders.nonce, "token": token})
     report(token)
     watch.run()
+
+
+def nobody_listens() -> bool:
+    """True when the pipe for our answer has no reader any more."""
+    answer = select.poll()
+    answer.register(1, 0)
+    return any(event & select.POLLERR for _, event in answer.poll(0))
 
 
 def spawn(orders: Orders, log: int) -> int:
@@ -118,15 +126,11 @@ def spawn(orders: Orders, log: int) -> int:
 class Watch:
     """Stays with the service until no descendant is left: passes signals on, ends leftovers, rotates the log."""
 
-    def __init__(self, folder: str, orders: Orders, main_pid: int) -> None:
-        import signal
-
-        self.signal = signal
+    def __init__(self, orders: Orders, main_pid: int) -> None:
         self.heard = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
         signal.pthread_sigmask(signal.SIG_BLOCK, self.heard)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would reap behind our back
-        self.folder = folder
         self.orders = orders
         self.main_pid = main_pid
         self.alive = True
@@ -144,7 +148,7 @@ class Watch:
                 break
             now = time.monotonic()
             self.act(now)
-            got = self.signal.sigtimedwait(self.heard, max(0.0, min(self.kill_at, self.rotate_at) - now))
+            got = signal.sigtimedwait(self.heard, max(0.0, min(self.kill_at, self.rotate_at) - now))
             if got is not None:
                 self.hear(got.si_signo)
         self.keep_exit(empty=True)
@@ -154,14 +158,14 @@ class Watch:
         self.code = code
         self.keep_exit(empty=False)
         for pid in children():
-            send(pid, self.signal.SIGTERM)
+            send(pid, signal.SIGTERM)
         self.kill_within(LEFTOVER_GRACE_S)
 
     def act(self, now: float) -> None:
         """Do what is due."""
         if now >= self.kill_at:
             for pid in children():
-                send(pid, self.signal.SIGKILL)
+                send(pid, signal.SIGKILL)
             self.kill_at = now + self.kill_again_s
             self.kill_again_s = min(2 * self.kill_again_s, KILL_AGAIN_MOST_S)
         if now >= self.rotate_at:
@@ -169,12 +173,12 @@ class Watch:
             self.rotate_at = now + ROTATION_CHECK_S
 
     def hear(self, number: int) -> None:
-        if number in (self.signal.SIGTERM, self.signal.SIGINT):
+        if number in (signal.SIGTERM, signal.SIGINT):
             if self.alive:
                 send(-self.main_pid, number)
-                send(-self.main_pid, self.signal.SIGCONT)  # a stopped process would not hear it
+                send(-self.main_pid, signal.SIGCONT)  # a stopped process would not hear it
             self.kill_within(self.orders.stop_timeout_s)
-        elif number == self.signal.SIGUSR1:
+        elif number == signal.SIGUSR1:
             self.kill_within(0.0)
 
     def kill_within(self, seconds: float) -> None:
@@ -182,7 +186,7 @@ class Watch:
 
     def keep_exit(self, *, empty: bool) -> None:
         record: Json = {"nonce": self.orders.nonce, "code": self.code, "at": time.time(), "empty": empty}
-        keep(self.folder, "exit.json", record)
+        keep(self.orders.folder, "exit.json", record)
 
 
 def reap() -> tuple[dict[int, int], bool]:
@@ -260,10 +264,8 @@ def private(path: str, flags: int) -> int:
 
 def report(answer: Json) -> None:
     """Tell the supervisor, if it is still there, and let go of its pipes."""
-    import json
-
     try:
-        os.write(1, json.dumps(answer).encode() + b"\n")
+        os.write(1, b"\0" + marshal.dumps(answer))
     except OSError:
         pass
     null = os.open(os.devnull, os.O_RDWR)
@@ -273,16 +275,25 @@ def report(answer: Json) -> None:
 
 def keep(folder: str, name: str, record: Json) -> None:
     """Write a record atomically. A folder that was removed, or a full disk, must not end the shim."""
-    import json
-
     path = os.path.join(folder, name)
     draft = f"{path}.{os.getpid()}.tmp"
     try:
         with open(draft, "w", encoding="utf-8", opener=private) as file:
-            file.write(json.dumps(record))
+            file.write(as_json(record))
         os.replace(draft, path)
     except OSError:
         pass
+
+
+def as_json(value: object) -> str:
+    """JSON of a record of numbers and plain words; to import the json module would cost as much as starting Python."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{name}": {as_json(item)}' for name, item in value.items()) + "}"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
 
 
 def parent(pid: int) -> int | None:
@@ -305,7 +316,3 @@ def stat_fields(pid: int) -> list[str]:
 def read(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
-
-
-if __name__ == "__main__":
-    main()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.launching import not_started, orders, run_shim
 from gpumod.adapters.process.proc import (
     Proc,
@@ -50,8 +52,20 @@ class ProcessSupervisor:
         self._settings = settings
         self._clock = clock
         self._records = Records(home.absolute())
+        self._nursery = Nursery(home.absolute())
 
     # --- start --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AsyncIterator[None]:
+        """One nursery for all starts of a run, begun while the run is journalled."""
+        with self._nursery.held():
+            opening = asyncio.create_task(asyncio.to_thread(self._nursery.open)) if launches else None
+            try:
+                yield
+            finally:
+                if opening:
+                    await asyncio.gather(opening, return_exceptions=True)
 
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise what :meth:`start` would raise before anything runs."""
@@ -73,9 +87,9 @@ class ProcessSupervisor:
                 hint=f"stop it first: gpumod service stop {service}",
             )
         told = orders(handle, launch, env, self._records, self._settings)
-        folder = self._records.prepare(service)
+        self._records.prepare(service)
         self._records.write(service, launch.files)
-        answer = await asyncio.to_thread(run_shim, folder, handle.nonce, told)
+        answer = await asyncio.to_thread(run_shim, self._nursery, handle.nonce, told)
         if is_token(answer):
             return answer
         raise not_started(service, told["exe"], answer)

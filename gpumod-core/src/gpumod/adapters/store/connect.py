@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlmodel import Session
 
@@ -56,6 +57,12 @@ def _on_begin(connection: Connection) -> None:
     # A deferred transaction that reads first and writes later fails at once, without waiting, when somebody else
     # wrote in between: so writers say what they are from the start.
     connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def run_sql(session: Session, statement: str, **values: Any) -> CursorResult[Any]:
+    """Execute SQL as it stands, in the session's transaction: for what every step writes, where building a statement
+    from tables would cost several times what SQLite takes."""
+    return session.connection().exec_driver_sql(statement, values)
 
 
 class Database:

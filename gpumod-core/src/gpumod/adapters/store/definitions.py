@@ -11,7 +11,7 @@ from sqlmodel import Session, col, delete, select
 from gpumod.adapters.store.connect import Database
 from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import dump, load, parse_strings
-from gpumod.adapters.store.state import forget_mode, read_settings
+from gpumod.adapters.store.state import forget_mode
 from gpumod.adapters.store.tables import ModeRow, ModeServiceRow, ServiceRow
 from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName
 from gpumod.domain.mode import Mode
@@ -29,7 +29,7 @@ class Definitions:
     def services(self) -> Mapping[str, Service]:
         """Every service whose row is valid, by id in order. :meth:`problems` names the others."""
         with self._db.read() as session:
-            return _services(session)[0]
+            return read_services(session)[0]
 
     def put_service(self, service: Service, *, event: Event, user_edited: Sequence[str] = ()) -> None:
         """Add or replace a service. `user_edited` replaces the fields that were marked as edited by the user."""
@@ -73,7 +73,7 @@ class Definitions:
     def modes(self) -> Mapping[str, Mode]:
         """Every mode whose rows are valid, by id in order. :meth:`problems` names the others."""
         with self._db.read() as session:
-            return _modes(session)[0]
+            return read_modes(session)[0]
 
     def put_mode(self, mode: Mode, *, event: Event, user_edited: bool = False) -> None:
         """Add or replace a mode. `user_edited` replaces the mark that the user edited it."""
@@ -112,11 +112,6 @@ class Definitions:
             forget_mode(session, mode_id)
             add_event(session, event)
 
-    def problems(self) -> tuple[ErrorInfo, ...]:
-        """What is wrong with rows that :meth:`services`, :meth:`modes` and :meth:`settings` leave out."""
-        with self._db.read() as session:
-            return (*_services(session)[1], *_modes(session)[1], *read_settings(session)[1])
-
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for a name that is not there, with the ones that are close to it."""
@@ -129,7 +124,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     )
 
 
-def _services(session: Session) -> tuple[dict[str, Service], list[ErrorInfo]]:
+def read_services(session: Session) -> tuple[dict[str, Service], list[ErrorInfo]]:
+    """The valid services, and what is wrong with the others."""
     good: dict[str, Service] = {}
     bad: list[ErrorInfo] = []
     for row in session.exec(select(ServiceRow).order_by(ServiceRow.id)):
@@ -143,7 +139,8 @@ def _services(session: Session) -> tuple[dict[str, Service], list[ErrorInfo]]:
     return good, bad
 
 
-def _modes(session: Session) -> tuple[dict[str, Mode], list[ErrorInfo]]:
+def read_modes(session: Session) -> tuple[dict[str, Mode], list[ErrorInfo]]:
+    """The valid modes, and what is wrong with the others."""
     members: dict[str, list[dict[str, object]]] = {}
     in_order = select(ModeServiceRow).order_by(col(ModeServiceRow.mode_id), col(ModeServiceRow.position))
     for member in session.exec(in_order):

@@ -6,7 +6,7 @@ import json
 
 from sqlmodel import Session, col, select
 
-from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.rows import load, parse
 from gpumod.adapters.store.tables import EventRow
 from gpumod.domain.errors import GpumodError
@@ -35,4 +35,5 @@ class Journal:
 def add_event(session: Session, event: Event) -> None:
     """Write `event` in the transaction of `session`."""
     data = json.dumps(event.model_dump(mode="json")["data"])
-    session.add(EventRow(at=event.at, kind=event.kind, subject=event.subject, data=data))
+    values = {"at": event.at, "kind": event.kind, "subject": event.subject, "data": data}
+    run_sql(session, "INSERT INTO events (at, kind, subject, data) VALUES (:at, :kind, :subject, :data)", **values)

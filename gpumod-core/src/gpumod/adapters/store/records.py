@@ -1,4 +1,4 @@
-"""Handles, measurements, simulations and GPU profiles in the database."""
+"""Measurements, simulations and GPU profiles in the database."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from sqlalchemy import func
-from sqlmodel import Session, col, delete, select
+from sqlmodel import col, delete, select
 
-from gpumod.adapters.store.connect import Database
-from gpumod.adapters.store.definitions import unknown
-from gpumod.adapters.store.journal import add_event
+from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.rows import dump, load
-from gpumod.adapters.store.tables import GpuProfileRow, HandleRow, SimulationRow, VramSampleRow
+from gpumod.adapters.store.tables import GpuProfileRow, SimulationRow, VramSampleRow
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import GpuReading
-from gpumod.domain.run import Event, Handle, Sample
+from gpumod.domain.run import Sample
 from gpumod.ports import Simulation
 
 MEDIAN_OF = 5
@@ -24,7 +21,15 @@ MEDIAN_OF = 5
 KEPT_SAMPLES = 20
 """So many measurements of one kind are kept for one service and key."""
 
-_HANDLE_COLUMNS = frozenset({"service", "supervisor", "nonce", "started_at"})
+_ADD_SAMPLE = "INSERT INTO vram_samples (service, key, at, kind, value) VALUES (:service, :key, :at, :kind, :value)"
+_KEEP_HIGHEST = (
+    "WITH same AS (SELECT seq, value FROM vram_samples WHERE service = :service AND key = :key AND kind = :kind)"
+    " DELETE FROM vram_samples WHERE seq IN (SELECT seq FROM same WHERE value < (SELECT max(value) FROM same))"
+)
+_KEEP_NEWEST = (
+    "WITH same AS (SELECT seq FROM vram_samples WHERE service = :service AND key = :key AND kind = :kind)"
+    " DELETE FROM vram_samples WHERE seq IN (SELECT seq FROM same ORDER BY seq DESC LIMIT -1 OFFSET :kept)"
+)
 _SIMULATION_COLUMNS = frozenset({"id", "at"})
 
 
@@ -33,32 +38,15 @@ class Records:
 
     _db: Database
 
-    def handles(self) -> Mapping[str, Handle]:
-        """The handles by service. Raises Failed(`bad-row`): what runs must not be forgotten."""
-        with self._db.read() as session:
-            return {row.service: _handle(row) for row in session.exec(select(HandleRow).order_by(HandleRow.service))}
-
-    def put_handle(self, handle: Handle, *, event: Event) -> None:
-        columns = {name: getattr(handle, name) for name in _HANDLE_COLUMNS}
+    def add_samples(self, samples: Sequence[Sample]) -> None:
+        """Keep measurements; old ones that no answer depends on are dropped."""
         with self._db.write() as session:
-            session.merge(HandleRow(**columns, definition=dump(handle, _HANDLE_COLUMNS)))
-            add_event(session, event)
-
-    def delete_handle(self, service_id: str, *, event: Event) -> None:
-        """Raises UnknownName(`unknown-handle`)."""
-        with self._db.write() as session:
-            row = session.get(HandleRow, service_id)
-            if row is None:
-                raise unknown("handle", service_id, ())
-            session.delete(row)
-            add_event(session, event)
-
-    def add_sample(self, sample: Sample) -> None:
-        """Keep a measurement; old ones that no answer depends on are dropped."""
-        with self._db.write() as session:
-            session.add(VramSampleRow(**sample.model_dump()))
-            session.flush()
-            _prune(session, sample)
+            for sample in samples:
+                same = {"service": sample.service, "key": sample.key, "kind": sample.kind}
+                run_sql(session, _ADD_SAMPLE, **same, at=sample.at, value=sample.value)
+                if sample.kind == "peak_mb":
+                    run_sql(session, _KEEP_HIGHEST, **same)
+                run_sql(session, _KEEP_NEWEST, **same, kept=KEPT_SAMPLES)
 
     def samples(self) -> Mapping[tuple[str, str], Mapping[str, float]]:
         """What is known by measurement, by (service, key) and kind.
@@ -107,11 +95,6 @@ class Records:
             )
 
 
-def _handle(row: HandleRow) -> Handle:
-    columns = {name: getattr(row, name) for name in _HANDLE_COLUMNS}
-    return load(Handle, "handles", row.service, row.definition, columns)
-
-
 def _simulation(row: SimulationRow) -> Simulation | None:
     try:
         return load(Simulation, "simulations", row.id, row.definition, {"id": row.id, "at": row.at})
@@ -123,16 +106,3 @@ def _summary(kind: str, values: Sequence[float]) -> float:
     if kind == "peak_mb":
         return max(values)
     return median(values[-MEDIAN_OF:]) if kind.endswith("_s") else values[-1]
-
-
-def _prune(session: Session, sample: Sample) -> None:
-    same = (
-        (col(VramSampleRow.service) == sample.service)
-        & (col(VramSampleRow.key) == sample.key)
-        & (col(VramSampleRow.kind) == sample.kind)
-    )
-    if sample.kind == "peak_mb":
-        highest = session.exec(select(func.max(VramSampleRow.value)).where(same)).one()
-        session.exec(delete(VramSampleRow).where(same & (col(VramSampleRow.value) < highest)))
-    newest = select(VramSampleRow.seq).where(same).order_by(col(VramSampleRow.seq).desc()).limit(KEPT_SAMPLES)
-    session.exec(delete(VramSampleRow).where(same & col(VramSampleRow.seq).not_in(newest)))

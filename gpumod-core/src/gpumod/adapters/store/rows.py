@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gpumod.domain.errors import Failed
+from gpumod.domain.words import field_of, said
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,8 +60,7 @@ def load(model: type[M], table: str, row: object, definition: str, columns: Mapp
         return model.model_validate({**rest, **columns})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "definition"
-        raise bad_row(table, row, field, f"is wrong: {first['msg']}") from error
+        raise bad_row(table, row, field_of(first) or "definition", f"is wrong: {said(first)}") from error
 
 
 def dump(value: BaseModel, columns: Mapping[str, Any] | frozenset[str] = frozenset()) -> str:

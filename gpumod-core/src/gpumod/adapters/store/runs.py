@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.definitions import unknown
 from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import dump, dump_optional, load, parse
@@ -20,6 +20,10 @@ from gpumod.domain.run import Event, Run, RunStatus, RunStep, StepStatus
 
 _OPEN = (RunStatus.RUNNING.value, RunStatus.HALF_WAY.value)
 _RUN_COLUMNS = frozenset({"id", "command", "holder", "status", "mode_before", "started_at", "ended_at"})
+_UPDATE_STEP = (
+    "UPDATE run_steps SET status = :status, started_at = :started_at, seconds = :seconds, error = :error,"
+    " detail = :detail, definition = :definition WHERE run_id = :run_id AND phase = :phase AND n = :n"
+)
 _STEP_COLUMNS = frozenset({"n", "phase", "status", "started_at", "seconds", "detail"})
 
 
@@ -54,22 +58,16 @@ class Runs:
     def update_step(self, run_id: str, step: RunStep) -> None:
         """Write what became of a step. Raises UnknownName(`unknown-step`)."""
         with self._db.write() as session:
-            found = session.exec(
-                select(RunStepRow)
-                .where(RunStepRow.run_id == run_id)
-                .where(RunStepRow.phase == step.phase)
-                .where(RunStepRow.n == step.n)
-            ).one_or_none()
-            if found is None:
+            key = {"run_id": run_id, "phase": step.phase, "n": step.n}
+            if not run_sql(session, _UPDATE_STEP, **key, **_step_values(step)).rowcount:
                 raise unknown("step", f"{run_id} {step.phase} {step.n}", ())
-            for name, value in _step_values(step).items():
-                setattr(found, name, value)
-            session.add(found)
             if step.status in (StepStatus.DONE, StepStatus.FAILED):
                 add_event(session, _step_event(run_id, step))
 
     def finish_run(self, run: Run, *, mode: str | None, set_mode: bool) -> None:
         """Write a run's status, error and end, and with `set_mode` the mode that the machine is in: all or nothing.
+
+        With the mode goes the alternative of the run's target.
 
         A status of half-way leaves the run open. Raises UnknownName(`unknown-run`).
         """
@@ -81,7 +79,7 @@ class Runs:
             row.ended_at = run.ended_at
             session.add(row)
             if set_mode:
-                enter_mode(session, mode, at)
+                enter_mode(session, mode, run.target.alternative, at)
             data = {"status": run.status.value, "error": run.error.code if run.error else None}
             add_event(session, Event(at=at, kind="run-finished", subject=run.id, data=data))
 

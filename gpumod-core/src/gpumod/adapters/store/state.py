@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 from sqlmodel import Session, select
 
-from gpumod.adapters.store.connect import Database
+from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.journal import add_event
 from gpumod.adapters.store.rows import bad_row
 from gpumod.adapters.store.tables import SettingRow
@@ -15,9 +15,12 @@ from gpumod.domain.base import is_id
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.run import Event
 from gpumod.domain.settings import Settings
+from gpumod.domain.words import said
 
 _CURRENT = "mode.current"
 _PREVIOUS = "mode.previous"
+_WITH = ".with"
+"""Added to either: the alternative with which that mode was taken."""
 
 
 class State:
@@ -45,6 +48,16 @@ class State:
         with self._db.read() as session:
             return _get(session, _PREVIOUS)
 
+    def current_alternative(self) -> str | None:
+        """The alternative of the current mode that was taken."""
+        with self._db.read() as session:
+            return _get(session, _CURRENT + _WITH)
+
+    def previous_alternative(self) -> str | None:
+        """The alternative of the previous mode that had been taken."""
+        with self._db.read() as session:
+            return _get(session, _PREVIOUS + _WITH)
+
 
 def read_settings(session: Session) -> tuple[dict[str, str], list[ErrorInfo]]:
     """The valid settings, and what is wrong with the others. Keys that this version does not know are let be."""
@@ -58,18 +71,20 @@ def read_settings(session: Session) -> tuple[dict[str, str], list[ErrorInfo]]:
                 Settings.model_validate({row.key: row.value})
             good[row.key] = row.value
         except ValidationError as error:
-            said = error.errors(include_url=False, include_input=False)[0]["msg"]
-            bad.append(bad_row("settings", row.key, "value", f"is wrong: {said}").info)
+            what = said(error.errors(include_url=False, include_input=False)[0])
+            bad.append(bad_row("settings", row.key, "value", f"is wrong: {what}").info)
     return good, bad
 
 
-def enter_mode(session: Session, mode: str | None, at: float) -> None:
-    """Record the mode that the machine is in now (None: none of the modes)."""
-    left = _get(session, _CURRENT)
+def enter_mode(session: Session, mode: str | None, alternative: str | None, at: float) -> None:
+    """Record the mode that the machine is in now (None: none of the modes), and the alternative of it."""
+    left, left_with = _get(session, _CURRENT), _get(session, _CURRENT + _WITH)
+    _put(session, _CURRENT + _WITH, alternative if mode is not None else None, at)
     if left == mode:
         return
     if left is not None:
         _put(session, _PREVIOUS, left, at)
+        _put(session, _PREVIOUS + _WITH, left_with, at)
     _put(session, _CURRENT, mode, at)
     add_event(session, Event(at=at, kind="mode-changed", subject=mode or "", data={"from": left, "to": mode}))
 
@@ -78,16 +93,17 @@ def forget_mode(session: Session, mode: str) -> None:
     for key in (_CURRENT, _PREVIOUS):
         if _get(session, key) == mode:
             _put(session, key, None, 0.0)
+            _put(session, key + _WITH, None, 0.0)
 
 
 def _get(session: Session, key: str) -> str | None:
-    row = session.get(SettingRow, key)
-    return row.value if row is not None and is_id(row.value) else None
+    value = run_sql(session, "SELECT value FROM settings WHERE key = :key", key=key).scalar()
+    return value if isinstance(value, str) and is_id(value) else None
 
 
 def _put(session: Session, key: str, value: str | None, at: float) -> None:
-    row = session.get(SettingRow, key)
-    if value is not None:
-        session.merge(SettingRow(key=key, value=value, updated_at=at))
-    elif row is not None:
-        session.delete(row)
+    if value is None:
+        run_sql(session, "DELETE FROM settings WHERE key = :key", key=key)
+        return
+    row = {"key": key, "value": value, "at": at}
+    run_sql(session, "INSERT OR REPLACE INTO settings (key, value, updated_at) VALUES (:key, :value, :at)", **row)

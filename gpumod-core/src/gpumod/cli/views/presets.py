@@ -43,4 +43,4 @@ def loaded(result: PresetLoadResult) -> RenderableType:
 def validated(result: PresetValidateResult) -> RenderableType:
     """Whether every file is right."""
     verdict = words("ok", "green") if result.ok else words("broken", "red")
-    return blocks(stack(words(f"{result.checked} checked"), verdict), *problems(result.problems))
+    return blocks(stack(words(f"{result.checked} files checked"), verdict), *problems(result.problems))

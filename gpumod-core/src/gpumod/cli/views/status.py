@@ -26,12 +26,13 @@ from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, Servi
 
 def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
     """The mode, GPUs (drawn to scale when `visual`), services, foreign processes, and what is wrong."""
-    alive = [service for service in result.services if service.state != "stopped"]
+    alive = [service for service in result.services if service.state not in ("stopped", "failed")]
     return blocks(
         stack(
             line(
                 "mode ",
                 words(result.mode or "none", "bold"),
+                f" with alternative {result.alternative}" if result.alternative else "",
                 f" (before: {result.previous_mode})" if result.previous_mode else "",
             ),
             words(f"changing now: {result.busy}", "yellow") if result.busy else None,

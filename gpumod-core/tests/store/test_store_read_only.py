@@ -1,0 +1,138 @@
+"""Where nothing can be written: what is there is read, every change is refused, a full disk loses nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpumod.adapters.store import open_store
+from gpumod.domain.errors import MachineLacks
+from gpumod.domain.run import Event
+from gpumod.domain.service import Service
+
+EVENT = Event(at=1.0, kind="test", subject="it")
+CHAT = Service(id="chat", driver="llamacpp", port=7800)
+
+
+def test_opened_for_reading_only(path: Path) -> None:
+    with open_store(path, read_only=True) as store:
+        assert not store.writable
+        assert store.services() == {"chat": CHAT}
+        with pytest.raises(MachineLacks) as caught:
+            store.put_service(CHAT, event=EVENT)
+        assert caught.value.code == "read-only-home"
+
+
+def test_for_reading_only_an_absent_database_is_an_empty_one(tmp_path: Path) -> None:
+    with open_store(tmp_path / "gpumod.db", read_only=True) as store:
+        assert (store.services(), store.modes(), store.settings()) == ({}, {}, {})
+        assert store.open_run() is None
+        with pytest.raises(MachineLacks):
+            store.put_setting("a", "b", event=EVENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_see_what_a_living_writer_wrote(path: Path) -> None:
+    with open_store(path) as writer, open_store(path, read_only=True) as reader:
+        writer.put_setting("a", "1", event=EVENT)
+        assert reader.settings() == {"a": "1"}
+
+
+READ_ONLY = """
+    import sys
+    from pathlib import Path
+    from gpumod.adapters.store import open_store
+    from gpumod.domain.errors import MachineLacks
+    from gpumod.domain.run import Event
+    with open_store(Path(sys.argv[1])) as store:
+        print(list(store.services()), store.writable)
+        try:
+            store.put_setting("a", "b", event=Event(at=1, kind="k", subject="s"))
+        except MachineLacks as error:
+            print(error.code)
+"""
+
+
+@pytest.fixture
+def read_only_home(path: Path) -> Iterator[Path]:
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    yield path
+    path.parent.chmod(0o700)
+
+
+def run_without_privilege(code: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run `code` as somebody whom the modes of files keep out, which root is not."""
+    argv = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(path)]
+    if os.getuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root without setpriv")
+        argv = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *argv]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_read_only_home_is_read(read_only_home: Path) -> None:
+    done = run_without_privilege(READ_ONLY, read_only_home)
+    assert done.stdout.split("\n") == ["['chat'] False", "read-only-home", ""], done.stderr
+    assert sorted(file.name for file in read_only_home.parent.iterdir()) == ["gpumod.db", "gpumod.db.lock"]
+
+
+@pytest.mark.parametrize("absent", ["other.db", "deeper/down/gpumod.db"])
+def test_a_read_only_home_without_a_database_is_empty(read_only_home: Path, absent: str) -> None:
+    done = run_without_privilege(READ_ONLY, read_only_home.parent / absent)
+    assert done.stdout.split("\n") == ["[] False", "read-only-home", ""], done.stderr
+
+
+def test_a_file_that_may_not_be_read_is_an_error(path: Path) -> None:
+    path.chmod(0o000)
+    done = run_without_privilege(READ_ONLY, path)
+    assert "cannot be read" in done.stderr.splitlines()[-1]
+
+
+def full_disk(tmp_path: Path) -> str:
+    """A shell line that runs the rest in a namespace of its own, with a file system of 400 kB on `tmp_path`."""
+    return f'mount -t tmpfs -o size=400k none "{tmp_path}" && exec "$@"'
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from pathlib import Path
+        from gpumod.adapters.store import open_store
+        from gpumod.domain.errors import MachineLacks
+        from gpumod.domain.run import Event
+        path = Path(sys.argv[1])
+        with open_store(path / "gpumod.db") as store:
+            for n in range(1000):
+                try:
+                    store.put_setting(f"k{n}", "x" * 4000, event=Event(at=n, kind="k", subject="s"))
+                except MachineLacks as error:
+                    print(error.code)
+                    assert len(store.settings()) == len(store.events(2000)) == n
+                    break
+        (path / "ballast").write_bytes(b"")
+        try:
+            with (path / "ballast").open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+        except OSError:
+            pass
+        try:
+            open_store(path / "new" / "gpumod.db")
+        except MachineLacks as error:
+            print(error.code)
+    """
+    shell = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", full_disk(tmp_path), "sh"]
+    if subprocess.run([*shell, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no mount namespaces here")
+    argv = [*shell, sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["disk-full", "disk-full"], done.stderr
