@@ -119,7 +119,7 @@ def test_the_exit_status_is_the_commands(machine: Machine, until, argv: tuple[st
     all_is_back(machine)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_go_to_the_command_then_everything_is_put_back(machine: Machine, until, number: signal.Signals) -> None:
     process = begin(machine, until, "sleep", "60")
     process.send_signal(number)
@@ -184,6 +184,7 @@ def test_after_a_kill_of_gpumod_the_lease_does_not_count_and_the_mode_can_be_put
     assert machine.ok("free", "--back").json["notes"] == ["nothing is to be put back"]
 
 
+@pytest.mark.slow
 def test_after_a_kill_of_gpumod_a_switch_settles_it_too(machine: Machine, until) -> None:
     process = begin(machine, until, "sleep", "60")
     os.kill(killed(machine, process), signal.SIGKILL)
@@ -233,6 +234,7 @@ def test_what_took_the_room_meanwhile_is_named(machine: Machine, until) -> None:
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_two_leases_end_in_any_order(machine: Machine, until) -> None:
     first = begin(machine, until, *gate(machine, "one"))
     second = machine.begin("free", "5000", "--", "sh", "-c", gate(machine, "two")[-1].strip("'"))
@@ -304,6 +306,7 @@ def test_what_cannot_be_is_refused_and_nothing_changes(machine: Machine) -> None
     machine.ok("service", "edit", "glm-code", "--not-pinned")
 
 
+@pytest.mark.slow
 def test_a_leak_is_noticed_before_the_command_runs(machine: Machine) -> None:
     machine.change("switch", "code")
     machine.fault("glm-code", "leak", 10_000)
