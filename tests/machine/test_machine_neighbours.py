@@ -94,6 +94,7 @@ def test_of_twenty_changers_from_two_homes_one_holds_and_the_others_are_told_who
     assert max(used_mb for event in watch.events() for used_mb in event["used_mb"].values()) <= BUDGET_MB
 
 
+@pytest.mark.slow
 def test_changers_that_race_leave_one_whole_mode(machine: Machine) -> None:
     watch = machine.watch()
     racers = [(mode, machine.begin("switch", mode)) for mode in ("code", "blank", "code")]
