@@ -53,7 +53,7 @@ def events(machine: Machine, after: int) -> set[tuple[str, str]]:
 def slow(machine: Machine, moment: str) -> None:
     """Make the step last, so that it can be hit."""
     if moment in ("sleep embedding", "wake hyde"):
-        machine.sim.configure(speed=5.0)
+        machine.sim.configure(speed=1.0)
     elif moment == "stop asr":
         machine.sim.configure(lag_s=0.5)
     elif moment.startswith("start"):
