@@ -97,6 +97,7 @@ def test_there_is_room_while_the_command_runs_and_the_mode_is_whole_afterwards(m
     assert kinds == ["leased", "lease-ended", "lease-settled"]
 
 
+@pytest.mark.slow
 def test_what_the_command_takes_is_not_counted_twice(machine: Machine, until) -> None:
     game = f"{machine.sim.folder}/libexec/game"
     process = begin(machine, until, game, "job", "0", "9000")
@@ -119,7 +120,8 @@ def test_the_exit_status_is_the_commands(machine: Machine, until, argv: tuple[st
     all_is_back(machine)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_go_to_the_command_then_everything_is_put_back(machine: Machine, until, number: signal.Signals) -> None:
     process = begin(machine, until, "sleep", "60")
     process.send_signal(number)
@@ -145,6 +147,7 @@ print("interrupted", len(hits), sys.stdin.isatty(), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_a_terminal_reaches_the_command_once(machine: Machine) -> None:
     machine.change("switch", "code")
     main, terminal = pty.openpty()
@@ -168,6 +171,7 @@ def test_ctrl_c_of_a_terminal_reaches_the_command_once(machine: Machine) -> None
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_after_a_kill_of_gpumod_the_lease_does_not_count_and_the_mode_can_be_put_back(machine: Machine, until) -> None:
     process = begin(machine, until, "sleep", "60")
     command = killed(machine, process)
@@ -193,6 +197,7 @@ def test_after_a_kill_of_gpumod_a_switch_settles_it_too(machine: Machine, until)
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_a_kill_while_room_is_made_is_closed_by_recover(machine: Machine, until) -> None:
     machine.change("switch", "code")
     machine.sim.configure(lag_s=1.0)
@@ -209,6 +214,7 @@ def test_a_kill_while_room_is_made_is_closed_by_recover(machine: Machine, until)
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_whoever_switches_meanwhile_decides_what_runs(machine: Machine, until) -> None:
     process = begin(machine, until, *gate(machine))
     machine.ok("mode", "create", "talk", "--services", "tts")
@@ -221,6 +227,7 @@ def test_whoever_switches_meanwhile_decides_what_runs(machine: Machine, until) -
     assert leases(machine) == []
 
 
+@pytest.mark.slow
 def test_what_took_the_room_meanwhile_is_named(machine: Machine, until) -> None:
     process = begin(machine, until, *gate(machine))
     machine.change("service", "start", "tts")
@@ -250,6 +257,7 @@ def test_two_leases_end_in_any_order(machine: Machine, until) -> None:
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_room_for_a_while(machine: Machine) -> None:
     machine.change("switch", "code")
     began = time.monotonic()
@@ -274,6 +282,7 @@ def test_room_until_it_is_given_back(machine: Machine) -> None:
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_a_lease_gives_way_to_force(machine: Machine) -> None:
     machine.change("switch", "code")
     machine.ok("free", "12000")
@@ -282,6 +291,7 @@ def test_a_lease_gives_way_to_force(machine: Machine) -> None:
     all_is_back(machine)
 
 
+@pytest.mark.slow
 def test_sleep_comes_first_and_what_slept_wakes(machine: Machine) -> None:
     machine.ok("mode", "create", "work", "--services", "embedding,reranker,tts")
     machine.change("switch", "work")
@@ -317,6 +327,7 @@ def test_a_leak_is_noticed_before_the_command_runs(machine: Machine) -> None:
     assert leases(machine) == []
 
 
+@pytest.mark.slow
 def test_the_command_has_its_own_streams_and_the_gpu(machine: Machine) -> None:
     argv = machine.argv("free", "100", "--", "sh", "-c", "cat; echo $CUDA_VISIBLE_DEVICES")
     done = subprocess.run([arg for arg in argv if arg != "--json"], input=b"in\n", capture_output=True)
