@@ -16,6 +16,7 @@ ROUTER_LEVEL = "router"
 PROCESS_STOP_S = 30.0
 MEMBER_STOP_S = 10.0
 """The router's own default."""
+OF_ROUTERS = frozenset({"router", "extra_args", "env", "llama_server_bin", "stop_timeout_s"})
 
 DENIED_FLAGS = (
     "--host", "--port", "--api-key*", "--ssl-*", "--props", "--path", "--alias", "-a", "--log-file",
@@ -165,6 +166,6 @@ def _check_router(service: Service, options: LlamaCppOptions) -> None:
         raise ValueError(f"{who}: a router has no model; its members have")
     if service.sleep_mode != "none":
         raise ValueError(f"{who}: a router takes no VRAM and does not sleep; its members do")
-    model_options = set(options.model_fields_set) - {"router", "extra_args", "env", "llama_server_bin", "stop_timeout_s"}
+    model_options = set(options.model_fields_set) - OF_ROUTERS
     if model_options:
         raise ValueError(f"{who}: {', '.join(sorted(model_options))} belong to the router's members")

@@ -14,7 +14,8 @@ from gpumod.engine.asking import ask_members
 from gpumod.engine.context import RunContext
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import HOSTED
-from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
+from gpumod.engine.patience import GRACE_S, within
+from gpumod.engine.starting import allocate, explained, new_handle
 from gpumod.ports import Allocation, HostsMembers, MemberReading
 
 
@@ -29,12 +30,9 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
         await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
     ctx.waiting(step, f"{host.service} to load it")
     bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
-    try:
+    patience_s = bounded.startup_timeout + GRACE_S
+    async with explained(machine, service, host, "start"), within(patience_s, service, "load"):
         await driver.load(bounded, port, machine.http, machine.clock)
-    except Failed as error:
-        lines = machine.supervisor(host.supervisor).logs(host.service, 60)
-        fatal = fatal_line(machine, service, lines)
-        raise (fatal_error(service, fatal, lines) if fatal else error) from error
     loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
     machine.store.put_handle(handle, event=loaded)
 
@@ -53,7 +51,8 @@ async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Han
     if not status.alive:
         return ""
     try:
-        await driver.unload(handle.launched, port, machine.http, machine.clock)
+        async with within(machine.settings.driver_timeout_s, handle.launched, "unload"):
+            await driver.unload(handle.launched, port, machine.http, machine.clock)
         async with machine.host_lock(host.service):
             await _configure(ctx, host, driver, port, {}, without=handle.service)
     except Exception as error:  # refused, timed out, or a driver that breaks: all the same where the host ends
@@ -95,7 +94,8 @@ async def _configure(
     file = driver.members_file(host.launched, members, machine.settings)
     supervisor = machine.supervisor(host.supervisor)
     await asyncio.to_thread(supervisor.write_files, host.service, [file])
-    await driver.reload(host.launched, port, machine.http, machine.clock)
+    async with within(machine.settings.driver_timeout_s, host.launched, "reload"):
+        await driver.reload(host.launched, port, machine.http, machine.clock)
 
 
 def _in(has: Mapping[str, MemberReading], member: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
@@ -17,6 +19,8 @@ from gpumod.plugins.kit import poll
 from gpumod.ports import Allocation, FatalLine, NoticesEnd, ProbeResult, ReadsItsLog
 
 LOG_LINES = 60
+LOG_LAG_S = 0.25
+"""What a service writes is in its log within this."""
 LOOK_AT_PROCESS_S = 0.25
 """A service that says in its log that it cannot start is noticed within this and one poll; so is one that dies, where
 its supervisor does not notice that at once."""
@@ -131,7 +135,38 @@ def fatal_line(machine: Machine, service: Service, lines: tuple[str, ...]) -> Fa
     return driver.fatal_line(service, lines) if isinstance(driver, ReadsItsLog) else None
 
 
-def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...]) -> Failed:
+@asynccontextmanager
+async def explained(machine: Machine, service: Service, owner: Handle, verb: str) -> AsyncIterator[None]:
+    """What fails inside is told by the fatal line that the log of `owner` says meanwhile, where it says one.
+
+    What ran out of time stays that: it may still come about.
+    """
+    supervisor = machine.supervisor(owner.supervisor)
+    before = supervisor.logs(owner.service, LOG_LINES)
+    try:
+        yield
+    except Failed as error:
+        lines: tuple[str, ...] = ()
+
+        async def told() -> FatalLine | None:
+            nonlocal lines
+            lines = since(before, supervisor.logs(owner.service, LOG_LINES))
+            return fatal_line(machine, service, lines)
+
+        if error.code.endswith("-timeout") or (fatal := await poll(machine.clock, told, LOG_LAG_S)) is None:
+            raise
+        raise fatal_error(service, fatal, lines, verb) from error
+
+
+def since(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines of `now` that came after `before`, both being the last lines of one log."""
+    for count in range(len(now), 0, -1):
+        if now[:count] == before[-count:]:
+            return now[count:]
+    return now
+
+
+def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...], verb: str = "start") -> Failed:
     """The error of a fatal log line, with the shortfall in MiB where the line has the numbers."""
     why = fatal.line
     if fatal.need_mb is not None and fatal.have_mb is not None:
@@ -140,7 +175,7 @@ def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...]) -> F
         why = f"it asked for {fatal.need_mb} MiB: {fatal.line}"
     return Failed(
         fatal.code,
-        f"{service.id} could not start: {fatal.code.replace('-', ' ')}",
+        f"{service.id} could not {verb}: {fatal.code.replace('-', ' ')}",
         why=why,
         hint=fatal.hint or f"see `gpumod service logs {service.id}`",
         service=service.id,
