@@ -102,7 +102,7 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
     async def ask() -> bool | None:
         nonlocal accepted, detail
         try:
-            accepted = accepted or await _ask_to_load(member, port, http)
+            accepted = accepted or await _ask_to_load(member, port, http, give_up - clock.monotonic())
             now = reading((await entries(port, http)).get(member.id))
         except HttpFailure as failure:
             if failure.kind == "refused":
@@ -129,9 +129,10 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
         )
 
 
-async def _ask_to_load(member: Service, port: int, http: Http) -> bool:
+async def _ask_to_load(member: Service, port: int, http: Http, left_s: float) -> bool:
     """True when the router loads it (or has); False when it has no room for another load at this moment."""
-    reply = await http.request("POST", port, "/models/load", json_body={"model": member.id}, timeout_s=30.0)
+    timeout_s = min(30.0, max(0.1, left_s))
+    reply = await http.request("POST", port, "/models/load", json_body={"model": member.id}, timeout_s=timeout_s)
     said = reply.text.lower()
     if reply.ok or (reply.status == 400 and "already" in said):
         return True

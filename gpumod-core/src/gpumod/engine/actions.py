@@ -12,12 +12,13 @@ from gpumod.domain.run import Event, Handle, Sample
 from gpumod.domain.service import Service
 from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
+from gpumod.engine.explain import explained
 from gpumod.engine.footprints import key_of
-from gpumod.engine.hosted import start_member, stop_member
+from gpumod.engine.hosted import ends_with_host, start_member, stop_member
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import Held, held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.patience import wake_patience_s, within
-from gpumod.engine.starting import explained, start_process
+from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
 from gpumod.ports import Launch
 
@@ -83,10 +84,12 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
     else:
         await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, ctx.snapshot.gpus))
     remark = ""
+    try:
+        remark = "" if told else await wait_released(ctx, step, before)
+    except Failed as error:
+        told = ends_with_host(ctx, handle, error)
     if told and (host := handle.launched.host):
         ctx.left_to_host[host] = ctx.left_to_host.get(host, frozenset()) | before.pids
-    else:
-        remark = await wait_released(ctx, step, before)
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb and not told:
         was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP

@@ -12,10 +12,11 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members
 from gpumod.engine.context import RunContext
+from gpumod.engine.explain import explained
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.patience import GRACE_S, within
-from gpumod.engine.starting import allocate, explained, new_handle
+from gpumod.engine.starting import allocate, new_handle
 from gpumod.ports import Allocation, HostsMembers, MemberReading
 
 
@@ -55,12 +56,17 @@ async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Han
             await driver.unload(handle.launched, port, machine.http, machine.clock)
         async with machine.host_lock(host.service):
             await _configure(ctx, host, driver, port, {}, without=handle.service)
-    except Exception as error:  # refused, timed out, or a driver that breaks: all the same where the host ends
-        ending = {step.service for step in ctx.plan.steps if step.action is Action.STOP}
-        if host.service not in ending:
-            raise
-        return f"{host.service} did not let go of it ({error}); it ends with {host.service}"
+    except Exception as error:  # noqa: BLE001 - refused, timed out, or a driver that breaks: all the same where it ends
+        return ends_with_host(ctx, handle, error)
     return ""
+
+
+def ends_with_host(ctx: RunContext, handle: Handle, error: Exception) -> str:
+    """The remark on a member that could not be stopped, and ends with its host. Raises `error` where that stays."""
+    host = handle.launched.host
+    if host is None or host not in {step.service for step in ctx.plan.steps if step.action is Action.STOP}:
+        raise error
+    return f"{host} did not let go of it ({error}); it ends with {host}"
 
 
 async def _configure(
