@@ -8,6 +8,7 @@ when the step is under way. A neighbour that was started by hand is never touche
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,8 +22,8 @@ pytestmark = [pytest.mark.sim, pytest.mark.timeout(240)]
 NEIGHBOUR, ROUTER, GUEST = "embedding-code", "llama-router", "coder"
 QUICK = ("sleep_timeout_s=0.7", "wake_timeout_s=0.7", "stop_timeout_s=0.3")
 PATIENCE = ("--startup-timeout", "4")
-SLOW_S = 0.6
-"""So long a step lasts in the middle of which a fault strikes."""
+SLOW_S, LAG_S = 3.0, 1.0
+"""So long a sleep or wake would last in the middle of which a fault strikes, and memory to come back after a stop."""
 
 
 class Kind(NamedTuple):
@@ -71,6 +72,10 @@ class Row(NamedTuple):
     said: str = ""
     blames: str = ""
     midway: bool = False
+
+
+ASKED_S = 0.6
+"""After this a step that is under way was asked of the service, so that time may go on as usual."""
 
 
 def each(kinds: str, *row: Any, **more: Any) -> Iterator[Row]:
@@ -219,13 +224,15 @@ def struck_midway(machine: Machine, row: Row, until: Callable[..., Any]) -> Outc
     if row.step == "start":
         machine.fault(kind.service, "slow-start", 100.0)
     elif row.step == "stop":
-        machine.sim.configure(lag_s=SLOW_S)
+        machine.sim.configure(lag_s=LAG_S)
     else:
         machine.sim.configure(speed=(kind.sleep_s if row.step == "sleep" else kind.wake_s) / SLOW_S)
     runs = machine.sql("SELECT count(*) FROM runs")[0][0]
     process = machine.begin(*command(row))
     until(lambda: machine.sql("SELECT count(*) FROM runs")[0][0] > runs and under_way(machine, row), "the step")
     strike(machine, row)
+    deadline = time.monotonic() + ASKED_S
+    until(lambda: time.monotonic() > deadline or not under_way(machine, row), "the step to be asked for")
     machine.sim.configure(speed=500.0, lag_s=0.05)
     return machine.end(process)
 

@@ -76,7 +76,8 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
     handle = handles.get(step.service)
     if handle is None:
         return "it was stopped already"
-    before = await held(machine, step.service, also | ctx.left_to_host.get(step.service, frozenset()))
+    left = ctx.left_to_host.get(step.service, frozenset())
+    before = await held(machine, step.service, also | left)
     began = machine.clock.monotonic()
     told = ""
     if handle.supervisor == HOSTED:
@@ -93,7 +94,7 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb and not told:
         was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
-        grown = settled(before) if was_awake else math.nan
+        grown = settled(before) if was_awake and not left else math.nan  # what its members left is not its own
         record(ctx, handle.launched, stop_s=machine.clock.monotonic() - began, settled_mb=grown)
     return told or remark
 
