@@ -10,7 +10,7 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
-from gpumod.ports import FatalLine, ProcessStatus, ReadsItsLog
+from gpumod.ports import FatalLine, HttpFailure, ProcessStatus, ReadsItsLog
 
 LOG_LINES = 60
 LOG_LAG_S = 0.25
@@ -32,7 +32,8 @@ async def explained(machine: Machine, service: Service, owner: Handle, verb: str
     before = supervisor.logs(owner.service, LOG_LINES)
     try:
         yield
-    except Failed as error:
+    except (Failed, HttpFailure) as error:
+        late = error.kind == "timeout" if isinstance(error, HttpFailure) else error.code.endswith("-timeout")
         lines: tuple[str, ...] = ()
 
         async def told() -> FatalLine | None:
@@ -42,12 +43,12 @@ async def explained(machine: Machine, service: Service, owner: Handle, verb: str
 
         if owner.service != service.id:
             await _look_at_host(machine, owner, service, verb, error)
-        if error.code.endswith("-timeout") or (fatal := await poll(machine.clock, told, LOG_LAG_S)) is None:
+        if late or (fatal := await poll(machine.clock, told, LOG_LAG_S)) is None:
             raise
         raise fatal_error(service, fatal, lines, verb) from error
 
 
-async def _look_at_host(machine: Machine, host: Handle, member: Service, verb: str, error: Failed) -> None:
+async def _look_at_host(machine: Machine, host: Handle, member: Service, verb: str, error: Exception) -> None:
     """Raise `host-ended` when the process of `host` is gone, or just going."""
     supervisor = machine.supervisor(host.supervisor)
 
