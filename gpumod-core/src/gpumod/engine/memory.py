@@ -39,11 +39,11 @@ class Held:
 NOTHING = Held({}, frozenset())
 
 
-async def held(machine: Machine, service_id: str) -> Held:
-    """What `service_id` holds on the GPUs now, by its own processes."""
+async def held(machine: Machine, service_id: str, also: frozenset[int] = frozenset()) -> Held:
+    """What `service_id` holds on the GPUs now, by its own processes and by `also`: those that it had before."""
     pids = await pids_of(machine, service_id)
     _, processes = await machine.read_gpus()
-    return held_by(pids[service_id], processes)
+    return held_by(pids[service_id] | also, processes)
 
 
 def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
@@ -117,14 +117,17 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
 
 
 async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
-    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of."""
+    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of.
+
+    A process that it had before counts also where nobody calls it the service's any more (an unloaded member's).
+    """
     machine = ctx.machine
     # where the residue is not known, it is counted as all that the service holds; a tenth less shows that it sleeps
     residue_mb = min(ctx.footprints[step.service].asleep_mb, before.total_mb * 0.8)
     enough_mb = (before.total_mb + residue_mb) / 2
 
     async def freed() -> Held | None:
-        now = await held(machine, step.service)
+        now = await held(machine, step.service, before.pids)
         little = not now.known or before.total_mb <= 256 or now.total_mb <= enough_mb
         return now if little else None
 

@@ -236,6 +236,8 @@ class WorldHttp:
             recipe, gpus = host.members[service]
             host.failed.discard(service)
             world.spawn(service, host.nonce + service, recipe, gpus, parent=host.pid)
+        elif verb == "unload" and running is not None and world.has(running, "sleep-frees-nothing"):
+            running.parent = None  # the host knows no more of it, and it goes on
         elif verb == "unload" and running is not None:
             world.kill(running, 0)
         self.on_act(f"{verb} {service} after")
