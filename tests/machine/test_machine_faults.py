@@ -59,8 +59,6 @@ def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: M
     machine.ok("mode", "create", "fails", "--services", f"embedding,{service}", "--asleep", "embedding")
     held = prepare(machine)
     for kind, value, codes in START_FAULTS:
-        if kind == "hang" and service == "coder":
-            continue  # its router tells that it is loaded, and that is true
         if kind == "die-after":
             machine.fault(service, "slow-start", 30.0)  # it dies while it starts
         machine.fault(service, kind, value)

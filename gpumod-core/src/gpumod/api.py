@@ -49,13 +49,13 @@ from gpumod.ports import (
 )
 
 __all__ = [
-    "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit",
-    "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Footprint", "GpuProbe",
-    "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http",
-    "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
-    "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram",
-    "ReadsItsLog", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
+    "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit", "Driver",
+    "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Footprint", "GpuProbe", "GpuProbeOffer",
+    "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure",
+    "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo",
+    "ModelInfoSource", "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult",
+    "ProcessStatus", "Ram", "ReadsItsLog", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
     "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "UnknownName", "UsageError", "Variant",
-    "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal",
-    "hookimpl", "in_flight", "metric_sum", "parse_options", "poll", "refuse_flags",
+    "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal", "hookimpl", "in_flight", "metric_sum",
+    "parse_options", "poll", "refuse_flags",
 ]  # fmt: skip

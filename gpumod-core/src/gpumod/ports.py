@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Estimate
+from gpumod.domain.holding import KeepsHoldings, KnowsProcesses
 from gpumod.domain.machine import Finding, GpuProcess, GpuProfile, GpuReading, PortUser, Ram
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan, Variant
@@ -323,7 +324,7 @@ class Holder(Frozen):
     since: float
 
 
-class Local(Protocol):
+class Local(KnowsProcesses, Protocol):
     """This computer outside its GPUs. `port_users` leaves out free ports; `lock` raises Busy that names the holder."""
 
     def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
@@ -345,7 +346,7 @@ class Simulation(Frozen):
     plan: Plan
 
 
-class Store(Protocol):
+class Store(KeepsHoldings, Protocol):
     """All state. Every call is one short transaction; a state row and its event are written in the same one.
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are

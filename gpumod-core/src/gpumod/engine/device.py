@@ -111,6 +111,14 @@ def is_untold(ctx: RunContext, reading: Reading, gpu: int) -> bool:
     return nameless or (card is not None and not card.per_process) or any(gpu in mb for mb in ctx.device_mb.values())
 
 
+def leave_to_host(ctx: RunContext, host: str, before: Held) -> None:
+    """Count what a member held as its host's: it could not be unloaded, and ends with the host."""
+    ctx.left_to_host[host] = ctx.left_to_host.get(host, frozenset()) | before.pids
+    if not before.known:
+        has = ctx.device_mb.get(host, {})
+        ctx.device_mb[host] = {gpu: has.get(gpu, 0) + before.mb.get(gpu, 0) for gpu in {*has, *before.mb}}
+
+
 def coming_mb(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> int:
     """What other starts and wakes under way may have taken of `gpu` without being told by process."""
     if not is_untold(ctx, reading, gpu):

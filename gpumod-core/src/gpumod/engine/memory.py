@@ -32,10 +32,10 @@ TOLERANCE_MB = 64
 """Readings of a driver jitter by less than this."""
 
 
-async def held(ctx: RunContext, service_id: str) -> Held:
-    """What `service_id` holds on the GPUs now."""
+async def held(ctx: RunContext, service_id: str, also: frozenset[int] = frozenset()) -> Held:
+    """What `service_id` holds on the GPUs now, by its own processes and by `also`: those that it had before."""
     pids = await pids_of(ctx.machine, service_id)
-    return held_by(ctx, service_id, pids[service_id], await ctx.machine.read_gpus())
+    return held_by(ctx, service_id, pids[service_id] | also, await ctx.machine.read_gpus())
 
 
 async def pids_of(machine: Machine, *services: str) -> Mapping[str, frozenset[int]]:
@@ -88,7 +88,7 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
     ours = told_by(await _managed_pids(machine), last[1])
-    short = {g: _still_needed_mb(ctx, g, _managed_mb(ctx, ours, g)) - _free_mb(last[0], g) for g in gpus}
+    short = {g: _still_needed_mb(ctx, g, _managed_mb(ctx, ours, g)) - free_mb_of(last[0], g) for g in gpus}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back"
     raise Failed(
@@ -109,14 +109,17 @@ def _is_back(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> bool:
 
 
 async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
-    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of."""
+    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of.
+
+    A process that it had before counts also where nobody calls it the service's any more (an unloaded member's).
+    """
     machine = ctx.machine
     # where the residue is not known, it is counted as all that the service holds; a tenth less shows that it sleeps
     residue_mb = min(ctx.footprints[step.service].asleep_mb, before.total_mb * 0.8)
     enough_mb = (before.total_mb + residue_mb) / 2
 
     async def freed() -> Held | None:
-        pids = (await pids_of(machine, step.service))[step.service]
+        pids = (await pids_of(machine, step.service))[step.service] | before.pids
         reading = await machine.read_gpus()
         refuse_fault(reading[0], before.mb)
         now = told_by(pids, reading[1]) if before.known else _kept(ctx, step, before, pids, reading)
@@ -268,7 +271,8 @@ def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
     return max(peaks, default=0) - managed_mb
 
 
-def _free_mb(gpus: Iterable[GpuReading], index: int) -> int:
+def free_mb_of(gpus: Iterable[GpuReading], index: int) -> int:
+    """MiB that the device says are free."""
     return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
 
 

@@ -14,6 +14,7 @@ from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.operations.base import Base
 from gpumod.operations.gpu_checks import check_gpus
+from gpumod.operations.leases import BACK, to_put_back
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
 from gpumod.operations.results import Check, DoctorResult, InitResult
@@ -109,6 +110,10 @@ class Setup(Presets, Base):
                 message=f"run {run.id} ({run.command}) was left half-way",
                 hint="gpumod recover --resume, or --rollback",
             )
+
+        due = to_put_back(machine)
+        if due:
+            yield Check(name="leases", level="warning", message=due, hint=BACK)
 
     def _check_gpus(self) -> Iterator[Check]:
         machine = self._machine
