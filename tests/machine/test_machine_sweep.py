@@ -201,8 +201,8 @@ def strike(machine: Machine, row: Row) -> None:
     name, _, fault = row.fault.rpartition(": ")
     what, _, value = fault.partition(" ")
     service = name or KINDS[row.kind].service
-    if what == "die-after" and row.step in ("start", "wake"):
-        machine.fault(service, "never-ready")  # else it might be ready sooner than it dies
+    if what == "die-after":  # whenever it is started: else it might be ready sooner than it dies
+        machine.fault(service, "never-ready")
     machine.fault(service, what, float(value) if value else None)
 
 
