@@ -182,6 +182,35 @@ def test_what_was_started_by_hand_and_a_mode_that_was_edited_survive_a_rollback(
     assert "chat" not in machine.states()
 
 
+def test_the_last_start_of_a_switch_fails(machine: Machine) -> None:
+    """What it had put to sleep is awake again; what was started by hand and a mode that was edited are as they were."""
+    machine.ok("service", "edit", "asr", "--depends-on", "tts")
+    machine.ok("mode", "create", "work", "--services", "embedding")
+    machine.ok("mode", "create", "talk", "--services", "embedding,tts,asr", "--asleep", "embedding")
+    machine.change("switch", "work")
+    machine.change("service", "start", "reranker-base")
+    machine.ok("mode", "edit", "work", "--add", "hyde", "--description", "mine")
+    edited, held, pids = machine.ok("mode", "show", "work").json, machine.held(), pids_of(machine)
+    machine.fault("tts", "slow-start", 30.0)
+    machine.fault("asr", "oom-at-start")
+    outcome = machine.change("switch", "talk", code=6)
+    assert (outcome.error["code"], outcome.error["details"]["service"]) == ("out-of-memory", "asr")
+    assert {("sleep", "embedding"), ("start", "tts"), ("stop", "reranker-base")} <= steps(outcome, "apply")
+    assert {("wake", "embedding"), ("stop", "tts"), ("start", "reranker-base")} <= steps(outcome, "rollback")
+    machine.clear()
+    assert machine.states() == {"embedding": "running", "reranker-base": "running"}
+    assert machine.held() == held
+    assert pids_of(machine)["embedding"] == pids["embedding"]
+    assert machine.ok("mode", "show", "work").json == edited
+    assert machine.status()["mode"] == "work"
+    machine.agrees()
+    machine.ask("embedding")
+
+
+def pids_of(machine: Machine) -> dict[str, int]:
+    return {row["id"]: row["pid"] for row in machine.status()["services"]}
+
+
 def test_timeout_no_rollback_and_force(machine: Machine) -> None:
     machine.ok("mode", "create", "one", "--services", "embedding,tts")
     machine.fault("tts", "never-ready")
