@@ -49,10 +49,8 @@ def steps(outcome: Outcome, phase: str) -> set[tuple[str, str]]:
     return {(step["action"], step["service"]) for step in done}
 
 
-@pytest.mark.parametrize(
-    "service",
-    ["reranker", pytest.param("tts", marks=pytest.mark.slow), pytest.param("coder", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["reranker", "tts", "coder"])
 def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: Machine, service: str) -> None:
     member = ("--driver", "llamacpp", "--host-service", "llama-router", "--vram-mb", "5000", "--sleep-mode", "router")
     machine.ok("service", "add", "--id", "coder", *member, "--model-path", "/models/coder.gguf")
@@ -75,6 +73,7 @@ def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: M
     machine.ask(service)
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_fall_asleep(machine: Machine) -> None:
     machine.ok("service", "edit", "embedding", "--set", "sleep_timeout_s=0.5")
     machine.ok("service", "edit", "asr", *NAPS, "--set", "sleep_timeout_s=0.5")
@@ -92,6 +91,7 @@ def test_a_service_that_does_not_fall_asleep(machine: Machine) -> None:
     assert machine.states() == {"hyde": "running", "tts": "running", "chat": "sleeping", "llama-router": "running"}
 
 
+@pytest.mark.slow
 def test_a_member_that_is_not_unloaded(machine: Machine) -> None:
     machine.ok("mode", "create", "rest", "--services", "asr,embedding,hyde,chat", "--asleep", "hyde")
     held = prepare(machine)
@@ -107,6 +107,7 @@ def test_a_member_that_is_not_unloaded(machine: Machine) -> None:
     assert machine.held() == held
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_wake(machine: Machine) -> None:
     machine.ok("service", "edit", "asr", *NAPS)
     machine.ok("mode", "create", "up", "--services", "embedding,hyde", "--asleep", "embedding")
@@ -127,6 +128,7 @@ def test_a_service_that_does_not_wake(machine: Machine) -> None:
     machine.ask("asr")
 
 
+@pytest.mark.slow
 def test_a_stop_is_whole_whatever_the_service_does(machine: Machine) -> None:
     """SIGTERM is ignored, a worker sits in a session of its own: nothing of it is left."""
     machine.ok("service", "edit", "asr", "--set", "stop_timeout_s=0.3")
@@ -141,6 +143,7 @@ def test_a_stop_is_whole_whatever_the_service_does(machine: Machine) -> None:
         machine.clear()
 
 
+@pytest.mark.slow
 def test_memory_that_nobody_holds_any_more_is_named(machine: Machine) -> None:
     machine.ok("mode", "create", "big", "--services", "glm-code,embedding-code")
     prepare(machine)

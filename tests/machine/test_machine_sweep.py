@@ -160,13 +160,9 @@ ROWS: list[Row] = [
 ]  # fmt: skip
 BY_DEFAULT = {
     ("l1", "start", "die-after 0", True),
-    ("member", "start", "hang", False),
-    ("http", "stop", "leak 300", False),
     ("l2", "sleep", "sleep-hangs", False),
     ("guest", "stop", "sleep-frees-nothing", False),
-    ("l1", "sleep", "die-after 0", True),
     ("l2", "wake", "wake-oom", False),
-    ("single", "stop", "ignore-sigterm", False),
 }  # fmt: skip
 """A cross-section of kinds, steps and faults. The other rows are `slow`."""
 
