@@ -27,13 +27,13 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
     handle = new_handle(ctx, step, service, HOSTED)
     data = {"run": ctx.run_id, "host": host.service}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
-    async with machine.host_lock(host.service):
-        await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
-    ctx.waiting(step, f"{host.service} to load it")
     bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
-    patience_s = bounded.startup_timeout + GRACE_S
-    async with explained(machine, service, host, "start"), within(patience_s, service, "load"):
-        await driver.load(bounded, port, machine.http, machine.clock)
+    async with explained(machine, service, host, "start"):
+        async with machine.host_lock(host.service):
+            await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
+        ctx.waiting(step, f"{host.service} to load it")
+        async with within(bounded.startup_timeout + GRACE_S, service, "load"):
+            await driver.load(bounded, port, machine.http, machine.clock)
     loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
     machine.store.put_handle(handle, event=loaded)
 
