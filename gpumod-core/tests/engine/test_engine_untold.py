@@ -135,6 +135,65 @@ def test_the_plan_says_where_its_numbers_are_from(box):
     assert any("one holds now is the device's difference" in note for note in plan.notes)
 
 
+# --- members of a host ----------------------------------------------------------------------------------------------
+
+ROUTER = world_service("router", 0, 9004, driver="world-host")
+MEMBER = world_service("member", 2000, host="router", sleep_mode="unload")
+
+
+@pytest.fixture
+def hosted(make_box):
+    box = make_box(8000, define=[ROUTER, MEMBER, HUGE, world_mode("huge", "huge")])
+    box.world.tells_processes = False
+    assert box.start("member").exit_code == 0
+    assert counted(box) == ({"member": 2000, "router": 0}, 0)
+    return box
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends with it", "goes on"])
+def test_what_a_member_left_behind_is_waited_for_at_the_end_of_its_host(hosted, ends):
+    left = hosted.world.alive()["member"]
+    hosted.world.fault("member", "sleep-frees-nothing")
+    if ends:
+        hosted.when("stop router after", lambda: hosted.world.kill(left, -9))
+    outcome = hosted.stop("member")  # the last member: its host stops too
+    if ends:
+        assert (outcome.exit_code, outcome.error) == (0, None)
+        assert "it ends with router" in next(s.detail for s in outcome.run.steps if s.step.service == "member")
+        hosted.settled()
+        assert (hosted.states(), hosted.world.used_mb()) == ({}, 0)
+    else:
+        assert (outcome.exit_code, outcome.error.code) == (6, "memory-not-released")
+        assert f"process member (pid {left.pid})" in outcome.error.why
+        hosted.world.kill(left, 0)
+        assert hosted.states() == {"member": "running", "router": "running"}
+    hosted.check_sound()
+
+
+def test_a_host_that_hangs_holds_what_its_members_held(hosted):
+    hosted.world.names_processes = False
+    hosted.world.fault("router", "hang")
+    hosted.world.fault("member", "leak", 2000)
+    assert counted(hosted) == ({"member": 0, "router": 2000}, 0)
+    hosted.when("stop router after", lambda: hosted.world.faults.pop("router"))
+    outcome = hosted.switch("huge")
+    assert (outcome.exit_code, outcome.error.code) == (6, "memory-not-released")
+    assert outcome.error.message.startswith("router let go of its memory")
+    assert outcome.error.why == "unattributed 2000 MiB on GPU 0 still in use"
+    assert counted(hosted) == ({"member": 2000, "router": 0}, 2000)
+
+
+def test_what_a_host_does_not_unload_is_waited_for_at_its_end(hosted):
+    hosted.world.names_processes = False
+    hosted.world.fault("member", "leak", 1000)
+    hosted.when("unload member before", lambda: hosted.world.fault("router", "hang"))
+    outcome = hosted.stop("member")
+    assert (outcome.exit_code, outcome.error) == (0, None)
+    told = {step.step.service: step.detail for step in outcome.run.steps}
+    assert "it ends with router" in told["member"]
+    assert told["router"] == "unattributed 1000 MiB on GPU 0 did not come back"
+
+
 # --- a card that is lost --------------------------------------------------------------------------------------------
 
 

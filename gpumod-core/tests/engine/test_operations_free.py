@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import Busy, DoesNotFit, Failed
+from gpumod.domain.errors import Busy, DoesNotFit, Failed, MachineLacks
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.lease_results import FreeResult
 from gpumod.operations.params import FreeParams, NoParams
@@ -128,6 +128,36 @@ def test_memory_that_is_taken_counts_once(box: Any) -> None:
     assert lease.used_mb == 2500
     (gpu,) = box.start("web").plan.gpus
     assert gpu.budget_mb == 8000 - 512 - 4000
+
+
+@pytest.mark.parametrize("told", ["tells_processes", "names_processes"])
+def test_where_no_process_is_told_what_is_taken_counts_once_too(box: Any, told: str) -> None:
+    box.switch("off")
+    setattr(box.world, told, False)
+    box.switch("on")
+    free(box, 4000, attended=True)
+    box.world.foreign(2500)
+    (lease,) = status(box).leases
+    assert lease.used_mb == 2500
+    (gpu,) = box.start("web").plan.gpus
+    assert gpu.budget_mb == 8000 - 512 - 4000
+    assert box.switch("on").exit_code == 3
+
+
+def test_a_card_that_is_lost_gives_no_room_and_its_lease_hinders_nobody(make_box: Any) -> None:
+    box = make_box(8000, 8000, define=[WEB, NAP, *MODES])
+    assert free(box, 4000, gpu=1, attended=True).lease is not None
+    box.world.lost.add(1)
+    assert box.switch("on").exit_code == 0
+    with pytest.raises(MachineLacks, match="GPU 1") as caught:
+        free(box, 1000, gpu=1)
+    assert caught.value.code == "gpu-lost"
+    other = free(box, 4000).lease
+    assert other is not None
+    assert (other.gpu, [row.vram_mb for row in status(box).leases]) == (0, [4000, 4000])
+    box.world.lost.add(0)
+    with pytest.raises(MachineLacks, match="GPU 0"):
+        free(box, 1000)
 
 
 def test_what_is_refused_or_fails_leaves_no_lease(box: Any) -> None:

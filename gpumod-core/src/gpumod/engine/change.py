@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay, MachineLacks
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.states import Action
 from gpumod.engine.context import Report, muted
+from gpumod.engine.device import unusable
 from gpumod.engine.interrupts import Interrupts, listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
@@ -80,7 +81,7 @@ def refuse_lost(plan: Plan, snapshot: HostSnapshot) -> None:
     needed = {gpu for step in plan.steps if step.action in (Action.START, Action.WAKE) for gpu in step.placed_on}
     for index, fault in bad.items():
         if index in needed or not plan.fits:
-            raise MachineLacks(fault.code, fault.message, why=fault.why, hint=fault.hint, **fault.details)
+            raise unusable(fault)
 
 
 def left_open(run: Run, failure: GpumodError) -> HalfWay:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import ErrorInfo, Failed, MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Handle
@@ -75,6 +75,22 @@ def shares(
     return found
 
 
+def with_silent(handles: Mapping[str, Handle], states: Mapping[str, State]) -> Mapping[str, Handle]:
+    """`handles`, where what a member held is its host's while the host does not tell of it."""
+    found = dict(handles)
+    for handle in handles.values():
+        host = found.get(handle.launched.host or "")
+        if host is not None and handle.device_mb and states[handle.service] is State.UNKNOWN:
+            together = added(host.device_mb, handle.device_mb)
+            found[host.service] = host.model_copy(update={"device_mb": together})
+    return found
+
+
+def added(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    """The sum of two counts of MiB by GPU."""
+    return {gpu: one.get(gpu, 0) + other.get(gpu, 0) for gpu in {**one, **other}}
+
+
 def _claim(handle: Handle, gpu: GpuReading, mine: Sequence[GpuProcess], state: State) -> Claim | None:
     if any(process.vram_mb for process in mine):
         return None
@@ -115,8 +131,7 @@ def leave_to_host(ctx: RunContext, host: str, before: Held) -> None:
     """Count what a member held as its host's: it could not be unloaded, and ends with the host."""
     ctx.left_to_host[host] = ctx.left_to_host.get(host, frozenset()) | before.pids
     if not before.known:
-        has = ctx.device_mb.get(host, {})
-        ctx.device_mb[host] = {gpu: has.get(gpu, 0) + before.mb.get(gpu, 0) for gpu in {*has, *before.mb}}
+        ctx.device_mb[host] = added(ctx.device_mb.get(host, {}), before.mb)
 
 
 def coming_mb(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> int:
@@ -129,6 +144,11 @@ def coming_mb(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> int:
 
 def find(gpus: Iterable[GpuReading], index: int) -> GpuReading | None:
     return next((gpu for gpu in gpus if gpu.index == index), None)
+
+
+def unusable(fault: ErrorInfo) -> MachineLacks:
+    """The error of whoever needs a card with this fault, before anything is touched."""
+    return MachineLacks(fault.code, fault.message, why=fault.why, hint=fault.hint, **fault.details)
 
 
 def refuse_fault(gpus: Iterable[GpuReading], wanted: Iterable[int]) -> None:

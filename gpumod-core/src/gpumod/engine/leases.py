@@ -27,19 +27,25 @@ def over(machine: Machine) -> tuple[Holding, ...]:
 
 
 def used_mb(machine: Machine, holding: Holding, snapshot: HostSnapshot) -> int:
-    """What its holder has taken of it already: what its processes hold, or without one what others took since."""
-    if holding.pid is None:
-        taken = snapshot.foreign_mb(holding.gpu) - holding.foreign_mb
-    else:
+    """What its holder has taken of it already: what its processes hold, where it has some and the driver tells.
+
+    Else it is what others took since.
+    """
+    taken = snapshot.foreign_mb(holding.gpu) - holding.foreign_mb
+    if holding.pid is not None:
         tree = set(machine.local.tree(holding.pid))
         mine = [p for p in snapshot.processes if p.pid in tree and p.gpu == holding.gpu and p.service is None]
-        taken = sum(p.vram_mb or 0 for p in mine)
+        if snapshot.gpu(holding.gpu).per_process and all(p.vram_mb is not None for p in mine):
+            taken = sum(p.vram_mb or 0 for p in mine)
     return max(0, min(holding.vram_mb, taken))
 
 
 def counted(machine: Machine, snapshot: HostSnapshot) -> tuple[Lease, ...]:
-    """The leases that hold, as the planner counts them: what was taken already is seen on the GPU."""
-    known = {gpu.index for gpu in snapshot.gpus}
+    """The leases that hold, as the planner counts them: what was taken already is seen on the GPU.
+
+    Of a card that cannot be used nothing can be had anyway.
+    """
+    known = {gpu.index for gpu in snapshot.gpus if gpu.fault is None}
     return tuple(
         Lease(
             id=holding.id,

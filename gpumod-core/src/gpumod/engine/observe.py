@@ -10,7 +10,7 @@ from gpumod.domain.machine import GpuProcess, HostSnapshot, ServiceReading
 from gpumod.domain.run import Handle
 from gpumod.domain.states import State
 from gpumod.engine.asking import ask, ask_members, ask_supervisors
-from gpumod.engine.device import shares
+from gpumod.engine.device import shares, with_silent
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.ports import MemberReading, ProbeResult, ProcessStatus
 
@@ -43,13 +43,15 @@ async def observe(machine: Machine) -> HostSnapshot:
     owner = {pid: service for service, one in seen.items() for pid in one.pids}
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
-    states = {service: _state(one) for service, one in seen.items()}
-    by_device = shares(handles, {s: states[s][0] for s, one in seen.items() if one.pids}, gpus, named)
+    told = {service: _state(one) for service, one in seen.items()}
+    states = {service: state for service, (state, _) in told.items()}
+    up = {service: states[service] for service, one in seen.items() if one.pids}
+    by_device = shares(with_silent(handles, states), up, gpus, named)
     return HostSnapshot(
         at=now,
         gpus=gpus,
         processes=named,
-        services={s: _reading(handles[s], seen[s], states[s], named, by_device.get(s, {}), now) for s in handles},
+        services={s: _reading(handles[s], seen[s], told[s], named, by_device.get(s, {}), now) for s in handles},
         ram_total_mb=ram.total_mb,
         ram_available_mb=ram.available_mb,
     )

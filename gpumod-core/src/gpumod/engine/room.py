@@ -12,6 +12,7 @@ from gpumod.domain.plan import Target
 from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
+from gpumod.engine.device import unusable
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.leases import counted
 from gpumod.engine.machine import Machine
@@ -25,7 +26,14 @@ LOOK_BACK = 200
 
 
 def find_room(machine: Machine, snapshot: HostSnapshot, mb: int, gpu: int | None, options: Options) -> Room:
-    """The cheapest room of `mb` MiB, with what runs counted as it was launched. Raises what `make_room` raises."""
+    """The cheapest room of `mb` MiB, with what runs counted as it was launched.
+
+    Raises what `make_room` raises, and MachineLacks `gpu-lost` and the like where no GPU that is asked for can be used.
+    """
+    asked = [card for card in snapshot.gpus if gpu in (None, card.index)]
+    bad = [card.fault for card in asked if card.fault is not None]
+    if bad and len(bad) == len(asked):
+        raise unusable(bad[0])
     services = definitions(snapshot, Wanted(Target(), machine.store.services()), ())
     samples = machine.store.samples()
     prints = {
