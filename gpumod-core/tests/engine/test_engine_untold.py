@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumod.domain.sharing import Claim, share_out
+from gpumod.domain.states import Action
 from gpumod.testing.world_drivers import world_mode, world_service
 
 CLAIMS = st.dictionaries(
@@ -100,6 +101,27 @@ def test_a_service_on_the_cpu_is_noticed(box):
     assert "device's difference" in outcome.error.message
     assert box.states() == {"one": "running"}
     assert counted(box) == ({"one": 4000}, 0)
+
+
+def test_a_wake_beside_a_stop_is_seen_when_that_has_ended(box):
+    """It has given its memory back, and lives on a while: till then that hides what has come."""
+    assert box.switch("nap").exit_code == 0
+    two = box.world.alive()["two"]
+    box.world.fault("two", "ignore-sigterm")
+    box.when("stop two sent", lambda: box.world.hold(two, 0))
+    outcome = box.switch("first")
+    assert (outcome.exit_code, outcome.error) == (0, None)
+    assert {step.step.service: step.detail for step in outcome.run.steps if step.detail} == {}
+    assert box.store.handles()["one"].device_mb == {0: 4000}
+    assert counted(box) == ({"one": 4000}, 0)
+    box.check_sound()
+
+
+def test_starts_take_turns_once_it_is_known_that_nobody_is_named(box):
+    assert box.switch("first").exit_code == 0
+    assert not box.observe().gpus[0].per_process
+    starts = [step for step in box.switch("both").plan.steps if step.action is Action.START]
+    assert [(step.service, step.exclusive) for step in starts] == [("two", True)]
 
 
 def test_memory_that_does_not_come_back_is_noticed(box):

@@ -75,6 +75,18 @@ def shares(
     return found
 
 
+def marked(
+    handles: Mapping[str, Handle], up: Iterable[str], gpus: Iterable[GpuReading], named: Iterable[GpuProcess]
+) -> tuple[GpuReading, ...]:
+    """`gpus`, where one that names nobody for what a service holds is said not to tell what each process holds.
+
+    There are drivers that just tell of no process. `up` are the services that have one.
+    """
+    told = {(p.service, p.gpu) for p in named if p.vram_mb}
+    silent = {gpu for s in up for gpu, mb in handles[s].device_mb.items() if mb and (s, gpu) not in told}
+    return tuple(g.model_copy(update={"per_process": False}) if g.index in silent else g for g in gpus)
+
+
 def with_silent(handles: Mapping[str, Handle], states: Mapping[str, State]) -> Mapping[str, Handle]:
     """`handles`, where what a member held is its host's while the host does not tell of it."""
     found = dict(handles)

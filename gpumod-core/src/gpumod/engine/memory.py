@@ -28,6 +28,8 @@ LAG_S = 2.0
 """A driver forgets a dead process within this."""
 GONE_LOOKS = 3
 """A service that has no process in so many looks on end is gone, and was not just asked at a bad moment."""
+ARRIVES_S = 2.0
+"""So long what a service takes may take to show, once it answers."""
 TOLERANCE_MB = 64
 """Readings of a driver jitter by less than this."""
 
@@ -197,17 +199,20 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
     enough_mb = expected_mb * 0.2
-    gone = 0
+    gone, hidden = 0, False
     now = by_device = Held({}, frozenset())
 
     async def arrived() -> bool | None:
-        nonlocal now, by_device, gone
+        nonlocal now, by_device, gone, hidden
         pids = (await pids_of(machine, step.service))[step.service]
         reading = await machine.read_gpus()
         refuse_fault(reading[0], step.placed_on)
         now = told_by(pids, reading[1])
         gone = 0 if now.pids else gone + 1
         by_device = _come(ctx, step, now, reading, expected_mb)
+        hidden = now.total_mb < enough_mb and _is_hidden(ctx, step)
+        if hidden:
+            return gone >= GONE_LOOKS or None
         if now.total_mb < enough_mb and any(is_untold(ctx, reading, gpu) for gpu in step.placed_on):
             now = by_device
         return now.total_mb >= enough_mb or gone >= GONE_LOOKS or None
@@ -215,7 +220,10 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     if expected_mb < 256 or not step.placed_on:
         await arrived()
         return now
-    if await poll(machine.clock, arrived, 2.0) and now.pids:
+    came = await poll(machine.clock, arrived, ARRIVES_S)
+    while not came and hidden:
+        came = await poll(machine.clock, arrived, ARRIVES_S)
+    if came and now.pids:
         return now
     if now.pids and by_device.total_mb >= enough_mb:  # it has come, and the driver names nobody for it
         return by_device
@@ -236,14 +244,18 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     )
 
 
+def _is_hidden(ctx: RunContext, step: Step) -> bool:
+    """True while others leave the GPU of `step`: they count as holding what they have given back already."""
+    leaving = [other.service for other in ctx.running.values() if other.action in (Action.STOP, Action.SLEEP)]
+    return any(ctx.device_mb.get(service, {}).get(gpu) for service in leaving for gpu in step.placed_on)
+
+
 def _come(ctx: RunContext, step: Step, told: Held, reading: Reading, expected_mb: int) -> Held:
-    """What came with a start or a wake, by the device's difference. Beside others that start, no more than expected."""
-    mb = {}
-    for gpu in step.placed_on:
-        more = max(0, more_mb(ctx, reading, gpu, but=step.service))
-        beside = coming_mb(ctx, reading, gpu, step)
-        mb[gpu] = min(more, -(-expected_mb // len(step.placed_on))) if beside else more
-    return Held(mb, told.pids, known=False)
+    """What came with a start or a wake, by the device's difference. Beside other steps, no more than expected."""
+    come = {gpu: max(0, more_mb(ctx, reading, gpu, but=step.service)) for gpu in step.placed_on}
+    if len(ctx.running) > 1:
+        come = {gpu: min(mb, -(-expected_mb // len(step.placed_on))) for gpu, mb in come.items()}
+    return Held(come, told.pids, known=False)
 
 
 async def _unreserved_mb(ctx: RunContext, reading: Reading) -> Mapping[int, int]:

@@ -10,7 +10,7 @@ from gpumod.domain.machine import GpuProcess, HostSnapshot, ServiceReading
 from gpumod.domain.run import Handle
 from gpumod.domain.states import State
 from gpumod.engine.asking import ask, ask_members, ask_supervisors
-from gpumod.engine.device import shares, with_silent
+from gpumod.engine.device import marked, shares, with_silent
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.ports import MemberReading, ProbeResult, ProcessStatus
 
@@ -46,7 +46,9 @@ async def observe(machine: Machine) -> HostSnapshot:
     told = {service: _state(one) for service, one in seen.items()}
     states = {service: state for service, (state, _) in told.items()}
     up = {service: states[service] for service, one in seen.items() if one.pids}
-    by_device = shares(with_silent(handles, states), up, gpus, named)
+    holding = with_silent(handles, states)
+    gpus = marked(holding, up, gpus, named)
+    by_device = shares(holding, up, gpus, named)
     return HostSnapshot(
         at=now,
         gpus=gpus,
