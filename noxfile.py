@@ -100,9 +100,9 @@ def nvml(session: nox.Session) -> None:
     """The machine's whole suite with the GPUs read through NVML, from a stand-in for the driver (needs gcc)."""
     _install(session, "test")
     workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
-    folders = session.posargs or ["tests/machine", "tests/nvml", "--ignore", "tests/nvml/test_nvml_spine.py"]
+    folders = session.posargs or ["tests/machine"]
     env = {"GPUMOD_TEST_PROBE": "nvml"}
-    session.run("pytest", *workers, "-m", "not gpu_required", *folders, env=env)
+    session.run("pytest", *workers, "-m", "slow or not slow", *folders, env=env)
 
 
 @nox.session

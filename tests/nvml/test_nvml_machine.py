@@ -16,7 +16,7 @@ from tests.nvml.driver import Driver, build
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine, MakeMachine
 
-pytestmark = [pytest.mark.sim, pytest.mark.nvml]
+pytestmark = [pytest.mark.sim, pytest.mark.nvml, pytest.mark.slow]
 
 TWO = "RTX 4090:24564,RTX 3090:24564"
 APP = "command=uvicorn app:app --host {host} --port {port}"
@@ -143,7 +143,7 @@ def test_a_partitioned_card(make_machine: MakeMachine, driver: Driver) -> None:
     machine.nothing_left()
 
 
-@pytest.mark.parametrize("fault", [pytest.param("no-memory", marks=pytest.mark.slow), "no-processes"])
+@pytest.mark.parametrize("fault", ["no-memory", "no-processes"])
 def test_memory_that_is_not_told_by_process(machine: Machine, driver: Driver, fault: str) -> None:
     driver.faults(fault)
     for mode in ("code", "rag", "code"):

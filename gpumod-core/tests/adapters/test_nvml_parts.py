@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -28,16 +30,23 @@ GPUS = tuple(
 PROCESSES = tuple(GpuProcess(pid=10 + i, name="p", gpu=i, vram_mb=1) for i in range(4))
 
 
-def test_without_the_library_the_reason_is_told() -> None:
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        with pytest.raises(MachineLacks) as caught:
-            NvmlProbe(Settings()).read()
-        assert caught.value.code == "no-nvidia-driver"
-        assert "install the driver" in caught.value.info.hint
-    else:
-        pytest.skip("this computer has NVIDIA's library")
+READ = """
+from gpumod.adapters.nvml.probe import NvmlProbe
+from gpumod.domain.errors import MachineLacks
+from gpumod.domain.settings import Settings
+
+try:
+    NvmlProbe(Settings()).read()
+except MachineLacks as error:
+    print(error.info.code, error.info.hint)
+"""
+
+
+def test_without_the_library_the_reason_is_told(tmp_path: Path) -> None:
+    (tmp_path / "libnvidia-ml.so.1").write_text("not a library")  # it hides one that this computer may have
+    env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", READ], env=env, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("no-nvidia-driver install the driver")
 
 
 def test_host_memory_is_told_without_a_driver() -> None:
