@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gpumod.adapters.process.proc import start_ticks
@@ -67,6 +68,27 @@ async def test_the_service_has_its_own_session_group_and_no_terminal(machine: An
     assert Path(f"/proc/{pid}/fd/0").readlink() == Path(os.devnull)
     # the loader of a program that has just begun holds a library open for a moment
     await machine.until(lambda: sorted(int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()) == [0, 1, 2])
+
+
+def nurseries() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "nursery.py" in " ".join(child.cmdline())]
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_that_is_not_found(machine: Any) -> None:
+    async with machine.supervisor.prepared([(machine.handle(), machine.launch(SLEEPER))]):
+        await machine.until(nurseries)
+        (nursery,) = nurseries()
+        handle = machine.handle()
+        nursery.suspend()  # a machine that stalls
+        starting = asyncio.create_task(machine.supervisor.start(handle, machine.launch(SLEEPER), {}))
+        await asyncio.sleep(0.1)
+        starting.cancel()
+        asyncio.get_running_loop().call_later(0.2, nursery.resume)
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert (await one(machine, handle)).alive
+        await machine.supervisor.stop(handle, machine.launch(SLEEPER))
+        assert machine.living(handle) == []
 
 
 async def test_no_signal_is_ignored_or_blocked_because_the_caller_did(machine: Any) -> None:
