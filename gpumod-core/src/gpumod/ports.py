@@ -244,6 +244,7 @@ class ProcessStatus(Frozen):
     """What a supervisor knows of one handle.
 
     `pids` is the whole tree, `pid` the main process. `exit_code` is negative for a signal, None when not known.
+    `detail` is what the supervisor says besides (that it is about to restart it, that memory ran out).
     """
 
     alive: bool
@@ -252,6 +253,7 @@ class ProcessStatus(Frozen):
     started_at: float | None = None
     exit_code: int | None = None
     token: Mapping[str, Any] = {}
+    detail: str = ""
 
 
 @runtime_checkable
@@ -293,6 +295,37 @@ class Prepares(Protocol):
     """A supervisor that gets ready once for all starts of a plan; starts that it was not told of work too."""
 
     def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AbstractAsyncContextManager[None]: ...
+
+
+@runtime_checkable
+class CanBeAway(Protocol):
+    """A supervisor that is a stranger's program. `reach` raises MachineLacks where it is not there."""
+
+    def reach(self) -> None: ...
+
+
+class UnitText(Frozen):
+    """A unit as it should be (`text`, made of `template`), and what is `there` (None: nothing); `edited` by hand."""
+
+    name: str
+    path: Path
+    text: str
+    template: str
+    there: str | None = None
+    edited: bool = False
+
+
+@runtime_checkable
+class WritesUnits(Protocol):
+    """A supervisor that writes a text for each service that it starts.
+
+    `unit` tells what would be written, from `template` if one is named; `install` writes it; `forget` removes all that
+    was written for a service. None of them touches what is not gpumod's own.
+    """
+
+    def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText: ...
+    async def install(self, handle: Handle, launch: Launch) -> None: ...
+    async def forget(self, service: str) -> None: ...
 
 
 @runtime_checkable

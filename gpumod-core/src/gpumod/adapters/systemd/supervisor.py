@@ -1,0 +1,263 @@
+"""The systemd supervisor: a unit per service, kept by the system's or by the user's manager.
+
+A service is found again by its unit, whose name is made of its id and its home alone: whatever becomes of gpumod, there
+is never a second copy of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gpumod.adapters.files import write_atomic
+from gpumod.adapters.launches import already_running, cannot_execute, cannot_kill, resolved
+from gpumod.adapters.process.proc import NONCE_VARIABLE, Proc, ended, start_ticks
+from gpumod.adapters.process.records import Records
+from gpumod.adapters.systemd import states, units
+from gpumod.adapters.systemd.envfile import environment_text
+from gpumod.adapters.systemd.journal import lines_of
+from gpumod.adapters.systemd.manager import Manager, Properties, Scope, refused
+from gpumod.adapters.systemd.rendering import Rendering, public_variables
+from gpumod.adapters.systemd.reloading import Reloading
+from gpumod.adapters.systemd.units import Unit
+from gpumod.domain.errors import Failed
+from gpumod.domain.run import Handle
+from gpumod.domain.settings import Settings
+from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus, UnitText
+
+START_TIMEOUT_S = 120.0
+_POLL_S = 0.02
+EXEC_FAILED = 203
+"""The status that systemd gives for a program that could not be executed."""
+
+
+class SystemdSupervisor:
+    """Implements :class:`gpumod.ports.Supervisor` with units of one manager."""
+
+    def __init__(
+        self,
+        home: Path,
+        home_id: str,
+        settings: Settings,
+        clock: Clock,
+        folders: Sequence[Path] = (),
+        *,
+        scope: Scope,
+    ) -> None:
+        """`folders` are those of templates that plugins offer."""
+        self.name = f"systemd-{scope}"
+        self._home_id = home_id
+        self._settings = settings
+        self._clock = clock
+        self._manager = Manager(scope)
+        self._records = Records(home)
+        self._rendering = Rendering(home, home_id, settings, scope, folders)
+        self._reloading = Reloading(self._manager, settings)
+        self._told: list[tuple[Handle, Launch]] = []
+        self._writing = asyncio.Lock()
+
+    # --- units --------------------------------------------------------------------------------------------------
+
+    def reach(self) -> None:
+        """Raise MachineLacks where there is no such manager."""
+        self._manager.reach()
+
+    def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText:
+        """The unit as it should be, and what is there. Raises what :meth:`check` raises of values and templates."""
+        unit = self._unit(handle, launch, template)
+        there = units.there(unit.path, self._home_id, handle.service)
+        return UnitText(
+            name=unit.name,
+            path=unit.path,
+            text=unit.text,
+            template=unit.template,
+            there=there,
+            edited=there is not None and units.was_edited(there),
+        )
+
+    async def install(self, handle: Handle, launch: Launch) -> None:
+        """Write the unit, if it differs, and have it read. Starts nothing."""
+        async with self._writing:
+            await self._write([self._unit(handle, launch)])
+
+    async def forget(self, service: str) -> None:
+        """Remove what was written for a service: its unit, and the file of its variables."""
+        path = self._rendering.path(service)
+        self._rendering.environment_file(service).unlink(missing_ok=True)
+        if units.remove(path, self._home_id, service):
+            await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
+
+    def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
+        found = resolved(handle.service, launch, {}, self._records.folder(handle.service), self._settings)
+        return self._rendering.unit(handle, launch, found, template)
+
+    @asynccontextmanager
+    async def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AsyncIterator[None]:
+        """All units of a run are written at its first start, so that systemd reads them once."""
+        self._told = list(launches)
+        try:
+            yield
+        finally:
+            self._told = []
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        """Raise what :meth:`start` would raise before anything runs."""
+        self.reach()
+        unit = self._unit(handle, launch)
+        environment_text(handle.service, launch.env)
+        if units.there(unit.path, self._home_id, handle.service) != unit.text:
+            if not os.access(_nearest(unit.path.parent), os.W_OK):
+                raise units.cannot_write(unit)
+            self._reloading.check()
+
+    async def _write(self, wanted: Sequence[Unit]) -> None:
+        """Write the units that differ, and have the manager read them if it has not."""
+        shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+        for unit in wanted:
+            there = units.there(unit.path, self._home_id, units.marks_of(unit.text)["Service"])
+            elsewhere = shown.get(unit.name, {}).get("FragmentPath", "")
+            if elsewhere not in ("", str(unit.path)):
+                raise units.foreign(elsewhere, "there is a unit of this name at another place")
+            if there != unit.text:
+                self._reloading.check()
+                units.write(unit)
+        shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+        if any(not _is_read(shown.get(unit.name, {}), unit) for unit in wanted):
+            await self._reloading.reload()
+            shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+        for unit in wanted:
+            if not _is_read(shown.get(unit.name, {}), unit):
+                raise _not_read(unit, shown.get(unit.name, {}))
+
+    # --- start --------------------------------------------------------------------------------------------------
+
+    async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
+        """Start the service's unit and return its token, once the program has really been executed.
+
+        Raises what :meth:`check` raises, Failed `already-running`, `foreign-unit`, `cannot-execute` or
+        `systemd-refused`, MachineLacks `not-allowed`. Nothing runs after an error.
+        """
+        service, name = handle.service, self._rendering.name(handle.service)
+        found = resolved(service, launch, env, self._records.folder(service), self._settings)
+        before = (await self._manager.show([name], states.ASKED)).get(name, {})
+        if states.is_active(before):
+            raise already_running(service, int(before.get("MainPID", "0")))
+        unit = self._rendering.unit(handle, launch, found)
+        async with self._writing:
+            told, self._told = self._told, []
+            also = [self._unit(*one) for one in told if one[0].service != service]
+            await self._write([unit, *also])
+        self._records.prepare(service)
+        self._records.write(service, launch.files)
+        public = public_variables(launch, found)
+        private = {key: value for key, value in found.env.items() if public.get(key) != value}
+        text = environment_text(service, {**private, NONCE_VARIABLE: handle.nonce})
+        write_atomic(self._rendering.environment_file(service), text, durable=False)
+        self._rendering.exit_file(service).unlink(missing_ok=True)
+        answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
+        if answer.code and "start-limit" in answer.err + answer.out:  # the limit is meant for restarts by systemd
+            await self._manager.call("reset-failed", "--", name)
+            answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
+        shown = (await self._manager.show([name], states.ASKED)).get(name, {"Id": name})
+        if answer.code:
+            if shown.get("ExecMainStatus") == str(EXEC_FAILED):
+                why = "\n".join(lines_of(self._manager, shown.get("InvocationID", ""), 3)) or answer.err.strip()
+                await self._manager.call("reset-failed", "--", name)
+                raise cannot_execute(service, found.program, why)
+            raise refused(self._manager.scope, "was not started", answer, name)
+        return states.token_of(shown)
+
+    # --- status -------------------------------------------------------------------------------------------------
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        """The status of each handle, by service id; one question to systemd for all."""
+        names = {handle.service: self._rendering.name(handle.service) for handle in handles}
+        shown = await self._manager.show(sorted(names.values()), states.ASKED)
+        return {
+            handle.service: states.status_of(
+                handle,
+                shown.get(names[handle.service], {"Id": names[handle.service]}),
+                states.ending_at(self._rendering.exit_file(handle.service)),
+            )
+            for handle in handles
+        }
+
+    async def exited(self, handle: Handle) -> ProcessStatus:
+        """Wait, for as long as it takes, until the service has ended, noticed at once; return the status then."""
+        while True:
+            status = (await self.status([handle]))[handle.service]
+            if not status.alive:
+                return status
+            ticks = start_ticks(status.pid) if status.pid else None
+            if status.pid and ticks is not None:
+                await ended(Proc(status.pid, ticks), None, self._clock)
+            else:
+                await self._clock.sleep(_POLL_S)
+
+    # --- stop ---------------------------------------------------------------------------------------------------
+
+    async def stop(self, handle: Handle, launch: Launch) -> None:
+        """Stop the unit: its signal, its time to act, then SIGKILL. Returns when no process of it is left.
+
+        Does nothing when there is none. Raises Failed `cannot-kill` or `systemd-refused`, MachineLacks `not-allowed`.
+        """
+        name = self._rendering.name(handle.service)
+        shown = (await self._manager.show([name], states.ASKED)).get(name, {})
+        pids = states.pids_of(shown)
+        if states.is_active(shown) or pids:
+            answer = await self._manager.call("stop", "--", name, timeout_s=60 + 4 * launch.stop_timeout_s)
+            if answer.code:
+                raise refused(self._manager.scope, "was not stopped", answer, name)
+            after = (await self._manager.show([name], states.ASKED)).get(name, {})
+            if left := states.pids_of({"ControlGroup": shown.get("ControlGroup", ""), **after}):
+                raise cannot_kill(handle.service, left)
+            shown = after
+        if shown.get("ActiveState") == "failed":
+            await self._manager.call("reset-failed", "--", name)
+
+    # --- logs and files -----------------------------------------------------------------------------------------
+
+    def logs(self, service: str, lines: int) -> tuple[str, ...]:
+        """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
+        name = self._rendering.name(service)
+        words = ["systemctl", *(["--user"] if self._manager.scope == "user" else [])]
+        answer = self._manager.run([*words, "show", "--property=InvocationID", "--value", "--", name])
+        last = states.ending_at(self._rendering.exit_file(service))
+        return lines_of(self._manager, answer.out.strip() or (last.invocation if last else ""), lines)
+
+    def log_path(self, service: str) -> None:
+        """The journal keeps the log: there is no file."""
+
+    def service_dir(self, service: str) -> Path:
+        """The service's own folder: what `{service_dir}` stands for."""
+        return self._records.folder(service)
+
+    def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
+        """Replace files of a service that may be running (the configuration of a host), each atomically."""
+        self._records.prepare(service)
+        self._records.write(service, files)
+
+
+def _is_read(shown: Properties, unit: Unit) -> bool:
+    """True when the manager knows the unit as it stands on the disk."""
+    known = shown.get("LoadState") == "loaded" and shown.get("FragmentPath") == str(unit.path)
+    return known and shown.get("NeedDaemonReload") == "no"
+
+
+def _not_read(unit: Unit, shown: Properties) -> Failed:
+    return Failed(
+        "bad-unit",
+        f"systemd does not take the unit {unit.path}",
+        why=f"its LoadState is {shown.get('LoadState', 'unknown')}, read from {shown.get('FragmentPath') or 'nowhere'}",
+        hint=f"systemd-analyze verify {unit.path} tells more; it was made of {unit.template}",
+    )
+
+
+def _nearest(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
