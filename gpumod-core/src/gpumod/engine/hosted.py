@@ -26,13 +26,15 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
     data = {"run": ctx.run_id, "host": host.service}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
     async with machine.host_lock(host.service):
-        await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
+        await _configure(
+            ctx, host, driver, port, {service.id: allocate(machine, ctx.snapshot, service, step.placed_on)}
+        )
     ctx.waiting(step, f"{host.service} to load it")
     bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
     try:
         await driver.load(bounded, port, machine.http, machine.clock)
     except Failed as error:
-        lines = machine.supervisor(host.supervisor).logs(host.service, 60)
+        lines = await asyncio.to_thread(machine.supervisor(host.supervisor).logs, host.service, 60)
         fatal = fatal_line(machine, service, lines)
         raise (fatal_error(service, fatal, lines) if fatal else error) from error
     loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)

@@ -75,7 +75,9 @@ class Manager:
         return Answer(done.returncode, _text(done.stdout), _text(done.stderr))
 
     def _environment(self) -> dict[str, str]:
-        env = {name: self._environ[name] for name in ("PATH", "HOME", "DBUS_SESSION_BUS_ADDRESS") if name in self._environ}
+        env = {
+            name: self._environ[name] for name in ("PATH", "HOME", "DBUS_SESSION_BUS_ADDRESS") if name in self._environ
+        }
         env |= {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": "", "SYSTEMD_URLIFY": "0"}
         env.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
         if self.scope == "system":
@@ -117,7 +119,9 @@ def refused(scope: Scope, what: str, answer: Answer, unit: str = "") -> Failed |
     """The error of a call that failed: MachineLacks `not-allowed` where rights are missing, else Failed."""
     why = answer.err.strip() or answer.out.strip() or f"systemctl ended with status {answer.code}"
     name = unit or f"the systemd {scope} manager"
-    if any(words in why for words in ("Access denied", "authentication required", "Permission denied", "not permitted")):
+    if any(
+        words in why for words in ("Access denied", "authentication required", "Permission denied", "not permitted")
+    ):
         return MachineLacks(
             "not-allowed",
             f"{name} {what}: you may not",
@@ -127,7 +131,9 @@ def refused(scope: Scope, what: str, answer: Answer, unit: str = "") -> Failed |
         )
     if "Failed to connect" in why or "No medium found" in why:
         return MachineLacks("no-systemd", f"{name} cannot be reached", why=why, hint="is it running? systemctl status")
-    return Failed("systemd-refused", f"{name} {what}", why=why, hint=f"see `systemctl status {unit}`".replace(" `", " `"))
+    return Failed(
+        "systemd-refused", f"{name} {what}", why=why, hint=f"see `systemctl status {unit}`".replace(" `", " `")
+    )
 
 
 def _text(data: bytes) -> str:

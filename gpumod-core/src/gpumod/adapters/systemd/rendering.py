@@ -27,9 +27,7 @@ GLOB = frozenset("*?[]\\")
 class Rendering:
     """Renders the units of one home for one manager. `folders` are those of templates that plugins offer."""
 
-    def __init__(
-        self, home: Path, home_id: str, settings: Settings, scope: Scope, folders: Sequence[Path]
-    ) -> None:
+    def __init__(self, home: Path, home_id: str, settings: Settings, scope: Scope, folders: Sequence[Path]) -> None:
         self._home, self._home_id, self._settings, self._scope = home, home_id, settings, scope
         self._records = Records(home)
         self._templates = Templates(home, folders)
@@ -102,7 +100,9 @@ def public_variables(launch: Launch, found: Resolved) -> dict[str, str]:
     return {
         name: found.own[name]
         for name in launch.env
-        if name not in RISKY_ENV and not has_control_characters(found.own[name]) and split(found.own[name], name)[1] is None
+        if name not in RISKY_ENV
+        and not has_control_characters(found.own[name])
+        and split(found.own[name], name)[1] is None
     }
 
 

@@ -21,8 +21,8 @@ from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.journal import lines_of
 from gpumod.adapters.systemd.manager import Manager, Properties, Scope, refused
-from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.reloading import Reloading
+from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
 from gpumod.domain.errors import Failed
 from gpumod.domain.run import Handle

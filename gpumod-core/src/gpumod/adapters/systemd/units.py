@@ -125,7 +125,9 @@ def cannot_write(unit: Unit, error: OSError | None = None) -> GpumodError:
             hint=f"as root, with this home: gpumod service unit {service} --write; or set supervisor systemd-user",
         )
     why = (error.strerror or str(error)) if error else ""
-    return Failed("cannot-write", f"the unit {unit.path} cannot be written", why=why, hint="check the disk and the folder")
+    return Failed(
+        "cannot-write", f"the unit {unit.path} cannot be written", why=why, hint="check the disk and the folder"
+    )
 
 
 def remove(path: Path, home_id: str, service: str) -> bool:
