@@ -13,7 +13,8 @@ from gpumod.domain.states import GONE, Action
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
 from gpumod.engine.starting import allocate
-from gpumod.ports import CanBeAway, Launch, PortUser, Prepares
+from gpumod.ports import Launch, PortUser, Prepares
+from gpumod.ports.units import CanBeAway
 
 Starts = Sequence[tuple[Handle, Launch]]
 """What a plan starts: who keeps it, and how it is launched."""

@@ -27,7 +27,8 @@ from gpumod.adapters.systemd.units import Unit
 from gpumod.domain.errors import Failed
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
-from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus, UnitText
+from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
+from gpumod.ports.units import UnitText
 
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.02

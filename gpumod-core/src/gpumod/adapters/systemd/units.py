@@ -107,7 +107,7 @@ def foreign(path: Path | str, why: str) -> Failed:
 
 
 def write(unit: Unit) -> None:
-    """Put a unit where it belongs, whole or not at all. Raises MachineLacks `unit-needs-root`, Failed `cannot-write`."""
+    """Put a unit where it belongs, whole or not at all. Raises what :func:`cannot_write` makes."""
     try:
         unit.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_atomic(unit.path, unit.text, MODE)
