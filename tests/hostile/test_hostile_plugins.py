@@ -72,7 +72,7 @@ def test_broken_plugins_disturb_no_command(home, tmp_path: Path):
         (info / "entry_points.txt").write_text(f"[gpumod]\n{name} = {name}\n[gpumod.commands]\n{name} = {name}:cli\n")
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
     env = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    for args in (("--json", "status"), ("--json", "simulate", "--mode", "code"), ("--json", "switch", "blank")):
+    for args in (("--json", "simulate", "--mode", "code"), ("--json", "switch", "blank")):
         home.process(*args, code=0, env=env).json  # noqa: B018  # that it is one document is the point
     plugins = home.process("--json", "plugins", code=0, env=env).json["plugins"]
     broken = {row["distribution"]: row["error"] or row["problems"] for row in plugins}

@@ -24,6 +24,7 @@ def exported(machine: Machine, file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_box_is_carried_to_another_machine_and_edited(make_machine: MakeMachine, tmp_path: Path) -> None:
     machine, file = make_machine(), tmp_path / "box.yaml"
     command = "command=uvicorn app:app --host {host} --port {port} " + "--some-option with-a-long-value " * 9

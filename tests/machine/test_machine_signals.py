@@ -38,7 +38,8 @@ def begin_slowly(machine: Machine, until, **options: object) -> subprocess.Popen
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_goes_back_and_the_second_leaves_it(machine: Machine, until, number: signal.Signals) -> None:
     process = begin_slowly(machine, until)
     process.send_signal(number)

@@ -91,6 +91,7 @@ def test_the_router_knows_exactly_the_members_that_are_awake_or_asleep(machine: 
     assert members(machine) == {"one", "chat"}
 
 
+@pytest.mark.slow
 def test_a_second_card_is_used_where_the_first_is_full_and_a_service_may_span_both(make_machine: MakeMachine) -> None:
     machine = make_machine("RTX 4090:24564,RTX 3090:24564")
     port = str(machine.unused[0])

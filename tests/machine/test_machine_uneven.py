@@ -34,8 +34,14 @@ def sums(machine: Machine) -> dict[int, int]:
     ("options", "expected"),
     [
         (("--vram-mb", "16000"), {0: 12000, 1: 8000}),
-        (("--vram-mb", "100", "--set", "gpu_memory_utilization=0.9"), {0: 22107, 1: 14738}),
-        (("--vram-mb", "16000", "--set", "kv_cache_memory_bytes=2147483648"), {0: 8000, 1: 8000}),
+        pytest.param(
+            ("--vram-mb", "100", "--set", "gpu_memory_utilization=0.9"), {0: 22107, 1: 14738}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ("--vram-mb", "16000", "--set", "kv_cache_memory_bytes=2147483648"),
+            {0: 8000, 1: 8000},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["declared", "explicit", "kv-bytes"],
 )

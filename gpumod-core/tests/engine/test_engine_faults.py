@@ -100,7 +100,7 @@ def test_a_start_that_met_no_room_is_tried_once_more_when_there_is(box):
 
 
 def test_a_slow_start_is_no_fault(box):
-    box.world.fault("come", "slow-start", 100)
+    box.world.fault("come", "slow-start", 9)
     assert box.switch("new").exit_code == 0
     assert box.world.states() == NEW
 

@@ -269,9 +269,20 @@ def build_machine(
 
 
 def world_service(service: str, vram_mb: int, port: int | None = None, *, naps: bool = False, **fields: Any) -> Service:
-    """A service of the world. `naps`: it can sleep; options of :class:`WorldOptions` go where they belong."""
+    """A service of the world. `naps`: it can sleep; options of :class:`WorldOptions` go where they belong.
+
+    It has 20 s to start where nothing else is said: a start that fails by the clock is polled to its end.
+    """
     options = {key: fields.pop(key) for key in list(fields) if key in WorldOptions.model_fields}
-    told = {"id": service, "driver": "world", "port": port, "vram_mb": vram_mb, "unit_vars": options, **fields}
+    told = {
+        "id": service,
+        "driver": "world",
+        "port": port,
+        "vram_mb": vram_mb,
+        "unit_vars": options,
+        "startup_timeout": 20.0,
+    }
+    told.update(fields)
     if naps:
         told["sleep_mode"] = "nap"
     return Service.model_validate(told)
