@@ -76,10 +76,10 @@ def already_running(service: str, pid: int | None) -> Failed:
 def cannot_kill(service: str, pids: Sequence[int]) -> Failed:
     return Failed(
         "cannot-kill",
-        f"processes of service {service} do not end: {', '.join(map(str, sorted(pids)))}",
+        f"{len(pids)} processes of service {service} do not end: {', '.join(map(str, sorted(pids)[:10]))}",
         why="they belong to another user, or hang in the kernel (a driver, a file system that does not answer)",
         hint="look at them with ps -o pid,stat,wchan,cmd; those in state D end when the kernel lets them",
-        pids=sorted(pids),
+        pids=sorted(pids)[:100],
     )
 
 

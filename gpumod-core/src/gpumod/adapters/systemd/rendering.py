@@ -47,7 +47,9 @@ class Rendering:
         return unit_folder(self._scope) / self.name(service)
 
     def unit(self, handle: Handle, launch: Launch, found: Resolved, template: str | None = None) -> Unit:
-        """The unit of a service as it should be now; `template` instead of the one that it would be made of.
+        """The unit of a service as it should be now, of what its launch alone means (`found`).
+
+        `template` is used instead of the one that it would be made of.
 
         Raises UsageError for values that no unit can hold, and what :meth:`Templates.render` raises.
         """
@@ -67,7 +69,7 @@ class Rendering:
             launch=launch,
             program=found.program,
             words=found.argv[1:],
-            env=public_variables(launch, found),
+            env=public_variables(found),
             cwd=str(found.cwd),
             environment_file=str(file),
             exit_file=str(self.exit_file(service.id)),
@@ -95,15 +97,13 @@ class Rendering:
             return str(owner)
 
 
-def public_variables(launch: Launch, found: Resolved) -> dict[str, str]:
+def public_variables(found: Resolved) -> dict[str, str]:
     """The variables of a launch that may stand in its unit: no secrets, nothing that needs a look at who starts it."""
-    return {
-        name: found.own[name]
-        for name in launch.env
-        if name not in RISKY_ENV
-        and not has_control_characters(found.own[name])
-        and split(found.own[name], name)[1] is None
-    }
+
+    def is_public(name: str, value: str) -> bool:
+        return name not in RISKY_ENV and not has_control_characters(value) and split(value, name)[1] is None
+
+    return {name: value for name, value in found.own.items() if is_public(name, value)}
 
 
 def _check(body: str, template: str, environment_file: str, service: Service) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gpumod.adapters.systemd.cgroups import pids_in
 from gpumod.adapters.systemd.manager import Properties
 from gpumod.domain.run import Handle
 from gpumod.ports import ProcessStatus
@@ -37,38 +37,21 @@ def is_active(shown: Properties) -> bool:
 
 
 def pids_of(shown: Properties) -> tuple[int, ...]:
-    """Every process in the unit's control group, and in those below it."""
-    group = shown.get("ControlGroup", "")
-    root = _cgroups()
-    if not group or root is None:
-        main = _number(shown, "MainPID")
-        return (main,) if main else ()
-    found: list[int] = []
-    for folder, _, _ in os.walk(f"{root}{group}"):
-        with contextlib.suppress(OSError):  # it was removed meanwhile
-            found += map(int, (Path(folder) / "cgroup.procs").read_text().split())
-    return tuple(sorted(pid for pid in found if pid))
-
-
-@functools.cache
-def _cgroups() -> Path | None:
-    """Where systemd's tree of control groups is mounted."""
-    for folder in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"):
-        if (Path(folder) / "cgroup.procs").exists():
-            return Path(folder)
-    return None
+    """Every process of the unit."""
+    main = number(shown, "MainPID")
+    return pids_in(shown.get("ControlGroup", "")) or ((main,) if main else ())
 
 
 def status_of(handle: Handle, shown: Properties, ending: Ending | None) -> ProcessStatus:
     """The status of a handle whose unit is `shown`."""
     if not is_active(shown):
         return ProcessStatus(alive=False, exit_code=_exit_code(handle, shown, ending), detail=_detail(shown, ending))
-    pid = _number(shown, "MainPID") or None
+    pid = number(shown, "MainPID") or None
     return ProcessStatus(
         alive=True,
         pid=pid,
         pids=pids_of(shown),
-        started_at=_epoch(_number(shown, "ExecMainStartTimestampMonotonic")),
+        started_at=_epoch(number(shown, "ExecMainStartTimestampMonotonic")),
         token=token_of(shown),
         detail="" if pid else _detail(shown, ending),
     )
@@ -76,7 +59,7 @@ def status_of(handle: Handle, shown: Properties, ending: Ending | None) -> Proce
 
 def token_of(shown: Properties) -> Mapping[str, str | int]:
     """What finds this run again: the unit's name and systemd's id of the run."""
-    return {"unit": shown["Id"], "invocation": shown.get("InvocationID", ""), "pid": _number(shown, "MainPID")}
+    return {"unit": shown["Id"], "invocation": shown.get("InvocationID", ""), "pid": number(shown, "MainPID")}
 
 
 def ending_at(path: Path) -> Ending | None:
@@ -92,8 +75,6 @@ def ending_at(path: Path) -> Ending | None:
 
 
 def _signal(name: str) -> int | None:
-    import signal  # noqa: PLC0415 - beside its one use
-
     found = signal.Signals.__members__.get(f"SIG{name}")
     return int(found) if found else None
 
@@ -103,7 +84,7 @@ def _exit_code(handle: Handle, shown: Properties, ending: Ending | None) -> int 
         return ending.code
     if not handle.token or shown.get("InvocationID") != handle.token.get("invocation"):
         return None  # systemd knows of another run, or has forgotten this one
-    code, status = _number(shown, "ExecMainCode"), _number(shown, "ExecMainStatus")
+    code, status = number(shown, "ExecMainCode"), number(shown, "ExecMainStatus")
     return None if code not in _CODES.values() else status if code == 1 else -status
 
 
@@ -121,10 +102,16 @@ def _detail(shown: Properties, ending: Ending | None) -> str:
 def _epoch(monotonic_us: int) -> float | None:
     if not monotonic_us:
         return None
-    return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC) + monotonic_us / 1e6
+    return _boot() + monotonic_us / 1e6
 
 
-def _number(shown: Properties, name: str) -> int:
+@functools.cache
+def _boot() -> float:
+    """When CLOCK_MONOTONIC began, in seconds since the epoch: one answer for one gpumod."""
+    return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def number(shown: Properties, name: str) -> int:
     """A number that systemd tells; 0 for `[not set]` and the like."""
     text = shown.get(name, "")
     return int(text) if text.isdigit() else 0

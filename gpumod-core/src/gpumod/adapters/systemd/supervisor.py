@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from gpumod.adapters.files import write_atomic
-from gpumod.adapters.launches import already_running, cannot_execute, cannot_kill, resolved
+from gpumod.adapters.launches import Resolved, already_running, cannot_execute, cannot_kill, resolved
 from gpumod.adapters.process.proc import NONCE_VARIABLE, Proc, ended, start_ticks
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd import states, units
+from gpumod.adapters.systemd.cgroups import kill_all
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.journal import lines_of
-from gpumod.adapters.systemd.manager import Manager, Properties, Scope, refused
+from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
@@ -31,6 +32,7 @@ from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
 from gpumod.ports.units import UnitText
 
 START_TIMEOUT_S = 120.0
+KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 EXEC_FAILED = 203
 """The status that systemd gives for a program that could not be executed."""
@@ -93,8 +95,10 @@ class SystemdSupervisor:
             await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
 
     def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
-        found = resolved(handle.service, launch, {}, self._records.folder(handle.service), self._settings)
-        return self._rendering.unit(handle, launch, found, template)
+        return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
+
+    def _resolved(self, handle: Handle, launch: Launch, env: Mapping[str, str] | None = None) -> Resolved:
+        return resolved(handle.service, launch, env or {}, self._records.folder(handle.service), self._settings)
 
     @asynccontextmanager
     async def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AsyncIterator[None]:
@@ -143,27 +147,28 @@ class SystemdSupervisor:
         `systemd-refused`, MachineLacks `not-allowed`. Nothing runs after an error.
         """
         service, name = handle.service, self._rendering.name(handle.service)
-        found = resolved(service, launch, env, self._records.folder(service), self._settings)
-        before = (await self._manager.show([name], states.ASKED)).get(name, {})
+        found = self._resolved(handle, launch, env)
+        before = await self._shown(name)
         if states.is_active(before):
-            raise already_running(service, int(before.get("MainPID", "0")))
-        unit = self._rendering.unit(handle, launch, found)
+            raise already_running(service, states.number(before, "MainPID"))
+        alone = self._resolved(handle, launch)
+        unit = self._rendering.unit(handle, launch, alone)
         async with self._writing:
             told, self._told = self._told, []
             also = [self._unit(*one) for one in told if one[0].service != service]
             await self._write([unit, *also])
         self._records.prepare(service)
         self._records.write(service, launch.files)
-        public = public_variables(launch, found)
+        public = public_variables(alone)
         private = {key: value for key, value in found.env.items() if public.get(key) != value}
         text = environment_text(service, {**private, NONCE_VARIABLE: handle.nonce})
         write_atomic(self._rendering.environment_file(service), text, durable=False)
         self._rendering.exit_file(service).unlink(missing_ok=True)
-        answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
-        if answer.code and "start-limit" in answer.err + answer.out:  # the limit is meant for restarts by systemd
+        answer, shown = await self._start(name)
+        if answer.code and shown.get("InvocationID") == before.get("InvocationID"):
+            # Nothing was run: started too often. That limit is meant for restarts by systemd itself.
             await self._manager.call("reset-failed", "--", name)
-            answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
-        shown = (await self._manager.show([name], states.ASKED)).get(name, {"Id": name})
+            answer, shown = await self._start(name)
         if answer.code:
             if shown.get("ExecMainStatus") == str(EXEC_FAILED):
                 why = "\n".join(lines_of(self._manager, shown.get("InvocationID", ""), 3)) or answer.err.strip()
@@ -171,6 +176,13 @@ class SystemdSupervisor:
                 raise cannot_execute(service, found.program, why)
             raise refused(self._manager.scope, "was not started", answer, name)
         return states.token_of(shown)
+
+    async def _start(self, name: str) -> tuple[Answer, Properties]:
+        answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
+        return answer, await self._shown(name)
+
+    async def _shown(self, name: str) -> Properties:
+        return (await self._manager.show([name], states.ASKED)).get(name, {"Id": name})
 
     # --- status -------------------------------------------------------------------------------------------------
 
@@ -207,16 +219,15 @@ class SystemdSupervisor:
         Does nothing when there is none. Raises Failed `cannot-kill` or `systemd-refused`, MachineLacks `not-allowed`.
         """
         name = self._rendering.name(handle.service)
-        shown = (await self._manager.show([name], states.ASKED)).get(name, {})
+        shown = await self._shown(name)
         pids = states.pids_of(shown)
         if states.is_active(shown) or pids:
             answer = await self._manager.call("stop", "--", name, timeout_s=60 + 4 * launch.stop_timeout_s)
             if answer.code:
                 raise refused(self._manager.scope, "was not stopped", answer, name)
-            after = (await self._manager.show([name], states.ASKED)).get(name, {})
-            if left := states.pids_of({"ControlGroup": shown.get("ControlGroup", ""), **after}):
+            if left := await kill_all(shown.get("ControlGroup", ""), self._clock, KILL_TIMEOUT_S):
                 raise cannot_kill(handle.service, left)
-            shown = after
+            shown = await self._shown(name)
         if shown.get("ActiveState") == "failed":
             await self._manager.call("reset-failed", "--", name)
 

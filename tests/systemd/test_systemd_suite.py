@@ -1,0 +1,9 @@
+"""The systemd supervisors keep what every supervisor promises, on a real systemd, under both managers."""
+
+from __future__ import annotations
+
+from gpumod.testing.supervisor_suite import SupervisorSuite
+
+
+class TestSystemdSupervisor(SupervisorSuite):
+    """`bench` is under the system manager, then under the user's."""
