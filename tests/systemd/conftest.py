@@ -1,8 +1,7 @@
-"""A real systemd that may be thrown away: these tests write units, and run nowhere but in `tests/systemd/box`."""
+"""Benches under the managers of a real systemd."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -11,20 +10,11 @@ import pytest
 
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.systemd import SystemdSupervisor
+from gpumod.adapters.systemd.manager import Scope
 from gpumod.testing.supervisor_bench import Bench
 
 HOME_ID = "0123456789ab"
 FOLDERS = {"system": Path("/etc/systemd/system"), "user": Path("/root/.config/systemd/user")}
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Every test here is one for the box, and is skipped outside of it."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.systemd)
-            if os.environ.get("GPUMOD_TEST_BOX") != "1":
-                item.add_marker(pytest.mark.skip(reason="needs a systemd to throw away: nox -s systemd"))
 
 
 class UnitBench(Bench):
@@ -32,8 +22,8 @@ class UnitBench(Bench):
 
     supervisor: SystemdSupervisor
 
-    def __init__(self, home: Path, scope: str, folders: Sequence[Path] = (), home_id: str = HOME_ID) -> None:
-        self.scope = scope
+    def __init__(self, home: Path, scope: Scope, folders: Sequence[Path] = (), home_id: str = HOME_ID) -> None:
+        self.scope: Scope = scope
         self.folders = folders
         self.home_id = home_id
         home.mkdir(mode=0o700, exist_ok=True)
@@ -41,7 +31,7 @@ class UnitBench(Bench):
 
     def another(self, **settings: object) -> SystemdSupervisor:
         changed = self.settings.model_copy(update=settings)
-        return SystemdSupervisor(self.home, self.home_id, changed, SystemClock(), self.folders, scope=self.scope)  # type: ignore[arg-type]
+        return SystemdSupervisor(self.home, self.home_id, changed, SystemClock(), self.folders, scope=self.scope)
 
     def systemctl(self, *words: str) -> str:
         scope = ["--user"] if self.scope == "user" else []
