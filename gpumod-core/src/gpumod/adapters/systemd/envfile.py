@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from gpumod.adapters.templates import ENV_NAME
 from gpumod.domain.errors import UsageError
@@ -20,7 +19,6 @@ SYSTEMDS_OWN = frozenset(
     }
 )
 """Variables of systemd's own protocol: no service is given others."""
-_ENTRY = re.compile(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
 
 
 def environment_text(service: str, variables: Mapping[str, str]) -> str:
@@ -37,15 +35,6 @@ def environment_text(service: str, variables: Mapping[str, str]) -> str:
         escaped = re.sub(r'(["\\`$])', r"\\\1", value)
         lines.append(f'{name}="{escaped}"\n')
     return "".join(lines)
-
-
-def read_environment(path: Path) -> dict[str, str]:
-    """What a file of :func:`environment_text` holds; nothing where it cannot be read."""
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {}
-    return {name: re.sub(r'\\(["\\`$])', r"\1", value) for name, value in _ENTRY.findall(text)}
 
 
 def _is_text(value: str) -> bool:
