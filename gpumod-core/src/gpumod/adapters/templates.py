@@ -144,11 +144,18 @@ class Templates:
         except GpumodError:
             raise
         except jinja2.TemplateNotFound as exc:
-            raise self._not_found(str(exc.name or exc)) from exc
+            raise self.not_found(str(exc.name or exc)) from exc
         except jinja2.TemplateSyntaxError as exc:
             raise _bad(own or name, f"{exc.message} (line {exc.lineno})") from exc
         except Exception as exc:  # whatever an expression in a user's template raises
             raise _bad(own or name, f"{type(exc).__name__}: {exc}") from exc
+
+    def check(self, name: str, text: str) -> None:
+        """Raise Failed (`bad-template`) for a text that is no template."""
+        try:
+            self._environment.parse(text)
+        except jinja2.TemplateSyntaxError as exc:
+            raise _bad(name, f"{exc.message} (line {exc.lineno})") from exc
 
     def names(self) -> tuple[str, ...]:
         """Every template that can be rendered, sorted."""
@@ -164,7 +171,7 @@ class Templates:
         except (OSError, UnicodeDecodeError) as exc:
             raise _bad(own, str(exc)) from exc
 
-    def _not_found(self, name: str) -> UnknownName:
+    def not_found(self, name: str) -> UnknownName:
         close = difflib.get_close_matches(name, self.names(), n=3)
         return UnknownName(
             "unknown-template",

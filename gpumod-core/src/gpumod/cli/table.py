@@ -19,6 +19,7 @@ COMMANDS: dict[str, Entry] = {
     "simulate": Entry("gpumod.cli.simulate:simulate", "Show whether services fit together, without starting any."),
     "mode": Entry("gpumod.cli.mode:mode", "Named sets of services."),
     "service": Entry("gpumod.cli.service:service", "Define, start, stop, sleep and wake services."),
+    "template": Entry("gpumod.cli.template:template", "What systemd units are made of."),
     "ps": Entry("gpumod.cli.status:ps", "Processes on the GPUs, ours and foreign."),
     "preset": Entry("gpumod.cli.preset:preset", "Ready-made services and modes."),
     "export": Entry("gpumod.cli.box:export", "Print all definitions and settings as one YAML document."),

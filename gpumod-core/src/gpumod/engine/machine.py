@@ -26,6 +26,7 @@ from gpumod.ports import (
     Store,
     Supervisor,
 )
+from gpumod.ports.secrets import Secrets
 
 HOSTED = "host"
 """The `supervisor` of a member's handle: its host's process keeps it."""
@@ -43,6 +44,7 @@ class Machine:
     http: Http
     clock: Clock
     local: Local
+    secrets: Secrets
     host_locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def driver(self, service: Service) -> Driver:

@@ -36,8 +36,9 @@ def allocate(machine: Machine, snapshot: HostSnapshot, service: Service, placed_
 
 
 def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
-    """What every service is told in its environment, beside what its driver says."""
+    """What every service is told in its environment, beside what its driver says: its secrets, its GPUs, its share."""
     return {
+        **machine.secrets.values(service.id),
         **machine.probe.child_env(allocation.visible),
         "GPUMOD_SERVICE": service.id,
         "GPUMOD_HOME_ID": machine.home_id,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
-from gpumod.domain.errors import Failed, GpumodError, UsageError
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.domain.plan import Target
 from gpumod.domain.service import Service
@@ -22,6 +23,7 @@ from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
 from gpumod.planner import check_needs
+from gpumod.ports.units import WritesUnits
 
 
 class Services(Base):
@@ -180,7 +182,17 @@ class Services(Base):
             mode = without_service(store.modes()[mode_id], service.id)
             store.put_mode(mode, event=self._event("mode-edited", mode_id, removed=service.id), user_edited=True)
         store.delete_service(service.id, event=self._event("service-removed", service.id))
+        await self._forget(service.id)
         return DeletedResult(kind="service", id=service.id)
+
+    async def _forget(self, service: str) -> None:
+        """Remove what was written for a service: units of whatever supervisor, and its secrets."""
+        for name in self._machine.plugins.supervisors.names():
+            with suppress(UnknownName, MachineLacks):  # a supervisor that is not here wrote nothing
+                supervisor = self._machine.supervisor(name)
+                if isinstance(supervisor, WritesUnits):
+                    await supervisor.forget(service)
+        self._machine.secrets.forget(service)
 
     async def _stop(
         self, service: Service, services: Mapping[str, Service], progress: OnProgress, *, alive: bool
