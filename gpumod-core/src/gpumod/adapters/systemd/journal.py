@@ -12,11 +12,13 @@ MOST = 100_000
 
 
 def lines_of(manager: Manager, invocation: str, lines: int) -> tuple[str, ...]:
-    """The last lines of a run, oldest first. None of them where the journal cannot be read."""
+    """The last lines of a run, oldest first; one that says so where the journal cannot be read."""
     if not invocation or lines <= 0:
         return ()
     words = ("journalctl", "--quiet", "--no-pager", "--output=json", "--all", f"--lines={min(lines, MOST)}")
     answer = manager.run([*words, "--output-fields=MESSAGE", f"_SYSTEMD_INVOCATION_ID={invocation}"])
+    if answer.code and answer.err.strip():
+        return (f"gpumod: the journal cannot be read: {answer.err.strip().splitlines()[-1]} (docs/systemd.md)",)
     found = [line for entry in _entries(answer.out) for line in _text(entry.get("MESSAGE")).split("\n")]
     return tuple(line.rstrip("\r").rsplit("\r", 1)[-1] for line in found[-lines:])
 

@@ -11,7 +11,7 @@ from gpumod.adapters.launches import Resolved
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd.manager import Scope
 from gpumod.adapters.systemd.units import SECTION, Unit, marked, unit_folder, unit_name
-from gpumod.adapters.templates import BASE, RISKY_ENV, Templates, systemd_path
+from gpumod.adapters.templates import BASE, RISKY_ENV, Templates, systemd_path, systemd_word
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.run import Handle
@@ -54,11 +54,12 @@ class Rendering:
         Raises UsageError for values that no unit can hold, and what :meth:`Templates.render` raises.
         """
         service = handle.launched
+        self._check_owner(service.unit_template)
         usual = f"{service.driver}.service.j2"
         name, own = (template, None) if template else (usual, service.unit_template)
         if own is None and name not in self._templates.names():
             name = BASE
-        file = self.environment_file(service.id)
+        file, user = self.environment_file(service.id), self._user()
         if GLOB & set(str(file)):
             why = "systemd would take one of its characters for a pattern"
             raise UsageError("bad-home", f"units cannot refer to {file}", why=why, hint="choose another --home")
@@ -74,17 +75,32 @@ class Rendering:
             environment_file=str(file),
             exit_file=str(self.exit_file(service.id)),
             manager=self._scope,
-            user=self._user(),
+            user=user,
             restart=self._settings.unit_restart,
             template=own or name,
         )
-        _check(body, own or name, systemd_path(file), service)
+        refers = systemd_word(file) if user else f"EnvironmentFile={systemd_path(file)}"
+        _check(body, own or name, refers, service)
         return Unit(
             name=self.name(service.id),
             path=self.path(service.id),
             text=marked(body, self._home_id, service.id, own or name),
             template=own or name,
         )
+
+    def _check_owner(self, own: str | None) -> None:
+        """Refuse to make units for root's manager, as root, of templates that somebody else can write."""
+        if self._scope == "user" or os.geteuid() != 0:
+            return
+        named = [Path(own)] if own and own.startswith("/") else []
+        for file in (*sorted(self._templates.user_folder.glob("*")), *named):
+            if file.exists() and file.lstat().st_uid != 0:
+                raise Failed(
+                    "foreign-template",
+                    f"root makes no unit of the template {file}",
+                    why="it belongs to another user, who could make it a unit with root's rights",
+                    hint=f"read it; then chown root {file}",
+                )
 
     def _user(self) -> str | None:
         """Who a service of the system manager runs as: the home's owner."""
@@ -106,14 +122,14 @@ def public_variables(found: Resolved) -> dict[str, str]:
     return {name: value for name, value in found.own.items() if is_public(name, value)}
 
 
-def _check(body: str, template: str, environment_file: str, service: Service) -> None:
-    """Refuse a unit without what gpumod relies on."""
+def _check(body: str, template: str, refers: str, service: Service) -> None:
+    """Refuse a unit without what gpumod relies on; `refers` is how it names the file of variables."""
     lines = [line.strip() for line in body.splitlines()]
     lacking = [
         what
         for what, is_there in {
             "a line ExecStart=": any(line.startswith("ExecStart=") for line in lines),
-            f"the line EnvironmentFile={environment_file}": f"EnvironmentFile={environment_file}" in lines,
+            f"a line with {refers}": any(refers in line for line in lines),
         }.items()
         if not is_there
     ]
