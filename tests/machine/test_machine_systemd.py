@@ -77,6 +77,44 @@ def test_both_managers_and_plain_processes_at_once(machine: Machine) -> None:
     machine.nothing_left()
 
 
+def test_a_new_template_restarts_nothing_and_is_shown(machine: Machine) -> None:
+    machine.ok("settings", "set", "supervisor", "systemd-user")
+    machine.change("service", "start", "hyde")
+    assert machine.ok("service", "show", "hyde").json["drift"] == []
+    row = next(row for row in machine.status()["services"] if row["id"] == "hyde")
+    folder = machine.home / "templates"
+    folder.mkdir()
+    (folder / "vllm.service.j2").write_text('{% extends "unit.service.j2" %}{% block service %}Nice=5\n{% endblock %}')
+    shown = machine.ok("service", "unit", "hyde").json
+    assert "+Nice=5" in shown["difference"]
+    assert not shown["edited"]
+    assert machine.ok("service", "show", "hyde").json["drift"] == ["unit"]
+    found = machine.quick("doctor").json["checks"]
+    assert [check["name"] for check in found if "its unit" in check["message"]] == ["service hyde"]
+    machine.change("service", "start", "hyde")  # it is up: nothing to do
+    assert next(r for r in machine.status()["services"] if r["id"] == "hyde")["pid"] == row["pid"]
+    machine.change("service", "restart", "hyde")
+    assert machine.ok("service", "show", "hyde").json["drift"] == []
+    pid = next(r for r in machine.status()["services"] if r["id"] == "hyde")["pid"]
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 5
+
+
+def test_logs_are_followed_over_a_restart(machine: Machine, until: Callable[..., Any]) -> None:
+    machine.ok("settings", "set", "supervisor", "systemd-user")
+    machine.change("service", "start", "hyde")
+    argv = [word for word in machine.argv("service", "logs", "hyde", "-f") if word != "--json"]
+    file = machine.folder / "followed"
+    with file.open("w") as out:
+        process = subprocess.Popen(argv, stdout=out)
+    try:
+        until(lambda: "startup complete" in file.read_text(), "the first run to be shown")
+        machine.change("service", "restart", "hyde")
+        until(lambda: file.read_text().count("startup complete") > 1, "the second run to be shown")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
 def test_a_crash_is_told_with_the_log_of_the_journal(machine: Machine) -> None:
     machine.ok("settings", "set", "supervisor", "systemd-user")
     machine.fault("hyde", "oom-at-start")

@@ -11,9 +11,8 @@ from gpumod.operations.running import Running
 from gpumod.operations.secrets import ServiceSecrets
 from gpumod.operations.setup import Setup
 from gpumod.operations.switching import Switching
-from gpumod.operations.units import Units
 
 
-class Gpumod(Looking, Modes, Switching, Boxes, Running, Setup, History, Configuring, Units, ServiceSecrets):
+class Gpumod(Looking, Modes, Switching, Boxes, Running, Setup, History, Configuring, ServiceSecrets):
     """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
     :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

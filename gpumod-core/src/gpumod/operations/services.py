@@ -15,18 +15,18 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
 from gpumod.engine.footprints import footprint, placed_on
-from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.operations.base import Base, OnProgress, bad_input, drift, failure_of, reporter, unknown
+from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
+from gpumod.operations.units import Units
 from gpumod.planner import check_needs
-from gpumod.ports.units import WritesUnits
+from gpumod.ports.units import KeepsJournal, WritesUnits
 
 
-class Services(Base):
+class Services(Units):
     async def service_list(self, params: NoParams) -> ServiceListResult:
         """Every definition, and the rows that cannot be read."""
         store = self._machine.store
@@ -215,14 +215,16 @@ class Services(Base):
         store = self._machine.store
         handle = store.handles().get(params.service)
         service = handle.launched if handle else self._service(params.service)
-        name = self._machine.supervisor_name(service)
-        owner = service.host if name == HOSTED and service.host else service.id
-        if name == HOSTED:
-            name = self._machine.supervisor_name(self._service(owner))
+        owner = service.host or service.id
+        keeper = store.handles().get(owner)
+        name = keeper.supervisor if keeper else self._machine.supervisor_name(self._service(owner))
         supervisor = self._machine.supervisor(name)
         path = supervisor.log_path(owner)
         return LogsResult(
-            service=service.id, lines=supervisor.logs(owner, params.lines), path=str(path) if path else None
+            service=service.id,
+            lines=supervisor.logs(owner, params.lines),
+            path=str(path) if path else None,
+            follow=supervisor.follow_command(owner, params.lines) if isinstance(supervisor, KeepsJournal) else (),
         )
 
     async def _shown(self, service: Service) -> ServiceResult:
@@ -236,6 +238,8 @@ class Services(Base):
         except GpumodError:  # a machine without a GPU still shows its definitions
             snapshot = None
         differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
+        if snapshot and not differs and self._unit_differs(service, snapshot):
+            differs = ("unit",)
         return ServiceResult(
             service=service,
             footprint=footprint(machine, service, gpus, store.samples(), seat),

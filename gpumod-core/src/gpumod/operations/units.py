@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 
 from gpumod.domain.base import ID_PATTERN, is_id
-from gpumod.domain.errors import UsageError
+from gpumod.domain.errors import GpumodError, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
+from gpumod.domain.states import GONE
 from gpumod.engine.footprints import placed_on
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
@@ -30,7 +31,7 @@ class Units(Base):
         """The unit of a service as it would be written now, and its difference to what is there. Nothing is started."""
         service = self._service(params.service)
         name, writer = self._writer(service)
-        handle, launch = await self._launch(service, name)
+        handle, launch = self._launch(service, name, await observe(self._machine))
         unit = writer.unit(handle, launch)
         if params.write:
             await writer.install(handle, launch)
@@ -59,7 +60,7 @@ class Units(Base):
             )
         self._template(params.template)
         name, writer = self._writer(service, otherwise=ANY_WRITER)
-        handle, launch = await self._launch(service, name)
+        handle, launch = self._launch(service, name, await observe(self._machine))
         return _shown(service, name, writer.unit(handle, launch, params.template))
 
     async def template_edit(self, params: TemplateEdit) -> TemplateResult:
@@ -103,10 +104,23 @@ class Units(Base):
             else "gpumod settings set supervisor systemd-user; or for this service alone: --run-with systemd-user",
         )
 
-    async def _launch(self, service: Service, supervisor: str) -> tuple[Handle, Launch]:
+    def _unit_differs(self, service: Service, snapshot: HostSnapshot) -> bool:
+        """True for a service that is up with a unit other than would be written now: by another gpumod, or by hand."""
+        handle = self._machine.store.handles().get(service.id)
+        if handle is None or snapshot.reading(service.id).state in GONE:
+            return False
+        try:
+            supervisor = self._machine.supervisor(handle.supervisor) if handle.supervisor != HOSTED else None
+            if not isinstance(supervisor, WritesUnits):
+                return False
+            unit = supervisor.unit(*self._launch(service, handle.supervisor, snapshot))
+        except GpumodError:  # it cannot be written now: `service unit` tells why
+            return False
+        return unit.there is not None and unit.there != unit.text
+
+    def _launch(self, service: Service, supervisor: str, snapshot: HostSnapshot) -> tuple[Handle, Launch]:
         """How the service would be started: where it is now, else on the first GPU (or those that it names)."""
         machine = self._machine
-        snapshot: HostSnapshot = await observe(machine)
         first = tuple(gpu.index for gpu in snapshot.gpus)[:1]
         seat = placed_on(snapshot, service.id) or (first if service.gpus == "any" else service.gpus)
         driver = machine.driver(service)

@@ -17,6 +17,13 @@ class CanBeAway(Protocol):
     def reach(self) -> None: ...
 
 
+@runtime_checkable
+class KeepsJournal(Protocol):
+    """A supervisor whose logs are no files: `follow_command` is a program that prints them as they come."""
+
+    def follow_command(self, service: str, lines: int) -> tuple[str, ...]: ...
+
+
 class UnitText(Frozen):
     """A unit as it should be (`text`, made of `template`), and what is `there` (None: nothing); `edited` by hand."""
 

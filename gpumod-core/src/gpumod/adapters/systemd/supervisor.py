@@ -244,6 +244,12 @@ class SystemdSupervisor:
     def log_path(self, service: str) -> None:
         """The journal keeps the log: there is no file."""
 
+    def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
+        """A journalctl that goes on with what the service writes, over restarts of it too."""
+        unit = "--user-unit" if self._manager.scope == "user" else "--unit"
+        plain = ("journalctl", "--quiet", "--no-pager", "--output=cat", "--all")
+        return (*plain, "--follow", f"--lines={lines}", f"{unit}={self._rendering.name(service)}")
+
     def service_dir(self, service: str) -> Path:
         """The service's own folder: what `{service_dir}` stands for."""
         return self._records.folder(service)
