@@ -18,37 +18,45 @@ from gpumod.testing.supervisor_bench import SLEEPER
 pytestmark = pytest.mark.systemd
 
 
-async def test_units_are_read_again_only_when_their_text_changed(bench: Any) -> None:
+async def test_a_unit_is_written_and_read_only_when_its_text_changed(bench: Any) -> None:
     before = bench.reloads()
     handle = await bench.start(SLEEPER)
-    text = bench.path().read_text()
-    assert f"Home={bench.home_id}\nService=svc\n" in text
+    assert f"Home={bench.home_id}\nService=svc\n" in bench.path().read_text()
     await bench.supervisor.stop(handle, bench.launch(SLEEPER))
-    first = bench.reloads()
-    assert first <= before + 1  # a name that systemd has not looked for yet is simply found
     written = bench.path().stat().st_mtime_ns
     handle = await bench.start(SLEEPER)  # other nonce, same text
     await bench.supervisor.stop(handle, bench.launch(SLEEPER))
-    assert (bench.reloads(), bench.path().stat().st_mtime_ns) == (first, written)
+    assert bench.path().stat().st_mtime_ns == written
     handle = await bench.start(SLEEPER, stop_timeout_s=7.0)
-    assert bench.reloads() <= first + 1
     assert bench.shown("TimeoutStopUSec") == "7s"
+    assert bench.reloads() == before  # systemd holds no unit that is down
+    await bench.supervisor.install(handle, bench.launch(SLEEPER, stop_timeout_s=8.0))
+    assert bench.shown("TimeoutStopUSec") == "8s"
+    assert bench.reloads() == before + 1
+    await bench.supervisor.install(handle, bench.launch(SLEEPER, stop_timeout_s=8.0))
+    assert bench.reloads() == before + 1
     await bench.supervisor.stop(handle, bench.launch(SLEEPER))
 
 
 async def test_a_whole_plan_reads_units_once(bench: Any) -> None:
     services = ["a", "b", "c", "d"]
-    for timeout_s in (5.0, 6.0):
+    keeper = bench.path().with_name("keeper.target")
+    keeper.parent.mkdir(parents=True, exist_ok=True)
+    keeper.write_text("[Unit]\nAfter=" + " ".join(map(bench.name, services)))  # so systemd holds them all
+    bench.systemctl("start", keeper.name)
+    for timeout_s, reloads in ((5.0, 0), (6.0, 1)):  # what is new is found without
         launch = bench.launch(SLEEPER, stop_timeout_s=timeout_s)
         handles = [bench.handle(service) for service in services]
         before = bench.reloads()
         async with bench.supervisor.prepared([(handle, launch) for handle in handles]):
             await asyncio.gather(*(bench.supervisor.start(handle, launch, {}) for handle in handles))
-        assert bench.reloads() <= before + 1
+        assert bench.reloads() == before + reloads
         statuses = await bench.supervisor.status(handles)
         assert all(status.alive for status in statuses.values())
         assert {bench.shown("TimeoutStopUSec", service) for service in services} == {f"{timeout_s:g}s"}
         await asyncio.gather(*(bench.supervisor.stop(handle, launch) for handle in handles))
+    bench.systemctl("stop", keeper.name)
+    keeper.unlink()
 
 
 async def test_a_text_that_was_written_and_not_read_is_read_at_the_next_start(bench: Any) -> None:

@@ -25,21 +25,18 @@ class Reloading:
         self._manager = manager
         self._careful = manager.scope == "system" and settings.daemon_reload == "careful"
 
-    def check(self) -> None:
-        """Raise Failed `containers-with-gpus` where a reload is to be refused."""
+    async def reload(self) -> None:
+        """Have the manager reread its units. Raises Failed `containers-with-gpus`, and what systemd answers."""
         found = containers_with_gpus() if self._careful else ()
         if found:
             raise Failed(
                 "containers-with-gpus",
                 f"systemd must reread its units, which can take the GPUs away from {len(found)} running containers",
-                why=f"a unit is new or was changed, and containers have GPUs: {', '.join(found)}",
+                why=f"the text of a unit changed that it holds, and containers have GPUs: {', '.join(found)}",
                 hint="stop the containers first, or accept it: GPUMOD_DAEMON_RELOAD=always gpumod ...",
                 containers=list(found),
             )
 
-    async def reload(self) -> None:
-        """Have the manager reread its units. Raises as :meth:`check`, and what systemd answers."""
-        self.check()
         answer = await self._manager.call("daemon-reload")
         if answer.code:
             raise refused(self._manager.scope, "did not reread its units", answer)

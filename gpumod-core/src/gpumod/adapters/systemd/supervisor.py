@@ -25,7 +25,7 @@ from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, 
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -85,7 +85,8 @@ class SystemdSupervisor:
     async def install(self, handle: Handle, launch: Launch) -> None:
         """Write the unit, if it differs, and have it read. Starts nothing."""
         async with self._writing:
-            await self._write([self._unit(handle, launch)])
+            wanted = [self._unit(handle, launch)]
+            await self._write(wanted, await self._ask(wanted))
 
     async def forget(self, service: str) -> None:
         """Remove what was written for a service: its unit, and the file of its variables."""
@@ -114,29 +115,41 @@ class SystemdSupervisor:
         self.reach()
         unit = self._unit(handle, launch)
         environment_text(handle.service, launch.env)
-        if units.there(unit.path, self._home_id, handle.service) != unit.text:
-            if not os.access(_nearest(unit.path.parent), os.W_OK):
-                raise units.cannot_write(unit)
-            self._reloading.check()
+        differs = units.there(unit.path, self._home_id, handle.service) != unit.text
+        if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
+            raise units.cannot_write(unit)
 
-    async def _write(self, wanted: Sequence[Unit]) -> None:
-        """Write the units that differ, and have the manager read them if it has not."""
-        shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+    async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
+        """Write the units that differ, and see that the manager knows them as they are; `shown` is what it knows.
+
+        It reads by itself what it does not hold: units that run, have failed, or are named by others. Only these take
+        a reload; where that is refused, what was there is there again.
+        """
+        before = {unit: units.there(unit.path, self._home_id, units.marks_of(unit.text)["Service"]) for unit in wanted}
         for unit in wanted:
-            there = units.there(unit.path, self._home_id, units.marks_of(unit.text)["Service"])
             elsewhere = shown.get(unit.name, {}).get("FragmentPath", "")
             if elsewhere not in ("", str(unit.path)):
                 raise units.foreign(elsewhere, "there is a unit of this name at another place")
-            if there != unit.text:
-                self._reloading.check()
-                units.write(unit)
-        shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
-        if any(not _is_read(shown.get(unit.name, {}), unit) for unit in wanted):
-            await self._reloading.reload()
-            shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+        changed = [unit for unit in wanted if before[unit] != unit.text]
+        undo = [units.write(unit) for unit in changed]
+        if not changed and all(_is_read(shown.get(unit.name, {}), unit) for unit in wanted):
+            return
+        now = await self._ask(wanted)
+        if not all(_is_read(now[unit.name], unit) for unit in wanted):
+            try:
+                await self._reloading.reload()
+            except GpumodError:
+                for put_back in undo:
+                    put_back()
+                raise
+            now = await self._ask(wanted)
         for unit in wanted:
-            if not _is_read(shown.get(unit.name, {}), unit):
-                raise _not_read(unit, shown.get(unit.name, {}))
+            if not _is_read(now[unit.name], unit):
+                raise _not_read(unit, now[unit.name])
+
+    async def _ask(self, wanted: Sequence[Unit]) -> Mapping[str, Properties]:
+        shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+        return {unit.name: shown.get(unit.name, {}) for unit in wanted}
 
     # --- start --------------------------------------------------------------------------------------------------
 
@@ -148,15 +161,19 @@ class SystemdSupervisor:
         """
         service, name = handle.service, self._rendering.name(handle.service)
         found = self._resolved(handle, launch, env)
-        before = await self._shown(name)
-        if states.is_active(before):
-            raise already_running(service, states.number(before, "MainPID"))
         alone = self._resolved(handle, launch)
         unit = self._rendering.unit(handle, launch, alone)
         async with self._writing:
             told, self._told = self._told, []
-            also = [self._unit(*one) for one in told if one[0].service != service]
-            await self._write([unit, *also])
+            wanted = [unit, *(self._unit(*one) for one in told if one[0].service != service)]
+            known = await self._ask(wanted)
+            before = known[name]
+            if states.is_active(before):
+                raise already_running(service, states.number(before, "MainPID"))
+            # Systemd holds what failed until it is told to forget it. What still runs is written at its own start.
+            if failed := [unit.name for unit in wanted if known[unit.name].get("ActiveState") == "failed"]:
+                await self._manager.call("reset-failed", "--", *failed)
+            await self._write([unit for unit in wanted if not states.is_active(known[unit.name])], known)
         self._records.prepare(service)
         self._records.write(service, launch.files)
         public = public_variables(alone)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import pwd
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,13 +106,26 @@ def foreign(path: Path | str, why: str) -> Failed:
     )
 
 
-def write(unit: Unit) -> None:
-    """Put a unit where it belongs, whole or not at all. Raises what :func:`cannot_write` makes."""
+def write(unit: Unit) -> Callable[[], None]:
+    """Put a unit where it belongs, whole or not at all; what is returned puts back what was there.
+
+    Raises what :func:`cannot_write` makes.
+    """
     try:
         unit.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        there = (unit.path.read_text("utf-8"), unit.path.stat().st_mtime_ns) if unit.path.exists() else None
         write_atomic(unit.path, unit.text, MODE)
     except OSError as error:
         raise cannot_write(unit, error) from error
+
+    def put_back() -> None:
+        if there is None:
+            unit.path.unlink(missing_ok=True)
+            return
+        write_atomic(unit.path, there[0], MODE)
+        os.utime(unit.path, ns=(there[1], there[1]))  # else systemd would take it for changed
+
+    return put_back
 
 
 def cannot_write(unit: Unit, error: OSError | None = None) -> GpumodError:
