@@ -14,7 +14,7 @@ from gpumod.adapters.systemd.manager import Scope
 from gpumod.testing.supervisor_bench import Bench
 
 HOME_ID = "0123456789ab"
-FOLDERS = {"system": Path("/etc/systemd/system"), "user": Path("/root/.config/systemd/user")}
+FOLDERS = {"system": Path("/etc/systemd/system"), "user": Path.home() / ".config/systemd/user"}
 
 
 class UnitBench(Bench):

@@ -157,7 +157,7 @@ def test_the_rule_that_the_documentation_gives_suffices(ann: User) -> None:
         another = [*drop, "systemctl", "--no-ask-password", "restart", "dbus.service"]
         assert subprocess.run(another, capture_output=True).returncode != 0
         # What systemd would read as root, were it told to, stays root's.
-        secret = Path("/root/secret.env")
+        secret = Path.home() / "secret.env"
         secret.write_text("LEAKED=1\n")
         secret.chmod(0o600)
         (file,) = ann.home.glob("services/tts/.run/environment")
