@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ class UnitBench(Bench):
     supervisor: SystemdSupervisor
 
     def __init__(self, home: Path, scope: Scope, folders: Sequence[Path] = (), home_id: str = HOME_ID) -> None:
+        if os.environ.get("GPUMOD_TEST_BOX") != "1":
+            raise RuntimeError("this writes units of root's and stops what it finds: never outside of the box")
         self.scope: Scope = scope
         self.folders = folders
         self.home_id = home_id

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gpumod.testing.supervisor_suite import SupervisorSuite
+
+pytestmark = pytest.mark.systemd
 
 
 class TestSystemdSupervisor(SupervisorSuite):

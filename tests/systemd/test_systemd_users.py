@@ -26,6 +26,8 @@ class User:
     """A user of this machine, whose gpumod runs as from cron: nothing of a session is in its environment."""
 
     def __init__(self, name: str) -> None:
+        if os.environ.get("GPUMOD_TEST_BOX") != "1":
+            raise RuntimeError("this makes users and ends all that they run: never outside of the box")
         subprocess.run(["useradd", "--create-home", name], check=True)
         self.name = name
         self.entry = pwd.getpwnam(name)
