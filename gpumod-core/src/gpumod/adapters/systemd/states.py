@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -17,8 +18,11 @@ from gpumod.ports import ProcessStatus
 ASKED = (
     *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "ControlGroup"),
     *("ExecMainStartTimestampMonotonic", "InvocationID", "FragmentPath", "NeedDaemonReload", "NRestarts"),
+    "TimeoutStopUSec",
 )
 OVER = frozenset({"inactive", "failed"})
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SPAN = re.compile(r"([\d.]+)(us|ms|s|min|h|d|w)\b")
 _CODES = {"exited": 1, "killed": 2, "dumped": 3}
 
 
@@ -109,6 +113,12 @@ def _epoch(monotonic_us: int) -> float | None:
 def _boot() -> float:
     """When CLOCK_MONOTONIC began, in seconds since the epoch: one answer for one gpumod."""
     return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def seconds(shown: Properties, name: str) -> float | None:
+    """A span of time that systemd tells (`1min 30s`); None for `infinity` and the like."""
+    found = _SPAN.findall(shown.get(name, ""))
+    return sum(float(count) * _SECONDS[unit] for count, unit in found) if found else None
 
 
 def number(shown: Properties, name: str) -> int:

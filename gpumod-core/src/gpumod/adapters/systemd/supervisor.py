@@ -33,6 +33,7 @@ from gpumod.ports.units import UnitText
 
 START_TIMEOUT_S = 120.0
 KILL_TIMEOUT_S = 10.0
+GRACE_S = 1.0
 _POLL_S = 0.02
 EXEC_FAILED = 203
 """The status that systemd gives for a program that could not be executed."""
@@ -239,7 +240,7 @@ class SystemdSupervisor:
         shown = await self._shown(name)
         pids = states.pids_of(shown)
         if states.is_active(shown) or pids:
-            answer = await self._manager.call("stop", "--", name, timeout_s=60 + 4 * launch.stop_timeout_s)
+            answer = await self._stop(name, shown, launch)
             if answer.code:
                 raise refused(self._manager.scope, "was not stopped", answer, name)
             if left := await kill_all(shown.get("ControlGroup", ""), self._clock, KILL_TIMEOUT_S):
@@ -247,6 +248,17 @@ class SystemdSupervisor:
             shown = await self._shown(name)
         if shown.get("ActiveState") == "failed":
             await self._manager.call("reset-failed", "--", name)
+
+    async def _stop(self, name: str, shown: Properties, launch: Launch) -> Answer:
+        """Let systemd stop a unit; what still runs after its time is killed by the kernel's own hand, which is quicker
+        than any process forks."""
+        given_s = states.seconds(shown, "TimeoutStopUSec")
+        time_s = launch.stop_timeout_s if given_s is None else given_s
+        job = asyncio.create_task(self._manager.call("stop", "--", name, timeout_s=60 + 4 * time_s))
+        done, _ = await asyncio.wait([job], timeout=time_s + GRACE_S)
+        if not done:
+            await kill_all(shown.get("ControlGroup", ""), self._clock, KILL_TIMEOUT_S)
+        return await job
 
     # --- logs and files -----------------------------------------------------------------------------------------
 
