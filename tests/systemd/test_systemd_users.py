@@ -86,6 +86,17 @@ def test_from_cron_the_users_manager_is_found(ann: User) -> None:
     assert not Path(unit["path"]).exists()
 
 
+def test_a_manager_that_ends_with_the_session_is_told(ann: User) -> None:
+    subprocess.run(["systemctl", "start", ann.manager], check=True)
+    ann.gpumod("settings", "set", "supervisor", "systemd-user")
+    told = {check["name"]: check["hint"] for check in ann.gpumod("doctor", code=1)["checks"]}
+    assert told["supervisor systemd-user"] == "loginctl enable-linger"
+    subprocess.run(["loginctl", "enable-linger", ann.name], check=True)
+    told = {check["name"]: check["hint"] for check in ann.gpumod("doctor")["checks"]}
+    assert "supervisor systemd-user" not in told
+    subprocess.run(["loginctl", "disable-linger", ann.name], check=True)
+
+
 def test_without_a_manager_there_is_never_a_second_copy(ann: User) -> None:
     ann.gpumod("settings", "set", "supervisor", "systemd-user")
     error = ann.gpumod("service", "start", "tts", code=9)["error"]

@@ -16,6 +16,7 @@ from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
 from gpumod.operations.results import Check, DoctorResult, InitResult
 from gpumod.operations.units import Units
+from gpumod.ports.units import Advises
 
 
 class Setup(Presets, Units):
@@ -69,7 +70,8 @@ class Setup(Presets, Units):
         return DoctorResult(ok=all(check.level == "ok" for check in checks), checks=checks)
 
     def _checks(self) -> Iterator[Check]:
-        for check in (self._check_home, self._check_gpus, self._check_plugins, self._check_services):
+        parts = (self._check_home, self._check_gpus, self._check_plugins, self._check_supervisors, self._check_services)
+        for check in parts:
             try:
                 yield from check()
             except GpumodError as error:  # what is broken is a finding, whatever it is
@@ -154,6 +156,19 @@ class Setup(Presets, Units):
                     yield Check(name=name, level="problem", message=f"{error.message}: {error.why}", hint=error.hint)
         working = sum(1 for record in self._machine.plugins.records if record.error is None)
         yield Check(name="plugins", level="ok", message=f"{working} loaded")
+
+    def _check_supervisors(self) -> Iterator[Check]:
+        """What those supervisors that are in use have to say."""
+        machine = self._machine
+        names = {handle.supervisor for handle in machine.store.handles().values()}
+        names |= {machine.supervisor_name(service) for service in machine.store.services().values()}
+        for name in sorted(names - {HOSTED}):
+            try:
+                supervisor = machine.supervisor(name)
+            except GpumodError:  # told with the service
+                continue
+            for message, hint in supervisor.advice() if isinstance(supervisor, Advises) else ():
+                yield Check(name=f"supervisor {name}", level="warning", message=message, hint=hint)
 
     def _check_services(self) -> Iterator[Check]:
         machine = self._machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +16,13 @@ class CanBeAway(Protocol):
     """A supervisor that is a stranger's program. `reach` raises MachineLacks where it is not there."""
 
     def reach(self) -> None: ...
+
+
+@runtime_checkable
+class Advises(Protocol):
+    """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
+
+    def advice(self) -> Sequence[tuple[str, str]]: ...
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,15 @@ def runtime_dir(environ: Mapping[str, str]) -> Path:
         why=f"there is no {usual}/systemd" + (f", and none in XDG_RUNTIME_DIR ({given})" if given else ""),
         hint="log in, or keep it running without a login: loginctl enable-linger; or set another `supervisor`",
     )
+
+
+def lingers() -> bool:
+    """True when this user's manager goes on after the last logout."""
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return False
+    return Path("/var/lib/systemd/linger", name).exists()
 
 
 def no_systemd(why: str) -> MachineLacks:
