@@ -62,6 +62,13 @@ def test_a_router_starts_without_members_and_loads_nothing_by_itself() -> None:
     assert launch.ports == (8001,)
 
 
+@pytest.mark.parametrize("fields", [{}, {"model_path": None, "unit_vars": {"router": True}}], ids=["single", "router"])
+def test_how_long_a_process_may_take_to_end(fields: dict[str, Any]) -> None:
+    assert DRIVER.launch(a_service(**fields), Allocation(), Settings()).stop_timeout_s == 30
+    patient = fields | {"unit_vars": {**fields.get("unit_vars", {}), "stop_timeout_s": 0.5}}
+    assert DRIVER.launch(a_service(**patient), Allocation(), Settings()).stop_timeout_s == 0.5
+
+
 def test_a_member_is_loaded_not_started() -> None:
     member = a_service(port=None, host="router", sleep_mode="router")
     assert DRIVER.capabilities(member).sleep_levels == ("router",)
@@ -82,6 +89,8 @@ def test_a_member_is_loaded_not_started() -> None:
         ({"unit_vars": {"extra_args": ["--props"]}}, "--props"),
         ({"unit_vars": {"extra_args": ["--api-key-file", "/x"]}}, "--api-key-file"),
         ({"unit_vars": {"extra_args": ["--sleep-idle-seconds", "5"]}}, "--sleep-idle-seconds"),
+        ({"unit_vars": {"extra_args": ["--stop-timeout", "5"]}}, "--stop-timeout"),
+        ({"port": None, "host": "router", "unit_vars": {"stop_timeout_s": 0.5}}, "whole seconds"),
         ({"unit_vars": {"env": {"LLAMA_ARG_HOST": "0.0.0.0"}}}, "LLAMA_ARG_HOST"),
         ({"unit_vars": {"env": {"LD_PRELOAD": "/x.so"}}}, "LD_PRELOAD"),
         ({"unit_vars": {"cache_type_v": "q8_0", "flash_attn": False}}, "flash attention"),

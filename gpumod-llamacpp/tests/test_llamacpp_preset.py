@@ -54,9 +54,11 @@ def test_without_members_the_file_is_only_its_version() -> None:
 
 def test_a_member_is_a_section_with_its_memory_in_a_comment() -> None:
     options = {"flash_attn": True, "cache_type_k": "q8_0", "extra_args": ["--jinja", "--threads", "4", "--seed", "-1"]}
+    options |= {"stop_timeout_s": 3}
     assert render(a_member(context_size=8192, unit_vars=options)) == (
         "version = 1\n\n[chat]\n; gpumod: vram_mb=7000\nmodel = /m/a.gguf\nctx-size = 8192\nn-gpu-layers = 999\n"
         "fit = off\nflash-attn = on\ncache-type-k = q8_0\nmetrics = true\njinja = true\nthreads = 4\nseed = -1\n"
+        "stop-timeout = 3\n"
     )
 
 

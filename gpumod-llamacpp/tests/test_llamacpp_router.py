@@ -187,16 +187,18 @@ async def test_every_failed_load_has_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "state", "load_code"),
+    ("kind", "state", "load_code", "unload_code"),
     [
-        ("refused", "starting", "load-failed"),
-        ("timeout", "unhealthy", "load-timeout"),
-        ("protocol", "unhealthy", "load-timeout"),
+        ("refused", "starting", "load-failed", "unload-failed"),
+        ("timeout", "unhealthy", "load-timeout", "unload-timeout"),
+        ("protocol", "unhealthy", "load-timeout", "unload-failed"),
     ],
 )
-async def test_a_router_that_does_not_answer_is_no_traceback(kind: Any, state: str, load_code: str) -> None:
+async def test_a_router_that_does_not_answer_is_no_traceback(
+    kind: Any, state: str, load_code: str, unload_code: str
+) -> None:
     http = NoAnswer(kind)
-    for act, code in ((DRIVER.load, load_code), (DRIVER.unload, "unload-failed")):
+    for act, code in ((DRIVER.load, load_code), (DRIVER.unload, unload_code)):
         with pytest.raises(Failed) as caught:
             await act(CHAT, 1, http, QuickClock())
         assert caught.value.code == code
@@ -241,10 +243,12 @@ async def test_what_is_not_loaded_is_unloaded_already(models: dict[str, str]) ->
 async def test_an_unload_that_never_ends_is_named() -> None:
     router = Router(chat="loaded")
     router.steps = 10_000
+    member = CHAT.model_copy(update={"unit_vars": {"stop_timeout_s": 3}})
     async with FakeWeb(router) as web:
         with pytest.raises(Failed) as caught:
-            await DRIVER.unload(CHAT, web.port, HTTP, HastyClock())
-    assert caught.value.code == "unload-failed"
+            await DRIVER.unload(member, web.port, HTTP, HastyClock())
+    assert caught.value.code == "unload-timeout"
+    assert caught.value.info.why == "it was still loaded after 23 s"
 
 
 async def test_sleep_is_unload_and_wake_is_load() -> None:

@@ -103,9 +103,11 @@ def test_faults_of_members(box, router, http, state, until):
     faults.put(box.machine, "one", "sleep-frees-nothing")
     post(http, router, "unload", "one")
     assert state(router, "one")["value"] == "unloaded"
+    http(router, "GET", "/models?reload=1")
     time.sleep(0.2)
     assert box.held() == {"one": 5000}
     faults.clear(box.machine)
+    until(lambda: box.held() == {})
     faults.put(box.machine, "one", "wake-oom")
     post(http, router, "load", "one")
     until(lambda: state(router, "one").get("failed"))

@@ -45,6 +45,8 @@ def test_a_plain_service_binds_to_loopback_and_takes_its_share() -> None:
     assert launch.env == {"HF_HOME": "/hf"}
     assert launch.ports == (8001,)
     assert launch.stop_timeout_s == 30
+    patient = a_service(unit_vars={"stop_timeout_s": 90})
+    assert DRIVER.launch(patient, on_card(2500), Settings()).stop_timeout_s == 90
 
 
 def test_sleep_mode_brings_its_flag_and_its_routes() -> None:

@@ -49,18 +49,14 @@ def steps(outcome: Outcome, phase: str) -> set[tuple[str, str]]:
     return {(step["action"], step["service"]) for step in done}
 
 
-@pytest.mark.parametrize(
-    "service",
-    ["reranker", pytest.param("tts", marks=pytest.mark.slow), pytest.param("coder", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["reranker", "tts", "coder"])
 def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: Machine, service: str) -> None:
     member = ("--driver", "llamacpp", "--host-service", "llama-router", "--vram-mb", "5000", "--sleep-mode", "router")
     machine.ok("service", "add", "--id", "coder", *member, "--model-path", "/models/coder.gguf")
     machine.ok("mode", "create", "fails", "--services", f"embedding,{service}", "--asleep", "embedding")
     held = prepare(machine)
     for kind, value, codes in START_FAULTS:
-        if kind == "hang" and service == "coder":
-            continue  # its router tells that it is loaded, and that is true
         if kind == "die-after":
             machine.fault(service, "slow-start", 30.0)  # it dies while it starts
         machine.fault(service, kind, value)
@@ -77,6 +73,7 @@ def test_a_start_that_fails_goes_back_and_wakes_what_was_put_to_sleep(machine: M
     machine.ask(service)
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_fall_asleep(machine: Machine) -> None:
     machine.ok("service", "edit", "embedding", "--set", "sleep_timeout_s=0.5")
     machine.ok("service", "edit", "asr", *NAPS, "--set", "sleep_timeout_s=0.5")
@@ -94,6 +91,7 @@ def test_a_service_that_does_not_fall_asleep(machine: Machine) -> None:
     assert machine.states() == {"hyde": "running", "tts": "running", "chat": "sleeping", "llama-router": "running"}
 
 
+@pytest.mark.slow
 def test_a_member_that_is_not_unloaded(machine: Machine) -> None:
     machine.ok("mode", "create", "rest", "--services", "asr,embedding,hyde,chat", "--asleep", "hyde")
     held = prepare(machine)
@@ -109,6 +107,7 @@ def test_a_member_that_is_not_unloaded(machine: Machine) -> None:
     assert machine.held() == held
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_wake(machine: Machine) -> None:
     machine.ok("service", "edit", "asr", *NAPS)
     machine.ok("mode", "create", "up", "--services", "embedding,hyde", "--asleep", "embedding")
@@ -129,6 +128,7 @@ def test_a_service_that_does_not_wake(machine: Machine) -> None:
     machine.ask("asr")
 
 
+@pytest.mark.slow
 def test_a_stop_is_whole_whatever_the_service_does(machine: Machine) -> None:
     """SIGTERM is ignored, a worker sits in a session of its own: nothing of it is left."""
     machine.ok("service", "edit", "asr", "--set", "stop_timeout_s=0.3")
@@ -143,6 +143,7 @@ def test_a_stop_is_whole_whatever_the_service_does(machine: Machine) -> None:
         machine.clear()
 
 
+@pytest.mark.slow
 def test_memory_that_nobody_holds_any_more_is_named(machine: Machine) -> None:
     machine.ok("mode", "create", "big", "--services", "glm-code,embedding-code")
     prepare(machine)
@@ -182,6 +183,35 @@ def test_what_was_started_by_hand_and_a_mode_that_was_edited_survive_a_rollback(
     machine.change("switch", "speak")
     machine.whole("speak")
     assert "chat" not in machine.states()
+
+
+def test_the_last_start_of_a_switch_fails(machine: Machine) -> None:
+    """What it had put to sleep is awake again; what was started by hand and a mode that was edited are as they were."""
+    machine.ok("service", "edit", "asr", "--depends-on", "tts")
+    machine.ok("mode", "create", "work", "--services", "embedding")
+    machine.ok("mode", "create", "talk", "--services", "embedding,tts,asr", "--asleep", "embedding")
+    machine.change("switch", "work")
+    machine.change("service", "start", "reranker-base")
+    machine.ok("mode", "edit", "work", "--add", "hyde", "--description", "mine")
+    edited, held, pids = machine.ok("mode", "show", "work").json, machine.held(), pids_of(machine)
+    machine.fault("tts", "slow-start", 30.0)
+    machine.fault("asr", "oom-at-start")
+    outcome = machine.change("switch", "talk", code=6)
+    assert (outcome.error["code"], outcome.error["details"]["service"]) == ("out-of-memory", "asr")
+    assert {("sleep", "embedding"), ("start", "tts"), ("stop", "reranker-base")} <= steps(outcome, "apply")
+    assert {("wake", "embedding"), ("stop", "tts"), ("start", "reranker-base")} <= steps(outcome, "rollback")
+    machine.clear()
+    assert machine.states() == {"embedding": "running", "reranker-base": "running"}
+    assert machine.held() == held
+    assert pids_of(machine)["embedding"] == pids["embedding"]
+    assert machine.ok("mode", "show", "work").json == edited
+    assert machine.status()["mode"] == "work"
+    machine.agrees()
+    machine.ask("embedding")
+
+
+def pids_of(machine: Machine) -> dict[str, int]:
+    return {row["id"]: row["pid"] for row in machine.status()["services"]}
 
 
 def test_timeout_no_rollback_and_force(machine: Machine) -> None:

@@ -143,6 +143,9 @@ SAMPLES: dict[str, Frozen] = {
         next=("gpumod status", "gpumod simulate --mode code --visual"),
     ),
     "status": STATUS,
+    "status-leases": STATUS.model_copy(
+        update={"leases": (plans.LEASE,), "put_back": "chat made room: gpumod free --back"}
+    ),
     "status-empty": r.StatusResult(mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"),
     "service-status": STATUS.services[1],
     "ps": r.PsResult(
@@ -151,6 +154,7 @@ SAMPLES: dict[str, Frozen] = {
             r.PsRow(pid=1200, name="Xorg", service=None, gpu=0, vram_mb=None),
         )
     ),
+    "ps-leases": r.PsResult(processes=(), leases=(plans.LEASE,)),
     "ps-empty": r.PsResult(processes=()),
     "doctor": r.DoctorResult(
         ok=False,

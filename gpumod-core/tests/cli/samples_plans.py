@@ -20,6 +20,7 @@ from gpumod.domain.plan import (
 )
 from gpumod.domain.run import Event, Run, RunStatus, RunStep, StepStatus
 from gpumod.domain.states import Action
+from gpumod.operations import lease_results as le
 from gpumod.operations import results as r
 
 CARD = "Simulated RTX 4090"
@@ -176,8 +177,31 @@ ROLLED_BACK = r.ChangeResult(
     exit_code=6,
 )
 
+LEASE = r.LeaseRow(
+    id="l-1",
+    holder="ann: python train.py (pid 812)",
+    gpu=0,
+    vram_mb=12000,
+    used_mb=9000,
+    since=1_767_225_600.0,
+    until=1_767_229_200.0,
+    pid=812,
+    in_words="12000 MiB of GPU 0 are leased to ann: python train.py (pid 812), until 01:00:00",
+)
+
 SAMPLES: dict[str, Frozen] = {
     "change-done": r.ChangeResult(run_id="r-7f3a", mode="code", status=RunStatus.DONE, steps=RESULTS),
+    "free": le.FreeResult(
+        lease=LEASE,
+        change=r.ChangeResult(run_id="r-7f3a", mode="code", status=RunStatus.DONE, steps=RESULTS),
+        next="gpumod free --back",
+    ),
+    "free-back": le.FreeResult(
+        back=r.ChangeResult(run_id="r-7f3a", mode="code", status=RunStatus.DONE, steps=RESULTS), notes=("a note",)
+    ),
+    "free-dry-run": le.FreeResult(
+        change=r.ChangeResult(run_id=None, mode=None, status=RunStatus.DONE, plan=FITS, dry_run=True)
+    ),
     "change-nothing": r.ChangeResult(run_id=None, mode="code", status=RunStatus.NOTHING_TO_DO),
     "change-rolled-back": ROLLED_BACK,
     "change-dry-run": r.ChangeResult(run_id=None, mode="code", status=RunStatus.DONE, plan=FITS, dry_run=True),

@@ -112,6 +112,57 @@ def test_a_load_that_breaks_turns_the_run_back(box, oddity):
     box.check_sound()
 
 
+def test_a_sleep_that_never_returns_is_given_up(box, oddity):
+    hangs(oddity, "sleep")
+    before = pids(box)
+    outcome = box.start("odd", want="asleep")
+    assert (outcome.exit_code, outcome.error.code) == (6, "sleep-timeout")
+    assert outcome.error.message == "odd did not sleep within 900 s"
+    assert outcome.error.why == "the driver odd did not return"
+    assert box.world.states() == UP
+    after = pids(box)
+    assert {service for service in UP if after[service] != before[service]} == {"odd"}  # it could sleep at any moment
+    box.check_sound()
+
+
+def test_a_wake_that_never_returns_is_given_up(box, oddity):
+    box.settings["driver_timeout_s"] = 700
+    assert box.start("odd", want="asleep").exit_code == 0
+    hangs(oddity, "wake")
+    for options, seconds in (({}, 700), ({"timeout_s": 3.0}, 8)):
+        outcome = box.start("odd", **options)
+        assert (outcome.exit_code, outcome.error.code) == (6, "wake-timeout")
+        assert outcome.error.message == f"odd did not wake within {seconds} s"
+        assert box.world.states() == UP | {"odd": "asleep"}
+        box.check_sound()
+
+
+def test_a_load_that_never_returns_is_given_up(box, oddity):
+    box.define(world_service("second", 1000, host="host", sleep_mode="unload", startup_timeout=60))
+    before = pids(box)
+    hangs(oddity, "load")
+    outcome = box.start("second")
+    assert (outcome.exit_code, outcome.error.code) == (6, "load-timeout")
+    assert outcome.error.message == "second did not load within 65 s"
+    assert (box.world.states(), pids(box)) == (UP, before)
+    box.check_sound()
+
+
+def test_an_unload_that_never_returns_is_given_up_and_its_host_can_be_stopped(box, oddity):
+    box.define(world_service("second", 1000, host="host", sleep_mode="unload"))
+    assert box.start("second").exit_code == 0
+    hangs(oddity, "unload")
+    before = pids(box)
+    outcome = box.stop("guest")
+    assert (outcome.exit_code, outcome.error.code) == (6, "unload-timeout")
+    assert (box.world.states(), pids(box)) == (UP | {"second": "ready"}, before)
+    outcome = box.change("stop all", Target())
+    assert (outcome.exit_code, outcome.error) == (0, None)
+    assert "it ends with host" in next(step.detail for step in outcome.run.steps if step.step.service == "guest")
+    assert (box.world.states(), box.world.unattributed_mb()) == ({}, 0)
+    box.check_sound()
+
+
 def test_a_sleep_that_breaks_once_more_does_not_hinder_the_way_back(box, oddity):
     """gpumod is killed while it asks for a sleep, and asks once more when it recovers."""
     oddity.raises["sleep"] = ValueError("no such level")

@@ -174,7 +174,9 @@ def test_a_wake_that_runs_out_of_memory(box):
     box.switch("dozing")
     box.world.fault("nap", "wake-oom")
     outcome = box.switch("old")
-    assert (outcome.status, outcome.exit_code, outcome.error.code) == (RunStatus.ROLLED_BACK, 6, "wake-failed")
+    assert (outcome.status, outcome.exit_code, outcome.error.code) == (RunStatus.ROLLED_BACK, 6, "out-of-memory")
+    assert outcome.error.message == "nap could not wake: out of memory"
+    assert (outcome.error.details["need_mb"], outcome.error.details["have_mb"]) == (5000, 4000)
     assert box.world.states() == {"keep": "ready", "nap": "asleep"}
     assert box.store.current_mode() == "dozing"
     box.check_sound()

@@ -93,6 +93,24 @@ def test_a_sleep_that_comes_too_late_does_not_undo_the_way_back(make_box):
     box.check_sound()
 
 
+# --- a member that is unloaded, and whose process goes on -------------------------------------------------------------
+
+
+def test_a_member_that_lets_nothing_go_is_not_asleep(make_box):
+    host = world_service("router", 0, 9000, driver="world-host")
+    box = make_box(8000, define=[host, world_service("one", 2000, host="router", sleep_mode="unload")])
+    assert box.start("one").exit_code == 0
+    old = box.world.alive()["one"]
+    box.world.fault("one", "sleep-frees-nothing")
+    outcome = box.start("one", want="asleep")
+    assert (outcome.exit_code, outcome.error.code) == (6, "memory-not-released")
+    assert outcome.error.why == f"process one (pid {old.pid}) with 2000 MiB still in use"
+    assert box.states() == {"one": "running", "router": "running"}
+    box.world.kill(old, 0)
+    assert box.world.managed_mb() == {"one": 2000, "router": 0}
+    box.check_sound()
+
+
 # --- a start that runs out of memory ----------------------------------------------------------------------------------
 
 

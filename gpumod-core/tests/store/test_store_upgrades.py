@@ -28,7 +28,7 @@ CHAT = Service(id="chat", driver="llamacpp", port=7800)
 RAG = Mode(id="rag", members=(ModeMember(service="chat"),))
 TABLES = {
     "gpu_profiles", "services", "modes", "mode_services", "service_templates", "settings", "models", "simulations",
-    "handles", "runs", "run_steps", "events", "vram_samples",
+    "handles", "leases", "runs", "run_steps", "events", "vram_samples",
 }  # fmt: skip
 
 
@@ -61,8 +61,8 @@ NEXT = '''
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9998"
+down_revision = "HEAD"
 
 
 def upgrade() -> None:
@@ -80,8 +80,8 @@ def later(tmp_path: Path) -> Schema:
     """The schema of a later gpumod."""
     folder = tmp_path / "migrations 100%"
     shutil.copytree(SCHEMA.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_next.py").write_text(NEXT)
-    return Schema(folder, (*SCHEMA.revisions, "0002"))
+    (folder / "versions" / "9998_next.py").write_text(NEXT.replace("HEAD", SCHEMA.head))
+    return Schema(folder, (*SCHEMA.revisions, "9998"))
 
 
 def test_an_older_database_is_upgraded_with_a_backup_and_loses_no_children(path: Path, later: Schema) -> None:
@@ -91,7 +91,7 @@ def test_an_older_database_is_upgraded_with_a_backup_and_loses_no_children(path:
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("SELECT colour FROM modes").fetchall() == [("blue",)]
         assert raw.execute("SELECT service_id FROM mode_services").fetchall() == [("chat",)]
-    backup = path.with_name("gpumod.db.backup-0001")
+    backup = path.with_name(f"gpumod.db.backup-{SCHEMA.head}")
     assert backup.stat().st_mode & 0o777 == 0o600
     with open_store(backup) as store:
         assert store.modes() == {"rag": RAG}
@@ -108,8 +108,9 @@ def test_an_older_database_that_cannot_be_changed_is_read_as_an_upgraded_copy(pa
 
 
 def test_an_upgrade_that_fails_changes_nothing(path: Path, later: Schema) -> None:
-    broken = later.folder / "versions" / "0002_next.py"
-    broken.write_text(NEXT.replace("def downgrade", "    raise OSError(28, 'No space left')\n\n\ndef downgrade"))
+    broken = later.folder / "versions" / "9998_next.py"
+    failing = "    raise OSError(28, 'No space left')\n\n\ndef downgrade"
+    broken.write_text(broken.read_text().replace("def downgrade", failing))
     with pytest.raises(MachineLacks) as caught:
         open_database(path, schema=later)
     assert caught.value.code == "disk-full"
@@ -118,7 +119,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, later: Schema) -> Non
 
 
 UPGRADE = """
-    with SqlStore(open_database(path, schema=Schema(Path(sys.argv[3]), ("0001", "0002")))) as store:
+    with SqlStore(open_database(path, schema=Schema(Path(sys.argv[3]), (*SCHEMA.revisions, "9998")))) as store:
         assert list(store.services()) == ["chat"]
 """
 WRITE = """
@@ -133,7 +134,7 @@ import os, sys, time, traceback
 from pathlib import Path
 import gpumod.adapters.store.migrate
 from gpumod.adapters.store import SqlStore, open_store
-from gpumod.adapters.store.opening import Schema, open_database
+from gpumod.adapters.store.opening import SCHEMA, Schema, open_database
 from gpumod.domain.run import Event
 from gpumod.domain.service import Service
 

@@ -23,11 +23,10 @@ from gpumod.api import (
 )
 from gpumod_llamacpp import router
 from gpumod_llamacpp.logs import RULES, telling_lines
-from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings
+from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings, process_stop_s
 from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
 from gpumod_llamacpp.variants import variants
 
-STOP_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0
 SHORT = {"model": "-m", "hf-repo": "-hf", "ctx-size": "-c"}
 
@@ -69,7 +68,7 @@ class LlamaCppDriver:
             env=env | dict(options.env),
             files=(self.members_file(service, (), settings),) if options.router else (),
             ports=(service.port,) if service.port else (),
-            stop_timeout_s=STOP_TIMEOUT_S,
+            stop_timeout_s=process_stop_s(options),
         )
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:

@@ -13,6 +13,10 @@ from gpumod.api import Args, Env, Options, Service, Word, parse_options, refuse_
 
 ALL_LAYERS = 999
 ROUTER_LEVEL = "router"
+PROCESS_STOP_S = 30.0
+MEMBER_STOP_S = 10.0
+"""The router's own default."""
+OF_ROUTERS = frozenset({"router", "extra_args", "env", "llama_server_bin", "stop_timeout_s"})
 
 DENIED_FLAGS = (
     "--host", "--port", "--api-key*", "--ssl-*", "--props", "--path", "--alias", "-a", "--log-file",
@@ -22,7 +26,7 @@ DENIED_FLAGS = (
     "--parallel", "-np", "--flash-attn", "-fa", "--cache-type-k", "-ctk", "--cache-type-v", "-ctv",
     "--ubatch-size", "-ub", "--batch-size", "-b", "--n-cpu-moe", "-ncmoe", "--mmproj", "-mm",
     "--embeddings", "--embedding", "--reranking", "--rerank", "--pooling",
-    "--sleep-idle-seconds", "--load-on-startup",
+    "--sleep-idle-seconds", "--load-on-startup", "--stop-timeout",
 )  # fmt: skip
 DENIED_ENV = ("LLAMA_ARG_", "LLAMA_API_KEY", "LLAMA_APP_CMD", "LLAMA_SERVER_")
 """Each flag has such a variable, so these would be a way around the flags that are refused."""
@@ -57,6 +61,7 @@ class LlamaCppOptions(Options):
     extra_args: Args = ()
     env: Env = {}
     llama_server_bin: Word | None = None
+    stop_timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
 
     @field_validator("extra_args")
     @classmethod
@@ -76,6 +81,16 @@ class LlamaCppOptions(Options):
 def llamacpp_options(service: Service) -> LlamaCppOptions:
     """The options of `service`. Raises ValueError."""
     return parse_options(LlamaCppOptions, service)
+
+
+def process_stop_s(options: LlamaCppOptions) -> float:
+    """How long a router or a single model may take to end before it is killed."""
+    return PROCESS_STOP_S if options.stop_timeout_s is None else options.stop_timeout_s
+
+
+def member_stop_s(options: LlamaCppOptions) -> float:
+    """How long its router lets a member end before it kills it."""
+    return MEMBER_STOP_S if options.stop_timeout_s is None else options.stop_timeout_s
 
 
 def model_settings(service: Service) -> list[tuple[str, str | None]]:
@@ -127,6 +142,8 @@ def check(service: Service) -> None:
         _check_router(service, options)
         return
     model_settings(service)
+    if service.host is not None and not member_stop_s(options).is_integer():
+        raise ValueError(f"{who}: a router counts stop_timeout_s of its members in whole seconds")
     if service.host is None and service.port is None:
         raise ValueError(f"{who}: llama.cpp needs a port, or a host that is a router")
     if service.host is not None and service.port is not None:
@@ -149,6 +166,6 @@ def _check_router(service: Service, options: LlamaCppOptions) -> None:
         raise ValueError(f"{who}: a router has no model; its members have")
     if service.sleep_mode != "none":
         raise ValueError(f"{who}: a router takes no VRAM and does not sleep; its members do")
-    model_options = set(options.model_fields_set) - {"router", "extra_args", "env", "llama_server_bin"}
+    model_options = set(options.model_fields_set) - OF_ROUTERS
     if model_options:
         raise ValueError(f"{who}: {', '.join(sorted(model_options))} belong to the router's members")

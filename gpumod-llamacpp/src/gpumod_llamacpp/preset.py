@@ -31,6 +31,8 @@ def section(member: Service) -> list[tuple[str, str]]:
     """The lines of one member's section. Raises ValueError that names the service and the key."""
     pairs = [(key, "true" if value is None else value) for key, value in model_settings(member)]
     pairs += _from_args(member)
+    if (stop_s := llamacpp_options(member).stop_timeout_s) is not None:
+        pairs.append(("stop-timeout", f"{stop_s:.0f}"))
     for key, value in pairs:
         try:
             ini_value(value)

@@ -9,10 +9,11 @@ from typing import Any
 import psutil
 
 from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, in_flight, poll
+from gpumod_llamacpp.options import llamacpp_options, member_stop_s
 
 DRAIN_S = 30.0
-UNLOAD_S = 30.0
-"""The router kills a child that has not ended after 10 s; the rest is margin."""
+UNLOAD_MARGIN_S = 20.0
+"""The router kills a child that has not ended within its stop-timeout; this long its end may take after that."""
 RELOAD_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0
 BUSY_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
@@ -101,7 +102,7 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
     async def ask() -> bool | None:
         nonlocal accepted, detail
         try:
-            accepted = accepted or await _ask_to_load(member, port, http)
+            accepted = accepted or await _ask_to_load(member, port, http, give_up - clock.monotonic())
             now = reading((await entries(port, http)).get(member.id))
         except HttpFailure as failure:
             if failure.kind == "refused":
@@ -128,9 +129,10 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
         )
 
 
-async def _ask_to_load(member: Service, port: int, http: Http) -> bool:
+async def _ask_to_load(member: Service, port: int, http: Http, left_s: float) -> bool:
     """True when the router loads it (or has); False when it has no room for another load at this moment."""
-    reply = await http.request("POST", port, "/models/load", json_body={"model": member.id}, timeout_s=30.0)
+    timeout_s = min(30.0, max(0.1, left_s))
+    reply = await http.request("POST", port, "/models/load", json_body={"model": member.id}, timeout_s=timeout_s)
     said = reply.text.lower()
     if reply.ok or (reply.status == 400 and "already" in said):
         return True
@@ -148,14 +150,17 @@ async def _ask_to_load(member: Service, port: int, http: Http) -> bool:
 
 
 async def unload(member: Service, port: int, http: Http, clock: Clock) -> None:
-    """Let its requests finish, unload it, and wait until it is unloaded. Raises Failed `unload-failed`.
+    """Let its requests finish, unload it, and wait until it is unloaded.
+
+    Raises Failed `unload-failed`, and `unload-timeout` where it may still come about.
 
     A model that is not loaded, or not known, is unloaded already.
     """
     try:
         await _unload(member, port, http, clock)
     except HttpFailure as failure:
-        raise _unload_failed(member, f"the router does not answer: {failure}") from failure
+        why = f"the router does not answer: {failure}"
+        raise _unload_failed(member, why, timed_out=failure.kind == "timeout") from failure
 
 
 async def _unload(member: Service, port: int, http: Http, clock: Clock) -> None:
@@ -163,7 +168,9 @@ async def _unload(member: Service, port: int, http: Http, clock: Clock) -> None:
     if now.loaded:
         await _drain(member, port, http, clock)
     if now.loaded or now.loading:
-        reply = await http.request("POST", port, "/models/unload", json_body={"model": member.id}, timeout_s=30.0)
+        stop_s = member_stop_s(llamacpp_options(member))
+        body = {"model": member.id}  # answered before it is done
+        reply = await http.request("POST", port, "/models/unload", json_body=body, timeout_s=stop_s)
         said = reply.text.lower()
         if not reply.ok and not (reply.status in (400, 404) and ("not running" in said or "not found" in said)):
             raise _unload_failed(member, _said(reply))
@@ -172,9 +179,10 @@ async def _unload(member: Service, port: int, http: Http, clock: Clock) -> None:
             state = reading((await entries(port, http)).get(member.id))
             return None if state.loaded or state.loading else state
 
-        ended = await poll(clock, ask, UNLOAD_S)
+        ended = await poll(clock, ask, stop_s + UNLOAD_MARGIN_S)
         if ended is None:
-            raise _unload_failed(member, f"it was still loaded after {UNLOAD_S:g} s")
+            why = f"it was still loaded after {stop_s + UNLOAD_MARGIN_S:g} s"
+            raise _unload_failed(member, why, timed_out=True)
         now = ended
     if now.failed:
         # A child that had to be killed counts as failed. It was asked to end, so that is to be forgotten.
@@ -206,6 +214,7 @@ def _load_failed(member: Service, why: str) -> Failed:
     return Failed("load-failed", f"{member.id} could not be loaded", why=why, hint=hint, service=member.id)
 
 
-def _unload_failed(member: Service, why: str) -> Failed:
+def _unload_failed(member: Service, why: str, *, timed_out: bool = False) -> Failed:
     hint = f"see `gpumod service logs {member.host}`; stopping {member.host} ends all its members"
-    return Failed("unload-failed", f"{member.id} could not be unloaded", why=why, hint=hint, service=member.id)
+    code = "unload-timeout" if timed_out else "unload-failed"
+    return Failed(code, f"{member.id} could not be unloaded", why=why, hint=hint, service=member.id)

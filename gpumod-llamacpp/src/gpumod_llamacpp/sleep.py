@@ -18,7 +18,7 @@ class RouterSleep:
         return 0
 
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
-        """Raises Failed `unload-failed`."""
+        """Raises Failed `unload-failed` or `unload-timeout`."""
         await router.unload(service, port, http, clock)
 
     async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:

@@ -41,12 +41,12 @@ class Child:
         self.idle.set()
         self.stopping = False
         self.process: asyncio.subprocess.Process | None = None
-        self.lingering: list[asyncio.subprocess.Process] = []  # unloaded, and still holding their memory, by a fault
         self.was_loaded = False
         self.gone = asyncio.Event()  # no process
         self.gone.set()
         self.known = asyncio.Event()  # loaded, or failed
         self._minder: asyncio.Task[None] | None = None
+        self._lingering: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> bool:
@@ -81,12 +81,13 @@ class Child:
         self.gone.clear()
         self.known.clear()
         self.last_use = time.monotonic()
-        if self.was_loaded and self.fault("wake-oom") is not None:
-            self.log("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory (simulated fault)")
-            self._ended(1)
-            return
         self.port = _free_port()
         self.log(f"srv  load: spawning server instance with name={self.preset.name} on port {self.port}")
+        if self.was_loaded and self.fault("wake-oom") is not None:
+            where = f"allocating {self.preset.vram_mb or 500}.00 MiB on device 0: cudaMalloc failed: out of memory"
+            self.log(f"[{self.port}] ggml_backend_cuda_buffer_type_alloc_buffer: {where}")
+            self._ended(1)
+            return
         environment = {**os.environ, "LLAMA_SERVER_ROUTER_PORT": str(self.router_port)}
         environment |= {"GPUMOD_SERVICE": self.preset.name}
         environment.pop("GPUMOD_VRAM_MB", None)
@@ -126,10 +127,17 @@ class Child:
         return faults.value(self.machine, self.preset.name, kind)
 
     def linger(self) -> None:
-        """Count as unloaded, with a process that goes on holding its memory."""
+        """Count as unloaded, with a process that goes on holding its memory until the fault is cleared."""
         if self.process:
-            self.lingering.append(self.process)
+            task = asyncio.get_running_loop().create_task(self._outlast_fault(self.process))
+            self._lingering.add(task)
             self._ended(0)
+
+    async def _outlast_fault(self, process: asyncio.subprocess.Process) -> None:
+        while self.fault("sleep-frees-nothing") is not None and process.returncode is None:
+            await asyncio.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
     def _ended(self, code: int) -> None:
         self.value, self.stopping = "unloaded", False
@@ -145,8 +153,6 @@ class Child:
 
     async def stop(self) -> None:
         """Ask the child to exit, wait for its stop-timeout, kill it. One that still loads is killed at once."""
-        while self.lingering:
-            self.lingering.pop().kill()
         process = self.process
         if process is None or self.stopping:
             await self.gone.wait()

@@ -23,7 +23,6 @@ from gpumod.api import (
 from gpumod_vllm.logs import RULES
 from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm_options
 
-STOP_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0
 STEPS = 1_000_000
 """Utilization is given with six decimals: a millionth of a card is far below a MiB."""
@@ -81,7 +80,7 @@ class VllmDriver:
             argv=(*argv, *options.extra_args),
             env=env,
             ports=(service.port,) if service.port else (),
-            stop_timeout_s=STOP_TIMEOUT_S,
+            stop_timeout_s=options.stop_timeout_s,
         )
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:

@@ -47,6 +47,7 @@ class VllmOptions(Options):
     vllm_bin: Word | None = None
     sleep_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     wake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    stop_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
 
     @field_validator("extra_args")
     @classmethod

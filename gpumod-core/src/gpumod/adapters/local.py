@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb
 from gpumod.adapters.lock import Holder as LockHolder
-from gpumod.adapters.lock import MachineLock
+from gpumod.adapters.lock import MachineLock, user_name
 from gpumod.adapters.ports_in_use import port_users
+from gpumod.adapters.process.proc import boot_id, start_ticks, trees
 from gpumod.ports import Holder, PortUser
 
 
@@ -32,3 +33,15 @@ class LocalComputer:
 
     def holder(self, folder: Path) -> Holder | None:
         return MachineLock(folder).holder()
+
+    def identity(self, pid: int | None) -> str | None:
+        if pid is None:
+            return boot_id()
+        ticks = start_ticks(pid)
+        return None if ticks is None else f"{boot_id()} {ticks}"
+
+    def tree(self, pid: int) -> Sequence[int]:
+        return (pid, *trees([pid])[pid])
+
+    def user(self) -> str:
+        return user_name()

@@ -45,7 +45,7 @@ class Holder(ports.Holder):
         return cls(
             pid=pid,
             pid_started=start_ticks(pid) or 0,
-            user=_user_name(),
+            user=user_name(),
             command=_printable(command),
             home=_printable(str(home)),
             since=time.time(),
@@ -187,7 +187,8 @@ def _printable(text: str) -> str:
     return "".join("?" if has_control_characters(c) else c for c in text[:400])
 
 
-def _user_name() -> str:
+def user_name() -> str:
+    """Who runs this process."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -39,6 +39,10 @@ class CliContext:
             self._gpumod = open_gpumod(self.home, os.environ)
         return self._gpumod
 
+    def reopen(self) -> None:
+        """Open the application anew at the next call: time has passed, and definitions may be others."""
+        self._gpumod = None
+
     def settings(self) -> Settings:
         """The settings in effect."""
         return self.gpumod().settings_effective()
@@ -85,10 +89,14 @@ class CliContext:
 
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
+        self.show(result, **view_options)
+        self.conclude(result)
+
+    def conclude(self, result: Frozen) -> None:
+        """Leave with the exit status of `result`, whose error people see on stderr."""
         from gpumod.cli.exits import error_of, exit_code_of  # noqa: PLC0415  # needs the results
 
         code = exit_code_of(result)
-        self.show(result, **view_options)
         error = error_of(result)
         if error is not None and not self.json:
             from gpumod.cli.failures import print_error  # noqa: PLC0415  # beside its use

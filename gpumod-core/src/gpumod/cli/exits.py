@@ -6,6 +6,7 @@ from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.plan import Plan
 from gpumod.operations import box_results as b
+from gpumod.operations import lease_results as l
 from gpumod.operations import results as r
 
 DOES_NOT_FIT = 3
@@ -18,6 +19,9 @@ def exit_code_of(result: Frozen) -> int:
         return result.exit_code or (DOES_NOT_FIT if misfit else 0)
     if isinstance(result, r.RecoverResult | b.ApplyResult):
         return exit_code_of(result.change) if result.change else 0
+    if isinstance(result, l.FreeResult):
+        ended = [exit_code_of(part) for part in (result.change, result.back) if part is not None]
+        return next((code for code in ended if code), result.command_exit or 0)
     if isinstance(result, Plan):
         return 0 if result.fits else DOES_NOT_FIT
     if isinstance(result, r.DoctorResult | r.PresetValidateResult):
@@ -34,4 +38,6 @@ def error_of(result: Frozen) -> ErrorInfo | None:
         return result.error
     if isinstance(result, r.RecoverResult | b.ApplyResult) and result.change:
         return result.change.error
+    if isinstance(result, l.FreeResult):
+        return next((part.error for part in (result.change, result.back) if part and part.error), None)
     return None

@@ -17,6 +17,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("gpumod.cli.status:status", "What runs now, and the VRAM of each GPU."),
     "switch": Entry("gpumod.cli.switch:switch", "Switch the machine to a mode."),
     "simulate": Entry("gpumod.cli.simulate:simulate", "Show whether services fit together, without starting any."),
+    "free": Entry("gpumod.cli.free:free", "Make room on a GPU, for a command or for a while."),
     "mode": Entry("gpumod.cli.mode:mode", "Named sets of services."),
     "service": Entry("gpumod.cli.service:service", "Define, start, stop, sleep and wake services."),
     "template": Entry("gpumod.cli.template:template", "What systemd units are made of."),

@@ -34,6 +34,9 @@ class Settings(Frozen):
     release_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="how long freed memory may take to come back")
     ] = 10.0
+    driver_timeout_s: Annotated[
+        float, Field(gt=0, le=86_400, description="how long a driver may take for a sleep, wake or unload")
+    ] = 900.0
     min_free_disk_mb: Annotated[int, Field(ge=0, description="a change is refused below this much free disk")] = 50
     log_max_mb: Annotated[int, Field(ge=1, description="a service's log is rotated at this size")] = 16
     unit_restart: Annotated[

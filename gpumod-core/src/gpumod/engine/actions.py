@@ -12,10 +12,12 @@ from gpumod.domain.run import Event, Handle, Sample
 from gpumod.domain.service import Service
 from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
+from gpumod.engine.explain import explained
 from gpumod.engine.footprints import key_of
-from gpumod.engine.hosted import start_member, stop_member
+from gpumod.engine.hosted import ends_with_host, start_member, stop_member
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import Held, held, wait_arrived, wait_freed, wait_released, wait_settled
+from gpumod.engine.patience import wake_patience_s, within
 from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
 from gpumod.ports import Launch
@@ -67,25 +69,32 @@ async def _has_room_again(ctx: RunContext, step: Step) -> bool:
     return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
 
-async def stop(ctx: RunContext, step: Step) -> str:
-    """Stop a service: done when no process of it is left and its memory is back. Idempotent."""
+async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) -> str:
+    """Stop a service: done when no process of it (nor of `also`) is left and its memory is back. Idempotent."""
     machine = ctx.machine
     handles = machine.store.handles()
     handle = handles.get(step.service)
     if handle is None:
         return "it was stopped already"
-    before = await held(machine, step.service)
+    left = ctx.left_to_host.get(step.service, frozenset())
+    before = await held(machine, step.service, also | left)
     began = machine.clock.monotonic()
     told = ""
     if handle.supervisor == HOSTED:
         told = await stop_member(ctx, handle, handles)
     else:
         await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, ctx.snapshot.gpus))
-    remark = await wait_released(ctx, step, before)
+    remark = ""
+    try:
+        remark = "" if told else await wait_released(ctx, step, before)
+    except Failed as error:
+        told = ends_with_host(ctx, handle, error)
+    if told and (host := handle.launched.host):
+        ctx.left_to_host[host] = ctx.left_to_host.get(host, frozenset()) | before.pids
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb and not told:
         was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
-        grown = settled(before) if was_awake else math.nan
+        grown = settled(before) if was_awake and not left else math.nan  # what its members left is not its own
         record(ctx, handle.launched, stop_s=machine.clock.monotonic() - began, settled_mb=grown)
     return told or remark
 
@@ -99,12 +108,13 @@ async def sleep(ctx: RunContext, step: Step) -> str:
         return await stop(ctx, step.model_copy(update={"action": Action.STOP}))
     before = await held(machine, step.service)
     began = machine.clock.monotonic()
-    await strategy.sleep(service, port, machine.http, machine.clock)
+    async with within(machine.settings.driver_timeout_s, service, "sleep"):
+        await strategy.sleep(service, port, machine.http, machine.clock)
     seconds = machine.clock.monotonic() - began
     after = await wait_freed(ctx, step, before)
     if after is None:
-        held_mb = (await held(machine, step.service)).total_mb
-        await stop(ctx, step.model_copy(update={"action": Action.STOP}))
+        held_mb = (await held(machine, step.service, before.pids)).total_mb
+        await stop(ctx, step.model_copy(update={"action": Action.STOP}), before.pids)
         ctx.stopped_instead.add(step.service)
         return f"sleeping at {service.sleep_level} freed nothing ({held_mb} MiB still held): it was stopped instead"
     remark = await wait_released(ctx, step, before)
@@ -123,7 +133,9 @@ async def wake(ctx: RunContext, step: Step) -> str:
         return await start(ctx, step.model_copy(update={"action": Action.START}))
     began = machine.clock.monotonic()
     bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
-    await strategy.wake(bounded, port, machine.http, machine.clock)
+    patience_s = wake_patience_s(machine, service, ctx.timeout_s)
+    async with explained(machine, service, owner(machine, service), "wake"), within(patience_s, service, "wake"):
+        await strategy.wake(bounded, port, machine.http, machine.clock)
     now = await wait_arrived(ctx, step)
     machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "woken", step.service))
     seconds = machine.clock.monotonic() - began
@@ -148,6 +160,11 @@ def awake(ctx: RunContext, step: Step) -> tuple[Service, int]:
     if handle is None or port is None:
         raise Failed("not-running", f"{step.service} is not running", why=f"it was to be {step.action} just now")
     return handle.launched, port
+
+
+def owner(machine: Machine, service: Service) -> Handle:
+    """The handle whose process `service` is part of: its host's, or its own."""
+    return machine.store.handles()[service.host or service.id]
 
 
 def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -> Launch:

@@ -10,6 +10,7 @@ from gpumod.domain.states import Action
 from gpumod.engine.actions import launch_again
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import wait_settled
+from gpumod.engine.patience import wake_patience_s, within
 from gpumod.ports import HostsMembers
 
 ASKED = (Action.STOP, Action.SLEEP, Action.WAKE)
@@ -55,7 +56,9 @@ async def _again(machine: Machine, record: RunStep, handle: Handle) -> None:
         elif step.action is Action.STOP and port is not None:
             host = machine.driver(handles[service.host or ""].launched)
             if isinstance(host, HostsMembers):
-                await host.unload(service, port, machine.http, machine.clock)
+                async with within(machine.settings.driver_timeout_s, service, "unload"):
+                    await host.unload(service, port, machine.http, machine.clock)
         elif strategy is not None and port is not None:
             act = strategy.wake if step.action is Action.WAKE else strategy.sleep
-            await act(service, port, machine.http, machine.clock)
+            async with within(wake_patience_s(machine, service), service, step.action):
+                await act(service, port, machine.http, machine.clock)

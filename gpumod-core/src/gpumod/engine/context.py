@@ -25,7 +25,8 @@ class RunContext:
 
     `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
     Ctrl-C. `gate` serialises admissions; `force` skips them, and when `going_back` they wait for memory but turn
-    nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing asleep.
+    nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing asleep;
+    `left_to_host` maps a host to processes of members that end with it, since they could not be unloaded.
     """
 
     machine: Machine
@@ -44,6 +45,7 @@ class RunContext:
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: dict[int, Step] = field(default_factory=dict)
     stopped_instead: set[str] = field(default_factory=set)
+    left_to_host: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def waiting(self, step: Step, text: str) -> None:
         """Tell what a step waits for."""

@@ -12,9 +12,11 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members
 from gpumod.engine.context import RunContext
+from gpumod.engine.explain import explained
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import HOSTED
-from gpumod.engine.starting import allocate, fatal_error, fatal_line, new_handle
+from gpumod.engine.patience import GRACE_S, within
+from gpumod.engine.starting import allocate, new_handle
 from gpumod.ports import Allocation, HostsMembers, MemberReading
 
 
@@ -25,18 +27,14 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
     handle = new_handle(ctx, step, service, HOSTED)
     data = {"run": ctx.run_id, "host": host.service}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
-    async with machine.host_lock(host.service):
-        await _configure(
-            ctx, host, driver, port, {service.id: allocate(machine, ctx.snapshot, service, step.placed_on)}
-        )
-    ctx.waiting(step, f"{host.service} to load it")
     bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
-    try:
-        await driver.load(bounded, port, machine.http, machine.clock)
-    except Failed as error:
-        lines = await asyncio.to_thread(machine.supervisor(host.supervisor).logs, host.service, 60)
-        fatal = fatal_line(machine, service, lines)
-        raise (fatal_error(service, fatal, lines) if fatal else error) from error
+    async with explained(machine, service, host, "start"):
+        async with machine.host_lock(host.service):
+            seat = allocate(machine, ctx.snapshot, service, step.placed_on)
+            await _configure(ctx, host, driver, port, {service.id: seat})
+        ctx.waiting(step, f"{host.service} to load it")
+        async with within(bounded.startup_timeout + GRACE_S, service, "load"):
+            await driver.load(bounded, port, machine.http, machine.clock)
     loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
     machine.store.put_handle(handle, event=loaded)
 
@@ -55,15 +53,21 @@ async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Han
     if not status.alive:
         return ""
     try:
-        await driver.unload(handle.launched, port, machine.http, machine.clock)
+        async with within(machine.settings.driver_timeout_s, handle.launched, "unload"):
+            await driver.unload(handle.launched, port, machine.http, machine.clock)
         async with machine.host_lock(host.service):
             await _configure(ctx, host, driver, port, {}, without=handle.service)
-    except Exception as error:  # refused, timed out, or a driver that breaks: all the same where the host ends
-        ending = {step.service for step in ctx.plan.steps if step.action is Action.STOP}
-        if host.service not in ending:
-            raise
-        return f"{host.service} did not let go of it ({error}); it ends with {host.service}"
+    except Exception as error:  # noqa: BLE001 - refused, timed out, or a driver that breaks: all the same where it ends
+        return ends_with_host(ctx, handle, error)
     return ""
+
+
+def ends_with_host(ctx: RunContext, handle: Handle, error: Exception) -> str:
+    """The remark on a member that could not be stopped, and ends with its host. Raises `error` where that stays."""
+    host = handle.launched.host
+    if host is None or host not in {step.service for step in ctx.plan.steps if step.action is Action.STOP}:
+        raise error
+    return f"{host} did not let go of it ({error}); it ends with {host}"
 
 
 async def _configure(
@@ -97,7 +101,8 @@ async def _configure(
     file = driver.members_file(host.launched, members, machine.settings)
     supervisor = machine.supervisor(host.supervisor)
     await asyncio.to_thread(supervisor.write_files, host.service, [file])
-    await driver.reload(host.launched, port, machine.http, machine.clock)
+    async with within(machine.settings.driver_timeout_s, host.launched, "reload"):
+        await driver.reload(host.launched, port, machine.http, machine.clock)
 
 
 def _in(has: Mapping[str, MemberReading], member: str) -> bool:

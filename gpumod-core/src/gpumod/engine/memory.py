@@ -39,11 +39,11 @@ class Held:
 NOTHING = Held({}, frozenset())
 
 
-async def held(machine: Machine, service_id: str) -> Held:
-    """What `service_id` holds on the GPUs now, by its own processes."""
+async def held(machine: Machine, service_id: str, also: frozenset[int] = frozenset()) -> Held:
+    """What `service_id` holds on the GPUs now, by its own processes and by `also`: those that it had before."""
     pids = await pids_of(machine, service_id)
     _, processes = await machine.read_gpus()
-    return held_by(pids[service_id], processes)
+    return held_by(pids[service_id] | also, processes)
 
 
 def held_by(pids: Iterable[int], processes: Iterable[GpuProcess]) -> Held:
@@ -103,7 +103,7 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
     holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
     culprit = await _culprit(holders, last, ctx, gpus)
     ours = await _managed_pids(machine)
-    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - _free_mb(last[0], g) for g in gpus}
+    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - free_mb_of(last[0], g) for g in gpus}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back"
     raise Failed(
@@ -117,14 +117,17 @@ async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
 
 
 async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
-    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of."""
+    """What a service holds asleep, once it shows (a counter lags); None when it freed nothing worth speaking of.
+
+    A process that it had before counts also where nobody calls it the service's any more (an unloaded member's).
+    """
     machine = ctx.machine
     # where the residue is not known, it is counted as all that the service holds; a tenth less shows that it sleeps
     residue_mb = min(ctx.footprints[step.service].asleep_mb, before.total_mb * 0.8)
     enough_mb = (before.total_mb + residue_mb) / 2
 
     async def freed() -> Held | None:
-        now = await held(machine, step.service)
+        now = await held(machine, step.service, before.pids)
         little = not now.known or before.total_mb <= 256 or now.total_mb <= enough_mb
         return now if little else None
 
@@ -245,7 +248,8 @@ def _still_needed_mb(ctx: RunContext, gpu: int, managed_mb: int) -> int:
     return max(peaks, default=0) - managed_mb
 
 
-def _free_mb(gpus: Iterable[GpuReading], index: int) -> int:
+def free_mb_of(gpus: Iterable[GpuReading], index: int) -> int:
+    """MiB that the device says are free."""
     return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
 
 

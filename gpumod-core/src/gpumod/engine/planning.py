@@ -11,6 +11,7 @@ from gpumod.domain.plan import Plan, Policy, Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import SERVING, Action
 from gpumod.engine.footprints import footprint, placed_on, variants
+from gpumod.engine.leases import counted, in_words, standing
 from gpumod.engine.machine import Machine
 from gpumod.planner import make_plan
 from gpumod.planner.changes import with_needs
@@ -29,7 +30,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Options:
-    """How a change is done. `timeout_s` bounds each start."""
+    """How a change is done. `timeout_s` bounds each start; `force` also passes over leases, as a way back does."""
 
     force: bool = False
     rollback: bool = True
@@ -59,11 +60,9 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
     def footprint_of(service: Service) -> Footprint:
         return footprint(machine, service, snapshot.gpus, samples, seats.get(service.id, ()))
 
-    policy = Policy(
-        reserve_mb=machine.settings.reserve_mb,
-        ram_reserve_mb=machine.settings.ram_reserve_mb,
-        cascade=options.cascade,
-    )
+    policy = policy_of(machine, options)
+    leases = () if options.force else counted(machine, snapshot)
+    told = () if options.force else tuple(in_words(holding) for holding in standing(machine))
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -73,6 +72,7 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             wanted.target,
             services,
             prints,
+            leases=leases,
             policy=policy,
             variants=variants(machine, services),
             stored={s: found for s, found in wanted.services.items() if found != services[s]},
@@ -80,8 +80,17 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         )
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
-            return Planned(plan, services, prints, snapshot)
+            return Planned(plan.model_copy(update={"notes": (*plan.notes, *told)}), services, prints, snapshot)
         begun |= more  # dependents that restart too, or move: seen only in the plan
+
+
+def policy_of(machine: Machine, options: Options) -> Policy:
+    """What the settings and the options decide."""
+    return Policy(
+        reserve_mb=machine.settings.reserve_mb,
+        ram_reserve_mb=machine.settings.ram_reserve_mb,
+        cascade=options.cascade,
+    )
 
 
 def definitions(snapshot: HostSnapshot, wanted: Wanted, begun: Collection[str]) -> dict[str, Service]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
 from gpumod.domain.machine import HostSnapshot, ServiceReading
-from gpumod.domain.plan import Plan, Target
+from gpumod.domain.plan import Plan, Target, TargetMember
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus, RunStep, StepStatus
 from gpumod.domain.service import Service
@@ -101,6 +101,7 @@ async def go_back(
         await conclude(machine, run)
         snapshot = await observe(machine)
         wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
+        wanted = with_hosts(run, snapshot, wanted)
         planned = plan_for(machine, snapshot, wanted, options)
         offset = journalled(machine, run)
         failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset)
@@ -155,6 +156,16 @@ def tidied(machine: Machine, run: Run, snapshot: HostSnapshot, wanted: Wanted) -
     dead = {r.service for r in snapshot.services.values() if r.state is State.FAILED}
     stop = (*wanted.target.stop, *sorted(begun & dead - needed - {*wanted.target.stop}))
     return Wanted(wanted.target.model_copy(update={"stop": stop}), wanted.services)
+
+
+def with_hosts(run: Run, snapshot: HostSnapshot, wanted: Wanted) -> Wanted:
+    """`wanted`, with hosts that run as they did before `run`: they stay, also where the last of their members goes."""
+    target = wanted.target
+    hosts = {found.host for service in target.stop if (found := wanted.services.get(service)) and found.host}
+    hosts -= {member.service for member in target.members} | {*target.stop}
+    was = {service for service, reading in run.before.items() if reading.state is State.RUNNING}
+    kept = [TargetMember(service=h) for h in sorted(hosts & was) if snapshot.reading(h).state is State.RUNNING]
+    return Wanted(target.model_copy(update={"members": (*target.members, *kept)}), wanted.services)
 
 
 def journalled(machine: Machine, run: Run) -> int:

@@ -13,12 +13,12 @@ from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.engine.asking import ask
 from gpumod.engine.context import RunContext
+from gpumod.engine.explain import LOG_LINES, died, fatal_error, fatal_line
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
-from gpumod.ports import Allocation, FatalLine, NoticesEnd, ProbeResult, ReadsItsLog
+from gpumod.ports import Allocation, NoticesEnd, ProbeResult
 
-LOG_LINES = 60
 LOOK_AT_PROCESS_S = 0.25
 """A service that says in its log that it cannot start is noticed within this and one poll; so is one that dies, where
 its supervisor does not notice that at once."""
@@ -127,48 +127,3 @@ async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
         raise fatal_error(service, fatal, lines)
     if answer.state == "failed":
         raise Failed("start-failed", f"{service.id} says that it failed", why=answer.detail, service=service.id)
-
-
-def fatal_line(machine: Machine, service: Service, lines: tuple[str, ...]) -> FatalLine | None:
-    driver = machine.driver(service)
-    return driver.fatal_line(service, lines) if isinstance(driver, ReadsItsLog) else None
-
-
-def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...]) -> Failed:
-    """The error of a fatal log line, with the shortfall in MiB where the line has the numbers."""
-    why = fatal.line
-    if fatal.need_mb is not None and fatal.have_mb is not None:
-        why = f"it needs {fatal.need_mb} MiB and has {fatal.have_mb} MiB, {fatal.need_mb - fatal.have_mb} MiB short"
-    elif fatal.need_mb is not None:
-        why = f"it asked for {fatal.need_mb} MiB: {fatal.line}"
-    return Failed(
-        fatal.code,
-        f"{service.id} could not start: {fatal.code.replace('-', ' ')}",
-        why=why,
-        hint=fatal.hint or f"see `gpumod service logs {service.id}`",
-        service=service.id,
-        need_mb=fatal.need_mb,
-        have_mb=fatal.have_mb,
-        log=list(lines[-20:]),
-    )
-
-
-def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal: FatalLine | None) -> Failed:
-    """The error of a service that ended while it was starting."""
-    if fatal:
-        return fatal_error(service, fatal, lines)
-    how = (
-        "ended"
-        if exit_code is None
-        else (f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}")
-    )
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    return Failed(
-        "died-while-starting",
-        f"{service.id} {how} while it was starting",
-        why=last or "it left no word in its log",
-        hint=f"see `gpumod service logs {service.id}`",
-        service=service.id,
-        exit_code=exit_code,
-        log=list(lines[-20:]),
-    )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from gpumod.domain.base import Frozen
 from gpumod.operations import box_results as b
+from gpumod.operations import lease_results as leases
 from gpumod.operations import params as p
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
@@ -69,6 +70,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("export", p.NoParams, b.ExportResult, "read"),
     Operation("diff", p.DiffParams, b.DiffResult, "read"),
     Operation("apply", p.ApplyParams, b.ApplyResult, "change"),
+    Operation("free", p.FreeParams, leases.FreeResult, "change"),
     Operation("settings_list", p.NoParams, r.SettingsResult, "read"),
     Operation("settings_get", p.SettingRef, r.SettingRow, "read"),
     Operation("settings_set", p.SettingWrite, r.SettingRow, "plan"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpumod.operations.boxes import Boxes
 from gpumod.operations.configuring import Configuring
+from gpumod.operations.freeing import Freeing
 from gpumod.operations.history import History
 from gpumod.operations.looking import Looking
 from gpumod.operations.modes import Modes
@@ -13,6 +14,6 @@ from gpumod.operations.setup import Setup
 from gpumod.operations.switching import Switching
 
 
-class Gpumod(Looking, Modes, Switching, Boxes, Running, Setup, History, Configuring, ServiceSecrets):
+class Gpumod(Looking, Modes, Switching, Freeing, Boxes, Running, Setup, History, Configuring, ServiceSecrets):
     """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
     :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

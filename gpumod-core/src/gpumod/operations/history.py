@@ -7,6 +7,7 @@ from gpumod.domain.run import Run
 from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
+from gpumod.operations.leases import to_put_back
 from gpumod.operations.params import ListParams, RecoverParams, RunRef
 from gpumod.operations.results import (
     HistoryListResult,
@@ -66,7 +67,8 @@ class History(Base):
         store = self._machine.store
         run = store.open_run()
         if params.way is None or run is None:
-            return RecoverResult(open_run=run)
+            due = to_put_back(self._machine)
+            return RecoverResult(open_run=run, notes=(due,) if due and run is None else ())
         options = Options(force=params.force, cascade=True)
         outcome = await recover(self._machine, params.way, options, reporter(progress))
         if outcome is None:

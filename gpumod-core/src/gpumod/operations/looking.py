@@ -10,6 +10,7 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
 from gpumod.operations.base import Base, drift
+from gpumod.operations.leases import lease_rows, to_put_back
 from gpumod.operations.params import NoParams, ServiceRef
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, PsRow, ServiceStatus, StatusResult
 
@@ -52,6 +53,8 @@ class Looking(Base):
             ram_available_mb=snapshot.ram_available_mb,
             open_run=open_run.id if open_run and not holder else None,
             busy=f"{holder.command} (pid {holder.pid}, {holder.user})" if holder else None,
+            leases=lease_rows(machine, snapshot),
+            put_back=to_put_back(machine),
             problems=store.problems(),
         )
 
@@ -74,7 +77,8 @@ class Looking(Base):
             if r.pid and r.pid not in seen
         ]
         return PsResult(
-            processes=tuple(sorted(rows, key=lambda row: (row.service is None, row.service or "", row.pid)))
+            processes=tuple(sorted(rows, key=lambda row: (row.service is None, row.service or "", row.pid))),
+            leases=lease_rows(self._machine, snapshot),
         )
 
 

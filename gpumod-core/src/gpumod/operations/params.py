@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from gpumod.domain.base import Frozen, Id, Text
 from gpumod.domain.errors import UsageError
@@ -247,3 +247,29 @@ class ApplyParams(BoxDocument):
     no_rollback: bool = False
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     force: bool = False
+
+
+class FreeParams(Frozen):
+    """Room of `mb` MiB on `gpu` (None: where it is cheapest) for `what`, at most for `for_s` seconds.
+
+    `attended`: the lease ends with this process. With `back` what was put away is put back: for `lease`, and for every
+    lease that is over or that no process holds.
+    """
+
+    mb: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    gpu: Annotated[int, Field(ge=0, le=255)] | None = None
+    what: Text = ""
+    for_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    attended: bool = False
+    back: bool = False
+    lease: str | None = None
+    dry_run: bool = False
+    no_rollback: bool = False
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    force: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> FreeParams:
+        if (self.mb is None) is not self.back:
+            raise ValueError("say how many MiB, or back")
+        return self

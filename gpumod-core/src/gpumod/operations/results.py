@@ -62,9 +62,24 @@ class ForeignProcess(Frozen):
     gpu: int
 
 
+class LeaseRow(Frozen):
+    """Memory held for somebody: `vram_mb` of `gpu`, of which `used_mb` are taken. `until` and `since` are seconds since
+    the epoch; `pid` is the process with which it ends. `in_words` says all that."""
+
+    id: str
+    holder: str
+    gpu: int
+    vram_mb: int
+    used_mb: int
+    since: float
+    until: float | None
+    pid: int | None
+    in_words: str
+
+
 class StatusResult(Frozen):
     """`alternative` is the id of the one with which the mode was taken. `open_run` is a run that was left half-way:
-    `gpumod recover` closes it."""
+    `gpumod recover` closes it. `put_back` says what was put away for a lease that is over, and how it comes back."""
 
     mode: str | None
     gpus: tuple[GpuStatus, ...]
@@ -76,6 +91,8 @@ class StatusResult(Frozen):
     ram_available_mb: int = 0
     open_run: str | None = None
     busy: str | None = None
+    leases: tuple[LeaseRow, ...] = ()
+    put_back: str = ""
     problems: tuple[ErrorInfo, ...] = ()
 
 
@@ -91,6 +108,7 @@ class PsRow(Frozen):
 
 class PsResult(Frozen):
     processes: tuple[PsRow, ...]
+    leases: tuple[LeaseRow, ...] = ()
 
 
 class Check(Frozen):

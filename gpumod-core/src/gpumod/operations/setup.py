@@ -12,6 +12,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
+from gpumod.operations.leases import BACK, to_put_back
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
 from gpumod.operations.results import Check, DoctorResult, InitResult
@@ -111,6 +112,10 @@ class Setup(Presets, Units):
                 message=f"run {run.id} ({run.command}) was left half-way",
                 hint="gpumod recover --resume, or --rollback",
             )
+
+        due = to_put_back(machine)
+        if due:
+            yield Check(name="leases", level="warning", message=due, hint=BACK)
 
     def _check_gpus(self) -> Iterator[Check]:
         machine = self._machine

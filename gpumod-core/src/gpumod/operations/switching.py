@@ -32,11 +32,12 @@ IMAGINARY_RAM_MB = 1_000_000
 class Switching(Base):
     async def simulate(self, params: SimulateParams) -> SimulateResult:
         """Plan without executing; stored where the home can be written, so that an alternative can be taken by id."""
+        options = Options(cascade=True, force=params.gpu_total_mb is not None)  # nobody leases an imaginary card
         if params.gpu_total_mb is None:
             snapshot = await observe(self._machine)
         else:
             snapshot = imaginary(params.gpu_total_mb, self._machine.clock.now())
-        planned = plan_for(self._machine, snapshot, self._asked(params, snapshot), Options(cascade=True))
+        planned = plan_for(self._machine, snapshot, self._asked(params, snapshot), options)
         stored: str | None = uuid.uuid4().hex[:12]
         base = params.model_dump(mode="json", exclude_defaults=True)
         try:

@@ -221,6 +221,8 @@ def _why_unfit(world: World, gpus: tuple[PlanGpu, ...], services: tuple[PlanServ
             names = ", ".join(_share(row) for row in sorted(on, key=lambda row: -row.vram_mb)[:5])
             more = f" and {len(on) - 5} more" if len(on) > 5 else ""
             foreign = f"; other processes hold {gpu.foreign_mb} MiB" if gpu.foreign_mb else ""
+            leases = [f"{lease.holder} holds {lease.vram_mb} MiB" for lease in world.leases if lease.gpu == gpu.index]
+            foreign += "".join(f"; {lease}" for lease in leases)
             parts.append(
                 f"GPU {gpu.index} would hold {gpu.peak_mb} MiB, {gpu.exceeds_by_mb} MiB more than its budget of "
                 f"{gpu.budget_mb} MiB{f', with {names}{more}' if names else ''}{foreign}"

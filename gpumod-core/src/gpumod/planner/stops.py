@@ -69,6 +69,10 @@ def _stop(world: World, target: Target, goals: Goals) -> None:
             goals.stops[dependent] = f"needs {service}, which stops"
             waiting.append(dependent)
     _stop_empty_hosts(world, goals)
+    for service, reading in world.snapshot.services.items():
+        found = world.find(service)
+        if reading.state is State.FAILED and found and found.host in goals.stops and service not in goals.members:
+            goals.stops.setdefault(service, "it failed, and its host stops: what is left of it is cleared")
 
 
 def _stop_others(world: World, target: Target, goals: Goals) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Estimate
+from gpumod.domain.holding import KeepsHoldings, KnowsProcesses
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan, Variant
@@ -241,11 +242,8 @@ class ModelInfoSource(Protocol):
 
 
 class ProcessStatus(Frozen):
-    """What a supervisor knows of one handle.
-
-    `pids` is the whole tree, `pid` the main process. `exit_code` is negative for a signal, None when not known.
-    `detail` is what the supervisor says besides (that it is about to restart it, that memory ran out).
-    """
+    """What a supervisor knows of one handle: `pids` is the whole tree, `pid` the main process, `detail` what it says
+    besides (that memory ran out, or a restart is near). `exit_code` is negative for a signal, None when not known."""
 
     alive: bool
     pid: int | None = None
@@ -330,7 +328,7 @@ class Holder(Frozen):
     since: float
 
 
-class Local(Protocol):
+class Local(KnowsProcesses, Protocol):
     """This computer outside its GPUs. `port_users` leaves out free ports; `lock` raises Busy that names the holder."""
 
     def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
@@ -351,7 +349,7 @@ class Simulation(Frozen):
     plan: Plan
 
 
-class Store(Protocol):
+class Store(KeepsHoldings, Protocol):
     """All state. Every call is one short transaction; a state row and its event are written in the same one.
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are

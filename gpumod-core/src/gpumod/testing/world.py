@@ -84,6 +84,7 @@ class World:
     `faults` maps a service to kinds of fault and their values: `never-ready`, `die-after S`, `oom-at-start`,
     `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`,
     `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `wake-oom`.
+    `gone` are processes of gpumod's own that have ended (None: the computer started anew).
     `tells_processes` is False for a card that does not say what each process holds. `history` holds, for every change
     of memory, the time and what all services held on each GPU (MiB).
     """
@@ -103,6 +104,7 @@ class World:
         self.secrets: dict[str, dict[str, str]] = {}
         self.faults: dict[str, dict[str, float]] = {}
         self.holder: Holder | None = None
+        self.gone: set[int | None] = set()
         self.history: list[tuple[float, tuple[int, ...]]] = []
         self._due: list[tuple[float, int, str, int]] = []
         self._last = 4000

@@ -72,6 +72,10 @@ class OddHost(WorldHost):
         await self.oddity.wait("load")
         await super().load(member, port, http, clock)
 
+    async def unload(self, member: Service, port: int, http: Http, clock: Clock) -> None:
+        await self.oddity.wait("unload")
+        await super().unload(member, port, http, clock)
+
 
 class OddNap(Nap):
     """The sleep level `nap` of the driver `odd`."""
@@ -86,6 +90,10 @@ class OddNap(Nap):
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         await self.oddity.wait("sleep")
         await super().sleep(service, port, http, clock)
+
+    async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
+        await self.oddity.wait("wake")
+        await super().wake(service, port, http, clock)
 
 
 def odd_offers(oddity: Oddity) -> tuple[Offer, ...]:

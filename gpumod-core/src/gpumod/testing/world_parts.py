@@ -236,6 +236,8 @@ class WorldHttp:
             recipe, gpus = host.members[service]
             host.failed.discard(service)
             world.spawn(service, host.nonce + service, recipe, gpus, parent=host.pid)
+        elif verb == "unload" and running is not None and world.has(running, "sleep-frees-nothing"):
+            running.parent = None  # the host knows no more of it, and it goes on
         elif verb == "unload" and running is not None:
             world.kill(running, 0)
         self.on_act(f"{verb} {service} after")
@@ -285,6 +287,15 @@ class WorldLocal:
 
     def holder(self, folder: Path) -> Holder | None:
         return self.world.holder
+
+    def identity(self, pid: int | None) -> str | None:
+        return None if pid in self.world.gone else f"boot {pid}"
+
+    def tree(self, pid: int) -> Sequence[int]:
+        return (pid,)
+
+    def user(self) -> str:
+        return "somebody"
 
 
 def read_members(world: World, host: Proc) -> None:

@@ -11,6 +11,7 @@ from gpumod.adapters.store.connect import Database
 from gpumod.adapters.store.definitions import Definitions
 from gpumod.adapters.store.handles import Handles
 from gpumod.adapters.store.journal import Journal
+from gpumod.adapters.store.leases import Leases
 from gpumod.adapters.store.opening import open_database
 from gpumod.adapters.store.records import Records
 from gpumod.adapters.store.runs import Runs
@@ -19,7 +20,7 @@ from gpumod.adapters.store.state import State
 __all__ = ["SqlStore", "open_store"]
 
 
-class SqlStore(Definitions, State, Handles, Records, Runs, Journal):
+class SqlStore(Definitions, State, Handles, Records, Leases, Runs, Journal):
     """Implements :class:`gpumod.ports.Store`. Safe to use from several threads; `close` it at the end."""
 
     def __init__(self, database: Database) -> None:

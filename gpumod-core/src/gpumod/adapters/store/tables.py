@@ -120,6 +120,20 @@ class HandleRow(Row, table=True):
     definition: str
 
 
+class LeaseRow(Row, table=True):
+    """Memory that was made free for somebody."""
+
+    __tablename__ = "leases"
+    id: str = Field(primary_key=True)
+    gpu: int
+    vram_mb: int
+    since: float
+    until: float | None = None
+    pid: int | None = None
+    identity: str
+    definition: str
+
+
 class RunRow(Row, table=True):
     __tablename__ = "runs"
     seq: int | None = Field(default=None, primary_key=True)

@@ -38,6 +38,7 @@ VIEWS = {
     "ExportResult": "boxes:exported",
     "DiffResult": "boxes:difference",
     "ApplyResult": "boxes:applied",
+    "FreeResult": "leases:freed",
     "HistoryListResult": "history:runs",
     "HistoryResult": "history:run",
     "SimulationsResult": "history:simulations",

@@ -36,6 +36,8 @@ def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
                 f" (before: {result.previous_mode})" if result.previous_mode else "",
             ),
             words(f"changing now: {result.busy}", "yellow") if result.busy else None,
+            words(result.put_back, "yellow") if result.put_back else None,
+            *(words(row.in_words, "yellow") for row in result.leases),
             words(f"run {result.open_run} was left half-way: see `gpumod recover`", "red") if result.open_run else None,
         ),
         *(_charts(result) if visual else [_gpus(result)]),
@@ -136,9 +138,10 @@ def service_status(result: ServiceStatus) -> RenderableType:
 
 def processes(result: PsResult) -> RenderableType:
     """Processes on the GPUs."""
+    leases = stack(*(words(row.in_words, "yellow") for row in result.leases)) if result.leases else None
     if not result.processes:
-        return words("no process of a service, and none on a GPU")
-    return table(
+        return blocks(words("no process of a service, and none on a GPU"), leases)
+    processes = table(
         ("PID", "PROCESS", "SERVICE", "GPU", "VRAM MB"),
         [
             (p.pid, p.name, p.service or words("not ours", "yellow"), p.gpu, "?" if p.vram_mb is None else p.vram_mb)
@@ -147,3 +150,4 @@ def processes(result: PsResult) -> RenderableType:
         right=("VRAM MB",),
         fold=("PROCESS",),
     )
+    return blocks(processes, leases)

@@ -1,0 +1,96 @@
+"""`gpumod free`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import click
+
+from gpumod.cli.change_options import change_options
+from gpumod.cli.context import CliContext
+from gpumod.cli.lazy import command
+
+MOST_SHOWN = 60
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """`90s`, `15m`, `2h`, `1d`; a bare number is seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{text!r:.100} is no time (as in 90s, 15m or 2h)", ctx=ctx, param=param)
+    return float(found[1]) * UNITS[found[2]]
+
+
+@command("free", "free")
+@click.argument("mb", type=int, required=False, metavar="[MB]")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.option("--gpu", type=int, metavar="N", help="On this GPU (else where it is cheapest).")
+@click.option("--for", "for_s", metavar="TIME", callback=_seconds, help="At most so long: 90s, 15m, 2h.")
+@click.option("--back", is_flag=True, help="Put back what made room before.")
+@change_options
+@click.pass_obj
+def free(
+    context: CliContext, /, mb: int | None, argv: tuple[str, ...], for_s: float | None, back: bool, **values: Any
+) -> None:
+    """Make MB MiB of a GPU free, keep them free while COMMAND runs or for a TIME, then put everything back.
+
+    Services are rather put to sleep than stopped; pinned ones stay. Other gpumod commands see the lease, count it, and
+    give way unless they are forced. COMMAND has the terminal, the signals and CUDA_VISIBLE_DEVICES; with --for it is
+    ended when the time is over (exit 124). Without COMMAND and --for the room stays until `gpumod free --back`.
+
+    The exit status is COMMAND's own (128+N: ended by signal N) when all went well, 126 where it cannot be executed, 127
+    where it is not found; 3 when there is no such room, others as always. With --json the document follows what
+    COMMAND prints.
+    """
+    if back:
+        if mb is not None or argv or for_s is not None:
+            raise click.UsageError("--back takes neither MB nor COMMAND nor --for")
+        context.call("free", {"back": True, **values})
+        return
+    if mb is None:
+        raise click.UsageError("say how many MiB, or --back")
+    from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
+    from gpumod.cli.text import safe  # noqa: PLC0415
+
+    what = _short(safe(shlex.join(argv)))
+    code = foreground.cannot_run(argv[0]) if argv else 0
+    if code:
+        said = "is not found" if code == foreground.NOT_FOUND else "cannot be executed"
+        click.echo(f"error: {safe(argv[0])} {said}; nothing was changed", err=True)
+        raise click.exceptions.Exit(code)
+    attended = bool(argv) or for_s is not None
+    asked = {"mb": mb, "what": what, "for_s": for_s, "attended": attended, **values}
+    made: Any = context.run("free", asked)
+    if made.lease is None or not attended:
+        context.finish(made)
+        return
+    if not context.json:
+        click.echo(safe(made.lease.in_words), err=True)
+    ended: int | None = None
+    if argv:
+        ended = foreground.run(argv, made.env, made.lease.until)
+    else:
+        foreground.wait(made.lease.until)
+    with foreground.unhurried():
+        context.reopen()
+        back_again: Any = context.run("free", {"back": True, "lease": made.lease.id, **_of_the_way_back(values)})
+    whole = made.model_copy(
+        update={"lease": None, "back": back_again.back, "command_exit": ended, "notes": back_again.notes}
+    )
+    if argv and not context.json:
+        context.conclude(whole)
+    else:
+        context.finish(whole)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
+def _of_the_way_back(values: dict[str, Any]) -> dict[str, Any]:
+    return {"timeout_s": values["timeout_s"], "force": values["force"]}

@@ -1,0 +1,118 @@
+"""Why a service did not start or wake, in the words of its own log: the fatal line, or how its process ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.run import Handle
+from gpumod.domain.service import Service
+from gpumod.engine.machine import Machine
+from gpumod.plugins.kit import poll
+from gpumod.ports import FatalLine, HttpFailure, ProcessStatus, ReadsItsLog
+
+LOG_LINES = 60
+LOG_LAG_S = 0.25
+"""What a service writes is in its log within this, and that its process ended is seen."""
+
+
+def fatal_line(machine: Machine, service: Service, lines: tuple[str, ...]) -> FatalLine | None:
+    driver = machine.driver(service)
+    return driver.fatal_line(service, lines) if isinstance(driver, ReadsItsLog) else None
+
+
+@asynccontextmanager
+async def explained(machine: Machine, service: Service, owner: Handle, verb: str) -> AsyncIterator[None]:
+    """What fails inside is told by the fatal line that the log of `owner` says meanwhile, where it says one.
+
+    What ran out of time stays that: it may still come about. Where the process of a host is gone, that is why.
+    """
+    supervisor = machine.supervisor(owner.supervisor)
+    before = await asyncio.to_thread(supervisor.logs, owner.service, LOG_LINES)
+    try:
+        yield
+    except (Failed, HttpFailure) as error:
+        late = error.kind == "timeout" if isinstance(error, HttpFailure) else error.code.endswith("-timeout")
+        lines: tuple[str, ...] = ()
+
+        async def told() -> FatalLine | None:
+            nonlocal lines
+            lines = since(before, await asyncio.to_thread(supervisor.logs, owner.service, LOG_LINES))
+            return fatal_line(machine, service, lines)
+
+        if owner.service != service.id:
+            await _look_at_host(machine, owner, service, verb, error)
+        if late or (fatal := await poll(machine.clock, told, LOG_LAG_S)) is None:
+            raise
+        raise fatal_error(service, fatal, lines, verb) from error
+
+
+async def _look_at_host(machine: Machine, host: Handle, member: Service, verb: str, error: Exception) -> None:
+    """Raise `host-ended` when the process of `host` is gone, or just going."""
+    supervisor = machine.supervisor(host.supervisor)
+
+    async def end() -> ProcessStatus | None:
+        status = (await supervisor.status([host]))[host.service]
+        return None if status.alive else status
+
+    if status := await poll(machine.clock, end, LOG_LAG_S):
+        lines = await asyncio.to_thread(supervisor.logs, host.service, LOG_LINES)
+        ended = died(host.launched, status.exit_code, lines, None).info
+        raise Failed(
+            "host-ended",
+            f"{host.service}, the host of {member.id}, ended when {member.id} was to {verb}",
+            why=ended.why,
+            hint=ended.hint,
+            service=host.service,
+            exit_code=status.exit_code,
+        ) from error
+
+
+def since(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines of `now` that came after `before`, both being the last lines of one log."""
+    for count in range(len(now), 0, -1):
+        if now[:count] == before[-count:]:
+            return now[count:]
+    return now
+
+
+def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...], verb: str = "start") -> Failed:
+    """The error of a fatal log line, with the shortfall in MiB where the line has the numbers."""
+    why = fatal.line
+    if fatal.need_mb is not None and fatal.have_mb is not None:
+        why = f"it needs {fatal.need_mb} MiB and has {fatal.have_mb} MiB, {fatal.need_mb - fatal.have_mb} MiB short"
+    elif fatal.need_mb is not None:
+        why = f"it asked for {fatal.need_mb} MiB: {fatal.line}"
+    return Failed(
+        fatal.code,
+        f"{service.id} could not {verb}: {fatal.code.replace('-', ' ')}",
+        why=why,
+        hint=fatal.hint or f"see `gpumod service logs {service.id}`",
+        service=service.id,
+        need_mb=fatal.need_mb,
+        have_mb=fatal.have_mb,
+        log=list(lines[-20:]),
+    )
+
+
+def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal: FatalLine | None) -> Failed:
+    """The error of a service that ended while it was starting."""
+    if fatal:
+        return fatal_error(service, fatal, lines)
+    how = (
+        "ended"
+        if exit_code is None
+        else (f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with code {exit_code}")
+    )
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return Failed(
+        "died-while-starting",
+        f"{service.id} {how} while it was starting",
+        why=last or "it left no word in its log",
+        hint=f"see `gpumod service logs {service.id}`",
+        service=service.id,
+        exit_code=exit_code,
+        log=list(lines[-20:]),
+    )

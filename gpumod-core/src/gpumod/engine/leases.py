@@ -1,0 +1,59 @@
+"""Leases: which of those that are stored still hold, and what each of them has left to take."""
+
+from __future__ import annotations
+
+import time
+
+from gpumod.domain.holding import Holding
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.plan import Lease
+from gpumod.engine.machine import Machine
+
+
+def holds(machine: Machine, holding: Holding) -> bool:
+    """True while its holder lives and its time is not over."""
+    in_time = holding.until is None or machine.clock.now() < holding.until
+    return in_time and machine.local.identity(holding.pid) == holding.identity
+
+
+def standing(machine: Machine) -> tuple[Holding, ...]:
+    """The leases that hold, the oldest first."""
+    return tuple(holding for holding in machine.store.holdings() if holds(machine, holding))
+
+
+def over(machine: Machine) -> tuple[Holding, ...]:
+    """Those that no longer hold, and whose services were not put back yet."""
+    return tuple(holding for holding in machine.store.holdings() if not holds(machine, holding))
+
+
+def used_mb(machine: Machine, holding: Holding, snapshot: HostSnapshot) -> int:
+    """What its holder has taken of it already: what its processes hold, or without one what others took since."""
+    if holding.pid is None:
+        taken = snapshot.foreign_mb(holding.gpu) - holding.foreign_mb
+    else:
+        tree = set(machine.local.tree(holding.pid))
+        mine = [p for p in snapshot.processes if p.pid in tree and p.gpu == holding.gpu and p.service is None]
+        taken = sum(p.vram_mb or 0 for p in mine)
+    return max(0, min(holding.vram_mb, taken))
+
+
+def counted(machine: Machine, snapshot: HostSnapshot) -> tuple[Lease, ...]:
+    """The leases that hold, as the planner counts them: what was taken already is seen on the GPU."""
+    known = {gpu.index for gpu in snapshot.gpus}
+    return tuple(
+        Lease(
+            id=holding.id,
+            holder=holding.holder,
+            gpu=holding.gpu,
+            vram_mb=holding.vram_mb - used_mb(machine, holding, snapshot),
+            until=holding.until,
+        )
+        for holding in standing(machine)
+        if holding.gpu in known
+    )
+
+
+def in_words(holding: Holding) -> str:
+    """A lease in one line: how much, of what, who, until when."""
+    until = "" if holding.until is None else f", until {time.strftime('%H:%M:%S', time.localtime(holding.until))}"
+    return f"{holding.vram_mb} MiB of GPU {holding.gpu} are leased to {holding.holder}{until}"

@@ -1,0 +1,104 @@
+"""Making room for somebody, and putting back what was put away for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gpumod.domain.holding import Holding
+from gpumod.domain.machine import HostSnapshot, ServiceReading
+from gpumod.domain.mode import Want
+from gpumod.domain.plan import Target
+from gpumod.domain.run import RunStatus
+from gpumod.domain.service import Service
+from gpumod.domain.states import GONE, State
+from gpumod.engine.footprints import footprint, placed_on
+from gpumod.engine.leases import counted
+from gpumod.engine.machine import Machine
+from gpumod.engine.memory import TOLERANCE_MB, free_mb_of
+from gpumod.engine.planning import Options, Wanted, definitions, launched, policy_of
+from gpumod.planner import Room, make_room, target_of
+from gpumod.plugins.kit import poll
+
+LOOK_BACK = 200
+"""So many of the last runs are looked at for a switch that came after a lease."""
+
+
+def find_room(machine: Machine, snapshot: HostSnapshot, mb: int, gpu: int | None, options: Options) -> Room:
+    """The cheapest room of `mb` MiB, with what runs counted as it was launched. Raises what `make_room` raises."""
+    services = definitions(snapshot, Wanted(Target(), machine.store.services()), ())
+    samples = machine.store.samples()
+    prints = {
+        s: footprint(machine, definition, snapshot.gpus, samples, placed_on(snapshot, s))
+        for s, definition in services.items()
+    }
+    leases = () if options.force else counted(machine, snapshot)
+    policy = policy_of(machine, options)
+    return make_room(snapshot, services, prints, mb, gpu, leases=leases, policy=policy, force=options.force)
+
+
+def put_away(snapshot: HostSnapshot, room: Room) -> tuple[dict[str, ServiceReading], dict[str, Service]]:
+    """Readings and launched definitions of what the plan of `room` touches: what has to be put back."""
+    touched = {step.service for step in room.plan.steps} & snapshot.services.keys()
+    up = launched(snapshot)
+    return {s: snapshot.services[s] for s in sorted(touched)}, {s: up[s] for s in sorted(touched) if s in up}
+
+
+async def is_there(machine: Machine, mb: int, gpu: int) -> bool:
+    """Wait until the device itself says that so much is free; False where it does not in time."""
+
+    async def there() -> bool | None:
+        gpus, _ = await machine.read_gpus()
+        return free_mb_of(gpus, gpu) >= mb - TOLERANCE_MB or None
+
+    return bool(await poll(machine.clock, there, machine.settings.release_timeout_s))
+
+
+@dataclass(frozen=True)
+class Debt:
+    """What is to be put back: readings and definitions as they were. `superseded` leases ended in a switch."""
+
+    before: Mapping[str, ServiceReading]
+    definitions: Mapping[str, Service]
+    superseded: bool = False
+
+
+def debt_of(machine: Machine, ended: Sequence[Holding]) -> Debt:
+    """What was put away for leases that are over; where two put away the same, as the first found it.
+
+    Whoever switched to a mode since has decided what runs: nothing is put back then.
+    """
+    switched = _switched_at(machine)
+    due = [holding for holding in ended if switched is None or holding.since > switched]
+    before: dict[str, ServiceReading] = {}
+    launched_with: dict[str, Service] = {}
+    for holding in reversed(due):
+        before.update(holding.before)
+        launched_with.update(holding.definitions)
+    return Debt(before, launched_with, superseded=len(due) < len(ended))
+
+
+def _switched_at(machine: Machine) -> float | None:
+    """When the machine last went to a mode."""
+    reached = (RunStatus.DONE, RunStatus.NOTHING_TO_DO)
+    runs = machine.store.runs(LOOK_BACK)
+    return next((run.started_at for run in runs if run.target.mode is not None and run.status in reached), None)
+
+
+def way_back(debt: Debt, snapshot: HostSnapshot, defined: Mapping[str, Service]) -> Wanted:
+    """Up again what was put away, in the state, on the GPUs and with the definition that it had.
+
+    What somebody started or woke meanwhile stays as it is, and so does everything else.
+    """
+    known = {**defined, **debt.definitions}
+    services = {
+        s: d.model_copy(update={"depends_on": tuple(need for need in d.depends_on if need in known)})
+        for s, d in known.items()
+    }
+    members = []
+    for member in target_of(debt.before, debt.definitions).members:
+        now = snapshot.reading(member.service).state
+        if now is State.RUNNING or (member.want is Want.ASLEEP and now not in GONE):
+            continue
+        members.append(member)
+    return Wanted(Target(members=tuple(members), stop_others=False), services)

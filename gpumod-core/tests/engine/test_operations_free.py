@@ -1,0 +1,160 @@
+"""Leases over a world: when they end, what they count, and that what was put away comes back as it was."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from gpumod.domain.errors import Busy, DoesNotFit, Failed
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.lease_results import FreeResult
+from gpumod.operations.params import FreeParams, NoParams
+from gpumod.operations.ports import Tools
+from gpumod.ports import Holder
+from gpumod.testing.world_drivers import world_mode, world_service
+
+WEB = world_service("web", 3000, 9001)
+NAP = world_service("nap", 4000, 9002, naps=True)
+MODES = (world_mode("on", "web", "nap"), world_mode("off"))
+
+
+@pytest.fixture
+def box(make_box: Any) -> Any:
+    made = make_box(8000, define=[WEB, NAP, *MODES])
+    made.switch("on")
+    return made
+
+
+def no_presets() -> Any:
+    raise AssertionError("presets are not asked for here")
+
+
+def ask(box: Any, operation: str, params: Any) -> Any:
+    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict)
+    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
+
+
+def free(box: Any, mb: int | None = None, **more: Any) -> FreeResult:
+    result: FreeResult = ask(box, "free", FreeParams(mb=mb, back=mb is None, **more))
+    return result
+
+
+def status(box: Any) -> Any:
+    return ask(box, "status", NoParams())
+
+
+def pass_time(box: Any, seconds: float) -> None:
+    box.world.clock.run(box.world.clock.sleep(seconds))
+
+
+def test_room_is_made_by_sleep_and_put_back(box: Any) -> None:
+    made = free(box, 4000)
+    assert made.lease is not None
+    assert made.next == "gpumod free --back"
+    assert box.world.states() == {"web": "ready", "nap": "asleep"}
+    assert [row.vram_mb for row in status(box).leases] == [4000]
+    back = free(box).back
+    assert back is not None
+    assert back.exit_code == 0
+    assert box.world.managed_mb() == {"web": 3000, "nap": 4000}
+    assert status(box).leases == ()
+    box.check_sound()
+
+
+def test_a_lease_ends_with_its_process(box: Any) -> None:
+    made = free(box, 4000, attended=True, what="train")
+    assert made.lease is not None
+    assert made.lease.holder == f"somebody: train (pid {os.getpid()})"
+    with pytest.raises(Failed, match="4000 MiB of GPU 0 are leased to somebody: train"):
+        free(box)
+    assert box.switch("on").exit_code == 3
+    box.world.gone.add(os.getpid())
+    assert status(box).leases == ()
+    assert status(box).put_back == "nap made room for somebody who is gone: gpumod free --back"
+    assert box.switch("on").exit_code == 0
+    assert status(box).put_back == ""
+    assert box.world.states() == {"web": "ready", "nap": "ready"}
+
+
+def test_a_lease_of_nobody_in_particular_ends_with_the_boot(box: Any) -> None:
+    free(box, 4000)
+    box.world.gone.add(None)
+    assert status(box).leases == ()
+    free(box)
+    assert box.world.states() == {"web": "ready", "nap": "ready"}
+
+
+def test_a_lease_ends_when_its_time_is_over(box: Any) -> None:
+    made = free(box, 4000, attended=True, for_s=60)
+    assert made.lease is not None
+    assert made.lease.until == made.lease.since + 60
+    assert box.switch("on").exit_code == 3
+    pass_time(box, 61)
+    assert status(box).leases == ()
+    assert box.switch("on").exit_code == 0
+
+
+def test_what_comes_back_is_what_was_there(box: Any) -> None:
+    free(box, 7000, attended=True)
+    assert "nap" in box.world.states()
+    box.define(WEB.model_copy(update={"vram_mb": 1000}))
+    box.world.gone.add(os.getpid())
+    free(box)
+    assert box.world.managed_mb() == {"web": 3000, "nap": 4000}, "with the definitions that were launched"
+
+
+def test_what_somebody_started_meanwhile_stays(box: Any) -> None:
+    box.define(world_service("small", 100, 9003))
+    free(box, 4000)
+    assert box.start("small").exit_code == 0
+    free(box)
+    assert box.world.states() == {"web": "ready", "nap": "ready", "small": "ready"}
+
+
+def test_a_plan_counts_the_lease_and_names_its_holder(box: Any) -> None:
+    free(box, 4000)
+    refused = box.start("nap")
+    assert refused.exit_code == 3
+    assert "somebody holds 4000 MiB" in refused.error.message
+    assert box.start("nap", force=True).exit_code == 0
+
+
+def test_memory_that_is_taken_counts_once(box: Any) -> None:
+    free(box, 4000)
+    box.world.foreign(2500)
+    (lease,) = status(box).leases
+    assert lease.used_mb == 2500
+    (gpu,) = box.start("web").plan.gpus
+    assert gpu.budget_mb == 8000 - 512 - 4000
+
+
+def test_what_is_refused_or_fails_leaves_no_lease(box: Any) -> None:
+    with pytest.raises(DoesNotFit):
+        free(box, 7900)
+    box.world.holder = Holder(pid=1, user="somebody", command="switch", home="/other", since=0)
+    with pytest.raises(Busy):
+        free(box, 4000)
+    box.world.holder = None
+    box.world.fault("nap", "sleep-500")
+    box.world.fault("nap", "unkillable")
+    failed = free(box, 4000)
+    assert failed.change is not None
+    assert failed.change.exit_code in (6, 7)
+    assert status(box).leases == () or failed.change.exit_code == 7
+
+
+def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
+    free(box, 4000)
+    box.world.holder = Holder(pid=1, user="somebody", command="switch", home="/other", since=0)
+    told: list[str] = []
+
+    def hear(news: Any) -> None:
+        told.append(news.text)
+        box.world.holder = None
+
+    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict)
+    box.world.clock.run(Gpumod(box.machine(), tools).free(FreeParams(back=True), hear))
+    assert told[0] == "somebody is changing this machine: switch"
+    assert box.world.states() == {"web": "ready", "nap": "ready"}
