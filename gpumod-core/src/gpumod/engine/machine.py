@@ -12,6 +12,7 @@ from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.plugins.offers import SupervisorOffer
 from gpumod.plugins.registry import Plugins
 from gpumod.ports import (
     Allocation,
@@ -25,6 +26,7 @@ from gpumod.ports import (
     Store,
     Supervisor,
 )
+from gpumod.ports.secrets import Secrets
 
 HOSTED = "host"
 """The `supervisor` of a member's handle: its host's process keeps it."""
@@ -42,6 +44,7 @@ class Machine:
     http: Http
     clock: Clock
     local: Local
+    secrets: Secrets
     host_locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def driver(self, service: Service) -> Driver:
@@ -61,7 +64,10 @@ class Machine:
 
     def supervisor(self, name: str) -> Supervisor:
         """The supervisor called `name`; raises UnknownName."""
-        return self.plugins.supervisors.get(name, self.home, self.home_id, self.settings, self.clock)
+        offered = self.plugins.supervisors.offer(name)
+        takes_templates = isinstance(offered.offer, SupervisorOffer) and offered.offer.takes_templates
+        folders = (tuple(offer.folder for offer in self.plugins.templates),) if takes_templates else ()
+        return offered.make(self.home, self.home_id, self.settings, self.clock, *folders)
 
     def supervisor_name(self, service: Service) -> str:
         """Who keeps `service`: its host, what it asks for, or the machine's default."""

@@ -42,6 +42,10 @@ VIEWS = {
     "HistoryListResult": "history:runs",
     "HistoryResult": "history:run",
     "SimulationsResult": "history:simulations",
+    "UnitResult": "units:unit",
+    "TemplateListResult": "units:template_list",
+    "TemplateResult": "units:template",
+    "SecretsResult": "units:secrets",
     "SettingRow": "settings:setting",
     "SettingsResult": "settings:settings",
 }
