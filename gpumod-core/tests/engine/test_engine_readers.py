@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import pytest
@@ -34,9 +35,9 @@ class Gone(io.StringIO):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_a_console_whose_reader_is_gone_is_quiet(monkeypatch):
-    monkeypatch.setattr("sys.stderr", Gone())
-    console = stderr_console()
+def test_a_console_whose_reader_is_gone_is_quiet():
+    with contextlib.redirect_stderr(Gone()):
+        console = stderr_console()
     console.print("a")
     console.print("b")
     assert console.quiet
