@@ -65,6 +65,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def systemd(session: nox.Session) -> None:
+    """Tests on a real systemd, booted in namespaces and thrown away: needs root and Debian's systemd and dbus."""
+    _install(session, "test")
+    box = ROOT / "tests" / "systemd" / "box"
+    pytest = str(Path(session.bin) / "pytest")
+    session.run(str(box), pytest, "-m", "systemd", *(session.posargs or ["tests"]), external=True)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and its format (`nox -s lint -- --fix` repairs both)."""
     _install_groups(session, "lint")
@@ -102,7 +111,7 @@ def nvml(session: nox.Session) -> None:
     workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
     folders = session.posargs or ["tests/machine"]
     env = {"GPUMOD_TEST_PROBE": "nvml"}
-    session.run("pytest", *workers, "-m", "slow or not slow", *folders, env=env)
+    session.run("pytest", *workers, "-m", "not systemd", *folders, env=env)
 
 
 @nox.session

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumod.adapters.http import LoopbackHttp
-from gpumod.adapters.templates import Templates
+from gpumod.adapters.launches import Resolved
+from gpumod.adapters.systemd.rendering import Rendering
 from gpumod.api import (
     PLUGIN_API,
     Allocation,
@@ -20,6 +21,7 @@ from gpumod.api import (
     Settings,
     SleepStrategy,
 )
+from gpumod.domain.run import Handle
 from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
 from gpumod_fastapi import plugin
 from gpumod_fastapi.driver import FastApiDriver
@@ -239,9 +241,11 @@ def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
     options = {"command": ["app", '"b" $HOME %n ; c'], "cwd": "/srv/50% off"}
     launch = DRIVER.launch(a_service(unit_vars=options), Allocation(), Settings())
     (offer,) = plugin.gpumod_templates()
-    text = Templates(tmp_path, [offer.folder]).render(
-        "fastapi.service.j2", service=a_service(), launch=launch, program="/opt/app", env=launch.env
-    )
+    handle = Handle(service="s", supervisor="systemd-user", nonce="", launched=a_service(), started_at=0)
+    found = Resolved("/opt/app", launch.argv, launch.env, {}, launch.cwd or tmp_path)
+    unit = Rendering(tmp_path, "0" * 12, Settings(), "user", [offer.folder]).unit(handle, launch, found)
+    assert unit.template == "fastapi.service.j2"
+    text = unit.text
     assert 'ExecStart="/opt/app" "\\"b\\" $$HOME %%n ; c"\n' in text
     assert "WorkingDirectory=/srv/50%% off\n" in text
     assert 'Environment="PORT=7821"\n' in text

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.adapters.templates import Templates
+from gpumod.adapters.launches import Resolved
+from gpumod.adapters.systemd.rendering import Rendering
 from gpumod.api import (
     PLUGIN_API,
     Allocation,
@@ -22,6 +23,7 @@ from gpumod.api import (
     Settings,
     SleepStrategy,
 )
+from gpumod.domain.run import Handle
 from gpumod_llamacpp import plugin
 from gpumod_llamacpp.driver import LlamaCppDriver
 
@@ -263,8 +265,10 @@ def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
     service = a_service(model_path='/m/a "b" $HOME %n ; c')
     launch = DRIVER.launch(service, Allocation(), Settings())
     (offer,) = plugin.gpumod_templates()
-    text = Templates(tmp_path, [offer.folder]).render(
-        "llamacpp.service.j2", service=service, launch=launch, program="/opt/llama-server", env=launch.env
-    )
+    handle = Handle(service="s", supervisor="systemd-user", nonce="", launched=service, started_at=0)
+    found = Resolved("/opt/llama-server", launch.argv, launch.env, {}, launch.cwd or tmp_path)
+    unit = Rendering(tmp_path, "0" * 12, Settings(), "user", [offer.folder]).unit(handle, launch, found)
+    assert unit.template == "llamacpp.service.j2"
+    text = unit.text
     assert 'ExecStart="/opt/llama-server" "-m" "/m/a \\"b\\" $$HOME %%n ; c" "--n-gpu-layers"' in text
     assert "Restart=no\n" in text

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumod.adapters.templates import Templates
+from gpumod.adapters.launches import Resolved
+from gpumod.adapters.systemd.rendering import Rendering
 from gpumod.api import (
     PLUGIN_API,
     Allocation,
@@ -19,6 +20,7 @@ from gpumod.api import (
     SleepStrategy,
     VramEstimator,
 )
+from gpumod.domain.run import Handle
 from gpumod_vllm import plugin
 from gpumod_vllm.driver import VllmDriver
 
@@ -96,9 +98,11 @@ def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
     service = SERVICE.model_copy(update={"name": hostile, "model_path": hostile, "unit_vars": {"env": {"X": hostile}}})
     launch = VllmDriver().launch(service, Allocation(), Settings())
     (offer,) = plugin.gpumod_templates()
-    text = Templates(tmp_path, [offer.folder]).render(
-        "vllm.service.j2", service=service, launch=launch, program="/opt/vllm", env=launch.env
-    )
+    handle = Handle(service="s", supervisor="systemd-user", nonce="", launched=service, started_at=0)
+    found = Resolved("/opt/vllm", launch.argv, launch.env, {}, launch.cwd or tmp_path)
+    unit = Rendering(tmp_path, "0" * 12, Settings(), "user", [offer.folder]).unit(handle, launch, found)
+    assert unit.template == "vllm.service.j2"
+    text = unit.text
     (start,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
     words = [word.replace("$$", "$").replace("%%", "%") for word in shlex.split(start.removeprefix("ExecStart="))]
     assert words == ["/opt/vllm", *launch.argv[1:]]

@@ -86,5 +86,5 @@ def test_verbs_exist() -> None:
 
 def test_ci_runs_every_default_rung() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    for rung in ("tests", "lint", "types", "imports", "demo", "packages"):
+    for rung in ("tests", "lint", "types", "imports", "demo", "systemd", "packages"):
         assert re.search(rf"^rung {rung} ", script, re.MULTILINE), rung

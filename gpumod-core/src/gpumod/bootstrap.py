@@ -12,6 +12,7 @@ from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.files import HOME_ID_FILE, ensure_home, home_id
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
+from gpumod.adapters.secrets import SecretFiles
 from gpumod.adapters.settings import check_setting, environment_name, load_settings
 from gpumod.adapters.store import open_store
 from gpumod.domain.base import has_control_characters
@@ -19,9 +20,10 @@ from gpumod.domain.errors import GpumodError, MachineLacks, UsageError
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import Machine
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.ports import PresetTools, Tools
+from gpumod.operations.ports import PresetTools, TemplateShelf, Tools
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
+from gpumod.plugins.registry import Plugins
 
 DATABASE = "gpumod.db"
 
@@ -45,6 +47,13 @@ def preset_tools() -> PresetTools:
         load_box=presets.load_box,
         bad_box=presets.bad_box,
     )
+
+
+def template_shelf(home: Path, plugins: Plugins) -> TemplateShelf:
+    """The templates of a home. Jinja2 is imported only by commands that need it."""
+    from gpumod.adapters import template_shelf as shelf  # noqa: PLC0415 - see above
+
+    return shelf.TemplateShelf(home, [(offer.name, offer.folder) for offer in plugins.templates])
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
@@ -75,12 +84,14 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
     writable = os.access(folder, os.W_OK)
     store = open_store(folder / DATABASE, read_only=not writable)
     settings = load_settings(store.settings(), environ)
+    plugins = load_plugins(environ)
     machine = Machine(
         home=folder,
         home_id=home_id(folder) if writable else "read-only",
         settings=settings,
         store=store,
-        plugins=load_plugins(environ),
+        plugins=plugins,
+        secrets=SecretFiles(folder),
         http=LoopbackHttp(),
         clock=SystemClock(),
         local=LocalComputer(settings.bind_host),
@@ -92,5 +103,6 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             check_setting=check_setting,
             from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
             list_commands=list_commands,
+            templates=lambda: template_shelf(folder, plugins),
         ),
     )

@@ -20,6 +20,7 @@ from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
 from gpumod.operations import box_results as b
 from gpumod.operations import results as r
+from gpumod.operations import unit_results as u
 
 
 def _samples(name: str) -> Any:
@@ -111,6 +112,25 @@ DRIFT = tuple(
     b.DriftRow(service=s, fields=("port", "unit_vars"), command=f"gpumod service restart {s}") for s in ("tts", "asr")
 )
 BESIDE = {"source": "box.yaml", "unnamed": ("mode rag",), "drift": DRIFT, "notes": ("bin_path is left as it is",)}
+
+UNIT = u.UnitResult(
+    service="glm-code",
+    supervisor="systemd-user",
+    unit="gpumod-glm-code.service",
+    path="/home/ann/.config/systemd/user/gpumod-glm-code.service",
+    template="llamacpp.service.j2",
+    text="[Service]\nExecStart=/bin/x\n",
+    there=True,
+    edited=True,
+    difference="--- there\n+++ would be written\n@@ -1,2 +1,2 @@\n [Service]\n-ExecStart=/bin/y\n+ExecStart=/bin/x",
+)
+TEMPLATE = u.TemplateResult(
+    name="vllm.service.j2",
+    source="yours",
+    path="/home/ann/t/vllm.service.j2",
+    text="{% extends x %}\n",
+    services=("tts",),
+)
 
 SAMPLES: dict[str, Frozen] = {
     "init": r.InitResult(
@@ -263,6 +283,24 @@ SAMPLES: dict[str, Frozen] = {
     "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),
     "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=plans.ROLLED_BACK),
     "apply-dry-run": b.ApplyResult(source="box.yaml", changes=EDITS[:1], dry_run=True),
+    "unit": UNIT,
+    "unit-new": UNIT.model_copy(update={"there": False, "difference": ""}),
+    "unit-same": UNIT.model_copy(update={"difference": ""}),
+    "unit-written": UNIT.model_copy(update={"written": True}),
+    "template-list": u.TemplateListResult(
+        templates=(
+            u.TemplateRow(name="unit.service.j2", source="gpumod", path="/usr/lib/gpumod/unit.service.j2"),
+            u.TemplateRow(name="vllm.service.j2", source="yours", path="/home/ann/t/vllm.service.j2", hides=("vllm",)),
+        ),
+        folder="/home/ann/t",
+    ),
+    "template": TEMPLATE,
+    "template-changed": TEMPLATE.model_copy(update={"changed": True}),
+    "template-gone": u.TemplateResult(name="x.j2", source="", path="", text="", changed=True),
+    "secrets": u.SecretsResult(
+        service="glm-code", names=("API_KEY", "HF_TOKEN"), apply="gpumod service restart glm-code"
+    ),
+    "secrets-none": u.SecretsResult(service="glm-code", names=()),
     "setting": SETTING,
     "settings": r.SettingsResult(
         settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))

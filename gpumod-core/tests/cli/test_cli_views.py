@@ -51,8 +51,8 @@ def test_charts_look_as_they_did(name: str, sample: Frozen, width: int) -> None:
 
 
 def test_view_stays_inside_narrow_terminals(name: str, sample: Frozen) -> None:
-    as_it_is = ("logs", "preset", "export")  # shown line by line as they are, whatever the width
-    if name not in as_it_is:
+    as_it_is = ("logs", "preset", "export", "template")  # shown line by line as they are, whatever the width
+    if name not in as_it_is and not name.startswith("unit"):
         assert max(len(line) for line in printed(sample, 40).splitlines()) <= 40
 
 

@@ -34,8 +34,12 @@ def box(make_box: Any) -> Any:
     return make_box(8000, define=[WEB, CODE, EXTRA, *MODES])
 
 
+def no_templates() -> Any:
+    raise AssertionError("templates are not asked for here")
+
+
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(preset_tools, check_setting, frozenset(), dict)
+    tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpumod.adapters import environment
 from gpumod.adapters.files import lines_backwards
-from gpumod.adapters.process import environment, shim
+from gpumod.adapters.process import shim
 from gpumod.adapters.process.records import Records
 from gpumod.domain.errors import UsageError
 

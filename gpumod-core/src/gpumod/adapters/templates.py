@@ -18,6 +18,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
 
+BASE = "unit.service.j2"
+"""The template that those of drivers extend, and that services without one are made of."""
+OWN_FOLDER = Path(__file__).parent / "systemd" / "templates"
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RISKY_ENV = frozenset({
     "BASH_ENV", "ENV", "IFS", "INVOCATION_ID", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PRELOAD", "LISTEN_FDNAMES",
@@ -85,12 +88,37 @@ def systemd_text(value: object) -> str:
     return text + "\\" * ends_odd
 
 
+def systemd_path(value: object) -> str:
+    """An absolute path that ends its line, as in WorkingDirectory= (nothing but `%` is special there).
+
+    Raises UsageError (`bad-unit-text`) for what systemd would not take as it is.
+    """
+    text = _text(value, "a path")
+    if not text.startswith("/") or text != text.rstrip() or text.endswith("\\") or ".." in text.split("/"):
+        raise UsageError(
+            "bad-unit-text",
+            f"a unit cannot name the path {text[:200]!r}",
+            why="a path in a unit is absolute, without '..', and ends with neither a blank nor a backslash",
+        )
+    return text.replace("%", "%%")
+
+
+def systemd_program(value: object) -> str:
+    """The program of an Exec line: the absolute path that gpumod found, as a word; a `$` in it is not doubled there.
+
+    Raises UsageError (`bad-unit-text`) as :func:`systemd_path` does.
+    """
+    systemd_path(value)
+    return systemd_word(value).replace("$$", "$")
+
+
 class Templates:
-    """Renders templates. `home` is gpumod's home folder, `folders` those that plugins offer, first found first."""
+    """Renders templates. `home` is gpumod's home folder, `folders` those that plugins offer, first found first; what
+    all of them build on (:data:`BASE`) comes last."""
 
     def __init__(self, home: Path, folders: Sequence[Path] = ()) -> None:
         self.user_folder = home / "templates"
-        self.folders = (self.user_folder, *folders)
+        self.folders = (self.user_folder, *folders, OWN_FOLDER)
         self._environment = ImmutableSandboxedEnvironment(
             loader=jinja2.FileSystemLoader(self.folders),
             undefined=jinja2.StrictUndefined,
@@ -100,7 +128,7 @@ class Templates:
             lstrip_blocks=True,
             cache_size=0,  # a file that the user adds while we run wins at once
         )
-        for word in (systemd_word, systemd_env, systemd_text):
+        for word in (systemd_word, systemd_env, systemd_text, systemd_path, systemd_program):
             self._environment.filters[word.__name__] = word
 
     def render(self, name: str, /, *, own: str | None = None, **variables: Any) -> str:
@@ -116,11 +144,18 @@ class Templates:
         except GpumodError:
             raise
         except jinja2.TemplateNotFound as exc:
-            raise self._not_found(str(exc.name or exc)) from exc
+            raise self.not_found(str(exc.name or exc)) from exc
         except jinja2.TemplateSyntaxError as exc:
             raise _bad(own or name, f"{exc.message} (line {exc.lineno})") from exc
         except Exception as exc:  # whatever an expression in a user's template raises
             raise _bad(own or name, f"{type(exc).__name__}: {exc}") from exc
+
+    def check(self, name: str, text: str) -> None:
+        """Raise Failed (`bad-template`) for a text that is no template."""
+        try:
+            self._environment.parse(text)
+        except jinja2.TemplateSyntaxError as exc:
+            raise _bad(name, f"{exc.message} (line {exc.lineno})") from exc
 
     def names(self) -> tuple[str, ...]:
         """Every template that can be rendered, sorted."""
@@ -136,7 +171,7 @@ class Templates:
         except (OSError, UnicodeDecodeError) as exc:
             raise _bad(own, str(exc)) from exc
 
-    def _not_found(self, name: str) -> UnknownName:
+    def not_found(self, name: str) -> UnknownName:
         close = difflib.get_close_matches(name, self.names(), n=3)
         return UnknownName(
             "unknown-template",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,11 +22,12 @@ POLL_S = 0.2
 
 def follow_logs(result: Frozen, lines: int) -> None:
     """Print the last `lines` of the log and go on until Ctrl-C. Raises Failed `no-log-file`."""
-    if not isinstance(result, LogsResult) or result.path is None:
+    if not isinstance(result, LogsResult) or (result.path is None and not result.follow):
         raise _no_log("its supervisor keeps the log elsewhere, or it was never started")
+    come = following(Path(result.path), lines) if result.path else printed(result.follow)
     try:
         with quiet_pipe():
-            for line in following(Path(result.path), lines):
+            for line in come:
                 click.echo(safe(line))
     except FileNotFoundError as error:
         raise _no_log(f"{result.path} does not exist") from error
@@ -58,6 +60,17 @@ def following(path: Path, lines: int) -> Iterator[str]:
                 time.sleep(POLL_S)
     finally:
         stream.close()
+
+
+def printed(command: Sequence[str]) -> Iterator[str]:
+    """The lines that a program prints, as they come."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        try:
+            if process.stdout is not None:
+                for line in process.stdout:
+                    yield line.decode("utf-8", "replace").rstrip("\r\n")
+        finally:
+            process.terminate()
 
 
 def _replaced(path: Path, stream: TextIO) -> bool:

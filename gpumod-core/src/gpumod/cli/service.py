@@ -10,6 +10,7 @@ from gpumod.cli.change_options import service_change_options
 from gpumod.cli.complete import SERVICES
 from gpumod.cli.context import CliContext
 from gpumod.cli.lazy import subcommand
+from gpumod.cli.secret import secret
 from gpumod.cli.service_options import fields_of, service_options
 
 
@@ -116,6 +117,18 @@ def sleep(context: CliContext, /, **values: Any) -> None:
 def wake(context: CliContext, /, **values: Any) -> None:
     """Wake SERVICE, if its memory fits."""
     context.call("service_wake", values)
+
+
+@subcommand(service, "unit", "service_unit")
+@click.argument("service", shell_complete=SERVICES)
+@click.option("--write", is_flag=True, help="Write it, if it differs, and have systemd read it. Starts nothing.")
+@click.pass_obj
+def unit(context: CliContext, service: str, write: bool) -> None:
+    """The systemd unit of SERVICE as it would be written now, and its difference to what is there."""
+    context.call("service_unit", {"service": service, "write": write})
+
+
+service.add_command(secret)
 
 
 @subcommand(service, "logs", "service_logs")

@@ -50,7 +50,7 @@ _OPTIONS = (
         "--host-service", "host", metavar="S", help="The service in whose process it lives.", shell_complete=SERVICES
     ),
     click.option("--run-with", metavar="NAME", help="What keeps its process alive, if not the setting `supervisor`."),
-    click.option("--unit-template", metavar="NAME", help="A template of its own, by name, for its systemd unit."),
+    click.option("--unit-template", metavar="NAME", help="Its own template of a systemd unit: name or path."),
     click.option("--pinned/--not-pinned", default=None, help="Keep it running when a mode does not name it."),
     click.option(
         "--set", "sets", multiple=True, metavar="KEY=VALUE",

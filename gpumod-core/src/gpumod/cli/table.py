@@ -20,6 +20,7 @@ COMMANDS: dict[str, Entry] = {
     "free": Entry("gpumod.cli.free:free", "Make room on a GPU, for a command or for a while."),
     "mode": Entry("gpumod.cli.mode:mode", "Named sets of services."),
     "service": Entry("gpumod.cli.service:service", "Define, start, stop, sleep and wake services."),
+    "template": Entry("gpumod.cli.template:template", "What systemd units are made of."),
     "ps": Entry("gpumod.cli.status:ps", "Processes on the GPUs, ours and foreign."),
     "preset": Entry("gpumod.cli.preset:preset", "Ready-made services and modes."),
     "export": Entry("gpumod.cli.box:export", "Print all definitions and settings as one YAML document."),

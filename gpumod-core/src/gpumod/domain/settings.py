@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -61,3 +61,10 @@ class Settings(Frozen):
     ] = 900.0
     min_free_disk_mb: Annotated[int, Field(ge=0, description="a change is refused below this much free disk")] = 50
     log_max_mb: Annotated[int, Field(ge=1, description="a service's log is rotated at this size")] = 16
+    unit_restart: Annotated[
+        Literal["no", "on-failure"], Field(description="whether systemd itself restarts a service that failed")
+    ] = "no"
+    daemon_reload: Annotated[
+        Literal["careful", "always"],
+        Field(description="careful: the system manager rereads no units while containers have GPUs"),
+    ] = "careful"

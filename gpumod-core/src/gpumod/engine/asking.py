@@ -26,6 +26,8 @@ async def ask_supervisors(machine: Machine, handles: Collection[Handle]) -> Mapp
         mine = [h for h in handles if h.supervisor == name]
         try:
             told = await machine.supervisor(name).status(mine)
+        except GpumodError as error:
+            told = {handle.service: ProcessStatus(alive=True, detail=error.info.message) for handle in mine}
         except Exception:  # noqa: BLE001 - its plugin is gone, or breaks
             told = {}
         statuses |= {handle.service: told.get(handle.service, ProcessStatus(alive=True)) for handle in mine}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -29,7 +30,7 @@ async def explained(machine: Machine, service: Service, owner: Handle, verb: str
     What ran out of time stays that: it may still come about. Where the process of a host is gone, that is why.
     """
     supervisor = machine.supervisor(owner.supervisor)
-    before = supervisor.logs(owner.service, LOG_LINES)
+    before = await asyncio.to_thread(supervisor.logs, owner.service, LOG_LINES)
     try:
         yield
     except (Failed, HttpFailure) as error:
@@ -38,7 +39,7 @@ async def explained(machine: Machine, service: Service, owner: Handle, verb: str
 
         async def told() -> FatalLine | None:
             nonlocal lines
-            lines = since(before, supervisor.logs(owner.service, LOG_LINES))
+            lines = since(before, await asyncio.to_thread(supervisor.logs, owner.service, LOG_LINES))
             return fatal_line(machine, service, lines)
 
         if owner.service != service.id:
@@ -57,7 +58,8 @@ async def _look_at_host(machine: Machine, host: Handle, member: Service, verb: s
         return None if status.alive else status
 
     if status := await poll(machine.clock, end, LOG_LAG_S):
-        ended = died(host.launched, status.exit_code, supervisor.logs(host.service, LOG_LINES), None).info
+        lines = await asyncio.to_thread(supervisor.logs, host.service, LOG_LINES)
+        ended = died(host.launched, status.exit_code, lines, None).info
         raise Failed(
             "host-ended",
             f"{host.service}, the host of {member.id}, ended when {member.id} was to {verb}",

@@ -30,7 +30,8 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
     bounded = service.model_copy(update={"startup_timeout": ctx.timeout_s or service.startup_timeout})
     async with explained(machine, service, host, "start"):
         async with machine.host_lock(host.service):
-            await _configure(ctx, host, driver, port, {service.id: allocate(ctx, step, service)})
+            seat = allocate(machine, ctx.snapshot, service, step.placed_on)
+            await _configure(ctx, host, driver, port, {service.id: seat})
         ctx.waiting(step, f"{host.service} to load it")
         async with within(bounded.startup_timeout + GRACE_S, service, "load"):
             await driver.load(bounded, port, machine.http, machine.clock)

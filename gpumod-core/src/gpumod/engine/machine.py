@@ -13,6 +13,7 @@ from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings, device_list
+from gpumod.plugins.offers import SupervisorOffer
 from gpumod.plugins.registry import Plugins
 from gpumod.ports import (
     Allocation,
@@ -26,6 +27,7 @@ from gpumod.ports import (
     Store,
     Supervisor,
 )
+from gpumod.ports.secrets import Secrets
 
 Reading = tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
 """The GPUs, and the processes on them."""
@@ -64,6 +66,7 @@ class Machine:
     http: Http
     clock: Clock
     local: Local
+    secrets: Secrets
     host_locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     def driver(self, service: Service) -> Driver:
@@ -83,7 +86,10 @@ class Machine:
 
     def supervisor(self, name: str) -> Supervisor:
         """The supervisor called `name`; raises UnknownName."""
-        return self.plugins.supervisors.get(name, self.home, self.home_id, self.settings, self.clock)
+        offered = self.plugins.supervisors.offer(name)
+        takes_templates = isinstance(offered.offer, SupervisorOffer) and offered.offer.takes_templates
+        folders = (tuple(offer.folder for offer in self.plugins.templates),) if takes_templates else ()
+        return offered.make(self.home, self.home_id, self.settings, self.clock, *folders)
 
     def supervisor_name(self, service: Service) -> str:
         """Who keeps `service`: its host, what it asks for, or the machine's default."""

@@ -77,7 +77,7 @@ async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[st
 async def _ask(
     machine: Machine, handle: Handle, status: ProcessStatus, handles: Mapping[str, Handle]
 ) -> Mapping[str, Seen]:
-    if not status.alive or not status.pids:
+    if not status.alive or not status.pids:  # what is about to be restarted has no process either
         return {handle.service: Seen(status)}
     answer = await ask(machine, handle.launched, handle.launched.port)
     seen = {handle.service: Seen(status, answer, pids=status.pids)}
@@ -146,12 +146,13 @@ def _pid(handle: Handle, seen: Seen) -> int | None:
 def process_state(seen: Seen) -> tuple[State, str]:
     """The state of a service with a process of its own. One that ended without being asked has failed, also with 0."""
     if not seen.status.alive:
-        code = seen.status.exit_code
+        code, detail = seen.status.exit_code, seen.status.detail
         if code is None:
-            return State.FAILED, "it is gone; how it ended is not known"
-        return State.FAILED, f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
+            return State.FAILED, detail or "it is gone; how it ended is not known"
+        told = f"it was killed by signal {-code}" if code < 0 else f"it exited with code {code}"
+        return State.FAILED, f"{told}: {detail}" if detail else told
     if seen.probe is None:
-        return State.UNKNOWN, "what keeps it cannot be asked"
+        return State.UNKNOWN, seen.status.detail or "what keeps it cannot be asked"
     return STATE_OF[seen.probe.state], seen.probe.detail
 
 

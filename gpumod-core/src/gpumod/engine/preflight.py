@@ -10,9 +10,11 @@ from gpumod.domain.machine import HostSnapshot, PortUser
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
-from gpumod.engine.machine import Machine
+from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
+from gpumod.engine.starting import allocate
 from gpumod.ports import Launch, Prepares
+from gpumod.ports.units import CanBeAway
 
 Starts = Sequence[tuple[Handle, Launch]]
 """What a plan starts: who keeps it, and how it is launched."""
@@ -25,10 +27,10 @@ def launches(machine: Machine, planned: Planned) -> Starts:
         service = planned.services.get(step.service)
         if step.action is not Action.START or service is None or service.host:
             continue
-        gpus, driver, vram_mb = planned.snapshot.gpus, machine.driver(service), planned.footprints[service.id].vram_mb
+        driver = machine.driver(service)
         try:
             driver.check(service)
-            allocation = machine.allocation(service, step.placed_on, vram_mb, gpus, {})
+            allocation = allocate(machine, planned.snapshot, service, step.placed_on)
             launch = driver.launch(service, allocation, machine.settings)
         except ValueError as error:
             raise bad_service(service, error) from error
@@ -44,6 +46,7 @@ def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
     for step in planned.plan.steps:
         if step.action is Action.START and (service := planned.services[step.service]).host:
             check_host(machine, service, planned.services)
+    check_reach(machine, planned)
     for handle, launch in starts:
         machine.supervisor(handle.supervisor).check(handle, launch)
     check_ports(machine, starts, planned.snapshot)
@@ -71,6 +74,16 @@ def check_disk(machine: Machine) -> None:
             why=f"a change needs {machine.settings.min_free_disk_mb} MiB for its journal and logs",
             hint="free some space, or lower the setting min_free_disk_mb",
         )
+
+
+def check_reach(machine: Machine, planned: Planned) -> None:
+    """Refuse where what keeps a service of the plan cannot be asked: a second copy would be worse than no change."""
+    handles = machine.store.handles()
+    touched = {step.service for step in planned.plan.steps}
+    for name in sorted({handle.supervisor for handle in handles.values() if handle.service in touched} - {HOSTED}):
+        supervisor = machine.supervisor(name)
+        if isinstance(supervisor, CanBeAway):
+            supervisor.reach()
 
 
 def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> None:

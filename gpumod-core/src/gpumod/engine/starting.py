@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 
 from gpumod.domain.errors import Failed
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
@@ -22,20 +24,21 @@ LOOK_AT_PROCESS_S = 0.25
 its supervisor does not notice that at once."""
 
 
-def allocate(ctx: RunContext, step: Step, service: Service) -> Allocation:
-    """Where the service of `step` goes, with the budgets of the first snapshot.
+def allocate(machine: Machine, snapshot: HostSnapshot, service: Service, placed_on: Sequence[int]) -> Allocation:
+    """Where `service` goes, with the budgets of the first snapshot.
 
     Its share is what it is declared or set to take, not what was measured: else a runtime that is told its share
     (vLLM) would be given a little less at every start.
     """
-    foreign = {gpu.index: ctx.snapshot.foreign_mb(gpu.index) for gpu in ctx.snapshot.gpus}
-    vram_mb = footprint(ctx.machine, service, ctx.snapshot.gpus, placed_on=step.placed_on).vram_mb
-    return ctx.machine.allocation(service, step.placed_on, vram_mb, ctx.snapshot.gpus, foreign)
+    foreign = {gpu.index: snapshot.foreign_mb(gpu.index) for gpu in snapshot.gpus}
+    vram_mb = footprint(machine, service, snapshot.gpus, placed_on=placed_on).vram_mb
+    return machine.allocation(service, placed_on, vram_mb, snapshot.gpus, foreign)
 
 
 def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
-    """What every service is told in its environment, beside what its driver says."""
+    """What every service is told in its environment, beside what its driver says: its secrets, its GPUs, its share."""
     return {
+        **machine.secrets.values(service.id),
         **machine.probe.child_env(allocation.visible),
         "GPUMOD_SERVICE": service.id,
         "GPUMOD_HOME_ID": machine.home_id,
@@ -57,7 +60,7 @@ def new_handle(ctx: RunContext, step: Step, service: Service, supervisor: str) -
 async def start_process(ctx: RunContext, step: Step, service: Service) -> None:
     """Spawn and wait until ready. The nonce is journalled before the spawn, so that a crash orphans nothing."""
     machine = ctx.machine
-    allocation = allocate(ctx, step, service)
+    allocation = allocate(machine, ctx.snapshot, service, step.placed_on)
     launch = machine.driver(service).launch(service, allocation, machine.settings)
     name = machine.supervisor_name(service)
     handle = new_handle(ctx, step, service, name)
@@ -106,7 +109,7 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle) -> None:
         if answers
         else f"see `gpumod service logs {service.id}`; a slow model may need a larger startup_timeout",
         service=service.id,
-        log=list(supervisor.logs(service.id, 20)),
+        log=list(await asyncio.to_thread(supervisor.logs, service.id, 20)),
     )
 
 
@@ -116,7 +119,7 @@ async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
     status = (await supervisor.status([handle]))[service.id]
     if status.alive and answer.state == "ready":
         return
-    lines = supervisor.logs(service.id, LOG_LINES)
+    lines = await asyncio.to_thread(supervisor.logs, service.id, LOG_LINES)
     fatal = fatal_line(machine, service, lines)
     if not status.alive:
         raise died(service, status.exit_code, lines, fatal)

@@ -10,6 +10,7 @@ from gpumod.operations import box_results as b
 from gpumod.operations import lease_results as leases
 from gpumod.operations import params as p
 from gpumod.operations import results as r
+from gpumod.operations import unit_results as u
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("service_sleep", p.ServiceChange, r.ChangeResult, "change"),
     Operation("service_wake", p.ServiceChange, r.ChangeResult, "change"),
     Operation("service_logs", p.LogsParams, r.LogsResult, "read"),
+    Operation("service_unit", p.UnitParams, u.UnitResult, "plan"),
+    Operation("secret_list", p.ServiceRef, u.SecretsResult, "read"),
+    Operation("secret_set", p.SecretWrite, u.SecretsResult, "plan"),
+    Operation("secret_remove", p.SecretRef, u.SecretsResult, "plan"),
+    Operation("template_list", p.NoParams, u.TemplateListResult, "read"),
+    Operation("template_show", p.TemplateRef, u.TemplateResult, "read"),
+    Operation("template_render", p.TemplateRender, u.UnitResult, "read"),
+    Operation("template_edit", p.TemplateEdit, u.TemplateResult, "plan"),
     Operation("simulate", p.SimulateParams, r.SimulateResult, "plan"),
     Operation("preset_list", p.NoParams, r.PresetListResult, "read"),
     Operation("preset_show", p.PresetRef, r.PresetResult, "read"),

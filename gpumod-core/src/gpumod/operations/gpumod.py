@@ -9,10 +9,11 @@ from gpumod.operations.history import History
 from gpumod.operations.looking import Looking
 from gpumod.operations.modes import Modes
 from gpumod.operations.running import Running
+from gpumod.operations.secrets import ServiceSecrets
 from gpumod.operations.setup import Setup
 from gpumod.operations.switching import Switching
 
 
-class Gpumod(Looking, Modes, Switching, Freeing, Boxes, Running, Setup, History, Configuring):
+class Gpumod(Looking, Modes, Switching, Freeing, Boxes, Running, Setup, History, Configuring, ServiceSecrets):
     """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
     :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from gpumod.domain.base import Frozen, Id, Text
 from gpumod.domain.errors import UsageError
@@ -90,6 +90,43 @@ class SwitchParams(Frozen):
 
 class ServiceRef(Frozen):
     service: Id
+
+
+class UnitParams(ServiceRef):
+    """`write`: put it where it belongs, if it differs, and have systemd read it. Nothing is started."""
+
+    write: bool = False
+
+
+class TemplateRef(Frozen):
+    template: Text
+
+
+class TemplateRender(Frozen):
+    template: Text
+    service: Id
+
+
+MAX_TEMPLATE = 256 * 1024
+"""So many characters a template may have."""
+
+
+class TemplateEdit(Frozen):
+    """`text` goes into the user's folder; None takes the user's own away."""
+
+    template: Text
+    text: Annotated[str, Field(max_length=MAX_TEMPLATE)] | None = None
+
+
+class SecretRef(Frozen):
+    """`name` is that of an environment variable."""
+
+    service: Id
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+
+
+class SecretWrite(SecretRef):
+    value: SecretStr
 
 
 class ServiceWrite(Frozen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from gpumod.domain.box import Box
 from gpumod.domain.errors import ErrorInfo, UsageError
@@ -28,6 +29,21 @@ class PresetTools:
     bad_box: Callable[[str, list[ErrorInfo]], UsageError]
 
 
+class TemplateShelf(Protocol):
+    """Templates as files. `places` are (whose, path), the one that wins first; it raises UnknownName.
+
+    `write` raises Failed (`bad-template`); `write` and `remove` (of the user's own) tell whether anything changed.
+    """
+
+    user_folder: Path
+
+    def names(self) -> tuple[str, ...]: ...
+    def places(self, name: str) -> Sequence[tuple[str, Path]]: ...
+    def text(self, name: str) -> str: ...
+    def write(self, name: str, text: str) -> bool: ...
+    def remove(self, name: str) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Tools:
     """Functions of adapters, named by the bootstrap alone.
@@ -40,3 +56,4 @@ class Tools:
     check_setting: Callable[[str, str], str]
     from_environment: frozenset[str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]
+    templates: Callable[[], TemplateShelf]

@@ -246,9 +246,12 @@ class ServiceResult(Frozen):
 
 
 class LogsResult(Frozen):
+    """`path` is the log's file; where it is none, `follow` is a command that prints what comes."""
+
     service: str
     lines: tuple[str, ...]
     path: str | None
+    follow: tuple[str, ...] = ()
 
 
 class SimulateResult(Plan):

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
 
-from gpumod.domain.errors import Failed, GpumodError, UsageError
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.domain.plan import Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
 from gpumod.engine.footprints import footprint, placed_on
-from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.operations.base import Base, OnProgress, bad_input, drift, failure_of, reporter, unknown
+from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
+from gpumod.operations.units import Units
 from gpumod.planner import check_needs
+from gpumod.ports.units import KeepsJournal, WritesUnits
 
 
-class Services(Base):
+class Services(Units):
     async def service_list(self, params: NoParams) -> ServiceListResult:
         """Every definition, and the rows that cannot be read."""
         store = self._machine.store
@@ -180,7 +182,17 @@ class Services(Base):
             mode = without_service(store.modes()[mode_id], service.id)
             store.put_mode(mode, event=self._event("mode-edited", mode_id, removed=service.id), user_edited=True)
         store.delete_service(service.id, event=self._event("service-removed", service.id))
+        await self._forget(service.id)
         return DeletedResult(kind="service", id=service.id)
+
+    async def _forget(self, service: str) -> None:
+        """Remove what was written for a service: units of whatever supervisor, and its secrets."""
+        for name in self._machine.plugins.supervisors.names():
+            with suppress(UnknownName, MachineLacks):  # a supervisor that is not here wrote nothing
+                supervisor = self._machine.supervisor(name)
+                if isinstance(supervisor, WritesUnits):
+                    await supervisor.forget(service)
+        self._machine.secrets.forget(service)
 
     async def _stop(
         self, service: Service, services: Mapping[str, Service], progress: OnProgress, *, alive: bool
@@ -203,14 +215,16 @@ class Services(Base):
         store = self._machine.store
         handle = store.handles().get(params.service)
         service = handle.launched if handle else self._service(params.service)
-        name = self._machine.supervisor_name(service)
-        owner = service.host if name == HOSTED and service.host else service.id
-        if name == HOSTED:
-            name = self._machine.supervisor_name(self._service(owner))
+        owner = service.host or service.id
+        keeper = store.handles().get(owner)
+        name = keeper.supervisor if keeper else self._machine.supervisor_name(self._service(owner))
         supervisor = self._machine.supervisor(name)
         path = supervisor.log_path(owner)
         return LogsResult(
-            service=service.id, lines=supervisor.logs(owner, params.lines), path=str(path) if path else None
+            service=service.id,
+            lines=supervisor.logs(owner, params.lines),
+            path=str(path) if path else None,
+            follow=supervisor.follow_command(owner, params.lines) if isinstance(supervisor, KeepsJournal) else (),
         )
 
     async def _shown(self, service: Service) -> ServiceResult:
@@ -224,6 +238,8 @@ class Services(Base):
         except GpumodError:  # a machine without a GPU still shows its definitions
             snapshot = None
         differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
+        if snapshot and not differs and self._unit_differs(service, snapshot):
+            differs = ("unit",)
         return ServiceResult(
             service=service,
             footprint=footprint(machine, service, gpus, store.samples(), seat),

@@ -12,15 +12,17 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
-from gpumod.operations.base import Base
+from gpumod.engine.observe import observe
 from gpumod.operations.gpu_checks import check_gpus
 from gpumod.operations.leases import BACK, to_put_back
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
 from gpumod.operations.results import Check, DoctorResult, InitResult
+from gpumod.operations.units import Units
+from gpumod.ports.units import Advises
 
 
-class Setup(Presets, Base):
+class Setup(Presets, Units):
     async def init(self, params: InitParams) -> InitResult:
         """Make the home ready: its machine (simulated, if asked for) and the presets. Safe to repeat."""
         machine, store = self._machine, self._machine.store
@@ -66,11 +68,12 @@ class Setup(Presets, Base):
 
     async def doctor(self, params: NoParams) -> DoctorResult:
         """Check this machine and home; every finding says how to mend it."""
-        checks = tuple(self._checks())
+        checks = (*self._checks(), *await self._check_units())
         return DoctorResult(ok=all(check.level == "ok" for check in checks), checks=checks)
 
     def _checks(self) -> Iterator[Check]:
-        for check in (self._check_home, self._check_gpus, self._check_plugins, self._check_services):
+        parts = (self._check_home, self._check_gpus, self._check_plugins, self._check_supervisors, self._check_services)
+        for check in parts:
             try:
                 yield from check()
             except GpumodError as error:  # what is broken is a finding, whatever it is
@@ -131,6 +134,19 @@ class Setup(Presets, Base):
         working = sum(1 for record in self._machine.plugins.records if record.error is None)
         yield Check(name="plugins", level="ok", message=f"{working} loaded")
 
+    def _check_supervisors(self) -> Iterator[Check]:
+        """What those supervisors that are in use have to say."""
+        machine = self._machine
+        names = {handle.supervisor for handle in machine.store.handles().values()}
+        names |= {machine.supervisor_name(service) for service in machine.store.services().values()}
+        for name in sorted(names - {HOSTED}):
+            try:
+                supervisor = machine.supervisor(name)
+            except GpumodError:  # told with the service
+                continue
+            for message, hint in supervisor.advice() if isinstance(supervisor, Advises) else ():
+                yield Check(name=f"supervisor {name}", level="warning", message=message, hint=hint)
+
     def _check_services(self) -> Iterator[Check]:
         machine = self._machine
         handles = machine.store.handles()
@@ -154,6 +170,25 @@ class Setup(Presets, Base):
                 problem, hint = f"port {service.port} is taken by {who}", "end it, or " + hint
             if problem:
                 yield Check(name=f"service {service.id}", level="problem", message=problem, hint=hint)
+
+    async def _check_units(self) -> tuple[Check, ...]:
+        """Services that are up with another unit than would be written now: nothing is restarted for that."""
+        try:
+            snapshot = await observe(self._machine)
+        except GpumodError:  # told above
+            return ()
+        message = "its unit is not the one that gpumod would write now"
+        hint = "gpumod service unit {0} shows the difference, gpumod service restart {0} applies it"
+        return tuple(
+            Check(
+                name=f"service {service.id}",
+                level="warning",
+                message=message,
+                hint=hint.format(service.id),
+            )
+            for service in self._machine.store.services().values()
+            if self._unit_differs(service, snapshot)
+        )
 
     def _check_program(self, service: Service) -> None:
         """Raise what would keep a service from being started: its supervisor, its program, its folder."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gpumod.domain.settings import Settings
 from gpumod.plugins.hookspecs import hookimpl
@@ -12,12 +13,23 @@ from gpumod.plugins.offers import GpuProbeOffer, SupervisorOffer
 if TYPE_CHECKING:
     from gpumod.ports import Clock, GpuProbe, Supervisor
 
+Scope = Literal["user", "system"]
+
 
 def _process(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
     # Imported when used: most commands start no process.
     from gpumod.adapters.process import ProcessSupervisor  # noqa: PLC0415
 
     return ProcessSupervisor(home, home_id, settings, clock)
+
+
+def _systemd(scope: Scope) -> Callable[..., Supervisor]:
+    def make(home: Path, home_id: str, settings: Settings, clock: Clock, folders: Sequence[Path]) -> Supervisor:
+        from gpumod.adapters.systemd import SystemdSupervisor  # noqa: PLC0415 - as above
+
+        return SystemdSupervisor(home, home_id, settings, clock, folders, scope=scope)
+
+    return make
 
 
 def _no_driver(settings: Settings) -> str | None:
@@ -50,5 +62,17 @@ def gpumod_supervisors() -> list[SupervisorOffer]:
     return [
         SupervisorOffer(
             name="process", summary="detached processes with logs of their own; needs nothing else", factory=_process
-        )
+        ),
+        SupervisorOffer(
+            name="systemd-user",
+            summary="units of your own systemd manager; needs no rights",
+            factory=_systemd("user"),
+            takes_templates=True,
+        ),
+        SupervisorOffer(
+            name="systemd-system",
+            summary="units of the system's systemd manager; needs root, or a polkit rule",
+            factory=_systemd("system"),
+            takes_templates=True,
+        ),
     ]

@@ -104,6 +104,7 @@ class World:
         self.unattributed: list[tuple[float, int, int]] = []
         self.logs: dict[str, list[str]] = {}
         self.files: dict[str, str] = {}
+        self.secrets: dict[str, dict[str, str]] = {}
         self.faults: dict[str, dict[str, float]] = {}
         self.holder: Holder | None = None
         self.gone: set[int | None] = set()

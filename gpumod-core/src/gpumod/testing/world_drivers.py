@@ -35,6 +35,7 @@ from gpumod.ports import (
 )
 from gpumod.testing.world import Recipe, World
 from gpumod.testing.world_parts import OnAct, WorldHttp, WorldLocal, WorldProbe, WorldSupervisor
+from gpumod.testing.world_secrets import WorldSecrets
 
 MEMBERS = "members.json"
 RULES = (
@@ -265,6 +266,7 @@ def build_machine(
         http=WorldHttp(world, on_act),
         clock=world.clock,
         local=WorldLocal(world),
+        secrets=WorldSecrets(world),
     )
 
 

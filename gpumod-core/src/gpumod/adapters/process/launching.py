@@ -5,18 +5,16 @@ from __future__ import annotations
 import marshal
 import os
 import select
-import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from gpumod.adapters.process import environment
+from gpumod.adapters.launches import cannot_execute, resolved
 from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.proc import NONCE_VARIABLE, SHIM_VARIABLE, by_nonce, send
-from gpumod.adapters.process.records import LOGS_KEPT, Records, filled
-from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UsageError
+from gpumod.adapters.process.records import LOGS_KEPT, Records
+from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Launch
@@ -29,30 +27,18 @@ def orders(
 ) -> dict[str, Any]:
     """What the shim is told. Secrets may be in it: it goes through a pipe, never into an argument or a file."""
     service = handle.service
-    folder = records.folder(service)
-    cwd = Path(filled(str(launch.cwd), folder)).absolute() if launch.cwd else folder
-    if cwd != folder and not cwd.is_dir():
-        raise Failed(
-            "missing-folder",
-            f"service {service} cannot start in {cwd}",
-            why="there is no such folder",
-            hint=f"make it, or change the working folder: gpumod service edit {service}",
-        )
-    given = {**launch.env, **env}
-    variables = environment.inherited(os.environ, settings.bin_path)
-    variables |= {name: filled(value, folder) for name, value in given.items()}
+    found = resolved(service, launch, env, records.folder(service), settings)
+    variables = found.env
     variables.pop(SHIM_VARIABLE, None)
     variables[NONCE_VARIABLE] = handle.nonce
-    argv = [filled(word, folder) for word in launch.argv]
-    _check_words(service, argv, variables)
     return {
         "folder": str(records.run_folder(service)),
         "nonce": handle.nonce,
         "service": service,
-        "exe": _program(service, argv[0], cwd, environment.search_path(variables, settings.bin_path)),
-        "argv": argv,
+        "exe": found.program,
+        "argv": list(found.argv),
         "env": variables,
-        "cwd": str(cwd),
+        "cwd": str(found.cwd),
         "log": str(records.log(service)),
         "log_max_bytes": settings.log_max_mb * 1024 * 1024,
         "log_keep": LOGS_KEPT,
@@ -60,27 +46,10 @@ def orders(
     }
 
 
-def _program(service: str, word: str, cwd: Path, searched: str) -> str:
-    """The absolute path of the program that `word` names; with a slash in it, it is a path from `cwd`."""
-    path = cwd / word if "/" in word else None
-    found = shutil.which(str(path) if path else word, path=searched)
-    if found:
-        return found
-    if path is not None and path.is_file():
-        raise _cannot_execute(service, str(path), "it is not executable")
-    raise MachineLacks(
-        "missing-binary",
-        f"service {service} needs the program {word}, which is not there",
-        why=f"there is no {path}" if path else f"it is in none of {searched}",
-        hint="install it, or say where it is: gpumod settings set bin_path FOLDER",
-        program=word,
-    )
-
-
 def not_started(service: str, program: str, answer: Mapping[str, Any]) -> GpumodError:
     why = str(answer.get("why", "it gave no reason"))
     if answer.get("error") == "exec":
-        return _cannot_execute(service, program, why)
+        return cannot_execute(service, program, why)
     return Failed(
         "cannot-start",
         f"service {service} could not be started",
@@ -127,25 +96,3 @@ def _read_all(pipe: int, deadline: float) -> bytes | None:
             return text
         text += piece
     return None
-
-
-def _check_words(service: str, argv: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Refuse what no process can be given."""
-    if not argv or not argv[0]:
-        raise UsageError("bad-launch", f"service {service} names no program to start")
-    words = [*argv, *variables.keys(), *variables.values()]
-    if any("\0" in word for word in words) or any(not name or "=" in name for name in variables):
-        raise UsageError(
-            "bad-launch",
-            f"service {service} cannot be started with these arguments or variables",
-            why="there is a zero character in them, or a variable without a proper name",
-        )
-
-
-def _cannot_execute(service: str, program: str, why: str) -> Failed:
-    return Failed(
-        "cannot-execute",
-        f"service {service} cannot execute {program}",
-        why=why,
-        hint="make it executable, and see that it is a program for this machine or begins with #!",
-    )

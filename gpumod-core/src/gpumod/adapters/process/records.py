@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpumod.adapters.files import ensure_private_dir, lines_backwards, write_atomic
+from gpumod.adapters.launches import filled
 from gpumod.adapters.process.tokens import is_token
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, UsageError
@@ -101,11 +102,6 @@ class Records:
         pieces = [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1))]
         run = itertools.takewhile(lambda line: not _RUN_BEGINS.fullmatch(line), lines_backwards(pieces))
         return tuple(itertools.islice(run, max(0, lines)))[::-1]
-
-
-def filled(text: str, folder: Path) -> str:
-    """`text` with `{service_dir}` replaced by the service's folder."""
-    return text.replace("{service_dir}", str(folder))
 
 
 def _checked(service: str) -> str:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gpumod.adapters.launches import already_running, cannot_kill
 from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.launching import not_started, orders, run_shim
 from gpumod.adapters.process.proc import (
@@ -28,7 +29,6 @@ from gpumod.adapters.process.proc import (
 )
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.process.tokens import is_token, main_process, shim_process, token_of
-from gpumod.domain.errors import Failed
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -80,16 +80,17 @@ class ProcessSupervisor:
         service = handle.service
         last = self._records.last_run(service)
         if last is not None and _has_shim(last) and not await self._ends(last):
-            raise Failed(
-                "already-running",
-                f"a process of service {service} is running already",
-                why=f"its pid is {last['pid']}",
-                hint=f"stop it first: gpumod service stop {service}",
-            )
+            raise already_running(service, last["pid"])
         told = orders(handle, launch, env, self._records, self._settings)
         self._records.prepare(service)
         self._records.write(service, launch.files)
-        answer = await asyncio.to_thread(run_shim, self._nursery, handle.nonce, told)
+        starting = asyncio.ensure_future(asyncio.to_thread(run_shim, self._nursery, handle.nonce, told))
+        try:
+            answer = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # a thread cannot be cancelled: whoever goes back must find what it is about to start
+            await asyncio.wait([starting])
+            raise
         if is_token(answer):
             return answer
         raise not_started(service, told["exe"], answer)
@@ -176,7 +177,7 @@ class ProcessSupervisor:
             if not self._is_over(handle):  # there was no shim, or it was killed before it was done
                 await self._stop_orphans(handle, launch)
         except PermissionError:
-            raise _cannot_kill(handle.service, [process.pid for process in self._found(handle)]) from None
+            raise cannot_kill(handle.service, [process.pid for process in self._found(handle)]) from None
 
     async def _stop_by_shim(self, handle: Handle, shim: Proc, launch: Launch) -> None:
         """Let the shim end its descendants. It would go on alone if gpumod were killed meanwhile."""
@@ -190,7 +191,7 @@ class ProcessSupervisor:
         await self._kill(handle, self._found(handle))
         send(shim, signal.SIGKILL)
         if not await ended(shim, self._kill_timeout_s, self._clock):
-            raise _cannot_kill(handle.service, [shim.pid])
+            raise cannot_kill(handle.service, [shim.pid])
 
     async def _stop_orphans(self, handle: Handle, launch: Launch) -> None:
         """Stop what lost its shim: ask the main process's group, wait, then kill whatever can be found."""
@@ -215,7 +216,7 @@ class ProcessSupervisor:
             if not found:
                 return
             if self._clock.monotonic() >= give_up:
-                raise _cannot_kill(handle.service, [process.pid for process in found])
+                raise cannot_kill(handle.service, [process.pid for process in found])
             await self._clock.sleep(pause)
             pause = min(2 * pause, 0.2)
 
@@ -259,13 +260,3 @@ def _roots(token: Mapping[str, Any] | None, strays: Sequence[Proc]) -> set[int]:
 
 def _merged(one: Sequence[Proc], other: Sequence[Proc]) -> list[Proc]:
     return list(dict.fromkeys([*one, *other]))
-
-
-def _cannot_kill(service: str, pids: Sequence[int]) -> Failed:
-    return Failed(
-        "cannot-kill",
-        f"processes of service {service} do not end: {', '.join(map(str, sorted(pids)))}",
-        why="they belong to another user, or hang in the kernel (a driver, a file system that does not answer)",
-        hint="look at them with ps -o pid,stat,wchan,cmd; those in state D end when the kernel lets them",
-        pids=sorted(pids),
-    )

@@ -242,10 +242,8 @@ class ModelInfoSource(Protocol):
 
 
 class ProcessStatus(Frozen):
-    """What a supervisor knows of one handle.
-
-    `pids` is the whole tree, `pid` the main process. `exit_code` is negative for a signal, None when not known.
-    """
+    """What a supervisor knows of one handle: `pids` is the whole tree, `pid` the main process, `detail` what it says
+    besides (that memory ran out, or a restart is near). `exit_code` is negative for a signal, None when not known."""
 
     alive: bool
     pid: int | None = None
@@ -253,6 +251,7 @@ class ProcessStatus(Frozen):
     started_at: float | None = None
     exit_code: int | None = None
     token: Mapping[str, Any] = {}
+    detail: str = ""
 
 
 @runtime_checkable

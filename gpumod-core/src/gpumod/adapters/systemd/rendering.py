@@ -1,0 +1,144 @@
+"""From a launch to a unit's text: the driver's template, or the user's, with escaping filters and our marks."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpumod.adapters.launches import Resolved
+from gpumod.adapters.process.records import Records
+from gpumod.adapters.systemd.manager import Scope
+from gpumod.adapters.systemd.units import SECTION, Unit, marked, unit_folder, unit_name
+from gpumod.adapters.templates import BASE, RISKY_ENV, Templates, systemd_path, systemd_word
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.run import Handle
+from gpumod.domain.secrets import split
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.ports import Launch
+
+GLOB = frozenset("*?[]\\")
+"""EnvironmentFile= takes patterns."""
+
+
+class Rendering:
+    """Renders the units of one home for one manager. `folders` are those of templates that plugins offer."""
+
+    def __init__(self, home: Path, home_id: str, settings: Settings, scope: Scope, folders: Sequence[Path]) -> None:
+        self._home, self._home_id, self._settings, self._scope = home, home_id, settings, scope
+        self._records = Records(home)
+        self._templates = Templates(home, folders)
+
+    def environment_file(self, service: str) -> Path:
+        """Variables that change from start to start, and secrets: readable by the owner alone."""
+        return self._records.run_folder(service) / "environment"
+
+    def exit_file(self, service: str) -> Path:
+        """What ExecStopPost= writes down: `NONCE INVOCATION RESULT CODE STATUS`."""
+        return self._records.run_folder(service) / "ended"
+
+    def name(self, service: str) -> str:
+        return unit_name(service, self._home, self._home_id, self._scope)
+
+    def path(self, service: str) -> Path:
+        return unit_folder(self._scope) / self.name(service)
+
+    def unit(self, handle: Handle, launch: Launch, found: Resolved, template: str | None = None) -> Unit:
+        """The unit of a service as it should be now, of what its launch alone means (`found`).
+
+        `template` is used instead of the one that it would be made of.
+
+        Raises UsageError for values that no unit can hold, and what :meth:`Templates.render` raises.
+        """
+        service = handle.launched
+        self._check_owner(service.unit_template)
+        usual = f"{service.driver}.service.j2"
+        name, own = (template, None) if template else (usual, service.unit_template)
+        if own is None and name not in self._templates.names():
+            name = BASE
+        file, user = self.environment_file(service.id), self._user()
+        if GLOB & set(str(file)):
+            why = "systemd would take one of its characters for a pattern"
+            raise UsageError("bad-home", f"units cannot refer to {file}", why=why, hint="choose another --home")
+        body = self._templates.render(
+            name,
+            own=own,
+            service=service,
+            launch=launch,
+            program=found.program,
+            words=found.argv[1:],
+            env=public_variables(found),
+            cwd=str(found.cwd),
+            environment_file=str(file),
+            exit_file=str(self.exit_file(service.id)),
+            manager=self._scope,
+            user=user,
+            restart=self._settings.unit_restart,
+            template=own or name,
+        )
+        refers = systemd_word(file) if user else f"EnvironmentFile={systemd_path(file)}"
+        _check(body, own or name, refers, service)
+        return Unit(
+            name=self.name(service.id),
+            path=self.path(service.id),
+            text=marked(body, self._home_id, service.id, own or name),
+            template=own or name,
+        )
+
+    def _check_owner(self, own: str | None) -> None:
+        """Refuse to make units for root's manager, as root, of templates that somebody else can write."""
+        if self._scope == "user" or os.geteuid() != 0:
+            return
+        named = [Path(own)] if own and own.startswith("/") else []
+        for file in (*sorted(self._templates.user_folder.glob("*")), *named):
+            if file.exists() and file.lstat().st_uid != 0:
+                raise Failed(
+                    "foreign-template",
+                    f"root makes no unit of the template {file}",
+                    why="it belongs to another user, who could make it a unit with root's rights",
+                    hint=f"read it; then chown root {file}",
+                )
+
+    def _user(self) -> str | None:
+        """Who a service of the system manager runs as: the home's owner."""
+        owner = self._home.stat().st_uid if self._home.exists() else os.geteuid()
+        if self._scope == "user" or owner == 0:
+            return None
+        try:
+            return pwd.getpwuid(owner).pw_name
+        except KeyError:
+            return str(owner)
+
+
+def public_variables(found: Resolved) -> dict[str, str]:
+    """The variables of a launch that may stand in its unit: no secrets, nothing that needs a look at who starts it."""
+
+    def is_public(name: str, value: str) -> bool:
+        return name not in RISKY_ENV and not has_control_characters(value) and split(value, name)[1] is None
+
+    return {name: value for name, value in found.own.items() if is_public(name, value)}
+
+
+def _check(body: str, template: str, refers: str, service: Service) -> None:
+    """Refuse a unit without what gpumod relies on; `refers` is how it names the file of variables."""
+    lines = [line.strip() for line in body.splitlines()]
+    lacking = [
+        what
+        for what, is_there in {
+            "a line ExecStart=": any(line.startswith("ExecStart=") for line in lines),
+            f"a line with {refers}": any(refers in line for line in lines),
+        }.items()
+        if not is_there
+    ]
+    if SECTION in lines:
+        lacking.append(f"a text without a section {SECTION}, which gpumod adds itself")
+    if lacking:
+        raise Failed(
+            "bad-template",
+            f"the unit of {service.id} cannot be made of the template {template!r}",
+            why=f"it lacks {' and '.join(lacking)}",
+            hint=f'begin it with {{% extends "{BASE}" %}}, or see `gpumod template show {BASE}`',
+        )

@@ -1,0 +1,316 @@
+"""The systemd supervisor: a unit per service, kept by the system's or by the user's manager.
+
+A service is found again by its unit, whose name is made of its id and its home alone: whatever becomes of gpumod, there
+is never a second copy of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gpumod.adapters.files import write_atomic
+from gpumod.adapters.launches import Resolved, already_running, cannot_execute, cannot_kill, resolved
+from gpumod.adapters.process.proc import NONCE_VARIABLE, Proc, ended, start_ticks
+from gpumod.adapters.process.records import Records
+from gpumod.adapters.systemd import states, units
+from gpumod.adapters.systemd.cgroups import kill_all
+from gpumod.adapters.systemd.envfile import environment_text
+from gpumod.adapters.systemd.journal import lines_of
+from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, lingers, refused
+from gpumod.adapters.systemd.reloading import Reloading
+from gpumod.adapters.systemd.rendering import Rendering, public_variables
+from gpumod.adapters.systemd.units import Unit
+from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.run import Handle
+from gpumod.domain.settings import Settings
+from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
+from gpumod.ports.units import UnitText
+
+START_TIMEOUT_S = 120.0
+KILL_TIMEOUT_S = 10.0
+GRACE_S = 1.0
+_POLL_S = 0.02
+EXEC_FAILED = 203
+"""The status that systemd gives for a program that could not be executed."""
+
+
+class SystemdSupervisor:
+    """Implements :class:`gpumod.ports.Supervisor` with units of one manager."""
+
+    def __init__(
+        self,
+        home: Path,
+        home_id: str,
+        settings: Settings,
+        clock: Clock,
+        folders: Sequence[Path] = (),
+        *,
+        scope: Scope,
+    ) -> None:
+        """`folders` are those of templates that plugins offer."""
+        self.name = f"systemd-{scope}"
+        self._home_id = home_id
+        self._settings = settings
+        self._clock = clock
+        self._manager = Manager(scope)
+        self._records = Records(home)
+        self._rendering = Rendering(home, home_id, settings, scope, folders)
+        self._reloading = Reloading(self._manager, settings)
+        self._told: list[tuple[Handle, Launch]] = []
+        self._writing = asyncio.Lock()
+
+    # --- units --------------------------------------------------------------------------------------------------
+
+    def reach(self) -> None:
+        """Raise MachineLacks where there is no such manager."""
+        self._manager.reach()
+
+    def advice(self) -> Sequence[tuple[str, str]]:
+        """What ends services, or hides their words, without gpumod's doing."""
+        if self._manager.scope == "user" and not lingers():
+            return (("your systemd manager ends, with all its services, when you log out", "loginctl enable-linger"),)
+        return ()
+
+    def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText:
+        """The unit as it should be, and what is there. Raises what :meth:`check` raises of values and templates."""
+        unit = self._unit(handle, launch, template)
+        there = units.there(unit.path, self._home_id, handle.service)
+        return UnitText(
+            name=unit.name,
+            path=unit.path,
+            text=unit.text,
+            template=unit.template,
+            there=there,
+            edited=there is not None and units.was_edited(there),
+        )
+
+    async def install(self, handle: Handle, launch: Launch) -> None:
+        """Write the unit, if it differs, and have it read. Starts nothing."""
+        async with self._writing:
+            wanted = [self._unit(handle, launch)]
+            await self._write(wanted, await self._ask(wanted))
+
+    async def forget(self, service: str) -> None:
+        """Remove what was written for a service: its unit, and the file of its variables."""
+        path = self._rendering.path(service)
+        self._rendering.environment_file(service).unlink(missing_ok=True)
+        if units.remove(path, self._home_id, service):
+            await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
+
+    def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
+        return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
+
+    def _resolved(self, handle: Handle, launch: Launch, env: Mapping[str, str] | None = None) -> Resolved:
+        return resolved(handle.service, launch, env or {}, self._records.folder(handle.service), self._settings)
+
+    @asynccontextmanager
+    async def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AsyncIterator[None]:
+        """All units of a run are written at its first start, so that systemd reads them once."""
+        self._told = list(launches)
+        try:
+            yield
+        finally:
+            self._told = []
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        """Raise what :meth:`start` would raise before anything runs."""
+        self.reach()
+        unit = self._unit(handle, launch)
+        environment_text(handle.service, launch.env)
+        differs = units.there(unit.path, self._home_id, handle.service) != unit.text
+        if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
+            raise units.cannot_write(unit)
+
+    async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
+        """Write the units that differ, and see that the manager knows them as they are; `shown` is what it knows.
+
+        It reads by itself what it does not hold: units that run, have failed, or are named by others. Only these take
+        a reload; where that is refused, what was there is there again.
+        """
+        before = {unit: units.there(unit.path, self._home_id, units.marks_of(unit.text)["Service"]) for unit in wanted}
+        for unit in wanted:
+            elsewhere = shown.get(unit.name, {}).get("FragmentPath", "")
+            if elsewhere not in ("", str(unit.path)):
+                raise units.foreign(elsewhere, "there is a unit of this name at another place")
+        changed = [unit for unit in wanted if before[unit] != unit.text]
+        undo = [units.write(unit) for unit in changed]
+        if not changed and all(_is_read(shown.get(unit.name, {}), unit) for unit in wanted):
+            return
+        now = await self._ask(wanted)
+        if not all(_is_read(now[unit.name], unit) for unit in wanted):
+            try:
+                await self._reloading.reload()
+            except GpumodError:
+                for put_back in undo:
+                    put_back()
+                raise
+            now = await self._ask(wanted)
+        for unit in wanted:
+            if not _is_read(now[unit.name], unit):
+                raise _not_read(unit, now[unit.name])
+
+    async def _ask(self, wanted: Sequence[Unit]) -> Mapping[str, Properties]:
+        shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
+        return {unit.name: shown.get(unit.name, {}) for unit in wanted}
+
+    # --- start --------------------------------------------------------------------------------------------------
+
+    async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
+        """Start the service's unit and return its token, once the program has really been executed.
+
+        Raises what :meth:`check` raises, Failed `already-running`, `foreign-unit`, `cannot-execute` or
+        `systemd-refused`, MachineLacks `not-allowed`. Nothing runs after an error.
+        """
+        service, name = handle.service, self._rendering.name(handle.service)
+        found = self._resolved(handle, launch, env)
+        alone = self._resolved(handle, launch)
+        unit = self._rendering.unit(handle, launch, alone)
+        async with self._writing:
+            told, self._told = self._told, []
+            wanted = [unit, *(self._unit(*one) for one in told if one[0].service != service)]
+            known = await self._ask(wanted)
+            before = known[name]
+            if states.is_active(before):
+                raise already_running(service, states.number(before, "MainPID"))
+            # Systemd holds what failed until it is told to forget it. What still runs is written at its own start.
+            if failed := [unit.name for unit in wanted if known[unit.name].get("ActiveState") == "failed"]:
+                await self._manager.call("reset-failed", "--", *failed)
+            await self._write([unit for unit in wanted if not states.is_active(known[unit.name])], known)
+        self._records.prepare(service)
+        self._records.write(service, launch.files)
+        public = public_variables(alone)
+        private = {key: value for key, value in found.env.items() if public.get(key) != value}
+        text = environment_text(service, {**private, NONCE_VARIABLE: handle.nonce})
+        write_atomic(self._rendering.environment_file(service), text, durable=False)
+        self._rendering.exit_file(service).unlink(missing_ok=True)
+        answer, shown = await self._start(name)
+        if answer.code and shown.get("InvocationID") == before.get("InvocationID"):
+            # Nothing was run: started too often. That limit is meant for restarts by systemd itself.
+            await self._manager.call("reset-failed", "--", name)
+            answer, shown = await self._start(name)
+        if answer.code:
+            if shown.get("ExecMainStatus") == str(EXEC_FAILED):
+                why = "\n".join(lines_of(self._manager, shown.get("InvocationID", ""), 3)) or answer.err.strip()
+                await self._manager.call("reset-failed", "--", name)
+                raise cannot_execute(service, found.program, why)
+            raise refused(self._manager.scope, "was not started", answer, name)
+        return states.token_of(shown)
+
+    async def _start(self, name: str) -> tuple[Answer, Properties]:
+        answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
+        return answer, await self._shown(name)
+
+    async def _shown(self, name: str) -> Properties:
+        return (await self._manager.show([name], states.ASKED)).get(name, {"Id": name})
+
+    # --- status -------------------------------------------------------------------------------------------------
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        """The status of each handle, by service id; one question to systemd for all."""
+        names = {handle.service: self._rendering.name(handle.service) for handle in handles}
+        shown = await self._manager.show(sorted(names.values()), states.ASKED)
+        return {
+            handle.service: states.status_of(
+                handle,
+                shown.get(names[handle.service], {"Id": names[handle.service]}),
+                states.ending_at(self._rendering.exit_file(handle.service)),
+            )
+            for handle in handles
+        }
+
+    async def exited(self, handle: Handle) -> ProcessStatus:
+        """Wait, for as long as it takes, until the service has ended, noticed at once; return the status then."""
+        while True:
+            status = (await self.status([handle]))[handle.service]
+            if not status.alive:
+                return status
+            ticks = start_ticks(status.pid) if status.pid else None
+            if status.pid and ticks is not None:
+                await ended(Proc(status.pid, ticks), None, self._clock)
+            else:
+                await self._clock.sleep(_POLL_S)
+
+    # --- stop ---------------------------------------------------------------------------------------------------
+
+    async def stop(self, handle: Handle, launch: Launch) -> None:
+        """Stop the unit: its signal, its time to act, then SIGKILL. Returns when no process of it is left.
+
+        Does nothing when there is none. Raises Failed `cannot-kill` or `systemd-refused`, MachineLacks `not-allowed`.
+        """
+        name = self._rendering.name(handle.service)
+        shown = await self._shown(name)
+        pids = states.pids_of(shown)
+        if states.is_active(shown) or pids:
+            answer = await self._stop(name, shown, launch)
+            if answer.code:
+                raise refused(self._manager.scope, "was not stopped", answer, name)
+            if left := await kill_all(shown.get("ControlGroup", ""), self._clock, KILL_TIMEOUT_S):
+                raise cannot_kill(handle.service, left)
+            shown = await self._shown(name)
+        if shown.get("ActiveState") == "failed":
+            await self._manager.call("reset-failed", "--", name)
+
+    async def _stop(self, name: str, shown: Properties, launch: Launch) -> Answer:
+        """Let systemd stop a unit; what still runs after its time is killed by the kernel's own hand, which is quicker
+        than any process forks."""
+        given_s = states.seconds(shown, "TimeoutStopUSec")
+        time_s = launch.stop_timeout_s if given_s is None else given_s
+        job = asyncio.create_task(self._manager.call("stop", "--", name, timeout_s=60 + 4 * time_s))
+        done, _ = await asyncio.wait([job], timeout=time_s + GRACE_S)
+        if not done:
+            await kill_all(shown.get("ControlGroup", ""), self._clock, KILL_TIMEOUT_S)
+        return await job
+
+    # --- logs and files -----------------------------------------------------------------------------------------
+
+    def logs(self, service: str, lines: int) -> tuple[str, ...]:
+        """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
+        name = self._rendering.name(service)
+        words = ["systemctl", *(["--user"] if self._manager.scope == "user" else [])]
+        answer = self._manager.run([*words, "show", "--property=InvocationID", "--value", "--", name])
+        last = states.ending_at(self._rendering.exit_file(service))
+        return lines_of(self._manager, answer.out.strip() or (last.invocation if last else ""), lines)
+
+    def log_path(self, service: str) -> None:
+        """The journal keeps the log: there is no file."""
+
+    def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
+        """A journalctl that goes on with what the service writes, over restarts of it too."""
+        unit = "--user-unit" if self._manager.scope == "user" else "--unit"
+        plain = ("journalctl", "--quiet", "--no-pager", "--output=cat", "--all")
+        return (*plain, "--follow", f"--lines={lines}", f"{unit}={self._rendering.name(service)}")
+
+    def service_dir(self, service: str) -> Path:
+        """The service's own folder: what `{service_dir}` stands for."""
+        return self._records.folder(service)
+
+    def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
+        """Replace files of a service that may be running (the configuration of a host), each atomically."""
+        self._records.prepare(service)
+        self._records.write(service, files)
+
+
+def _is_read(shown: Properties, unit: Unit) -> bool:
+    """True when the manager knows the unit as it stands on the disk."""
+    known = shown.get("LoadState") == "loaded" and shown.get("FragmentPath") == str(unit.path)
+    return known and shown.get("NeedDaemonReload") == "no"
+
+
+def _not_read(unit: Unit, shown: Properties) -> Failed:
+    return Failed(
+        "bad-unit",
+        f"systemd does not take the unit {unit.path}",
+        why=f"its LoadState is {shown.get('LoadState', 'unknown')}, read from {shown.get('FragmentPath') or 'nowhere'}",
+        hint=f"systemd-analyze verify {unit.path} tells more; it was made of {unit.template}",
+    )
+
+
+def _nearest(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder

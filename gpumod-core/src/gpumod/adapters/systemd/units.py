@@ -1,0 +1,156 @@
+"""Unit files of ours: how they are called, where they lie, and the marks by which they are known as ours."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpumod.adapters.files import write_atomic
+from gpumod.adapters.systemd.manager import Scope
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks
+
+SECTION = "[X-Gpumod]"
+"""systemd passes over sections that begin with X-."""
+MODE = 0o644
+"""What stands in a unit can be asked of the manager by everybody; secrets are in the file of variables."""
+_MARK = re.compile(r"^([A-Z][A-Za-z]*)=(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as it should be; `template` is what it was made of."""
+
+    name: str
+    path: Path
+    text: str
+    template: str
+
+
+def unit_name(service: str, home: Path, home_id: str, scope: Scope) -> str:
+    """`gpumod-ID.service` for the home where a user's data usually is (of the system manager: root's), else with the
+    home's id, so that two homes never mean the same unit."""
+    owner = home.stat().st_uid if home.exists() else os.geteuid()
+    usual = False
+    try:
+        folder = Path(pwd.getpwuid(owner).pw_dir)
+        usual = home in (folder / ".local/share/gpumod", folder.resolve() / ".local/share/gpumod")
+    except KeyError:  # a user without an entry has no usual place
+        pass
+    short = usual and (scope == "user" or owner == 0)
+    return f"gpumod-{service}.service" if short else f"gpumod-{service}.{home_id}.service"
+
+
+def unit_folder(scope: Scope) -> Path:
+    """Where units of ours are written. They stay over a reboot, but none is ever enabled."""
+    if scope == "system":
+        return Path("/etc/systemd/system")
+    return Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".config/systemd/user"
+
+
+def marked(body: str, home_id: str, service: str, template: str) -> str:
+    """`body` with our marks below. `Text` is a digest of the body: an edit by hand can be told from a new template."""
+    marks = {"Home": home_id, "Service": service, "Template": template, "Text": _digest(body)}
+    return f"{body.rstrip()}\n\n{SECTION}\n" + "".join(f"{key}={value}\n" for key, value in marks.items())
+
+
+def marks_of(text: str) -> Mapping[str, str]:
+    """The marks in a unit; none where there are none."""
+    _, found, tail = text.rpartition(f"\n{SECTION}\n")
+    return dict(_MARK.findall(tail)) if found else {}
+
+
+def was_edited(text: str) -> bool:
+    """True for a unit of ours whose text is not the one that gpumod wrote."""
+    body, _, _ = text.rpartition(f"\n{SECTION}\n")
+    return marks_of(text).get("Text") != _digest(body)
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.rstrip().encode()).hexdigest()[:16]
+
+
+def there(path: Path, home_id: str, service: str) -> str | None:
+    """The text of our unit at `path`, None where there is none.
+
+    Raises Failed `foreign-unit` for a file that is not of this home's service: it is never written over.
+    """
+    try:
+        text = path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        if path.is_symlink():  # to nowhere: a mask by hand, or a leftover
+            raise foreign(path, "it is a link") from None
+        return None
+    except OSError as error:
+        raise MachineLacks(
+            "unit-unreadable", f"the unit {path} cannot be read", why=error.strerror or str(error)
+        ) from error
+    marks = marks_of(text)
+    if path.is_symlink():
+        raise foreign(path, "it is a link")
+    if (marks.get("Home"), marks.get("Service")) != (home_id, service):
+        raise foreign(path, "it does not carry the mark of this home" if not marks else "it is of another home")
+    return text
+
+
+def foreign(path: Path | str, why: str) -> Failed:
+    return Failed(
+        "foreign-unit",
+        f"the unit {path} is not ours, so it is left alone",
+        why=why,
+        hint="remove or rename it, or give the service another id",
+    )
+
+
+def write(unit: Unit) -> Callable[[], None]:
+    """Put a unit where it belongs, whole or not at all; what is returned puts back what was there.
+
+    Raises what :func:`cannot_write` makes.
+    """
+    try:
+        unit.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        there = (unit.path.read_text("utf-8"), unit.path.stat().st_mtime_ns) if unit.path.exists() else None
+        write_atomic(unit.path, unit.text, MODE)
+    except OSError as error:
+        raise cannot_write(unit, error) from error
+
+    def put_back() -> None:
+        if there is None:
+            unit.path.unlink(missing_ok=True)
+            return
+        write_atomic(unit.path, there[0], MODE)
+        os.utime(unit.path, ns=(there[1], there[1]))  # else systemd would take it for changed
+
+    return put_back
+
+
+def cannot_write(unit: Unit, error: OSError | None = None) -> GpumodError:
+    if os.geteuid() != 0 and (error is None or isinstance(error, PermissionError)):
+        service = marks_of(unit.text).get("Service", "ID")
+        return MachineLacks(
+            "unit-needs-root",
+            f"the unit {unit.path} is not as it should be, and only root may write it",
+            why=error.strerror or "" if error else f"you cannot write into {unit.path.parent}",
+            hint=f"as root, with this home: gpumod service unit {service} --write; or set supervisor systemd-user",
+        )
+    why = (error.strerror or str(error)) if error else ""
+    return Failed(
+        "cannot-write", f"the unit {unit.path} cannot be written", why=why, hint="check the disk and the folder"
+    )
+
+
+def remove(path: Path, home_id: str, service: str) -> bool:
+    """Remove a unit of ours; True when there was one. What is not ours is left alone, without a word."""
+    try:
+        if there(path, home_id, service) is None:
+            return False
+        path.unlink()
+    except GpumodError:
+        return False
+    except OSError as error:
+        raise Failed("cannot-write", f"the unit {path} cannot be removed", why=error.strerror or str(error)) from error
+    return True

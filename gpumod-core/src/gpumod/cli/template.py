@@ -1,0 +1,64 @@
+"""`gpumod template ...`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gpumod.cli.complete import SERVICES
+from gpumod.cli.context import CliContext
+from gpumod.cli.inputs import read_text
+from gpumod.cli.lazy import subcommand
+
+
+@click.group("template")
+def template() -> None:
+    """What systemd units, and files of services, are made of."""
+
+
+@subcommand(template, "list", "template_list")
+@click.pass_obj
+def list_templates(context: CliContext) -> None:
+    """Every template, whose it is, and what yours hide."""
+    context.call("template_list", {})
+
+
+@subcommand(template, "show", "template_show")
+@click.argument("template")
+@click.pass_obj
+def show(context: CliContext, template: str) -> None:
+    """The text of TEMPLATE."""
+    context.call("template_show", {"template": template})
+
+
+@subcommand(template, "render", "template_render")
+@click.argument("template")
+@click.argument("service", shell_complete=SERVICES)
+@click.pass_obj
+def render(context: CliContext, template: str, service: str) -> None:
+    """The unit that SERVICE would have if it were made of TEMPLATE."""
+    context.call("template_render", {"template": template, "service": service})
+
+
+@subcommand(template, "edit", "template_edit")
+@click.argument("template")
+@click.option("-f", "--file", metavar="FILE", type=click.Path(), help="Take its text from FILE (-: from stdin).")
+@click.option("--default", "restore", is_flag=True, help="Take yours away: the one below it counts again.")
+@click.pass_obj
+def edit(context: CliContext, template: str, file: str | None, restore: bool) -> None:
+    """Put your own TEMPLATE into the home, where it wins. Without --file in your $EDITOR, from what counts now.
+
+    Nothing is restarted: `gpumod service unit` shows the difference.
+    """
+    if file and restore:
+        raise click.UsageError("give either --file or --default")
+    text = None if restore else read_text(file)[0] if file else _edited(context, template)
+    context.call("template_edit", {"template": template, "text": text})
+
+
+def _edited(context: CliContext, template: str) -> str:
+    """The text as the user's editor leaves it."""
+    shown: Any = context.run("template_show", {"template": template})
+    text = click.edit(shown.text, extension=".service.j2", require_save=False)
+    return str(shown.text if text is None else text)

@@ -1,0 +1,43 @@
+"""service secret ...: values for a service's environment that no definition holds and nothing shows."""
+
+from __future__ import annotations
+
+from gpumod.domain.errors import UsageError
+from gpumod.operations.base import Base, unknown
+from gpumod.operations.params import SecretRef, SecretWrite, ServiceRef
+from gpumod.operations.unit_results import SecretsResult
+
+
+class ServiceSecrets(Base):
+    async def secret_list(self, params: ServiceRef) -> SecretsResult:
+        """Names of a service's secrets."""
+        service = self._service(params.service)
+        return SecretsResult(service=service.id, names=self._machine.secrets.names(service.id))
+
+    async def secret_set(self, params: SecretWrite) -> SecretsResult:
+        """Set a variable of a service that no definition holds. A service that is up has it after its next start."""
+        service = self._service(params.service)
+        if service.host:
+            hint = f"gpumod service secret set {service.host} {params.name}"
+            raise UsageError("no-process", f"{service.id} has no process of its own", why="its host has", hint=hint)
+        value = params.value.get_secret_value()
+        if not value or "\0" in value:
+            raise UsageError("bad-secret", f"{params.name} cannot be empty or hold a zero character")
+        self._machine.secrets.put(service.id, params.name, value)
+        return self._changed(service.id, "secret-set", params.name)
+
+    async def secret_remove(self, params: SecretRef) -> SecretsResult:
+        """Forget a secret."""
+        service = self._service(params.service)
+        names = self._machine.secrets.names(service.id)
+        if params.name not in names:
+            raise unknown("secret", params.name, names, f"gpumod service secret list {service.id}")
+        self._machine.secrets.put(service.id, params.name, None)
+        return self._changed(service.id, "secret-removed", params.name)
+
+    def _changed(self, service: str, kind: str, name: str) -> SecretsResult:
+        store, stored = self._machine.store, self._machine.store.services()[service]
+        edited = sorted(store.user_edited(service))
+        store.put_service(stored, event=self._event(kind, service, name=name), user_edited=edited)
+        apply = f"gpumod service restart {service}" if service in store.handles() else ""
+        return SecretsResult(service=service, names=self._machine.secrets.names(service), apply=apply)

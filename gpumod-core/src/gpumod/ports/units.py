@@ -1,0 +1,56 @@
+"""Optional powers of supervisors that are strangers' programs, and write a text for each service that they start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from gpumod.domain.base import Frozen
+from gpumod.domain.run import Handle
+from gpumod.ports import Launch
+
+
+@runtime_checkable
+class CanBeAway(Protocol):
+    """A supervisor that is a stranger's program. `reach` raises MachineLacks where it is not there."""
+
+    def reach(self) -> None: ...
+
+
+@runtime_checkable
+class Advises(Protocol):
+    """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
+
+    def advice(self) -> Sequence[tuple[str, str]]: ...
+
+
+@runtime_checkable
+class KeepsJournal(Protocol):
+    """A supervisor whose logs are no files: `follow_command` is a program that prints them as they come."""
+
+    def follow_command(self, service: str, lines: int) -> tuple[str, ...]: ...
+
+
+class UnitText(Frozen):
+    """A unit as it should be (`text`, made of `template`), and what is `there` (None: nothing); `edited` by hand."""
+
+    name: str
+    path: Path
+    text: str
+    template: str
+    there: str | None = None
+    edited: bool = False
+
+
+@runtime_checkable
+class WritesUnits(Protocol):
+    """A supervisor that writes a text for each service that it starts.
+
+    `unit` tells what would be written, from `template` if one is named; `install` writes it; `forget` removes all that
+    was written for a service. None of them touches what is not gpumod's own.
+    """
+
+    def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText: ...
+    async def install(self, handle: Handle, launch: Launch) -> None: ...
+    async def forget(self, service: str) -> None: ...
