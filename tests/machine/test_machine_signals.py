@@ -86,6 +86,17 @@ def test_a_hang_up_is_survived_by_gpumod_and_by_the_services(machine: Machine, u
             machine.ask(row["id"])
 
 
+def test_a_reader_of_the_progress_may_leave(machine: Machine) -> None:
+    argv = machine.argv("switch", "rag")
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(60) == 0
+    assert machine.status()["open_run"] is None
+    machine.whole("rag")
+
+
 def group(leader: int) -> set[int]:
     """The processes of a process group."""
     found = set()

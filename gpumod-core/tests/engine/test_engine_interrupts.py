@@ -124,6 +124,60 @@ def test_the_first_one_leaves_a_resume_that_was_asked_for(box):
     box.check_sound()
 
 
+# --- what hangs is not waited for -------------------------------------------------------------------------------------
+
+
+def twice():
+    interrupt()
+    interrupt()
+
+
+@pytest.mark.parametrize(
+    ("act", "most_s", "status"), [(interrupt, 100, RunStatus.ROLLED_BACK), (twice, 1, RunStatus.HALF_WAY)]
+)
+def test_a_wake_that_takes_for_ever_is_given_up(make_box, act, most_s, status):
+    nap = world_service("nap", 2000, 9001, naps=True, wake_s=500)
+    box = make_box(9000, define=[nap, world_mode("up", "nap"), world_mode("down", "nap:asleep")])
+    assert box.switch("down").exit_code == 0
+    box.when("wake nap sent", act)
+    began = box.world.clock.monotonic()
+    outcome = box.switch("up")
+    assert outcome.status is status
+    assert box.world.clock.monotonic() - began < most_s
+    if status is RunStatus.HALF_WAY:
+        assert box.recover("rollback").exit_code == 0
+    assert box.world.states() == {"nap": "asleep"}
+    box.check_sound()
+
+
+def test_a_sleep_that_hangs_is_left_by_the_second_one(box):
+    box.world.fault("nap", "sleep-hangs")
+    box.when("sleep nap before", twice)
+    began = box.world.clock.monotonic()
+    outcome = box.switch("new")
+    assert (outcome.status, outcome.error.code) == (RunStatus.HALF_WAY, "interrupted")
+    assert box.world.clock.monotonic() - began < 5
+    box.world.faults.clear()
+    assert box.recover("rollback").exit_code == 0
+    assert box.world.states() == OLD
+    box.check_sound()
+
+
+def test_a_way_back_that_hangs_is_left_by_the_second_one(box):
+    box.world.fault("come", "die-after", 1.0)
+    box.world.fault("nap", "sleep-hangs")
+    outcome = box.switch("new", rollback=False)
+    box.world.faults.clear()
+    assert outcome.status is RunStatus.HALF_WAY
+    box.when("start gone before", twice)
+    began = box.world.clock.monotonic()
+    assert box.recover("rollback").exit_code == 7
+    assert box.world.clock.monotonic() - began < 10
+    assert box.recover("rollback").exit_code == 0
+    assert box.world.states() == OLD
+    box.check_sound()
+
+
 # --- a resume does what is left to be done ---------------------------------------------------------------------------
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import pytest
 
+from gpumod.cli.views import stderr_console
 from gpumod.testing.world_drivers import world_mode, world_service
 
 QUICK = {"load_s": 0.1, "stop_s": 0.03}
@@ -22,6 +26,27 @@ class Leaves(list):
             self.late += 1
             raise self.error
         super().append(news)
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_console_whose_reader_is_gone_is_quiet():
+    with contextlib.redirect_stderr(Gone()):
+        console = stderr_console()
+    console.print("a")
+    console.print("b")
+    assert console.quiet
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), RuntimeError("a view")])
+def test_whatever_a_view_does_ends_the_reading_only(box, error):
+    box.told = Leaves(2, error)
+    assert box.switch("new").exit_code == 0
 
 
 @pytest.fixture

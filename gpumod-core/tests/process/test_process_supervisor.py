@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gpumod.adapters.process.proc import start_ticks
@@ -19,6 +21,27 @@ async def test_the_token_names_processes_by_their_start(machine: Any) -> None:
     assert start_ticks(token["pid"]) == token["pid_started"]
     assert start_ticks(token["shim_pid"]) == token["shim_started"]
     assert (await machine.one(handle)).token == token
+
+
+def nurseries() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "nursery.py" in " ".join(child.cmdline())]
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_that_is_not_found(machine: Any) -> None:
+    async with machine.supervisor.prepared([(machine.handle(), machine.launch(SLEEPER))]):
+        await machine.until(nurseries)
+        (nursery,) = nurseries()
+        handle = machine.handle()
+        nursery.suspend()  # a machine that stalls
+        starting = asyncio.create_task(machine.supervisor.start(handle, machine.launch(SLEEPER), {}))
+        await asyncio.sleep(0.1)
+        starting.cancel()
+        asyncio.get_running_loop().call_later(0.2, nursery.resume)
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert (await machine.one(handle)).alive
+        await machine.supervisor.stop(handle, machine.launch(SLEEPER))
+        assert machine.living(handle) == []
 
 
 async def test_nothing_secret_is_left_in_a_file_or_in_the_shim(machine: Any) -> None:

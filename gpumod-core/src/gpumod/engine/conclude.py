@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from gpumod.domain.errors import Failed
 from gpumod.domain.run import Handle, Run, RunStep, StepStatus
 from gpumod.domain.states import Action
 from gpumod.engine.actions import launch_again
@@ -15,6 +16,8 @@ from gpumod.ports import HostsMembers
 
 ASKED = (Action.STOP, Action.SLEEP, Action.WAKE)
 CUT_OFF = ("cut-off", "interrupted")
+MORE_S = 10.0
+"""What takes so much longer than twice the expected time is not seen through."""
 
 
 async def conclude(machine: Machine, run: Run) -> None:
@@ -44,21 +47,31 @@ def _is_late(record: RunStep) -> bool:
 
 
 async def _again(machine: Machine, record: RunStep, handle: Handle) -> None:
-    # what is late cannot be waited for again: it is ended, and started anew where it is wanted
-    step = record.step.model_copy(update={"action": Action.STOP}) if _is_late(record) else record.step
-    service, handles = handle.launched, machine.store.handles()
-    port = machine.port(service, {}, handles)
+    step, service = record.step, handle.launched
+    port = machine.port(service, {}, machine.store.handles())
     with contextlib.suppress(Exception):  # a driver that breaks here hinders nobody's way back
         strategy = machine.strategy(service)
-        if handle.supervisor != HOSTED and (step.action is Action.STOP or strategy is None):
-            gpus, _ = await machine.read_gpus()
-            await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, gpus))
-        elif step.action is Action.STOP and port is not None:
-            host = machine.driver(handles[service.host or ""].launched)
-            if isinstance(host, HostsMembers):
-                async with within(machine.settings.driver_timeout_s, service, "unload"):
-                    await host.unload(service, port, machine.http, machine.clock)
-        elif strategy is not None and port is not None:
-            act = strategy.wake if step.action is Action.WAKE else strategy.sleep
-            async with within(wake_patience_s(machine, service), service, step.action):
+        # what is late cannot be waited for again: it is ended, and started anew where it is wanted
+        if _is_late(record) or step.action is Action.STOP or strategy is None or port is None:
+            await _end(machine, handle, port)
+            return
+        act = strategy.wake if step.action is Action.WAKE else strategy.sleep
+        patience_s = min(wake_patience_s(machine, service), 2 * (step.expected_s or 0.0) + MORE_S)
+        try:
+            async with within(patience_s, service, step.action):
                 await act(service, port, machine.http, machine.clock)
+        except Failed as error:
+            if error.code.endswith("-timeout"):
+                await _end(machine, handle, port)
+
+
+async def _end(machine: Machine, handle: Handle, port: int | None) -> None:
+    if handle.supervisor != HOSTED:
+        gpus, _ = await machine.read_gpus()
+        await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, gpus))
+        return
+    service = handle.launched
+    host = machine.driver(machine.store.handles()[service.host or ""].launched)
+    if isinstance(host, HostsMembers) and port is not None:
+        async with within(machine.settings.driver_timeout_s, service, "unload"):
+            await host.unload(service, port, machine.http, machine.clock)

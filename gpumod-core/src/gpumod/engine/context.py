@@ -24,9 +24,9 @@ class RunContext:
     """One run under way: its plan, the definitions and footprints it was made with, and the first snapshot.
 
     `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
-    Ctrl-C. `gate` serialises admissions; `force` skips them, and when `going_back` they wait for memory but turn
-    nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing asleep;
-    `left_to_host` maps a host to processes of members that end with it, since they could not be unloaded.
+    Ctrl-C, `leave` by a second one. `gate` serialises admissions; `force` skips them, and when `going_back` they wait
+    for memory but turn nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing
+    asleep; `left_to_host` maps a host to processes of members that end with it, since they could not be unloaded.
     """
 
     machine: Machine
@@ -41,6 +41,7 @@ class RunContext:
     going_back: bool = False
     offset: int = 0
     interrupt: asyncio.Event = field(default_factory=asyncio.Event)
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
     running: dict[int, Step] = field(default_factory=dict)
     gate: asyncio.Lock = field(default_factory=asyncio.Lock)
     pending: dict[int, Step] = field(default_factory=dict)
@@ -65,7 +66,7 @@ def muted(report: Report) -> Report:
         if listening:
             try:
                 report(news)
-            except Exception:  # noqa: BLE001 - whatever a view does
+            except (Exception, SystemExit):  # noqa: BLE001 - whatever a view does
                 listening = False
 
     return tell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from gpumod.domain.errors import ErrorInfo, GpumodError
@@ -28,16 +28,16 @@ async def execute(ctx: RunContext, phase: Phase) -> ErrorInfo | None:
     """Run every step of `ctx.plan`; None when all are done, else the first error.
 
     After an error or an interrupt no step begins; starts and wakes under way are given up, stops and sleeps are
-    waited for. What was not begun is journalled as skipped.
+    waited for, until a second interrupt. What was not begun is journalled as skipped.
     """
     ctx.pending.clear()
     ctx.pending.update({step.n: step for step in ctx.plan.steps})
-    interrupted = asyncio.create_task(ctx.interrupt.wait())
+    signals = [asyncio.create_task(ctx.interrupt.wait()), asyncio.create_task(ctx.leave.wait())]
     tasks: dict[Task, Step] = {}
     try:
-        error = await _run_all(ctx, phase, tasks, interrupted)
+        error = await _run_all(ctx, phase, tasks, signals)
     finally:
-        left: list[asyncio.Task[Any]] = [interrupted, *tasks]
+        left: list[asyncio.Task[Any]] = [*signals, *tasks]
         for unfinished in left:
             unfinished.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -48,7 +48,7 @@ async def execute(ctx: RunContext, phase: Phase) -> ErrorInfo | None:
 
 
 async def _run_all(
-    ctx: RunContext, phase: Phase, tasks: dict[Task, Step], interrupted: asyncio.Task[Any]
+    ctx: RunContext, phase: Phase, tasks: dict[Task, Step], signals: Sequence[asyncio.Task[Any]]
 ) -> ErrorInfo | None:
     done: set[int] = set()
     error: ErrorInfo | None = INTERRUPTED if ctx.interrupt.is_set() else None
@@ -57,8 +57,8 @@ async def _run_all(
             for step in _ready(ctx.pending.values(), done):
                 del ctx.pending[step.n]
                 tasks[asyncio.create_task(_one(ctx, step, phase))] = step
-        waiting: set[asyncio.Task[Any]] = {*tasks, interrupted} if error is None else {*tasks}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        waiting = [task for task in signals if not task.done()]
+        await asyncio.wait([*tasks, *waiting], return_when=asyncio.FIRST_COMPLETED)
         for task in [task for task in tasks if task.done()]:
             done.add(tasks.pop(task).n)
             error = error or (INTERRUPTED if task.cancelled() else task.result())
@@ -66,7 +66,8 @@ async def _run_all(
             error = error or INTERRUPTED
         if error is not None:
             for task, step in tasks.items():
-                if step.action not in (Action.STOP, Action.SLEEP):
+                waited_for = step.action in (Action.STOP, Action.SLEEP) and not ctx.leave.is_set()
+                if not waited_for and not task.cancelling():  # once: what it clears up then is not disturbed
                     task.cancel()
     return error
 

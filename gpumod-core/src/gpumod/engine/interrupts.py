@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Interrupts:
-    """`event` is set by the first signal; on the way back (`going_back`) only by the second of them all."""
+    """`event` is set by the first signal; on the way back (`going_back`) only by the second of them all.
+
+    `left` is set by the second in any case: nothing is waited for any more.
+    """
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
+        self.left = asyncio.Event()
         self.count = 0
         self._enough = 1
 
@@ -24,6 +29,8 @@ class Interrupts:
 
     def hit(self) -> None:
         self.count += 1
+        if self.leave:
+            self.left.set()
         if self.count >= self._enough:
             self.event.set()
 
@@ -32,6 +39,20 @@ class Interrupts:
         self._enough = 2
         if not self.leave:
             self.event = asyncio.Event()
+
+    async def spare(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Wait for `work`, but not beyond `event`. False when it was given up for that."""
+        doing, called = asyncio.ensure_future(work), asyncio.ensure_future(self.event.wait())
+        try:
+            await asyncio.wait({doing, called}, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                await doing
+                return True
+            return False
+        finally:
+            for task in (doing, called):
+                task.cancel()
+            await asyncio.gather(doing, called, return_exceptions=True)
 
 
 @contextmanager

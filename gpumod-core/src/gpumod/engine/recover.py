@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gpumod.domain.errors import ErrorInfo, HalfWay
+from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus, StepStatus
 from gpumod.domain.states import Action
-from gpumod.engine.change import misfit
+from gpumod.engine.change import left_open, misfit
 from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, muted
+from gpumod.engine.execute import INTERRUPTED
 from gpumod.engine.interrupts import listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
@@ -35,7 +36,8 @@ async def recover(
             outcome = await go_back(machine, run, run.error, report, interrupts)
             asked_for = outcome.status is RunStatus.ROLLED_BACK
             return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
-        await conclude(machine, run)
+        if not await interrupts.spare(conclude(machine, run)):
+            return finish(machine, run, RunStatus.HALF_WAY, INTERRUPTED, HalfWay.exit_code, report)
         snapshot = await observe(machine)
         target = run.target.model_copy(update={"restart": still_to_restart(machine, run)})
         wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.wanted}))
@@ -47,10 +49,12 @@ async def recover(
             preflight(machine, planned, starts)
             report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
             offset = journalled(machine, run)
-            error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
-        if error is None:
-            return finish(machine, run, RunStatus.DONE, None, 0, report)
-        return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
+            try:
+                error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
+                status, code = (RunStatus.HALF_WAY, HalfWay.exit_code) if error else (RunStatus.DONE, 0)
+                return finish(machine, run, status, error, code, report)
+            except GpumodError as failure:
+                raise left_open(run, failure) from failure
 
 
 def close_steps(machine: Machine, run: Run) -> None:

@@ -16,7 +16,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
 from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, RunContext
-from gpumod.engine.execute import Phase, execute
+from gpumod.engine.execute import INTERRUPTED, Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
@@ -83,6 +83,7 @@ async def run_phase(
         going_back=phase == "rollback",
         offset=offset,
         interrupt=interrupts.event,
+        leave=interrupts.left,
     )
     if offset:
         steps = [RunStep(n=offset + step.n, phase=phase, step=step) for step in planned.plan.steps]
@@ -98,7 +99,8 @@ async def go_back(
     options = Options(force=True, cascade=True)
     failed: ErrorInfo | None
     try:
-        await conclude(machine, run)
+        if not await interrupts.spare(conclude(machine, run)):
+            return finish(machine, run, RunStatus.HALF_WAY, error or INTERRUPTED, HalfWay.exit_code, report)
         snapshot = await observe(machine)
         wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
         wanted = with_hosts(run, snapshot, wanted)

@@ -84,7 +84,13 @@ class ProcessSupervisor:
         told = orders(handle, launch, env, self._records, self._settings)
         self._records.prepare(service)
         self._records.write(service, launch.files)
-        answer = await asyncio.to_thread(run_shim, self._nursery, handle.nonce, told)
+        starting = asyncio.ensure_future(asyncio.to_thread(run_shim, self._nursery, handle.nonce, told))
+        try:
+            answer = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # a thread cannot be cancelled: whoever goes back must find what it is about to start
+            await asyncio.wait([starting])
+            raise
         if is_token(answer):
             return answer
         raise not_started(service, told["exe"], answer)

@@ -65,9 +65,16 @@ def stdout_console() -> Console:
     return Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
 
 
+class _Unread(Console):
+    """A console whose reader may go away: it is quiet from then on. (Rich's own ends the program.)"""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def stderr_console() -> Console:
-    """The same for progress."""
-    return Console(file=sys.stderr, markup=False, emoji=False, highlight=False)
+    """The same for progress, which nobody has to read."""
+    return _Unread(file=sys.stderr, markup=False, emoji=False, highlight=False)
 
 
 def print_on(console: Console, shown: RenderableType) -> None:
