@@ -48,18 +48,21 @@ class Modes(Base):
 
     async def mode_create(self, params: ModeWrite) -> ModeResult:
         """Define a mode. Its services must exist, and their dependencies must hold."""
-        self._refuse_broken("modes", params.id)
-        if params.id in self._machine.store.modes():
-            raise UsageError(
-                "mode-exists", f"there is a mode {params.id!r} already", hint=f"gpumod mode edit {params.id}"
-            )
-        return self._write(Mode(id=params.id), params, "mode-created")
+        with self._machine.store.together():  # as in every write here: nobody else writes between read and write
+            self._refuse_broken("modes", params.id)
+            if params.id in self._machine.store.modes():
+                raise UsageError(
+                    "mode-exists", f"there is a mode {params.id!r} already", hint=f"gpumod mode edit {params.id}"
+                )
+            return self._write(Mode(id=params.id), params, "mode-created")
 
     async def mode_edit(self, params: ModeWrite) -> ModeResult:
         """Change a mode's definition. What runs is not touched; the next switch applies it."""
-        return self._write(self._mode(params.id), params, "mode-edited")
+        with self._machine.store.together():
+            return self._write(self._mode(params.id), params, "mode-edited")
 
     def _write(self, old: Mode, params: ModeWrite, kind: str) -> ModeResult:
+        """Store what `params` make of `old`. Called inside one transaction, in which `old` was read too."""
         given = {k: v for k, v in params.model_dump(include={"name", "description"}).items() if v is not None}
         services = self._machine.store.services()
         try:
@@ -81,19 +84,18 @@ class Modes(Base):
 
     async def mode_delete(self, params: ModeDelete) -> DeletedResult:
         """Delete a mode's definition; its services stay. The mode that is current cannot be deleted."""
-        if self._broken("modes", params.mode):
-            self._machine.store.delete_mode(params.mode, event=self._event("mode-deleted", params.mode))
-            return DeletedResult(kind="mode", id=params.mode)
-        mode = self._mode(params.mode)
-        if self._machine.store.current_mode() == mode.id:
-            raise Failed(
-                "mode-is-current",
-                f"mode {mode.id!r} is the current one",
-                why="its services may be running",
-                hint="switch to another mode first: gpumod switch blank",
-            )
-        self._machine.store.delete_mode(mode.id, event=self._event("mode-deleted", mode.id))
-        return DeletedResult(kind="mode", id=mode.id)
+        store = self._machine.store
+        with store.together():
+            mode = None if self._broken("modes", params.mode) else self._mode(params.mode)
+            if mode is not None and store.current_mode() == mode.id:
+                raise Failed(
+                    "mode-is-current",
+                    f"mode {mode.id!r} is the current one",
+                    why="its services may be running",
+                    hint="switch to another mode first: gpumod switch blank",
+                )
+            store.delete_mode(params.mode, event=self._event("mode-deleted", params.mode))
+        return DeletedResult(kind="mode", id=params.mode)
 
     async def mode_status(self, params: ModeRef) -> ModeStatusResult:
         """Each member as the mode wants it and as it is."""
