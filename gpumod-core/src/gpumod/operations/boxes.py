@@ -22,11 +22,12 @@ from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences
-from gpumod.operations.modes import modes_naming, target_of_mode
+from gpumod.operations.modes import modes_naming
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.services import Services
 from gpumod.operations.switching import dry
+from gpumod.operations.targets import target_of_mode
 from gpumod.planner import check_needs
 from gpumod.planner.changes import with_needs
 
