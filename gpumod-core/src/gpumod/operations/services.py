@@ -19,6 +19,7 @@ from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.operations.base import Base, OnProgress, bad_input, drift, failure_of, reporter, unknown
+from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
@@ -76,8 +77,7 @@ class Services(Base):
             service = self._validated(params, old.model_dump(), old.unit_vars)
             edited = {f for f in Service.model_fields if getattr(old, f) != getattr(service, f)}
             if edited:
-                data = {f: {"old": old.model_dump()[f], "new": service.model_dump()[f]} for f in sorted(edited)}
-                event = self._event("service-edited", service.id, **data)
+                event = self._event("service-edited", service.id, **in_event(fields_of(old, service)))
                 store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
         return self._shown(service, await self._seen())
 
