@@ -35,6 +35,10 @@ class Machine:
         """A supervisor of the same home, as the next gpumod would make it."""
         return ProcessSupervisor(self.home, "0123456789ab", self.settings, SystemClock(), kill_timeout_s=kill_timeout_s)
 
+    def service_dir(self, service: str) -> Path:
+        """The service's own folder: what `{service_dir}` stands for."""
+        return self.home / "services" / service
+
     def handle(self, service: str = "svc") -> Handle:
         handle = Handle(
             service=service,

@@ -120,7 +120,7 @@ async def test_arguments_variables_and_files_arrive_as_they_are(machine: Any) ->
     )
     handle = machine.handle()
     await machine.supervisor.start(handle, launch, {"CONFIG": "{service_dir}/sub/config.ini"})
-    folder = machine.supervisor.service_dir("svc")
+    folder = machine.service_dir("svc")
     first, second = await machine.lines(handle, 2)
     assert json.loads(first) == [[weird, f"{folder}/x"], weird, f"{folder}/sub/config.ini", str(folder)]
     assert second == f"dir={folder}"
@@ -327,7 +327,7 @@ async def test_starting_twice_is_refused_and_removing_a_running_one_too(machine:
 
 @pytest.mark.parametrize("service", ["../x", "", "a/b", "a\nb", "."])
 def test_an_id_that_would_leave_the_home_is_refused(machine: Any, service: str) -> None:
-    for call in (machine.supervisor.log_path, machine.supervisor.service_dir):
+    for call in (machine.supervisor.log_path, lambda service: machine.supervisor.write_files(service, ())):
         with pytest.raises(UsageError) as caught:
             call(service)
         assert caught.value.code == "bad-id"
