@@ -43,7 +43,7 @@ class Switching(Targets):
         return SimulateResult.model_validate({**planned.plan.model_dump(), "simulation_id": stored})
 
     async def switch(self, params: SwitchParams, progress: OnProgress = None) -> ChangeResult:
-        """Go to a mode: everything that it does not name stops, unless it is pinned or adopted.
+        """Go to a mode: everything that it does not name stops, unless it is pinned.
 
         "-" is the previous mode as it was: with the alternative of it that had been taken.
         """
