@@ -152,6 +152,23 @@ async def test_a_port_that_does_not_answer_is_no_traceback(kind: Any, state: str
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("options", "asks"),
+    [
+        ({"command": COMMAND}, False),
+        ({"command": "serve --listen 127.0.0.1:7821"}, False),
+        ({"command": ["sh", "-c", "exec serve $PORT"]}, False),
+        ({"command": "serve", "env": {"LISTEN": "7821"}}, False),
+        ({"command": "serve --port 80"}, True),
+        ({"command": "serve", "env": {"HOST": "127.0.0.1"}}, True),
+    ],
+)
+async def test_a_command_that_never_heard_of_its_port_is_suspected(options: dict[str, Any], asks: bool) -> None:
+    detail = (await DRIVER.probe(a_service(unit_vars=options), 7821, NoAnswer("refused"))).detail
+    assert detail.startswith("nothing listens on port 7821")
+    assert ("does the program read the variable PORT?" in detail) is asks
+
+
 async def test_it_sleeps_when_its_requests_are_done() -> None:
     app = App(in_flight=3)
     async with FakeWeb(app) as web:

@@ -1,5 +1,6 @@
 """Starts that cannot succeed are refused before the first stop; strangers survive; what runs is not lost."""
 
+import json
 import socket
 import sys
 
@@ -41,6 +42,14 @@ def add(machine, name, *sets, driver="fastapi"):
     machine.ok("service", "add", "--id", name, "--driver", driver, "--port", str(port), "--vram-mb", "0", *sets)
     machine.ok("mode", "create", f"with-{name}", "--services", name)
     return port
+
+
+def test_a_command_without_its_port_is_told_when_time_is_out(machine):
+    command = json.dumps([sys.executable, "-c", "import time; time.sleep(60)"])
+    port = add(machine, "deaf", "--set", f"command={command}")
+    done = machine.change("service", "start", "deaf", "--timeout", "0.5", code=6)
+    assert done.error["code"] == "start-timeout"
+    assert done.error["why"].startswith(f"nothing listens on port {port} yet: its command does not use {{port}}")
 
 
 def test_refused_before_the_first_stop(small):

@@ -55,8 +55,8 @@ class UnitBench(Bench):
         subprocess.run(["journalctl", "--sync"], check=True)
         match = "_SYSTEMD_UNIT=user@0.service" if self.scope == "user" else "_PID=1"
         words = ["journalctl", "-q", "--no-pager", "-o", "cat", match]
-        told = subprocess.run(words, capture_output=True, text=True, errors="replace", check=True).stdout
-        return sum(line.startswith("Reloading") and "finished" not in line for line in told.splitlines())
+        told = subprocess.run(words, capture_output=True, text=True, errors="replace", check=True).stdout.splitlines()
+        return sum(line.startswith("Reloading") and "finished" not in line for line in told)
 
     def sweep(self) -> None:
         for service in {handle.service for handle in self.handles}:

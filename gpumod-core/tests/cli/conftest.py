@@ -225,6 +225,8 @@ SAMPLES: dict[str, Frozen] = {
             r.ModeMemberStatus(service="glm-code", wanted="awake", state="failed", ok=False, detail="exit code 1"),
         ),
         extra=("chat",),
+        alternative="a1b2c3",
+        notes=("it runs with alternative a1b2c3 (glm-code with 8192 tokens of context)",),
     ),
     "deleted": r.DeletedResult(kind="mode", id="code"),
     "service-list": r.ServiceListResult(services=(EMBEDDING, GLM), problems=(ERROR,)),

@@ -24,7 +24,7 @@ from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.recover import recover
 from gpumod.engine.runs import Outcome
-from gpumod.operations.modes import target_of_mode
+from gpumod.operations.targets import target_of_mode
 from gpumod.plugins.offers import Offer
 from gpumod.testing.world import World, most_mb
 from gpumod.testing.world_drivers import build_machine, quiet

@@ -10,7 +10,7 @@ from gpumod.domain.errors import Stale, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ModeDelete, NoParams, ServiceWrite, SimulateParams, SwitchParams
+from gpumod.operations.params import ModeDelete, ModeRef, NoParams, ServiceWrite, SimulateParams, SwitchParams
 from gpumod.operations.ports import Tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -135,3 +135,52 @@ def test_a_mode_that_is_deleted_leaves_no_alternative_behind(box: Any) -> None:
     with pytest.raises(UsageError) as caught:
         switch(box, "-")
     assert caught.value.code == "no-previous-mode"
+
+
+# --- is it whole? -----------------------------------------------------------------------------------------------------
+
+
+def verified(box: Any, mode: str = "both") -> Any:
+    return ask(box, "mode_verify", ModeRef(mode=mode))
+
+
+@pytest.mark.parametrize("kind", [AlternativeKind.CONTEXT, AlternativeKind.LEAVE_OUT])
+def test_a_mode_with_its_alternative_is_whole_and_says_so(box: Any, kind: AlternativeKind) -> None:
+    offered = ask(box, "simulate", SimulateParams(mode="both")).alternatives
+    taken = next(a for a in offered if a.kind is kind)
+    assert switch(box, "both", alternative=taken.id).status is RunStatus.DONE
+    told = verified(box)
+    assert (told.whole, told.alternative, told.extra) == (True, taken.id, ()), told
+    assert told.notes == (f"it runs with alternative {taken.id} ({taken.title})",)
+    assert {m.service for m in told.members} == set(box.world.states())
+    assert all(m.ok for m in told.members)
+    box.world.crash(told.members[0].service)
+    assert not verified(box).whole
+
+
+def test_a_mode_that_is_not_the_current_one_is_compared_as_it_is_defined(box: Any) -> None:
+    switch(box, "both", alternative=smaller_context(box).id)
+    switch(box, "web")
+    told = verified(box)
+    assert (told.whole, told.alternative, told.notes) == (False, None, ())
+
+
+def test_what_does_not_run_as_the_alternative_has_it_is_told(box: Any) -> None:
+    switch(box, "both", alternative=smaller_context(box).id)
+    box.stop("web")
+    box.start("code", restart=True)
+    told = verified(box)
+    assert not told.whole
+    assert {m.service: m.ok for m in told.members} == {"web": False, "code": False}
+
+
+def test_an_alternative_that_can_no_longer_be_applied_is_told(box: Any) -> None:
+    small = smaller_context(box)
+    switch(box, "both", alternative=small.id)
+    ask(box, "service_edit", ServiceWrite(id="code", unset=("context_size", "kv_cache_per_1k")))
+    told = verified(box)
+    assert {m.service for m in told.members} == {"web", "code"}
+    assert told.alternative == small.id
+    assert small.id in told.notes[0]
+    assert "can no longer be applied" in told.notes[0]
+    assert "gpumod switch both" in told.notes[1]

@@ -43,6 +43,33 @@ def test_memory_and_times_are_measured_and_used(box):
     assert expected_s(stopped, Action.STOP) == pytest.approx(0.5, abs=0.2)
 
 
+def start_peak(box, service):
+    """The most that the plan of a start of `service` reserves for it, after it was started once and stopped."""
+    first = box.start(service)
+    assert first.exit_code == 0
+    box.stop(service)
+    return first.plan.gpus[0].peak_mb, box.start(service).plan.gpus[0].peak_mb
+
+
+def test_the_peak_of_a_start_is_measured_and_used(make_box):
+    box = make_box(8000, define=[world_service("spike", 3000, 9000, peak_mb=4500)])
+    assert start_peak(box, "spike") == (3000, 4500)
+
+
+def test_the_peak_of_a_member_is_its_own(make_box):
+    router = world_service("router", 0, 9000, driver="world-host")
+    box = make_box(8000, define=[router, world_service("member", 3000, host="router", peak_mb=4500)])
+    assert start_peak(box, "member") == (3000, 4500)
+
+
+@pytest.mark.parametrize("why", ["the card tells nothing", "it is too quick to be seen"])
+def test_a_peak_that_nobody_saw_is_none(make_box, why):
+    load_s = 0.2 if "quick" in why else 2.0
+    box = make_box(8000, define=[world_service("spike", 3000, 9000, peak_mb=4500, load_s=load_s)])
+    box.world.tells_processes = "quick" in why
+    assert start_peak(box, "spike") == (3000, 3000)
+
+
 def test_a_mode_that_was_measured_to_be_too_large_is_refused(box):
     box.define(world_service("other", 2500, 9001), world_mode("both", "big", "other"))
     box.switch("on")

@@ -71,11 +71,19 @@ def test_little_is_a_measurement_where_little_or_nothing_was_expected():
 
 def test_the_peak():
     assert choose(service(start_peak_mb=21000)).start_peak_mb == 21000
-    footprint = choose(service(start_peak_mb=21000), [], {"settled_mb": 18950, "peak_mb": 20000})
-    assert (footprint.start_peak_mb, footprint.sources["start_peak_mb"]) == (20000, Source.MEASURED)
-    assert "while starting: measured 20000 MiB (on this card); declared 21000 MiB" in footprint.why
+    footprint = choose(service(start_peak_mb=21000), [], {"settled_mb": 18950, "peak_mb": 22000})
+    assert (footprint.start_peak_mb, footprint.sources["start_peak_mb"]) == (22000, Source.MEASURED)
+    assert "while starting: measured 22000 MiB (on this card); declared 21000 MiB" in footprint.why
+    assert choose(service(), [], {"settled_mb": 18950, "peak_mb": 19000}).start_peak_mb == 19000
     over = choose(service(start_peak_mb=21000), [EXPLICIT])
     assert (over.start_peak_mb, over.sources["start_peak_mb"]) == (22107, Source.EXPLICIT)
+
+
+def test_a_peak_that_was_seen_may_only_raise():
+    estimated = Estimate(estimator="e", start_peak_mb=20500)
+    footprint = choose(service(start_peak_mb=21000), [estimated], {"settled_mb": 18950, "peak_mb": 20000})
+    assert (footprint.start_peak_mb, footprint.sources["start_peak_mb"]) == (20500, Source.ESTIMATED)
+    assert "while starting: estimated 20500 MiB (e); measured 20000 MiB (on this card); declared" in footprint.why
 
 
 def test_who_sleeps_by_stopping_keeps_nothing():

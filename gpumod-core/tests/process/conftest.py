@@ -23,6 +23,10 @@ class Machine(Bench):
     def another(self, kill_timeout_s: float = 10.0) -> ProcessSupervisor:
         return ProcessSupervisor(self.home, "0123456789ab", self.settings, SystemClock(), kill_timeout_s=kill_timeout_s)
 
+    def service_dir(self, service: str) -> Path:
+        """The service's own folder: what `{service_dir}` stands for."""
+        return self.home / "services" / service
+
 
 @pytest.fixture
 async def machine(tmp_path: Path) -> AsyncIterator[Machine]:

@@ -258,7 +258,7 @@ async def test_a_damaged_token_is_no_token(machine: Any, token: dict[str, Any]) 
 async def test_damaged_records_are_no_records(machine: Any) -> None:
     handle = await machine.start(SLEEPER)
     for name in ("run.json", "exit.json"):
-        (machine.supervisor.service_dir("svc") / ".run" / name).write_bytes(b"[\xff")
+        (machine.service_dir("svc") / ".run" / name).write_bytes(b"[\xff")
     assert (await one(machine, bare(handle))).pid == handle.token["pid"]
     await machine.supervisor.stop(handle, machine.launch(SLEEPER))
     assert (await one(machine, handle)).exit_code == -15

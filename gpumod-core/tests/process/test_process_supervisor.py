@@ -73,7 +73,7 @@ async def test_a_program_that_is_missing_is_told_with_where_it_was_looked_for(ma
 
 @pytest.mark.parametrize("service", ["../x", "", "a/b", "a\nb", "."])
 def test_an_id_that_would_leave_the_home_is_refused(machine: Any, service: str) -> None:
-    for call in (machine.supervisor.log_path, machine.supervisor.service_dir):
+    for call in (machine.supervisor.log_path, lambda service: machine.supervisor.write_files(service, ())):
         with pytest.raises(UsageError) as caught:
             call(service)
         assert caught.value.code == "bad-id"

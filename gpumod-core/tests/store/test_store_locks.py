@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from gpumod.adapters.store import open_store
 
@@ -24,3 +28,12 @@ def test_opening_a_database_once_more_keeps_the_locks_on_it(tmp_path: Path) -> N
         with open_store(path) as other:
             other.services()
             assert locks(path) >= held
+
+
+def test_nobody_else_writes_from_the_beginning_of_a_transaction_of_several_calls(path: Path) -> None:
+    with open_store(path) as store, closing(sqlite3.connect(path, timeout=0)) as other:
+        with store.together():
+            store.services()
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -116,6 +117,26 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, later: Schema) -> Non
     assert caught.value.code == "disk-full"
     with open_store(path) as store:
         assert store.services() == {"chat": CHAT}
+
+
+def test_events_of_before_hold_no_secrets_afterwards(path: Path) -> None:
+    args = ["--api-key", "hunter2", "-x"]
+    old = {"env": {"HF_TOKEN": "hunter2", "A": "1"}, "args": args, "cmd": "run"}
+    new = {"env": {"HF_TOKEN": "hunter3"}, "args": args, "cmd": "run --token hunter3"}
+    told = {"unit_vars": {"old": old, "new": new}, "vram_mb": {"old": 1, "new": 2}}
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.execute("UPDATE alembic_version SET version_num = '0002'")
+        tell = "INSERT INTO events (at, kind, subject, data) VALUES (2.0, 'service-edited', 'chat', ?)"
+        for data in (json.dumps(told), '{"unit_vars" no JSON', '{"unit_vars": 3}'):
+            raw.execute(tell, (data,))
+    with open_store(path) as store:
+        _, event, *others = store.events(9)
+    shown = {
+        "old": {"env": {"HF_TOKEN": "(secret)", "A": "1"}, "args": ["-x", "(secret)"], "cmd": "run"},
+        "new": {"env": {"HF_TOKEN": "(secret)"}, "args": ["-x", "(secret)"], "cmd": "run (secret)"},
+    }
+    assert event.data == {"unit_vars": shown, "vram_mb": {"old": 1, "new": 2}}
+    assert [other.kind for other in others] == ["test"]
 
 
 UPGRADE = """

@@ -18,7 +18,7 @@ from gpumod.api import (
 )
 from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_health, tells_asleep
 from gpumod_fastapi.logs import RULES
-from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of
+from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of, says_port
 
 
 class FastApiDriver:
@@ -50,7 +50,7 @@ class FastApiDriver:
             reply = await ask_health(service, port, http)
         except HttpFailure as failure:
             if failure.kind == "refused":
-                return ProbeResult(state="starting", detail="not listening yet")
+                return ProbeResult(state="starting", detail=_not_listening(service, port))
             detail = f"no answer in {PROBE_TIMEOUT_S:g} s" if failure.kind == "timeout" else str(failure)
             return ProbeResult(state="unhealthy", detail=detail)
         if service.sleep_mode == HTTP_LEVEL and tells_asleep(reply):
@@ -64,3 +64,9 @@ class FastApiDriver:
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         """Why it ended, in the words of its own log; asked only of one that did not become ready."""
         return first_fatal(RULES, lines)
+
+
+def _not_listening(service: Service, port: int) -> str:
+    """Also why a start timed out: a command that never heard of its port listens somewhere else, for ever."""
+    ask = "" if says_port(service) else ": its command does not use {port}; does the program read the variable PORT?"
+    return f"nothing listens on port {port} yet{ask}"

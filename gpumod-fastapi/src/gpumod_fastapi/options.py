@@ -65,6 +65,13 @@ def command_of(service: Service, bind_host: str) -> tuple[str, ...]:
         raise ValueError(f"service {service.id!r}: {error}") from error
 
 
+def says_port(service: Service) -> bool:
+    """Whether the command, or the environment that is set for it, speaks of the port. It may read PORT all the same."""
+    options, port = fastapi_options(service), str(service.port)
+    words = (*options.command, *options.env.values())
+    return any(sign in word for word in words for sign in ("{port}", "PORT", port))
+
+
 def folder_of(options: FastApiOptions) -> Path | None:
     return Path(options.cwd) if options.cwd else None
 

@@ -11,8 +11,11 @@ from pathlib import Path
 import click
 
 from gpumod.cli.context import CliContext
+from gpumod.cli.ended import Ended, signals_raise
+from gpumod.cli.failures import print_error
 from gpumod.cli.lazy import command
 from gpumod.cli.tour import Tour, kinds, plain_environment
+from gpumod.domain.errors import ErrorInfo
 
 CARD = "RTX 4090:24564"
 
@@ -24,13 +27,11 @@ def demo(context: CliContext, keep: bool) -> None:
     """A guided tour on a simulated 24 GB card: about a minute, nothing of yours is touched."""
     plain_environment()
     began = time.monotonic()
-    home = Path(tempfile.mkdtemp(prefix="gpumod-demo-"))
-    tour = Tour(home, quiet=context.json)
     try:
-        if ready(tour):
-            walk(tour)
-    finally:
-        clean_up(tour, keep)
+        tour = take(keep, quiet=context.json)
+    except Ended as ended:
+        print_error(ErrorInfo(code="interrupted", message=str(ended)), as_json=context.json)
+        raise click.exceptions.Exit(ended.exit_code) from None
     ok = not tour.failures
     if context.json:
         seconds = round(time.monotonic() - began, 1)
@@ -43,6 +44,21 @@ def demo(context: CliContext, keep: bool) -> None:
             click.echo('Now your own: gpumod init --sim "My card:24564", or see the README.')
     if not ok:
         raise click.exceptions.Exit(1)
+
+
+def take(keep: bool, *, quiet: bool) -> Tour:
+    """Take the tour, and clean up behind it, also when it is ended by a signal: then raises Ended."""
+    with signals_raise() as endings:
+        tour = Tour(Path(tempfile.mkdtemp(prefix="gpumod-demo-")), quiet=quiet)
+        try:
+            try:
+                if ready(tour):
+                    walk(tour)
+            finally:
+                endings.hold()
+        finally:
+            clean_up(tour, keep)
+    return tour
 
 
 def ready(tour: Tour) -> bool:

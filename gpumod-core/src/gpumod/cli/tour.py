@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -54,22 +53,24 @@ class Tour:
         return subprocess.run(self.argv(*args), check=False).returncode
 
     def ask(self, *args: str) -> Any:
-        """Run a command with `--json` and return its document."""
-        done = subprocess.run(self.argv(*args, "--json"), capture_output=True, text=True, check=False)
+        """Run a command with `--json` and return its document. What asks the tour to end does not reach it."""
+        done = subprocess.run(
+            self.argv(*args, "--json"), capture_output=True, text=True, check=False, start_new_session=True
+        )
         return json.loads(done.stdout)
 
-    def cut_off(self, sign: Path, *args: str) -> int | None:
+    def cut_off(self, sign: Path, *args: str) -> int:
         """Run a command and SIGKILL it as soon as the file `sign` appears; its return code."""
         if not self.quiet:
             click.secho(f"\n$ gpumod {' '.join(args)}      (and kill -9 in the middle)", fg="cyan")
         quiet = subprocess.DEVNULL
         with subprocess.Popen(self.argv(*args), stdout=quiet, stderr=quiet) as process:
-            while process.poll() is None and not sign.exists():
-                time.sleep(0.01)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait()
-            return process.returncode
+            try:
+                while process.poll() is None and not sign.exists():
+                    time.sleep(0.01)
+            finally:
+                process.kill()
+            return process.wait()
 
     def free_ports(self) -> None:
         """Give services whose ports are taken on this machine others, so that the tour disturbs nobody."""

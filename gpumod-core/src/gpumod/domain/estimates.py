@@ -41,8 +41,9 @@ def choose(
     `samples` maps the kinds of :class:`gpumod.domain.run.Sample` to values under this service's key.
     `sleep_residue_mb` and `sleep_ram_mb` are what its sleep strategy predicts (MiB; None: not known) and count as
     estimates. Of several answers of equal rank the largest is taken. A measurement of nothing (healthy, but next to
-    nothing on the card: it fell back to the CPU) is left out with everything measured beside it. What a sleeping
-    service keeps is never above `vram_mb`, and is all of it where nobody knows. `why` names the losers too.
+    nothing on the card: it fell back to the CPU) is left out with everything measured beside it. A measured peak may
+    only raise, since one is easily missed. What a sleeping service keeps is never above `vram_mb`, and is all of it
+    where nobody knows. `why` names the losers too.
     """
     notes: list[str] = []
     known = {kind: value for kind, value in (samples or {}).items() if math.isfinite(value) and value >= 0}
@@ -56,6 +57,8 @@ def choose(
     sources = {"vram_mb": vram.source}
 
     peaks = _ranked("start_peak_mb", estimates, known.get("peak_mb"), service.start_peak_mb)
+    if peaks[1:] and peaks[0].source is Source.MEASURED and peaks[0].mb < peaks[1].mb:
+        peaks[:2] = peaks[1::-1]
     peak = peaks[0] if peaks and peaks[0].mb > vram.mb else vram
     sources["start_peak_mb"] = peak.source
     if peak.mb > vram.mb:

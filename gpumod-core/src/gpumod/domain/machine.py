@@ -34,7 +34,8 @@ class ServiceReading(Frozen):
     """One service as its supervisor and its own HTTP surface tell it.
 
     `vram_mb` maps GPU index to MiB held now; `gpus` is where it was placed; `launched` the definition that it was
-    started with (None when it is not ours or not up); `detail` says why it is unhealthy or failed.
+    started with (None when it is not ours or not up); `detail` says why it is unhealthy or failed. `adopted` is for
+    planners alone so far: nothing that gpumod did not start itself is read as a service yet.
     """
 
     service: str

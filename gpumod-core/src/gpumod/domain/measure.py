@@ -27,12 +27,11 @@ is another: a runtime that can sleep allocates differently. Id, name, port, role
 like change nothing."""
 
 
-def sample_key(service: Service, gpu_names: Sequence[str], runtime_version: str = "") -> str:
-    """The key of measurements: 16 hex digits over :data:`LAUNCH_FIELDS`, the GPUs' names and the runtime's version.
+def sample_key(service: Service, gpu_names: Sequence[str]) -> str:
+    """The key of measurements: 16 hex digits over :data:`LAUNCH_FIELDS` and the GPUs' names.
 
-    `gpu_names` are the names of the GPUs that it runs on, in any order (two equal cards count twice). An empty
-    `runtime_version` means that it is not known.
+    `gpu_names` are the names of the GPUs that it runs on, in any order (two equal cards count twice).
     """
     launch = service.model_dump(mode="json", include=set(LAUNCH_FIELDS))
-    content = json.dumps([launch, sorted(gpu_names), runtime_version], sort_keys=True, separators=(",", ":"))
+    content = json.dumps([launch, sorted(gpu_names)], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:16]

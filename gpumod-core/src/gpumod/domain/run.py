@@ -97,7 +97,7 @@ class Event(Frozen):
 class Sample(Frozen):
     """A measurement of a service: settled and peak VRAM, asleep residue, or how long an action took.
 
-    `key` is derived from launch options, GPU and runtime version (:func:`gpumod.domain.measure.sample_key`).
+    `key` is derived from launch options and GPUs (:func:`gpumod.domain.measure.sample_key`).
     """
 
     service: str

@@ -60,6 +60,23 @@ def split(value: Any, name: str = "") -> tuple[Any, Any]:
     return value, None
 
 
+def hidden(value: Any, name: str = "") -> Any:
+    """`value` with :data:`HIDDEN` in place of its secrets, as it is printed and kept in what is told of a change."""
+    left, secret = split(value, name)
+    if secret is None:
+        return value
+    if isinstance(value, Mapping) and not is_secret_name(name):
+        return {key: hidden(item, key) for key, item in value.items()}
+    if isinstance(left, list):
+        return [*left, HIDDEN]
+    return HIDDEN if left is None else f"{left} {HIDDEN}"
+
+
+def discreet(service: Service) -> Service:
+    """`service` as it may be shown beside other things."""
+    return service.model_copy(update={"unit_vars": hidden(service.unit_vars)})
+
+
 def public(service: Service) -> tuple[Service, tuple[str, ...]]:
     """`service` without the secrets among its options, and the options that held some."""
     left, secret = _split_mapping(service.unit_vars)

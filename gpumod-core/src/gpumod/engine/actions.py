@@ -18,6 +18,7 @@ from gpumod.engine.hosted import ends_with_host, start_member, stop_member
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import Held, held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.patience import wake_patience_s, within
+from gpumod.engine.peak import watching
 from gpumod.engine.starting import start_process
 from gpumod.engine.verify import verify
 from gpumod.ports import Launch
@@ -38,24 +39,27 @@ async def start(ctx: RunContext, step: Step) -> str:
     began = ctx.machine.clock.monotonic()
     remark = ""
     try:
-        now = await _started(ctx, step, service)
+        now, peak_mb = await _started(ctx, step, service)
     except Failed as error:
         if error.code != "out-of-memory" or not await _has_room_again(ctx, step):
             raise
         ctx.waiting(step, f"{service.id} once more: it ran out of memory, and there is room now")
         remark = "it ran out of memory once, and started at the second try"
-        now = await _started(ctx, step, service)
+        now, peak_mb = await _started(ctx, step, service)
     seconds = ctx.machine.clock.monotonic() - began
-    record(ctx, service, start_s=seconds, settled_mb=settled_early(ctx, service, now))
+    record(ctx, service, start_s=seconds, settled_mb=settled_early(ctx, service, now), peak_mb=peak_mb)
     return remark
 
 
-async def _started(ctx: RunContext, step: Step, service: Service) -> Held:
-    if service.host:
-        await start_member(ctx, step, service)
-    else:
-        await start_process(ctx, step, service)
-    return await wait_arrived(ctx, step)
+async def _started(ctx: RunContext, step: Step, service: Service) -> tuple[Held, float]:
+    """What it holds when it is ready, and the most MiB that it was seen to hold until then (see :class:`Peak`)."""
+    async with watching(ctx.machine, service.id) as peak:
+        if service.host:
+            await start_member(ctx, step, service)
+        else:
+            await start_process(ctx, step, service)
+        now = await wait_arrived(ctx, step)
+    return now, math.nan if math.isnan(peak.mb) else max(peak.mb, now.total_mb)
 
 
 async def _has_room_again(ctx: RunContext, step: Step) -> bool:

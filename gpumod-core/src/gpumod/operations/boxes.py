@@ -21,12 +21,13 @@ from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
-from gpumod.operations.differences import differences
-from gpumod.operations.modes import modes_naming, target_of_mode
+from gpumod.operations.differences import differences, in_event
+from gpumod.operations.modes import modes_naming
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.services import Services
 from gpumod.operations.switching import dry
+from gpumod.operations.targets import target_of_mode
 from gpumod.planner import check_needs
 from gpumod.planner.changes import with_needs
 
@@ -238,8 +239,8 @@ class Boxes(Services):
         """What became of a service or a mode, in the words of its own commands."""
         added = "added" if item.kind == "service" else "created"
         kind = f"{item.kind}-{'edited' if item.action == 'change' else added}"
-        fields = {f.field: {"old": f.old, "new": f.new} for f in item.fields}
-        return Event(at=self._machine.clock.now(), kind=kind, subject=item.id, data={"source": source, **fields})
+        data = {"source": source, **in_event(item.fields)}
+        return Event(at=self._machine.clock.now(), kind=kind, subject=item.id, data=data)
 
     async def _drifted(self, services: Mapping[str, Service]) -> tuple[DriftRow, ...]:
         """What runs with another definition than in `services`; nothing where the machine cannot be observed."""

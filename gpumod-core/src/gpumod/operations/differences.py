@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from gpumod.domain.base import Frozen
 from gpumod.domain.box import Box
 from gpumod.domain.mode import Mode
-from gpumod.domain.secrets import HIDDEN, split
+from gpumod.domain.secrets import hidden
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.operations.box_results import FieldChange, ObjectChange
@@ -23,6 +23,11 @@ def differences(now: Box, then: Box) -> tuple[ObjectChange, ...]:
         *_objects("service", now.services, then.services),
         *_objects("mode", now.modes, then.modes),
     )
+
+
+def in_event(fields: Iterable[FieldChange]) -> dict[str, Any]:
+    """Changes of fields as an event tells them."""
+    return {f.field: {"old": f.old, "new": f.new} for f in fields}
 
 
 def _settings(now: Mapping[str, str | None], then: Mapping[str, str | None]) -> Iterator[ObjectChange]:
@@ -40,12 +45,13 @@ def _objects(kind: Literal["service", "mode"], now: Mapping[str, T], then: Mappi
         if name not in then:
             yield ObjectChange(kind=kind, id=name, action="remove")
         elif name not in now:
-            yield ObjectChange(kind=kind, id=name, action="add", fields=tuple(_fields(None, then[name])))
+            yield ObjectChange(kind=kind, id=name, action="add", fields=tuple(fields_of(None, then[name])))
         elif now[name] != then[name]:
-            yield ObjectChange(kind=kind, id=name, action="change", fields=tuple(_fields(now[name], then[name])))
+            yield ObjectChange(kind=kind, id=name, action="change", fields=tuple(fields_of(now[name], then[name])))
 
 
-def _fields(old: Service | Mode | None, new: Service | Mode) -> Iterator[FieldChange]:
+def fields_of(old: Service | Mode | None, new: Service | Mode) -> Iterator[FieldChange]:
+    """What differs, options of the driver one by one, without their secrets."""
     before = _flat(old) if old else {}
     after = _flat(new, said=old is None)
     for field in dict.fromkeys([*after, *before]):
@@ -69,9 +75,4 @@ def _flat(value: Frozen, *, said: bool = False) -> dict[str, Any]:
 
 def _shown(field: str, value: Any) -> Any:
     """`value` without a secret in it."""
-    left, secret = split(value, field.rpartition(".")[2]) if field.startswith("unit_vars.") else (value, None)
-    if secret is None:
-        return value
-    if isinstance(left, list):
-        return [*left, HIDDEN]
-    return HIDDEN if left is None else f"{left} {HIDDEN}" if isinstance(left, str) else left
+    return hidden(value, field.rpartition(".")[2]) if field.startswith("unit_vars.") else value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from gpumod.domain.base import is_id
 from gpumod.domain.errors import UsageError
 from gpumod.domain.run import Run
+from gpumod.domain.secrets import discreet
 from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
@@ -18,6 +20,9 @@ from gpumod.operations.results import (
     SimulationsResult,
 )
 
+SHOWN = 20
+"""So many ids are named where one is asked for that is not there, or not alone."""
+
 
 class History(Base):
     async def history_list(self, params: ListParams) -> HistoryListResult:
@@ -30,21 +35,19 @@ class History(Base):
     async def history_show(self, params: RunRef) -> HistoryResult:
         """One run with every step."""
         store = self._machine.store
-        runs = store.runs(10_000)
         if params.run == "last":
-            if not runs:
+            newest = store.run_ids("", 1)
+            if not newest:
                 raise unknown("run", params.run, (), "gpumod history list")
-            return HistoryResult(run=store.run(runs[0].id))
-        found = [run.id for run in runs if run.id.startswith(params.run)]
-        if params.run in found:
-            found = [params.run]
+            return HistoryResult(run=discreetly(store.run(newest[0])))
+        found = store.run_ids(params.run, SHOWN + 1) if is_id(params.run) else ()
         if not found:
-            raise unknown("run", params.run, [run.id for run in runs], "gpumod history list")
-        if len(found) > 1:
-            raise UsageError(
-                "ambiguous-run", f"{params.run!r} begins the ids of {len(found)} runs", why=", ".join(found[:5])
-            )
-        return HistoryResult(run=store.run(found[0]))
+            raise unknown("run", params.run, store.run_ids("", SHOWN), "gpumod history list")
+        if params.run not in found and len(found) > 1:
+            named = ", ".join(found[:SHOWN])
+            why = f"{named} and others" if len(found) > SHOWN else named
+            raise UsageError("ambiguous-run", f"{params.run!r} begins the ids of several runs", why=why)
+        return HistoryResult(run=discreetly(store.run(found[0])))
 
     async def simulations(self, params: ListParams) -> SimulationsResult:
         """The last simulations, newest first."""
@@ -68,14 +71,27 @@ class History(Base):
         run = store.open_run()
         if params.way is None or run is None:
             due = to_put_back(self._machine)
-            return RecoverResult(open_run=run, notes=(due,) if due and run is None else ())
+            return RecoverResult(open_run=run and discreetly(run), notes=(due,) if due and run is None else ())
         options = Options(force=params.force, cascade=True)
         outcome = await recover(self._machine, params.way, options, reporter(progress))
         if outcome is None:
             return RecoverResult(open_run=None)
+        left = store.open_run()
         return RecoverResult(
-            open_run=store.open_run(), change=change_result(outcome, store.current_mode(), store.current_mode())
+            open_run=left and discreetly(left),
+            change=change_result(outcome, store.current_mode(), store.current_mode()),
         )
+
+
+def discreetly(run: Run) -> Run:
+    """`run` as it may be shown: the definitions in it without their secrets."""
+    before = {
+        s: reading.model_copy(update={"launched": reading.launched and discreet(reading.launched)})
+        for s, reading in run.before.items()
+    }
+    kept = {"definitions": run.definitions, "wanted": run.wanted}
+    shown = {field: {s: discreet(found) for s, found in services.items()} for field, services in kept.items()}
+    return run.model_copy(update={"before": before, **shown})
 
 
 def _row(run: Run) -> RunRow:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.errors import Failed, Stale, UnknownName, UsageError
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode
-from gpumod.domain.plan import Target, TargetMember
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.verify import misses
-from gpumod.operations.base import Base, bad_input
+from gpumod.operations.base import bad_input
 from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
 from gpumod.operations.results import (
     DeletedResult,
@@ -22,10 +22,11 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
+from gpumod.operations.targets import Targets, target_of_mode
 from gpumod.planner import check_needs
 
 
-class Modes(Base):
+class Modes(Targets):
     async def mode_list(self, params: NoParams) -> ModeListResult:
         """Every mode, with what its members declare in sum."""
         store = self._machine.store
@@ -48,18 +49,21 @@ class Modes(Base):
 
     async def mode_create(self, params: ModeWrite) -> ModeResult:
         """Define a mode. Its services must exist, and their dependencies must hold."""
-        self._refuse_broken("modes", params.id)
-        if params.id in self._machine.store.modes():
-            raise UsageError(
-                "mode-exists", f"there is a mode {params.id!r} already", hint=f"gpumod mode edit {params.id}"
-            )
-        return self._write(Mode(id=params.id), params, "mode-created")
+        with self._machine.store.together():  # as in every write here: nobody else writes between read and write
+            self._refuse_broken("modes", params.id)
+            if params.id in self._machine.store.modes():
+                raise UsageError(
+                    "mode-exists", f"there is a mode {params.id!r} already", hint=f"gpumod mode edit {params.id}"
+                )
+            return self._write(Mode(id=params.id), params, "mode-created")
 
     async def mode_edit(self, params: ModeWrite) -> ModeResult:
         """Change a mode's definition. What runs is not touched; the next switch applies it."""
-        return self._write(self._mode(params.id), params, "mode-edited")
+        with self._machine.store.together():
+            return self._write(self._mode(params.id), params, "mode-edited")
 
     def _write(self, old: Mode, params: ModeWrite, kind: str) -> ModeResult:
+        """Store what `params` make of `old`. Called inside one transaction, in which `old` was read too."""
         given = {k: v for k, v in params.model_dump(include={"name", "description"}).items() if v is not None}
         services = self._machine.store.services()
         try:
@@ -81,34 +85,35 @@ class Modes(Base):
 
     async def mode_delete(self, params: ModeDelete) -> DeletedResult:
         """Delete a mode's definition; its services stay. The mode that is current cannot be deleted."""
-        if self._broken("modes", params.mode):
-            self._machine.store.delete_mode(params.mode, event=self._event("mode-deleted", params.mode))
-            return DeletedResult(kind="mode", id=params.mode)
-        mode = self._mode(params.mode)
-        if self._machine.store.current_mode() == mode.id:
-            raise Failed(
-                "mode-is-current",
-                f"mode {mode.id!r} is the current one",
-                why="its services may be running",
-                hint="switch to another mode first: gpumod switch blank",
-            )
-        self._machine.store.delete_mode(mode.id, event=self._event("mode-deleted", mode.id))
-        return DeletedResult(kind="mode", id=mode.id)
+        store = self._machine.store
+        with store.together():
+            mode = None if self._broken("modes", params.mode) else self._mode(params.mode)
+            if mode is not None and store.current_mode() == mode.id:
+                raise Failed(
+                    "mode-is-current",
+                    f"mode {mode.id!r} is the current one",
+                    why="its services may be running",
+                    hint="switch to another mode first: gpumod switch blank",
+                )
+            store.delete_mode(params.mode, event=self._event("mode-deleted", params.mode))
+        return DeletedResult(kind="mode", id=params.mode)
 
     async def mode_status(self, params: ModeRef) -> ModeStatusResult:
         """Each member as the mode wants it and as it is."""
         mode = self._mode(params.mode)
         store = self._machine.store
-        services = store.services()
         snapshot = await observe(self._machine)
-        target = target_of_mode(mode)
-        planned = plan_for(self._machine, snapshot, Wanted(target, services), Options(cascade=True))
+        current = store.current_mode() == mode.id
+        alternative = store.current_alternative() if current else None
+        asked, notes = self._as_taken(mode, alternative, snapshot)
+        planned = plan_for(self._machine, snapshot, asked, Options(cascade=True))
         wrong = misses(planned)
         wanted = {row.id: row for row in planned.plan.services}
-        named = [m.service for m in mode.members]
+        named = [m.service for m in asked.target.members]
         return ModeStatusResult(
             mode=mode.id,
-            current=store.current_mode() == mode.id,
+            current=current,
+            alternative=alternative,
             whole=not wrong,
             members=tuple(
                 ModeMemberStatus(
@@ -122,19 +127,25 @@ class Modes(Base):
                 if name in wanted
             ),
             extra=tuple(sorted(s for s in wrong if s not in named)),
+            notes=notes,
         )
+
+    def _as_taken(self, mode: Mode, alternative: str | None, snapshot: HostSnapshot) -> tuple[Wanted, tuple[str, ...]]:
+        """What `mode` wants, with the alternative with which it was taken, and what is to be said of that."""
+        defined = Wanted(target_of_mode(mode), self._machine.store.services())
+        if alternative is None:
+            return defined, ()
+        try:
+            asked = self._alternative(mode.id, alternative, snapshot)
+        except (Stale, UnknownName, UsageError) as error:
+            why = f"{error.info.message}: {error.info.why}" if error.info.why else error.info.message
+            told = f"it was taken with alternative {alternative}, but is compared with what is defined now: {why}"
+            return defined, (told, f"gpumod switch {mode.id} goes to the mode as it is defined now")
+        return asked, (f"it runs with {self._told(alternative)}",)
 
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:
         """The same, for scripts: the CLI's exit status says whether the mode is whole."""
         return await self.mode_status(params)
-
-
-def target_of_mode(mode: Mode) -> Target:
-    """What a switch to `mode` wants."""
-    return Target(
-        mode=mode.id,
-        members=tuple(TargetMember(service=m.service, want=m.want, start_order=m.start_order) for m in mode.members),
-    )
 
 
 def modes_naming(modes: Mapping[str, Mode], service_id: str) -> tuple[str, ...]:

@@ -72,13 +72,14 @@ class Presets(Base):
             if wanted not in catalogue.services and wanted not in catalogue.modes:
                 raise unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
         chosen = set(params.ids) or {*catalogue.services, *catalogue.modes}
-        loaded = _Loaded(self._machine.store)
-        for name, preset in catalogue.services.items():
-            if name in chosen:
-                self._load_service(preset, params.update, loaded)
-        for name, entry in catalogue.modes.items():
-            if name in chosen:
-                self._load_mode(entry, params.update, loaded)
+        with self._machine.store.together():  # nobody edits between what is read here and what is written
+            loaded = _Loaded(self._machine.store)
+            for name, preset in catalogue.services.items():
+                if name in chosen:
+                    self._load_service(preset, params.update, loaded)
+            for name, entry in catalogue.modes.items():
+                if name in chosen:
+                    self._load_mode(entry, params.update, loaded)
         return PresetLoadResult(
             added=tuple(loaded.added),
             updated=tuple(loaded.updated),

@@ -173,13 +173,18 @@ class ModeMemberStatus(Frozen):
 
 
 class ModeStatusResult(Frozen):
-    """`whole` is true when every member is as the mode wants it and nothing else runs that is not pinned."""
+    """`whole` is true when every member is as the mode wants it and nothing else runs that is not pinned.
+
+    `alternative` is the id of the one with which the current mode was taken: that is what is wanted then.
+    """
 
     mode: str
     current: bool
     whole: bool
     members: tuple[ModeMemberStatus, ...]
     extra: tuple[str, ...] = ()
+    alternative: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class DeletedResult(Frozen):

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName, UsageError
-from gpumod.domain.machine import GpuReading, HostSnapshot
+from gpumod.domain.footprint import Footprint
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
@@ -18,6 +19,7 @@ from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
+from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
@@ -35,41 +37,51 @@ class Services(Units):
 
     async def service_show(self, params: ServiceRef) -> ServiceResult:
         """A definition, what it takes and where the numbers come from."""
-        return await self._shown(self._service(params.service))
+        service = self._service(params.service)
+        return self._shown(service, await self._seen())
 
     async def service_add(self, params: ServiceWrite) -> ServiceResult:
         """Define a service. Its driver checks the options; its port must be free of other definitions."""
+        service = self._new(params)
+        snapshot = await self._seen()
+        if "vram_mb" not in params.fields and not self._machine.hosts_members(service):
+            self._refuse_unsaid(service, snapshot)
+        with self._machine.store.together():
+            service = self._new(params)  # nobody else writes from here on
+            event = self._event("service-added", service.id)
+            self._machine.store.put_service(service, event=event, user_edited=tuple(service.model_fields_set))
+        return self._shown(service, snapshot)
+
+    def _new(self, params: ServiceWrite) -> Service:
+        """The definition that `params` give, checked against what is stored."""
         self._refuse_broken("services", params.id)
         if params.id in self._machine.store.services():
             raise UsageError(
                 "service-exists", f"there is a service {params.id!r} already", hint=f"gpumod service edit {params.id}"
             )
-        service = self._validated(params, {"id": params.id}, {})
-        shown = await self._shown(service)
-        is_host = self._machine.hosts_members(service)
-        if "vram_mb" not in params.fields and not is_host and shown.footprint.vram_mb == 0:
+        return self._validated(params, {"id": params.id}, {})
+
+    def _refuse_unsaid(self, service: Service, snapshot: HostSnapshot | None) -> None:
+        """Raise UsageError `no-vram` where nobody knows what the service takes."""
+        if self._footprint(service, snapshot).vram_mb == 0:
             raise UsageError(
                 "no-vram",
                 f"service {service.id!r} does not say what VRAM it takes",
                 why="nothing is known of it, and a plan that counts it as free would be wrong",
                 hint="--vram-mb MB (0 if it uses no GPU)",
             )
-        self._machine.store.put_service(
-            service, event=self._event("service-added", service.id), user_edited=tuple(service.model_fields_set)
-        )
-        return await self._shown(service)
 
     async def service_edit(self, params: ServiceWrite) -> ServiceResult:
         """Change a definition. Nothing is restarted: the result shows the drift and how to apply it."""
         store = self._machine.store
-        old = self._service(params.id)
-        service = self._validated(params, old.model_dump(), old.unit_vars)
-        edited = {f for f in Service.model_fields if getattr(old, f) != getattr(service, f)}
-        if edited:
-            data = {f: {"old": old.model_dump()[f], "new": service.model_dump()[f]} for f in sorted(edited)}
-            event = self._event("service-edited", service.id, **data)
-            store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
-        return await self._shown(service)
+        with store.together():  # nobody else writes between what is read here and what is written
+            old = self._service(params.id)
+            service = self._validated(params, old.model_dump(), old.unit_vars)
+            edited = {f for f in Service.model_fields if getattr(old, f) != getattr(service, f)}
+            if edited:
+                event = self._event("service-edited", service.id, **in_event(fields_of(old, service)))
+                store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
+        return self._shown(service, await self._seen())
 
     def _validated(self, params: ServiceWrite, base: Mapping[str, Any], options: Mapping[str, Any]) -> Service:
         """The definition that `params` give over `base`, checked by itself, by its driver and against the others."""
@@ -150,17 +162,23 @@ class Services(Units):
     async def service_remove(self, params: ServiceRemove, progress: OnProgress = None) -> DeletedResult:
         """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""
         store = self._machine.store
-        services = store.services()
         if self._broken("services", params.service):
-            store.delete_service(params.service, event=self._event("service-removed", params.service))
-            return DeletedResult(kind="service", id=params.service)
-        if params.service not in services and self._broken("handles", params.service):
+            return await self._delete(params)
+        if params.service not in store.services() and self._broken("handles", params.service):
             if params.service not in store.handles():  # nothing is left by which its process could be found
                 store.delete_handle(params.service, event=self._event("handle-removed", params.service))
             else:
                 launched = store.handles()[params.service].launched
-                await self._stop(launched, {launched.id: launched, **services}, progress, alive=params.stop)
+                await self._stop(launched, {launched.id: launched, **store.services()}, progress, alive=params.stop)
             return DeletedResult(kind="handle", id=params.service)
+        service = self._removable(params)
+        if service.id in store.handles():
+            await self._stop(service, store.services(), progress, alive=params.stop)
+        return await self._delete(params)
+
+    def _removable(self, params: ServiceRemove) -> Service:
+        """The service to remove; raise where another one, or a mode, still names it."""
+        services = self._machine.store.services()
         service = self._service(params.service, services)
         dependents = sorted(s for s, other in services.items() if service.id in other.needs)
         if dependents:
@@ -169,21 +187,30 @@ class Services(Units):
                 f"{', '.join(dependents)} need {service.id!r}",
                 hint=f"gpumod service edit {dependents[0]} --unset depends_on, or remove them first",
             )
-        named = modes_naming(store.modes(), service.id)
+        named = modes_naming(self._machine.store.modes(), service.id)
         if named and not params.cascade:
             raise Failed(
                 "in-modes",
                 f"service {service.id!r} belongs to mode {', '.join(named)}",
                 hint="--cascade takes it out of them too",
             )
-        if store.handles().get(service.id):
-            await self._stop(service, services, progress, alive=params.stop)
-        for mode_id in named:
-            mode = without_service(store.modes()[mode_id], service.id)
-            store.put_mode(mode, event=self._event("mode-edited", mode_id, removed=service.id), user_edited=True)
-        store.delete_service(service.id, event=self._event("service-removed", service.id))
-        await self._forget(service.id)
-        return DeletedResult(kind="service", id=service.id)
+        return service
+
+    async def _delete(self, params: ServiceRemove) -> DeletedResult:
+        """Delete the definition, out of the modes too. It is checked again: things may have changed since."""
+        store = self._machine.store
+        with store.together():
+            if not self._broken("services", params.service):
+                service = self._removable(params)
+                if service.id in store.handles():
+                    raise _still_running(service.id, "it was started again meanwhile")
+                modes = store.modes()
+                for mode_id in modes_naming(modes, service.id):
+                    event = self._event("mode-edited", mode_id, removed=service.id)
+                    store.put_mode(without_service(modes[mode_id], service.id), event=event, user_edited=True)
+            store.delete_service(params.service, event=self._event("service-removed", params.service))
+        await self._forget(params.service)
+        return DeletedResult(kind="service", id=params.service)
 
     async def _forget(self, service: str) -> None:
         """Remove what was written for a service: units of whatever supervisor, and its secrets."""
@@ -201,8 +228,7 @@ class Services(Units):
 
         def build(snapshot: HostSnapshot) -> Wanted:
             if not alive and snapshot.reading(service.id).state in ALIVE:
-                hint = f"gpumod service stop {service.id}, or --stop"
-                raise Failed("still-running", f"service {service.id!r} is running", hint=hint)
+                raise _still_running(service.id)
             return Wanted(Target(stop=(service.id,), stop_others=False), services)
 
         command = f"service remove {service.id}"
@@ -227,27 +253,36 @@ class Services(Units):
             follow=supervisor.follow_command(owner, params.lines) if isinstance(supervisor, KeepsJournal) else (),
         )
 
-    async def _shown(self, service: Service) -> ServiceResult:
-        machine, store = self._machine, self._machine.store
-        gpus: tuple[GpuReading, ...] = ()
-        seat: tuple[int, ...] = ()
-        snapshot: HostSnapshot | None = None
+    async def _seen(self) -> HostSnapshot | None:
+        """What is now; None on a machine without a GPU, which still shows its definitions."""
         try:
-            snapshot = await observe(machine)
-            gpus, seat = snapshot.gpus, placed_on(snapshot, service.id)
-        except GpumodError:  # a machine without a GPU still shows its definitions
-            snapshot = None
+            return await observe(self._machine)
+        except GpumodError:
+            return None
+
+    def _footprint(self, service: Service, snapshot: HostSnapshot | None) -> Footprint:
+        gpus = snapshot.gpus if snapshot else ()
+        seat = placed_on(snapshot, service.id) if snapshot else ()
+        return footprint(self._machine, service, gpus, self._machine.store.samples(), seat)
+
+    def _shown(self, service: Service, snapshot: HostSnapshot | None) -> ServiceResult:
+        store = self._machine.store
         differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
         if snapshot and not differs and self._unit_differs(service, snapshot):
             differs = ("unit",)
         return ServiceResult(
             service=service,
-            footprint=footprint(machine, service, gpus, store.samples(), seat),
+            footprint=self._footprint(service, snapshot),
             edited=tuple(sorted(store.user_edited(service.id))),
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
             apply=f"gpumod service restart {service.id}" if differs else "",
         )
+
+
+def _still_running(service: str, why: str = "") -> Failed:
+    hint = f"gpumod service stop {service}, or --stop"
+    return Failed("still-running", f"service {service!r} is running", why=why, hint=hint)
 
 
 def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection[str]) -> dict[str, Any]:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, Stale, UnknownName, UsageError
+from gpumod.domain.errors import ErrorInfo, MachineLacks, Stale, UnknownName, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
-from gpumod.domain.mode import Mode, Want
-from gpumod.domain.plan import Alternative, Target, TargetMember
+from gpumod.domain.mode import Mode
 from gpumod.domain.run import RunStatus
-from gpumod.domain.service import Service
-from gpumod.domain.states import State
 from gpumod.engine.change import change, misfit
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.runs import Outcome
-from gpumod.operations.base import Base, OnProgress, change_result, drift, reporter, restarts, unknown
-from gpumod.operations.modes import target_of_mode
+from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import SimulateParams, SwitchParams
 from gpumod.operations.results import ChangeResult, SimulateResult
-from gpumod.planner import apply_changes
-from gpumod.planner.changes import edited_by, with_needs
+from gpumod.operations.targets import Targets, target_of_mode
 from gpumod.ports import Simulation
 
 IMAGINARY_RAM_MB = 1_000_000
 """Host RAM of an imaginary machine (`--gpu-total`): not the question there."""
 
 
-class Switching(Base):
+class Switching(Targets):
     async def simulate(self, params: SimulateParams) -> SimulateResult:
         """Plan without executing; stored where the home can be written, so that an alternative can be taken by id."""
         options = Options(cascade=True, force=params.gpu_total_mb is not None)  # nobody leases an imaginary card
@@ -48,55 +42,8 @@ class Switching(Base):
             stored = None
         return SimulateResult.model_validate({**planned.plan.model_dump(), "simulation_id": stored})
 
-    def _asked(self, params: SimulateParams, snapshot: HostSnapshot) -> Wanted:
-        """What a simulation is about: a base, with services added and removed and contexts changed."""
-        if params.mode is not None and params.services is not None:
-            raise UsageError("bad-input", "--mode and --services cannot be combined", hint="use --mode with --add")
-        services = dict(self._machine.store.services())
-        if params.mode is not None:
-            target = target_of_mode(self._mode(params.mode))
-        elif params.services is not None:
-            target = Target(members=tuple(TargetMember(service=s) for s in params.services))
-        else:
-            target = Target(members=serving(snapshot))
-        added = tuple(TargetMember(service=s) for s in params.add if s not in {m.service for m in target.members})
-        members = tuple(m for m in (*target.members, *added) if m.service not in params.remove)
-        for member in members:
-            self._service(member.service, services)
-        self._refuse_strangers(params.remove, [m.service for m in (*target.members, *added)], services)
-        changed: dict[str, Service] = {}
-        known = {member.service for member in members}
-        for name, tokens in params.context.items():
-            self._service(name, services)
-            if name not in known:
-                raise UsageError(
-                    "bad-context",
-                    f"{name} is not among the services that are simulated",
-                    why=f"these are: {', '.join(sorted(known)) or 'none'}",
-                    hint=f"--add {name}",
-                )
-            try:
-                changed[name] = self._service(name, services).with_context(tokens)
-            except ValueError as error:
-                raise UsageError("bad-context", str(error), hint="give it kv_cache_per_1k and context_size") from error
-        return _with(target.model_copy(update={"members": members}), services, changed, snapshot)
-
-    def _refuse_strangers(
-        self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]
-    ) -> None:
-        """Raise where something is to be left out that is not there to begin with."""
-        for name in removed:
-            if name not in members:
-                self._service(name, services)
-                raise UsageError(
-                    "not-a-member",
-                    f"{name} cannot be left out: it is not among the services that are simulated",
-                    why=f"these are: {', '.join(members) or 'none'}",
-                    hint=f"leave --remove {name} away",
-                )
-
     async def switch(self, params: SwitchParams, progress: OnProgress = None) -> ChangeResult:
-        """Go to a mode: everything that it does not name stops, unless it is pinned or adopted.
+        """Go to a mode: everything that it does not name stops, unless it is pinned.
 
         "-" is the previous mode as it was: with the alternative of it that had been taken.
         """
@@ -164,28 +111,8 @@ class Switching(Base):
 
     def _came_back(self, mode_id: str, alternative_id: str | None) -> tuple[str, ...]:
         """What to say of an alternative that is taken without being named."""
-        stored = self._machine.store.simulation_with(alternative_id) if alternative_id else None
-        titles = [a.title for a in stored.plan.alternatives if a.id == alternative_id] if stored else []
-        return tuple(f"mode {mode_id} as it was: with alternative {alternative_id} ({title})" for title in titles)
-
-    def _alternative(self, mode_id: str, alternative_id: str, snapshot: HostSnapshot) -> Wanted:
-        """The target of a stored alternative, made anew from today's definitions."""
-        stored = self._machine.store.simulation_with(alternative_id)
-        if stored is None:
-            offered = {a.id for s in self._machine.store.simulations(50) for a in s.plan.alternatives}
-            raise unknown("alternative", alternative_id, offered, f"gpumod simulate --mode {mode_id}")
-        found = next(a for a in stored.plan.alternatives if a.id == alternative_id)
-        params = SimulateParams.model_validate(stored.base)
-        if params.mode != mode_id:
-            base = f"mode {params.mode}" if params.mode else "no mode"
-            raise UsageError(
-                "other-alternative",
-                f"alternative {alternative_id} does not belong to mode {mode_id}",
-                why=f"it was found for {base}",
-                hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
-            )
-        wanted = taken(self._asked(params, snapshot), found, snapshot)
-        return Wanted(wanted.target.model_copy(update={"alternative": alternative_id}), wanted.services)
+        told = self._told(alternative_id) if alternative_id else ""
+        return (f"mode {mode_id} as it was: with {told}",) if told else ()
 
 
 def _gone(mode_id: str, alternative_id: str, error: ErrorInfo) -> Stale:
@@ -196,45 +123,6 @@ def _gone(mode_id: str, alternative_id: str, error: ErrorInfo) -> Stale:
         why=f"{error.message}: {error.why}" if error.why else error.message,
         hint=f"gpumod switch {mode_id} goes to the mode as it is defined now; gpumod simulate --mode {mode_id} shows "
         "what fits",
-    )
-
-
-def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wanted:
-    """`asked` with an alternative's changes. Raises Stale when what it changes is no longer there."""
-    changes = alternative.changes
-    there = with_needs(asked.services, [member.service for member in asked.target.members])
-    lost = {*changes.time_share, *changes.replace, *changes.leave_out, *edited_by(changes)} - there
-    try:
-        if lost:
-            raise ValueError(f"{', '.join(sorted(lost))} is no longer among the services")
-        target, services = apply_changes(asked.target, asked.services, changes)
-    except (GpumodError, KeyError, ValueError) as error:
-        raise Stale(
-            "stale-alternative",
-            f"alternative {alternative.id} can no longer be applied",
-            why=str(error),
-            hint="simulate again",
-        ) from error
-    changed = {s: d for s, d in services.items() if asked.services.get(s) != d}
-    # what runs as the alternative has it already (it was taken before) need not restart
-    again = tuple(s for s in target.restart if s not in changed or drift(changed[s], snapshot.reading(s)))
-    return _with(target.model_copy(update={"restart": again}), services, changed, snapshot)
-
-
-def _with(
-    target: Target, services: Mapping[str, Service], changed: Mapping[str, Service], snapshot: HostSnapshot
-) -> Wanted:
-    """Use changed definitions; what is up with another one is restarted."""
-    again = restarts(changed, snapshot, [m.service for m in target.members])
-    return Wanted(target.model_copy(update={"restart": (*target.restart, *again)}), {**services, **changed})
-
-
-def serving(snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
-    """What serves now, as members."""
-    return tuple(
-        TargetMember(service=r.service, want=Want.AWAKE if r.state is State.RUNNING else Want.ASLEEP)
-        for r in snapshot.services.values()
-        if r.state in (State.RUNNING, State.SLEEPING)
     )
 
 

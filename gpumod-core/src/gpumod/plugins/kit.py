@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
+from gpumod.domain.secrets import hidden
 from gpumod.domain.service import Service
 from gpumod.domain.words import said
 from gpumod.ports import Clock, Http, HttpFailure
@@ -48,8 +49,8 @@ def _problem(item: Mapping[str, Any], model: type[Options]) -> str:
         close = difflib.get_close_matches(name, model.model_fields, n=2)
         advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(model.model_fields))}"
         return f"unknown option {name!r} ({advice})"
-    # The environment may hold secrets, so its values are not repeated.
-    given = "" if item["loc"][:1] == ("env",) else f" (got {item['input']!r:.80})"
+    # The environment may hold secrets, so its values are not repeated; nor are those that are known by their names.
+    given = "" if item["loc"][:1] == ("env",) else f" (got {hidden(item['input'], name)!r:.80})"
     return f"option {name!r}: {said(item)}{given}"
 
 

@@ -236,10 +236,6 @@ class ProcessSupervisor:
         """Where the log is, or will be."""
         return self._records.log(service)
 
-    def service_dir(self, service: str) -> Path:
-        """The service's own folder: what `{service_dir}` stands for."""
-        return self._records.folder(service)
-
     def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
         """Replace files of a service that may be running (the configuration of a host), each atomically."""
         self._records.prepare(service)

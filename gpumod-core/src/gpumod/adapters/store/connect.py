@@ -111,6 +111,7 @@ class Database:
     def together(self) -> Iterator[None]:
         """All that this thread writes inside is one transaction. Nobody else writes meanwhile; reads see what was."""
         with self.write() as session:
+            session.connection()  # a session begins with its first statement: the lock is to be had before any read
             self._own.session = session
             try:
                 yield

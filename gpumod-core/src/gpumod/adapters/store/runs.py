@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import func
+from sqlalchemy import case, func
 from sqlmodel import Session, col, select
 
 from gpumod.adapters.store.connect import Database, run_sql
@@ -98,6 +98,16 @@ class Runs:
                 except GpumodError:
                     continue
         return tuple(found)
+
+    def run_ids(self, beginning: str, limit: int) -> tuple[str, ...]:
+        """The ids of the last `limit` runs that begin with `beginning`; one that is just that comes first, then the
+        newest."""
+        named = col(RunRow.id).startswith(beginning, autoescape=True)
+        first = case((col(RunRow.id) == beginning, 0), else_=1)
+        with self._db.read() as session:
+            return tuple(
+                session.exec(select(RunRow.id).where(named).order_by(first, col(RunRow.seq).desc()).limit(limit))
+            )
 
     def last_errors(self) -> Mapping[str, str]:
         """Service to the message of its last step, where that step failed; steps of a way back do not count.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from gpumod.cli.views.parts import blocks, commas, line, pairs, stack, table, words
+from gpumod.cli.views.parts import blocks, bullets, commas, line, pairs, stack, table, words
 from gpumod.operations.results import DeletedResult, ModeListResult, ModeResult, ModeStatusResult
 
 
@@ -54,6 +54,7 @@ def mode_status(result: ModeStatusResult) -> RenderableType:
             table(("OK", "SERVICE", "WANTED", "STATE", "NOTE"), rows, fold=("NOTE",)) if rows else words("no services"),
             words(f"also up: {commas(result.extra)}", "yellow") if result.extra else None,
         ),
+        bullets(result.notes) if result.notes else None,
     )
 
 

@@ -1,0 +1,138 @@
+"""What is asked for, as a target with its definitions: a mode, what a simulation names, an alternative."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from gpumod.domain.errors import GpumodError, Stale, UsageError
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.mode import Mode, Want
+from gpumod.domain.plan import Alternative, Target, TargetMember
+from gpumod.domain.service import Service
+from gpumod.domain.states import State
+from gpumod.engine.planning import Wanted
+from gpumod.operations.base import Base, drift, restarts, unknown
+from gpumod.operations.params import SimulateParams
+from gpumod.planner import apply_changes
+from gpumod.planner.changes import edited_by, with_needs
+
+
+class Targets(Base):
+    def _asked(self, params: SimulateParams, snapshot: HostSnapshot) -> Wanted:
+        """What a simulation is about: a base, with services added and removed and contexts changed."""
+        if params.mode is not None and params.services is not None:
+            raise UsageError("bad-input", "--mode and --services cannot be combined", hint="use --mode with --add")
+        services = dict(self._machine.store.services())
+        if params.mode is not None:
+            target = target_of_mode(self._mode(params.mode))
+        elif params.services is not None:
+            target = Target(members=tuple(TargetMember(service=s) for s in params.services))
+        else:
+            target = Target(members=serving(snapshot))
+        added = tuple(TargetMember(service=s) for s in params.add if s not in {m.service for m in target.members})
+        members = tuple(m for m in (*target.members, *added) if m.service not in params.remove)
+        for member in members:
+            self._service(member.service, services)
+        self._refuse_strangers(params.remove, [m.service for m in (*target.members, *added)], services)
+        changed: dict[str, Service] = {}
+        known = {member.service for member in members}
+        for name, tokens in params.context.items():
+            self._service(name, services)
+            if name not in known:
+                raise UsageError(
+                    "bad-context",
+                    f"{name} is not among the services that are simulated",
+                    why=f"these are: {', '.join(sorted(known)) or 'none'}",
+                    hint=f"--add {name}",
+                )
+            try:
+                changed[name] = self._service(name, services).with_context(tokens)
+            except ValueError as error:
+                raise UsageError("bad-context", str(error), hint="give it kv_cache_per_1k and context_size") from error
+        return _with(target.model_copy(update={"members": members}), services, changed, snapshot)
+
+    def _refuse_strangers(
+        self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]
+    ) -> None:
+        """Raise where something is to be left out that is not there to begin with."""
+        for name in removed:
+            if name not in members:
+                self._service(name, services)
+                raise UsageError(
+                    "not-a-member",
+                    f"{name} cannot be left out: it is not among the services that are simulated",
+                    why=f"these are: {', '.join(members) or 'none'}",
+                    hint=f"leave --remove {name} away",
+                )
+
+    def _alternative(self, mode_id: str, alternative_id: str, snapshot: HostSnapshot) -> Wanted:
+        """The target of a stored alternative, made anew from today's definitions."""
+        stored = self._machine.store.simulation_with(alternative_id)
+        if stored is None:
+            offered = {a.id for s in self._machine.store.simulations(50) for a in s.plan.alternatives}
+            raise unknown("alternative", alternative_id, offered, f"gpumod simulate --mode {mode_id}")
+        found = next(a for a in stored.plan.alternatives if a.id == alternative_id)
+        params = SimulateParams.model_validate(stored.base)
+        if params.mode != mode_id:
+            base = f"mode {params.mode}" if params.mode else "no mode"
+            raise UsageError(
+                "other-alternative",
+                f"alternative {alternative_id} does not belong to mode {mode_id}",
+                why=f"it was found for {base}",
+                hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
+            )
+        wanted = taken(self._asked(params, snapshot), found, snapshot)
+        return Wanted(wanted.target.model_copy(update={"alternative": alternative_id}), wanted.services)
+
+    def _told(self, alternative_id: str) -> str:
+        """A stored alternative in words; "" for one that is not stored any more."""
+        stored = self._machine.store.simulation_with(alternative_id)
+        titles = [a.title for a in stored.plan.alternatives if a.id == alternative_id] if stored else []
+        return f"alternative {alternative_id} ({titles[0]})" if titles else ""
+
+
+def target_of_mode(mode: Mode) -> Target:
+    """What a switch to `mode` wants."""
+    return Target(
+        mode=mode.id,
+        members=tuple(TargetMember(service=m.service, want=m.want, start_order=m.start_order) for m in mode.members),
+    )
+
+
+def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wanted:
+    """`asked` with an alternative's changes. Raises Stale when what it changes is no longer there."""
+    changes = alternative.changes
+    there = with_needs(asked.services, [member.service for member in asked.target.members])
+    lost = {*changes.time_share, *changes.replace, *changes.leave_out, *edited_by(changes)} - there
+    try:
+        if lost:
+            raise ValueError(f"{', '.join(sorted(lost))} is no longer among the services")
+        target, services = apply_changes(asked.target, asked.services, changes)
+    except (GpumodError, KeyError, ValueError) as error:
+        raise Stale(
+            "stale-alternative",
+            f"alternative {alternative.id} can no longer be applied",
+            why=str(error),
+            hint="simulate again",
+        ) from error
+    changed = {s: d for s, d in services.items() if asked.services.get(s) != d}
+    # what runs as the alternative has it already (it was taken before) need not restart
+    again = tuple(s for s in target.restart if s not in changed or drift(changed[s], snapshot.reading(s)))
+    return _with(target.model_copy(update={"restart": again}), services, changed, snapshot)
+
+
+def _with(
+    target: Target, services: Mapping[str, Service], changed: Mapping[str, Service], snapshot: HostSnapshot
+) -> Wanted:
+    """Use changed definitions; what is up with another one is restarted."""
+    again = restarts(changed, snapshot, [m.service for m in target.members])
+    return Wanted(target.model_copy(update={"restart": (*target.restart, *again)}), {**services, **changed})
+
+
+def serving(snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
+    """What serves now, as members."""
+    return tuple(
+        TargetMember(service=r.service, want=Want.AWAKE if r.state is State.RUNNING else Want.ASLEEP)
+        for r in snapshot.services.values()
+        if r.state in (State.RUNNING, State.SLEEPING)
+    )
