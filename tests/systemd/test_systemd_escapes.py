@@ -64,7 +64,7 @@ def test_what_systemd_reads_is_what_went_in(
     try:
         unit = rendering.unit(handle, Launch(argv=("true", *words), env=env), found)
     except UsageError:  # a path that systemd would not take as it is
-        assert str(cwd) != str(cwd).rstrip() or str(cwd).endswith("\\")
+        assert str(cwd) != str(cwd).rstrip(" ") or str(cwd).endswith("\\")
         return
     name = f"escape-{next(NAMES)}.service"
     units.append(Path("/run/systemd/system") / name)
@@ -84,7 +84,8 @@ def test_what_systemd_reads_is_what_went_in(
     assert asked("Service", "ExecStartPre") == []
     assert len(asked("Service", "ExecStopPost")) == 1
     shown = asked("Unit", "Description")
-    assert shown in (f"gpumod: {service.title}".strip(), f"gpumod: {service.title}".strip() + "\\")
+    title = f"gpumod: {service.title}".rstrip(" ")
+    assert shown in (title, title + "\\")
 
 
 @EXAMPLES

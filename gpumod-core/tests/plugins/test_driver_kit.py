@@ -100,6 +100,13 @@ def test_a_word_is_one_value_and_no_flag(value: str) -> None:
         parse_options(Some, Service.model_construct(id="x", driver="d", unit_vars={"name": value}))
 
 
+def test_a_wrong_option_is_named_without_its_secret() -> None:
+    told = {"size": "serve --api-key hunter2", "api_token": "hunter2", "args": [1, "--token", "hunter2"]}
+    with pytest.raises(ValueError, match=r"got 'serve \(secret\)'") as caught:
+        options(**told)
+    assert "hunter2" not in str(caught.value)
+
+
 METRICS = """# TYPE a:running gauge
 a:running{engine="0"} 2.0
 a:running{engine="1"} 1

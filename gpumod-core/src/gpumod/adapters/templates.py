@@ -94,7 +94,7 @@ def systemd_path(value: object) -> str:
     Raises UsageError (`bad-unit-text`) for what systemd would not take as it is.
     """
     text = _text(value, "a path")
-    if not text.startswith("/") or text != text.rstrip() or text.endswith("\\") or ".." in text.split("/"):
+    if not text.startswith("/") or text.endswith((" ", "\\")) or ".." in text.split("/"):
         raise UsageError(
             "bad-unit-text",
             f"a unit cannot name the path {text[:200]!r}",
