@@ -61,6 +61,8 @@ def test_services_are_counted_once_through_starts_sleeps_wakes_and_stops(box):
         box.settled()
         assert counted(box) == (box.world.managed_mb(), 0), mode
         assert all(r.device_mb == r.vram_mb for r in box.observe().services.values())
+    measured = {kind for kinds in box.store.samples().values() for kind in kinds}
+    assert not {"settled_mb", "asleep_mb", "peak_mb"} & measured  # it is a count, and no measurement
     box.check_sound()
 
 
