@@ -162,8 +162,9 @@ class Services(Units):
     async def service_remove(self, params: ServiceRemove, progress: OnProgress = None) -> DeletedResult:
         """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""
         store = self._machine.store
-        if self._broken("services", params.service):
-            return await self._delete(params)
+        if self._broken("services", params.service):  # by whatever name it has: nothing was written for that
+            store.delete_service(params.service, event=self._event("service-removed", params.service))
+            return DeletedResult(kind="service", id=params.service)
         if params.service not in store.services() and self._broken("handles", params.service):
             if params.service not in store.handles():  # nothing is left by which its process could be found
                 store.delete_handle(params.service, event=self._event("handle-removed", params.service))
@@ -200,14 +201,13 @@ class Services(Units):
         """Delete the definition, out of the modes too. It is checked again: things may have changed since."""
         store = self._machine.store
         with store.together():
-            if not self._broken("services", params.service):
-                service = self._removable(params)
-                if service.id in store.handles():
-                    raise _still_running(service.id, "it was started again meanwhile")
-                modes = store.modes()
-                for mode_id in modes_naming(modes, service.id):
-                    event = self._event("mode-edited", mode_id, removed=service.id)
-                    store.put_mode(without_service(modes[mode_id], service.id), event=event, user_edited=True)
+            service = self._removable(params)
+            if service.id in store.handles():
+                raise _still_running(service.id, "it was started again meanwhile")
+            modes = store.modes()
+            for mode_id in modes_naming(modes, service.id):
+                event = self._event("mode-edited", mode_id, removed=service.id)
+                store.put_mode(without_service(modes[mode_id], service.id), event=event, user_edited=True)
             store.delete_service(params.service, event=self._event("service-removed", params.service))
         await self._forget(params.service)
         return DeletedResult(kind="service", id=params.service)
