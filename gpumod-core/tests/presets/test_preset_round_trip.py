@@ -48,7 +48,7 @@ modes = st.builds(
     name=texts,
     description=texts,
     members=st.lists(
-        st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers()),
+        st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers(-1_000_000, 1_000_000)),
         max_size=4,
         unique_by=lambda member: member.service,
     ).map(tuple),
