@@ -70,7 +70,7 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the folder and those in it. A folder of somebody else's files is no place for a machine: it is left alone."""
+    """Make the folder and those in it. One with files of somebody else is left alone."""
     try:
         others = sorted({path.name for path in folder.iterdir()} - OURS) if folder.exists() else []
         if others and not Machine(str(folder)).exists():
