@@ -43,10 +43,14 @@ def test_nobody_else_writes_from_the_beginning_of_a_transaction_of_several_calls
 
 
 def test_a_transaction_of_several_calls_inside_another_is_part_of_it(path: Path) -> None:
-    with open_store(path) as store:
-        with pytest.raises(RuntimeError, match="undo"), store.together():
+    def write_and_fail() -> None:
+        with store.together():
             with store.together():
                 store.put_setting("reserve_mb", "1", event=EVENT)
             store.put_setting("ram_reserve_mb", "2", event=EVENT)
             raise RuntimeError("undo")
+
+    with open_store(path) as store:
+        with pytest.raises(RuntimeError, match="undo"):
+            write_and_fail()
         assert store.settings() == {}
