@@ -111,12 +111,9 @@ def test_what_the_command_takes_is_not_counted_twice(machine: Machine, until) ->
     all_is_back(machine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("argv", "code"),
-    [
-        (("sh", "-c", "'exit 5'"), 5),
-        pytest.param(("sh", "-c", "'kill -9 $$'"), 128 + signal.SIGKILL, marks=pytest.mark.slow),
-    ],
+    ("argv", "code"), [(("sh", "-c", "'exit 5'"), 5), (("sh", "-c", "'kill -9 $$'"), 128 + signal.SIGKILL)]
 )
 def test_the_exit_status_is_the_commands(machine: Machine, until, argv: tuple[str, ...], code: int) -> None:
     outcome = machine.end(begin(machine, until, *argv))

@@ -11,12 +11,12 @@ from gpumod.domain.run import RunStatus, StepStatus
 from gpumod.testing.world_drivers import world_mode, world_service
 
 SERVICES = (
-    world_service("keep", 1000, 9000),
-    world_service("gone", 6000, 9001),
-    world_service("nap", 5000, 9002, naps=True),
+    world_service("keep", 1000, 9000, load_s=0.2),
+    world_service("gone", 6000, 9001, load_s=0.2),
+    world_service("nap", 5000, 9002, naps=True, load_s=0.2),
     world_service("come", 9000, 9003),
     world_service("late", 2000, 9004, depends_on=("come",)),
-    world_service("router", 0, 9005, driver="world-host"),
+    world_service("router", 0, 9005, driver="world-host", load_s=0.2),
     world_service("hyde", 2000, host="router", sleep_mode="unload"),
 )
 MODES = (

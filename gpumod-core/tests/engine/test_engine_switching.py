@@ -13,8 +13,8 @@ from gpumod.testing.world_drivers import world_mode, world_service
 
 SERVICES = (
     world_service("embed", 2500, 9000, naps=True),
-    world_service("code", 14_000, 9001, peak_mb=15_000, start_peak_mb=15_000, load_s=20.0),
-    world_service("chat", 7000, 9002, naps=True, exclusive=True, load_s=10.0),
+    world_service("code", 14_000, 9001, peak_mb=15_000, start_peak_mb=15_000, load_s=2.0),
+    world_service("chat", 7000, 9002, naps=True, exclusive=True, load_s=1.0),
     world_service("front", 600, 9003, depends_on=("embed",)),
     world_service("router", 0, 9004, driver="world-host", load_s=0.5),
     world_service("hyde", 5000, host="router", sleep_mode="unload"),
