@@ -67,6 +67,7 @@ def all_is_back(machine: Machine) -> None:
     assert machine.states() == CODE
 
 
+@pytest.mark.slow
 def test_there_is_room_while_the_command_runs_and_the_mode_is_whole_afterwards(machine: Machine, until) -> None:
     process = begin(machine, until, *gate(machine))
     room_is_there(machine)
