@@ -240,7 +240,7 @@ POINTS = ["stop gone sent", "sleep nap sent", "start come after", "start late be
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_first_interrupt_turns_back(box, point, number):
     box.when(point, lambda: signal.raise_signal(number))
     outcome = box.switch("new")

@@ -39,7 +39,14 @@ WANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(WANTED, 2)))
+PAIRS = list(itertools.permutations(WANTED, 2))
+ONCE_EACH = set(itertools.pairwise([*WANTED, *list(WANTED)[::2], *list(WANTED)[1::2]]))
+"""Pairs that come from every mode and go to every mode, more than once. The others are `slow`."""
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [pytest.param(*pair, marks=[] if pair in ONCE_EACH else [pytest.mark.slow]) for pair in PAIRS]
+)
 def test_from_every_mode_to_every_other(make_box, first, second):
     box = make_box(24_000, define=[*SERVICES, *MODES])
     for mode in (first, second):
