@@ -59,8 +59,8 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The default suite, side by side on all cores (arguments after -- go to pytest)."""
     _install(session, "test")
-    # two workers a core: half of the tests wait for processes most of the time
-    workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
+    # more than one worker a core: many tests wait for processes most of the time
+    workers = [] if "-n" in session.posargs else ["-n", str(min(8, 3 * (os.cpu_count() or 2) // 2))]
     session.run("pytest", *workers, *session.posargs)
 
 

@@ -161,6 +161,18 @@ def test_a_machine_is_made_once_and_keeps_its_cards(tmp_path):
             create_machine(tmp_path / "n", gpus)
 
 
+def test_a_folder_of_others_is_no_place_for_a_machine(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "theirs").touch()
+    for folder in (shared, shared / "theirs", Path("/proc/none")):
+        with pytest.raises(UsageError):
+            create_machine(folder, [("A", 1000)])
+    assert [path.name for path in shared.iterdir()] == ["theirs"]
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+
+
 def test_programs_start_from_a_folder_with_odd_signs(tmp_path):
     folder = tmp_path / "a 'folder' {with} \"signs\""
     create_machine(folder, [("A", 1000)])

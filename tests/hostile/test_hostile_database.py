@@ -211,6 +211,7 @@ def locked_home(home) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_read_only_home_reads_and_simulates_and_refuses_changes(home, locked_home: Path):
     words = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
     probe = subprocess.run([*words, *home.argv("--version")], capture_output=True, text=True, check=False)

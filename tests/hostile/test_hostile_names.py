@@ -263,6 +263,7 @@ def test_homes_that_cannot_be(tmp_path: Path, bare):
     assert {path.name for path in tmp_path.iterdir()} == {"file", "outside"}
 
 
+@pytest.mark.slow
 def test_a_home_in_the_environment_that_is_a_file(tmp_path: Path, bare):
     file = tmp_path / "file"
     file.write_text("mine")

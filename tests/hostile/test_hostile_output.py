@@ -128,6 +128,7 @@ def test_a_closed_pipe_is_quiet(home):
         assert "BrokenPipe" not in done.stderr, args
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_traceback(home):
     for close in (">&- <&-", "2>&-", ">/dev/full"):
         program = " ".join(map(subprocess.list2cmdline, [[word] for word in home.argv("mode", "list")]))

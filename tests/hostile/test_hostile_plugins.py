@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 READS = (("service", "list"), ("mode", "list"), ("settings", "list"), ("plugins",), ("history", "list"), ("--version",))
 BROKEN = {
     "acme_import": "import a_module_that_is_not_there\n",
@@ -61,6 +63,7 @@ def test_names_in_the_lists_that_are_nobodys(home):
         home.ask("plugins", env=env)
 
 
+@pytest.mark.slow
 def test_broken_plugins_disturb_no_command(home, tmp_path: Path):
     site = tmp_path / "site"
     site.mkdir()

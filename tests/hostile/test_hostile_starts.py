@@ -79,6 +79,7 @@ def edit_options(machine, service, options):
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_stranger_on_the_port_survives(small):
     port = add(small, "late", *SERVER)
     with socket.socket() as stranger:
@@ -103,6 +104,7 @@ def test_editing_shows_the_drift_and_restarts_nothing(small):
     assert small.ok("service", "show", "web").json["drift"] == []
 
 
+@pytest.mark.slow
 def test_removing_what_runs(small):
     refused(small, 1, "in-modes", "service", "remove", "web")
     refused(small, 1, "still-running", "service", "remove", "web", "--cascade")

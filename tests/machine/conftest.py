@@ -190,9 +190,9 @@ class Machine:
         stdout, _ = process.communicate(timeout=PATIENCE_S * 2)
         return Outcome(process.returncode, stdout or "", self.said(self.started.index(process)).read_text())
 
-    def quick(self, *args: str) -> Outcome:
+    def quick(self, *args: str, stdin: str | None = None) -> Outcome:
         """The same program in this process, where a process of its own is not the point."""
-        done = CliRunner().invoke(root, ["--home", str(self.home), "--json", *args])
+        done = CliRunner().invoke(root, ["--home", str(self.home), "--json", *args], input=stdin)
         return Outcome(done.exit_code, done.stdout, done.stderr)
 
     def ok(self, *args: str) -> Outcome:

@@ -24,7 +24,11 @@ def by_hand(machine: Machine, statement: str) -> None:
     [
         "UPDATE handles SET definition = '{}' WHERE service = 'embedding-code'",
         "UPDATE handles SET definition = 'oops', started_at = 'soon' WHERE service = 'embedding-code'",
-        "UPDATE handles SET definition = json_set(definition, '$.launched.port', -1) WHERE service = 'embedding-code'",
+        pytest.param(
+            "UPDATE handles SET definition = json_set(definition, '$.launched.port', -1)"
+            " WHERE service = 'embedding-code'",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_runs_is_found_and_can_be_stopped(machine: Machine, statement: str) -> None:

@@ -214,6 +214,7 @@ def pids_of(machine: Machine) -> dict[str, int]:
     return {row["id"]: row["pid"] for row in machine.status()["services"]}
 
 
+@pytest.mark.slow
 def test_timeout_no_rollback_and_force(machine: Machine) -> None:
     machine.ok("mode", "create", "one", "--services", "embedding,tts")
     machine.fault("tts", "never-ready")

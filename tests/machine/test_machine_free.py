@@ -67,6 +67,7 @@ def all_is_back(machine: Machine) -> None:
     assert machine.states() == CODE
 
 
+@pytest.mark.slow
 def test_there_is_room_while_the_command_runs_and_the_mode_is_whole_afterwards(machine: Machine, until) -> None:
     process = begin(machine, until, *gate(machine))
     room_is_there(machine)
@@ -111,12 +112,9 @@ def test_what_the_command_takes_is_not_counted_twice(machine: Machine, until) ->
     all_is_back(machine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("argv", "code"),
-    [
-        (("sh", "-c", "'exit 5'"), 5),
-        pytest.param(("sh", "-c", "'kill -9 $$'"), 128 + signal.SIGKILL, marks=pytest.mark.slow),
-    ],
+    ("argv", "code"), [(("sh", "-c", "'exit 5'"), 5), (("sh", "-c", "'kill -9 $$'"), 128 + signal.SIGKILL)]
 )
 def test_the_exit_status_is_the_commands(machine: Machine, until, argv: tuple[str, ...], code: int) -> None:
     outcome = machine.end(begin(machine, until, *argv))

@@ -72,6 +72,7 @@ def test_what_was_measured_is_planned_with(machine: Machine) -> None:
     assert "measured" not in sources.values()
 
 
+@pytest.mark.slow
 def test_an_explicit_share_of_the_card_decides_what_a_vllm_takes(machine: Machine) -> None:
     machine.ok("mode", "create", "pair", "--services", "embedding,reranker")
     assert machine.ok("switch", "pair", "--dry-run").json["plan"]["gpus"][0]["peak_mb"] == 10_000

@@ -67,6 +67,7 @@ def test_the_first_signal_goes_back_and_the_second_leaves_it(machine: Machine, u
     machine.whole("next")
 
 
+@pytest.mark.slow
 def test_a_hang_up_is_survived_by_gpumod_and_by_the_services(machine: Machine, until) -> None:
     told = machine.folder / "exit"
     argv = [sys.executable, "-c", WRAPPER, str(told), *machine.argv("switch", "code")]
@@ -86,6 +87,7 @@ def test_a_hang_up_is_survived_by_gpumod_and_by_the_services(machine: Machine, u
             machine.ask(row["id"])
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_progress_may_leave(machine: Machine) -> None:
     argv = machine.argv("switch", "rag")
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:

@@ -60,6 +60,7 @@ def members(machine: Machine) -> set[str]:
     return set(parser.sections()) - {"top", "*"}
 
 
+@pytest.mark.slow
 def test_the_router_knows_exactly_the_members_that_are_awake_or_asleep(machine: Machine) -> None:
     for name in ("one", "two"):
         fields = (

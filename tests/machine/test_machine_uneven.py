@@ -30,6 +30,7 @@ def sums(machine: Machine) -> dict[int, int]:
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

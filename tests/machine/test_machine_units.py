@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import stat
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,9 @@ pytestmark = pytest.mark.sim
 
 def told(machine: Machine, text: str, *args: str, code: int = 0) -> Any:
     """Run the program with `text` on stdin."""
-    done = subprocess.run(machine.argv(*args), input=text, capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, done
-    return json.loads(done.stdout)
+    done = machine.quick(*args, stdin=text)
+    assert done.code == code, done
+    return done.json
 
 
 # --- templates ------------------------------------------------------------------------------------------------------

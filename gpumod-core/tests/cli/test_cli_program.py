@@ -273,7 +273,13 @@ def test_a_reader_that_goes_away_is_no_error(home: Path, args: list[str]) -> Non
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize(
-    "args", [["settings", "list"], ["--json", "settings", "list"], ["bogus", "--json"], ["--help"]]
+    "args",
+    [
+        pytest.param(["settings", "list"], marks=pytest.mark.slow),
+        ["--json", "settings", "list"],
+        pytest.param(["bogus", "--json"], marks=pytest.mark.slow),
+        ["--help"],
+    ],
 )
 def test_a_full_disk_is_one_plain_line(home: Path, args: list[str]) -> None:
     command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]

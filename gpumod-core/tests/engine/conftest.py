@@ -160,16 +160,34 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def database_with(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Callable[..., Path]:
+    """A database that holds these definitions, made once for all tests that begin with the same."""
+    made: dict[str, Path] = {}
+
+    def database(define: Sequence[Service | Mode]) -> Path:
+        key = repr(define)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("defined")
+            shutil.copy(empty_database, folder)
+            box = Box(folder, World(0))
+            box.define(*define)
+            box.close()
+            made[key] = folder / DATABASE
+        return made[key]
+
+    return database
+
+
 @pytest.fixture
-def make_box(tmp_path: Path, empty_database: Path) -> Iterator[Callable[..., Box]]:
+def make_box(tmp_path: Path, database_with: Callable[..., Path]) -> Iterator[Callable[..., Box]]:
     boxes: list[Box] = []
 
     def make(*totals_mb: int, define: Sequence[Service | Mode] = ()) -> Box:
         folder = tmp_path / f"home{len(boxes)}"
         folder.mkdir()
-        shutil.copy(empty_database, folder)
+        shutil.copy(database_with(define), folder)
         boxes.append(Box(folder, World(*totals_mb)))
-        boxes[-1].define(*define)
         return boxes[-1]
 
     yield make

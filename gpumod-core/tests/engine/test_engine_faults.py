@@ -11,12 +11,12 @@ from gpumod.domain.run import RunStatus, StepStatus
 from gpumod.testing.world_drivers import world_mode, world_service
 
 SERVICES = (
-    world_service("keep", 1000, 9000),
-    world_service("gone", 6000, 9001),
-    world_service("nap", 5000, 9002, naps=True),
+    world_service("keep", 1000, 9000, load_s=0.2),
+    world_service("gone", 6000, 9001, load_s=0.2),
+    world_service("nap", 5000, 9002, naps=True, load_s=0.2),
     world_service("come", 9000, 9003),
     world_service("late", 2000, 9004, depends_on=("come",)),
-    world_service("router", 0, 9005, driver="world-host"),
+    world_service("router", 0, 9005, driver="world-host", load_s=0.2),
     world_service("hyde", 2000, host="router", sleep_mode="unload"),
 )
 MODES = (
@@ -240,7 +240,7 @@ POINTS = ["stop gone sent", "sleep nap sent", "start come after", "start late be
 
 
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_first_interrupt_turns_back(box, point, number):
     box.when(point, lambda: signal.raise_signal(number))
     outcome = box.switch("new")

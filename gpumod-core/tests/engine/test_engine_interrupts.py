@@ -15,8 +15,8 @@ from gpumod.engine.planning import Options, Wanted
 from gpumod.testing.world_drivers import world_mode, world_service
 
 SERVICES = (
-    world_service("gone", 6000, 9000),
-    world_service("nap", 2000, 9001, naps=True),
+    world_service("gone", 6000, 9000, load_s=0.2),
+    world_service("nap", 2000, 9001, naps=True, load_s=0.2),
     world_service("come", 5000, 9002),
 )
 OLD = {"gone": "ready", "nap": "ready"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -77,10 +78,19 @@ def cut(make_box) -> Callable[..., list]:
     return make
 
 
-@pytest.mark.parametrize("way", ["resume", "rollback"])
-@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
+def ways() -> list[Any]:
+    """Each story one way; the other way of each is slow."""
+    both = ("resume", "rollback")
+    return [
+        pytest.param(name, way, id=f"{name}-{way}", marks=[pytest.mark.slow] if (n + m) % 2 else [])
+        for n, name in enumerate(STORIES)
+        for m, way in enumerate(both)
+    ]
+
+
+@pytest.mark.parametrize(("story", "way"), ways())
 def test_killed_at_every_point(cut, story, way):
-    points, start, end = cut(story)
+    points, start, end = cut(STORIES[story])
     assert len(points) > 15
     for label, box in points:
         run = box.store.open_run()
@@ -90,7 +100,7 @@ def test_killed_at_every_point(cut, story, way):
             box.close()
             continue
         with pytest.raises(HalfWay) as refused:
-            box.switch(story.target.id)
+            box.switch(STORIES[story].target.id)
         assert refused.value.info.code == "interrupted-run"
         outcome = box.recover(way)
         wanted = end if way == "resume" else start

@@ -72,6 +72,7 @@ def test_at_every_report_of_a_run_that_goes_well(box):
     box.check_sound()
 
 
+@pytest.mark.slow
 def test_at_every_report_of_a_run_that_turns_back(box):
     box.world.fault("come", "die-after", 0.05)
     assert box.switch("new").exit_code == 6

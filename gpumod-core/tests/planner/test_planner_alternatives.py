@@ -183,7 +183,7 @@ def test_an_alternative_restarts_what_was_edited_with_its_stored_definition() ->
     assert make_plan(card(), target, services, {}, policy=Policy(alternatives=False)).fits
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes(most=5), st.integers(500, 4000))
 def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) -> None:
     variants = {service: (KV.model_copy(update={"saves_mb": saves_mb}),) for service in scene.services}

@@ -39,7 +39,7 @@ services = st.builds(
     unit_vars=st.dictionaries(keys, values, max_size=4),
     gpus=st.just("any") | st.lists(st.integers(0, 255), min_size=1, max_size=3, unique=True).map(tuple),
 )
-members = st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers())
+members = st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers(-1_000_000, 1_000_000))
 modes = st.builds(
     Mode, id=ids, name=texts, members=st.lists(members, max_size=4, unique_by=lambda m: m.service).map(tuple)
 )

@@ -48,12 +48,12 @@ modes = st.builds(
     name=texts,
     description=texts,
     members=st.lists(
-        st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers()),
+        st.builds(ModeMember, service=ids, want=st.sampled_from(Want), start_order=st.integers(-1_000_000, 1_000_000)),
         max_size=4,
         unique_by=lambda member: member.service,
     ).map(tuple),
 )
-in_a_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_a_folder = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @in_a_folder

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from gpumod.adapters.store import open_store
+from gpumod.domain.run import Event
+
+EVENT = Event(at=0.0, kind="test", subject="x")
 
 
 def locks(path: Path) -> set[str]:
@@ -37,3 +40,17 @@ def test_nobody_else_writes_from_the_beginning_of_a_transaction_of_several_calls
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 other.execute("BEGIN IMMEDIATE")
         other.execute("BEGIN IMMEDIATE")
+
+
+def test_a_transaction_of_several_calls_inside_another_is_part_of_it(path: Path) -> None:
+    def write_and_fail() -> None:
+        with store.together():
+            with store.together():
+                store.put_setting("reserve_mb", "1", event=EVENT)
+            store.put_setting("ram_reserve_mb", "2", event=EVENT)
+            raise RuntimeError("undo")
+
+    with open_store(path) as store:
+        with pytest.raises(RuntimeError, match="undo"):
+            write_and_fail()
+        assert store.settings() == {}

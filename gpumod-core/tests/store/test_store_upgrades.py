@@ -193,5 +193,6 @@ def test_eight_processes_make_the_database_and_write_at_once(tmp_path: Path) -> 
         assert len(store.services()) == len(store.events(1000)) == 64
 
 
+@pytest.mark.slow
 def test_eight_processes_upgrade_at_once(path: Path, later: Schema) -> None:
     in_eight_processes(UPGRADE, path, "-", later.folder)

@@ -22,6 +22,8 @@ PROGRAMS = {
     "libexec/llama-server-worker": "holder",
     "libexec/uvicorn-worker": "holder",
 }
+OURS = {"bin", "libexec", "lock", "ledger.json", "machine.json"}
+"""What a folder may hold in which the making of a machine was cut off."""
 MAX_NAME = 15  # what the kernel keeps of a process' name
 MAX_SHEBANG = 120  # the kernel's limit is 127 bytes on old kernels
 
@@ -38,16 +40,15 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
     """Make (or complete) the machine in `folder`, with a card for each (name, MiB); without cards, join one there.
 
     Returns the settings of a home that uses it. Idempotent. Raises UsageError for no cards where there is no machine
-    yet, a card without memory, or a machine that has other cards.
+    yet, a card without memory, or a machine that has other cards, and a folder that
+    holds other things or cannot be written to.
     """
     there = Machine(str(folder.absolute())).exists()
     if any(total_mb <= 0 for _, total_mb in gpus) or not (gpus or there):
         hint = 'say for instance "RTX 4090:24564"'
         raise UsageError("bad-gpus", "a simulated machine needs GPUs with memory", hint=hint)
     folder = folder.absolute()
-    for path in (folder, folder / "bin", folder / "libexec"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
+    _make_folders(folder)
     machine = Machine(str(folder))
     cards = [{"index": index, "name": name, "total_mb": total_mb} for index, (name, total_mb) in enumerate(gpus)]
     with machine.lock():
@@ -66,6 +67,28 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
         for name, module in PROGRAMS.items():
             _write_program(folder / name, SCRIPT.format(package=_package_root(), module=module, folder=str(folder)))
     return {"sim_machine": str(folder), "bin_path": str(folder / "bin"), "gpu_probe": "sim"}
+
+
+def _make_folders(folder: Path) -> None:
+    """Make the folder and those in it. One with files of somebody else is left alone."""
+    try:
+        others = sorted({path.name for path in folder.iterdir()} - OURS) if folder.exists() else []
+        if others and not Machine(str(folder)).exists():
+            raise UsageError(
+                "not-empty",
+                f"{folder} is no simulated machine, and holds other files",
+                why=f"it has {', '.join(others[:3])}",
+                hint="name a folder that is not there yet, or an empty one",
+            )
+        for path in (folder, folder / "bin", folder / "libexec"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            "bad-folder",
+            f"no simulated machine can be made in {folder}",
+            why=str(error),
+            hint="name a folder that you may write to",
+        ) from error
 
 
 def foreign_program(folder: str, name: str) -> str:

@@ -23,7 +23,7 @@ def cannot_run(name: str) -> int:
     """0, or the exit status of a command that is not there (127) or cannot be executed (126)."""
     if shutil.which(name) is not None:
         return 0
-    places = [name] if os.sep in name else [os.path.join(p, name) for p in os.get_exec_path()]  # noqa: PTH118
+    places = [name] if os.sep in name else [os.path.join(p, name) for p in os.get_exec_path()]  # noqa: PTH118  # an entry of PATH may be empty
     return CANNOT_EXECUTE if any(os.path.lexists(place) for place in places) else NOT_FOUND
 
 

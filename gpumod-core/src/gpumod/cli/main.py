@@ -49,6 +49,15 @@ class Program(LazyGroup):
         return code if isinstance(code, int) else 0
 
 
+class _Folder(click.Path):
+    """A folder; an empty name is none (as of a variable that is not set), and not the one that one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name of the folder is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         as_json = ctx.obj is not None and ctx.obj.json
@@ -65,7 +74,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
-    "--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of gpumod's data (else GPUMOD_HOME)."
+    "--home", type=_Folder(file_okay=False, path_type=Path), help="Folder of gpumod's data (else GPUMOD_HOME)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout (help stays text).")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from gpumod.domain.base import Frozen, Id, Text
+
+StartOrder = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
 
 class Want(StrEnum):
@@ -25,7 +28,7 @@ class ModeMember(Frozen):
 
     service: Id
     want: Want = Want.AWAKE
-    start_order: int = 0
+    start_order: StartOrder = 0
 
 
 class Mode(Frozen):

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from gpumod.domain.base import Frozen, Id, Text
 from gpumod.domain.errors import UsageError
-from gpumod.domain.mode import ModeMember, Want
+from gpumod.domain.mode import ModeMember, StartOrder, Want
 
 
 class NoParams(Frozen):
@@ -48,7 +48,7 @@ class ModeWrite(Frozen):
     add: tuple[Id, ...] = ()
     remove: tuple[Id, ...] = ()
     want: Mapping[Id, Want] = {}
-    start_order: Mapping[Id, int] = {}
+    start_order: Mapping[Id, StartOrder] = {}
 
     def members_after(self, now: tuple[ModeMember, ...] = ()) -> tuple[ModeMember, ...]:
         """The members that a mode which has `now` gets.

@@ -117,15 +117,15 @@ class _TooDear(Exception):
 
 def _walk(root: int, budget: int) -> tuple[tuple[int, ...], int]:
     known: dict[int, None] = {}
-    todo = [root]
-    while todo:
-        children, asked = _children(todo.pop())
+    waiting = [root]
+    while waiting:
+        children, asked = _children(waiting.pop())
         budget -= asked
         if budget < 0:
             raise _TooDear
         fresh = [child for child in children if child not in known]
         known.update(dict.fromkeys(fresh))
-        todo += fresh
+        waiting += fresh
     return tuple(known), budget
 
 
@@ -137,11 +137,11 @@ def _trees_by_scan(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
     found = {}
     for root in roots:
         known: list[int] = []
-        todo = [root]
-        while todo:
-            children = below.get(todo.pop(), [])
+        waiting = [root]
+        while waiting:
+            children = below.get(waiting.pop(), [])
             known += children
-            todo += children
+            waiting += children
         found[root] = tuple(known)
     return found
 

@@ -109,7 +109,13 @@ class Database:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All that this thread writes inside is one transaction. Nobody else writes meanwhile; reads see what was."""
+        """All that this thread writes inside is one transaction. Nobody else writes meanwhile; reads see what was.
+
+        Inside another one it is part of that.
+        """
+        if getattr(self._own, "session", None) is not None:
+            yield
+            return
         with self.write() as session:
             session.connection()  # a session begins with its first statement: the lock is to be had before any read
             self._own.session = session
