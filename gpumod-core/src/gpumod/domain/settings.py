@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from gpumod.domain.base import Frozen, Id, Text
+from gpumod.domain.base import Frozen, Id, Text, is_id
 
 
 def _address(text: str) -> str:
@@ -29,6 +29,16 @@ def _devices(text: str | None) -> str | None:
     if len(set(named)) < len(named):
         raise ValueError("it names a GPU twice")
     return ",".join(named) or None
+
+
+LAST_MODE = "@last"
+"""As `boot_mode`: the mode that was current when the machine went down."""
+
+
+def _boot_mode(text: str | None) -> str | None:
+    if text and text != LAST_MODE and not is_id(text):
+        raise ValueError(f"must be the id of a mode, or {LAST_MODE} for the one before the machine went down")
+    return text or None
 
 
 class Settings(Frozen):
@@ -61,6 +71,14 @@ class Settings(Frozen):
     ] = 900.0
     min_free_disk_mb: Annotated[int, Field(ge=0, description="a change is refused below this much free disk")] = 50
     log_max_mb: Annotated[int, Field(ge=1, description="a service's log is rotated at this size")] = 16
+    boot_mode: Annotated[
+        Text | None,
+        AfterValidator(_boot_mode),
+        Field(description=f"what `gpumod watch` brings up after a boot: a mode, or {LAST_MODE}; empty: nothing"),
+    ] = None
+    watch_interval_s: Annotated[
+        float, Field(ge=1, le=3600, description="how often `gpumod watch` looks whether the mode is whole")
+    ] = 10.0
     unit_restart: Annotated[
         Literal["no", "on-failure"], Field(description="whether systemd itself restarts a service that failed")
     ] = "no"

@@ -23,7 +23,7 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
-from gpumod.domain.settings import device_list
+from gpumod.domain.settings import LAST_MODE, device_list
 from gpumod.domain.words import findings
 from gpumod.engine.context import Report
 from gpumod.engine.machine import Machine, chosen
@@ -60,14 +60,16 @@ class Base:
         return modes[mode_id]
 
     def _check_offered(self, key: str, value: str | None) -> None:
-        """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, UsageError for a GPU
-        that is not there."""
+        """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not
+        defined; UsageError for a GPU that is not there."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
             self._machine.plugins.supervisors.offer(value)
         elif value and key == "cuda_devices":
             self._check_devices(value)
+        elif value and key == "boot_mode" and value != LAST_MODE:
+            self._mode(value)
 
     def _check_devices(self, value: str) -> None:
         """Refuse GPUs that are not there; where no GPU can be read now, that is left to the first use."""

@@ -11,6 +11,7 @@ from gpumod.operations import lease_results as leases
 from gpumod.operations import params as p
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
+from gpumod.operations import watch_results as w
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("export", p.NoParams, b.ExportResult, "read"),
     Operation("diff", p.DiffParams, b.DiffResult, "read"),
     Operation("apply", p.ApplyParams, b.ApplyResult, "change"),
+    Operation("watch", w.WatchParams, w.WatchResult, "change"),
     Operation("free", p.FreeParams, leases.FreeResult, "change"),
     Operation("settings_list", p.NoParams, r.SettingsResult, "read"),
     Operation("settings_get", p.SettingRef, r.SettingRow, "read"),

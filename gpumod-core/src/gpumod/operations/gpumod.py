@@ -5,15 +5,13 @@ from __future__ import annotations
 from gpumod.operations.boxes import Boxes
 from gpumod.operations.configuring import Configuring
 from gpumod.operations.freeing import Freeing
-from gpumod.operations.history import History
 from gpumod.operations.looking import Looking
-from gpumod.operations.modes import Modes
 from gpumod.operations.running import Running
 from gpumod.operations.secrets import ServiceSecrets
 from gpumod.operations.setup import Setup
-from gpumod.operations.switching import Switching
+from gpumod.operations.watching import Watching
 
 
-class Gpumod(Looking, Modes, Switching, Freeing, Boxes, Running, Setup, History, Configuring, ServiceSecrets):
+class Gpumod(Looking, Watching, Freeing, Boxes, Running, Setup, Configuring, ServiceSecrets):
     """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
     :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

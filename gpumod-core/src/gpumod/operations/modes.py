@@ -95,6 +95,13 @@ class Modes(Targets):
                     why="its services may be running",
                     hint="switch to another mode first: gpumod switch blank",
                 )
+            if self._machine.settings.boot_mode == params.mode:
+                raise Failed(
+                    "mode-is-boot-mode",
+                    f"mode {params.mode!r} is what comes up after a boot",
+                    why="the setting boot_mode names it",
+                    hint="gpumod settings set boot_mode MODE (or --default: nothing comes up by itself)",
+                )
             store.delete_mode(params.mode, event=self._event("mode-deleted", params.mode))
         return DeletedResult(kind="mode", id=params.mode)
 

@@ -108,6 +108,7 @@ class World:
         self.faults: dict[str, dict[str, float]] = {}
         self.holder: Holder | None = None
         self.gone: set[int | None] = set()
+        self.boot = 1
         self.history: list[tuple[float, tuple[int, ...]]] = []
         self._due: list[tuple[float, int, str, int]] = []
         self._last = 4000

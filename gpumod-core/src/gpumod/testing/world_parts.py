@@ -307,7 +307,7 @@ class WorldLocal:
         return self.world.holder
 
     def identity(self, pid: int | None) -> str | None:
-        return None if pid in self.world.gone else f"boot {pid}"
+        return None if pid in self.world.gone else f"boot {self.world.boot} {pid}"
 
     def tree(self, pid: int) -> Sequence[int]:
         return (pid,)

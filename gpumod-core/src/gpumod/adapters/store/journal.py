@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.rows import load, parse
@@ -20,9 +21,21 @@ class Journal:
 
     def events(self, limit: int) -> tuple[Event, ...]:
         """The last `limit` events, the newest first. A row that is no longer valid is left out."""
+        return self._events(select(EventRow), limit)
+
+    def events_of(self, kind: str, limit: int) -> tuple[Event, ...]:
+        """The last `limit` events of one kind, the newest first."""
+        return self._events(select(EventRow).where(EventRow.kind == kind), limit)
+
+    def add_event(self, event: Event) -> None:
+        """Write an event that belongs to no other row."""
+        with self._db.write() as session:
+            add_event(session, event)
+
+    def _events(self, asked: SelectOfScalar[EventRow], limit: int) -> tuple[Event, ...]:
         found: list[Event] = []
         with self._db.read() as session:
-            for row in session.exec(select(EventRow).order_by(col(EventRow.seq).desc()).limit(limit)):
+            for row in session.exec(asked.order_by(col(EventRow.seq).desc()).limit(limit)):
                 try:
                     data = parse("events", row.seq, "data", row.data)
                     columns = {"at": row.at, "kind": row.kind, "subject": row.subject, "data": data}

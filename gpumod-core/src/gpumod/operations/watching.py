@@ -1,0 +1,237 @@
+"""watch: one look at whether the mode is whole, and what mends it. `gpumod watch` looks again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.mode import Mode
+from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.service import Service
+from gpumod.domain.settings import LAST_MODE
+from gpumod.domain.states import GONE, State
+from gpumod.engine.change import change
+from gpumod.engine.observe import observe
+from gpumod.engine.planning import Options, Wanted
+from gpumod.operations.base import OnProgress, change_result, reporter
+from gpumod.operations.history import History
+from gpumod.operations.modes import Modes
+from gpumod.operations.params import ModeRef, RecoverParams, SwitchParams
+from gpumod.operations.results import ChangeResult
+from gpumod.operations.switching import Switching
+from gpumod.operations.targets import target_of_mode
+from gpumod.operations.watch_results import Held, Mended, WatchParams, WatchResult
+from gpumod.planner.changes import with_needs
+
+RESTART_WAITS_S = (0.0, 15.0, 60.0)
+"""So long after the last restart of a service the next one comes; there are no more of them within `WINDOW_S`."""
+WINDOW_S = 3600.0
+BOOT_TRIES = 12
+"""About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
+LEAST_LOST_MB = 256
+"""What held at least this much GPU memory, and holds nothing now in the same process, has lost its GPU."""
+
+
+@dataclass(frozen=True)
+class Boot:
+    """This boot of the machine. What was started before `since` is not looked after."""
+
+    id: str
+    since: float
+    pending: bool
+
+
+class Watching(Switching, Modes, History):
+    async def watch(self, params: WatchParams, progress: OnProgress = None) -> WatchResult:
+        """Bring the boot mode up after a boot; restart by a plan what ended by itself, or lost its GPU, in the mode.
+
+        A person goes first: while somebody changes the machine, or a run is open, nothing is done.
+        """
+        machine, store = self._machine, self._machine.store
+        store.check_writable()
+        snapshot = await observe(machine)
+        boot = self._boot(snapshot)
+        mended: list[Mended] = []
+        notes: list[str] = []
+        if boot.pending:
+            mended += await self._restore(boot, notes, progress)
+        elif (run := store.open_run()) is not None:
+            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover, if nobody is at it")
+        else:
+            mended += await self._keep(snapshot, boot.since, params.held, notes, progress)
+        interrupted = any(m.change and m.change.error and m.change.error.code == "interrupted" for m in mended)
+        if mended and not interrupted:
+            snapshot = await observe(machine)
+        mode = store.current_mode()
+        known = mode is not None and mode in store.modes()
+        return WatchResult(
+            at=machine.clock.now(),
+            mode=mode,
+            whole=known and (await self.mode_status(ModeRef(mode=mode or ""))).whole,
+            mended=tuple(mended),
+            notes=tuple(notes),
+            held=held_by(snapshot),
+            interrupted=interrupted,
+        )
+
+    # --- after a boot -----------------------------------------------------------------------------------------------
+
+    def _boot(self, snapshot: HostSnapshot) -> Boot:
+        """This boot, noted when it is first seen. It is pending until the boot mode is up, or was given up."""
+        machine, store = self._machine, self._machine.store
+        boot = machine.local.identity(1) or ""
+        seen = next(iter(store.events_of("boot-seen", 1)), None)
+        if seen is None or seen.data.get("boot") != boot:
+            # the first watch of all, on a machine that is at work: this is no boot
+            at_work = seen is None and any(r.state not in GONE for r in snapshot.services.values())
+            since = 0.0 if at_work else machine.clock.now()
+            store.add_event(self._event("boot-seen", "machine", boot=boot, since=since))
+            if at_work or machine.settings.boot_mode is None:
+                store.add_event(self._event("boot-restored", "machine", boot=boot))
+            seen = next(iter(store.events_of("boot-seen", 1)))
+        restored = next(iter(store.events_of("boot-restored", 1)), None)
+        pending = restored is None or restored.data.get("boot") != boot
+        return Boot(boot, float(str(seen.data.get("since", 0))), pending and machine.settings.boot_mode is not None)
+
+    async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
+        store, now = self._machine.store, self._machine.clock.now()
+        tries = [e for e in store.events_of("boot-try", BOOT_TRIES) if e.data.get("boot") == boot.id]
+        if tries and now < tries[0].at + _boot_wait_s(len(tries)):
+            return []
+        store.add_event(self._event("boot-try", "machine", boot=boot.id))
+        done = await self._closed(progress)
+        if all(m.error is None for m in done):
+            done.append(await self._to_boot_mode(progress))
+        up = done[-1].error is None
+        if up or len(tries) + 1 >= BOOT_TRIES:
+            store.add_event(self._event("boot-restored", "machine", boot=boot.id, given_up=not up))
+        if not up and len(tries) + 1 >= BOOT_TRIES:
+            notes.append(f"{done[-1].subject} is given up after {BOOT_TRIES} tries: gpumod switch, when it can be")
+        return done
+
+    async def _closed(self, progress: OnProgress) -> list[Mended]:
+        """Close a run that the machine's going down has cut off."""
+        run = self._machine.store.open_run()
+        if run is None:
+            return []
+        why = "the machine went down in the middle of it"
+        try:
+            closed = (await self.recover(RecoverParams(way="rollback"), progress)).change
+        except GpumodError as error:
+            return [Mended(what="recover", subject=run.command, why=why, error=error.info)]
+        return [_mended("recover", run.command, why, closed)]
+
+    async def _to_boot_mode(self, progress: OnProgress) -> Mended:
+        asked = self._machine.settings.boot_mode or ""
+        store = self._machine.store
+        mode, alternative = asked, None
+        if asked == LAST_MODE:
+            mode, alternative = store.current_mode() or "", store.current_alternative()
+            if not mode:
+                error = ErrorInfo(code="no-mode", message="no mode was current", hint="gpumod switch MODE")
+                return Mended(what="boot", subject=LAST_MODE, why="boot_mode says so", error=error)
+        why = f"the machine was booted, and boot_mode is {asked}"
+        try:
+            try:
+                made = await self.switch(SwitchParams(mode=mode, alternative=alternative), progress)
+            except Stale:
+                made = await self.switch(SwitchParams(mode=mode), progress)
+        except GpumodError as error:
+            return Mended(what="boot", subject=mode, why=why, error=error.info)
+        return _mended("boot", mode, why, made)
+
+    # --- keeping it -------------------------------------------------------------------------------------------------
+
+    async def _keep(
+        self, snapshot: HostSnapshot, since: float, held: Mapping[str, Held], notes: list[str], progress: OnProgress
+    ) -> list[Mended]:
+        """Restart, by one plan, what ended by itself and what lost its GPU, each at most a few times."""
+        store = self._machine.store
+        mode = store.modes().get(store.current_mode() or "")
+        if mode is None:
+            return []
+        handles, services = store.handles(), store.services()
+        launched = {s: h.launched for s, h in handles.items() if h.started_at >= since}
+        mine = with_needs({**services, **launched}, [s for s in mode.services if s in services])
+        found = {s: why for s, why in wrong_in(snapshot, held, launched).items() if s in mine}
+        due = {s: why for s, why in found.items() if self._may_restart(s, why, notes)}
+        if not due:
+            return []
+        lost = tuple(s for s in due if snapshot.reading(s).state not in GONE)
+        target = Target(members=members_of(mode, due), stop_others=False, restart=lost)
+        wanted = Wanted(target, {**services, **{s: launched[s] for s in due}})
+        told = "; ".join(f"{s}: {why}" for s, why in due.items())
+        names = ", ".join(due)
+        try:
+            outcome = await change(
+                self._machine, f"watch: restart {names}", lambda _: wanted, Options(), reporter(progress)
+            )
+            done = _mended("restart", names, told, change_result(outcome, mode.id, store.current_mode()))
+        except Busy:
+            return []  # somebody is at work: look again later
+        except GpumodError as error:
+            done = Mended(what="restart", subject=names, why=told, error=error.info)
+        for service, why in due.items():
+            store.add_event(self._event("watch-restart", service, why=why))
+        return [done]
+
+    def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
+        now = self._machine.clock.now()
+        events = self._machine.store.events_of("watch-restart", 100)
+        tries = [e.at for e in events if e.subject == service and e.at > now - WINDOW_S]
+        if len(tries) >= len(RESTART_WAITS_S):
+            notes.append(
+                f"{service} is left alone, it was restarted {len(tries)} times within an hour ({why}): "
+                f"gpumod service logs {service}, then gpumod service start {service}"
+            )
+            return False
+        return not tries or now >= tries[0] + RESTART_WAITS_S[len(tries)]
+
+
+def wrong_in(
+    snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping[str, Service]
+) -> Mapping[str, str]:
+    """Services that are not as they were left, and why. What was stopped by hand has no handle, so it is not here."""
+    found: dict[str, str] = {}
+    now = held_by(snapshot)
+    for service in launched:
+        reading = snapshot.reading(service)
+        before = held.get(service)
+        if reading.state is State.FAILED:
+            found[service] = reading.detail or "it ended by itself"
+        elif (
+            reading.state is State.RUNNING
+            and before is not None
+            and before.pid == reading.pid
+            and before.vram_mb >= LEAST_LOST_MB
+            and service not in now
+            and all(snapshot.gpu(gpu).per_process and not snapshot.gpu(gpu).fault for gpu in reading.gpus)
+        ):
+            found[service] = f"it answers, but lost its {before.vram_mb} MiB of GPU memory (a reset, or the CPU)"
+    return found
+
+
+def held_by(snapshot: HostSnapshot) -> Mapping[str, Held]:
+    """GPU memory of what runs, by service."""
+    return {
+        s: Held(pid=r.pid, vram_mb=sum(r.vram_mb.values()))
+        for s, r in snapshot.services.items()
+        if r.state is State.RUNNING and r.pid and sum(r.vram_mb.values())
+    }
+
+
+def members_of(mode: Mode, due: Collection[str]) -> tuple[TargetMember, ...]:
+    """`due` as the mode wants them; a host that is no member itself is wanted awake."""
+    members = tuple(m for m in target_of_mode(mode).members if m.service in due)
+    return (*members, *(TargetMember(service=s) for s in due if s not in mode.services))
+
+
+def _boot_wait_s(tries: int) -> float:
+    return float(min(300.0, 5.0 * 2 ** (tries - 1)))
+
+
+def _mended(what: str, subject: str, why: str, made: ChangeResult | None) -> Mended:
+    error = made.error if made is not None and made.exit_code else None
+    return Mended.model_validate({"what": what, "subject": subject, "why": why, "change": made, "error": error})
