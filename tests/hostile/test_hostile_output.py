@@ -23,7 +23,7 @@ GOOD = (
     ("history", "simulations"), ("recover",), ("settings", "list"), ("settings", "get", "reserve_mb"),
     ("settings", "set", "reserve_mb", "512"), ("service", "remove", "reranker-base"), ("sim", "ledger"), ("export",),
     ("init", "--yes", "--sim", "RTX 4090:24564"), ("--version",),
-    ("free", "1", "--dry-run"), ("template", "list"), ("template", "show", "unit.service.j2"),
+    ("watch", "--once"), ("free", "1", "--dry-run"), ("template", "list"), ("template", "show", "unit.service.j2"),
     ("template", "render", "unit.service.j2", "asr"),
     ("template", "edit", "vllm.service.j2", "--default"), ("service", "secret", "list", "asr"),
     ("service", "edit", "asr", "--run-with", "systemd-user"), ("service", "unit", "asr"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
@@ -20,7 +21,7 @@ from gpumod.domain.errors import GpumodError, MachineLacks, UsageError
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import Machine
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.ports import PresetTools, TemplateShelf, Tools
+from gpumod.operations.ports import InstallsWatch, PresetTools, TemplateShelf, Tools
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 from gpumod.plugins.registry import Plugins
@@ -54,6 +55,17 @@ def template_shelf(home: Path, plugins: Plugins) -> TemplateShelf:
     from gpumod.adapters import template_shelf as shelf  # noqa: PLC0415 - see above
 
     return shelf.TemplateShelf(home, [(offer.name, offer.folder) for offer in plugins.templates])
+
+
+def watch_unit(
+    home: Path, owner_id: str, settings: Settings, plugins: Plugins, scope: Literal["user", "system"] | None
+) -> tuple[Literal["user", "system"], InstallsWatch]:
+    """The unit of `gpumod watch`. Imported only by the command that needs it."""
+    from gpumod.adapters.systemd import watch_unit as unit  # noqa: PLC0415 - see above
+
+    chosen = scope or unit.default_scope(settings)
+    folders = [offer.folder for offer in plugins.templates]
+    return chosen, unit.WatchUnit(home, owner_id, settings, folders, scope=chosen)
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
@@ -104,5 +116,6 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
             list_commands=list_commands,
             templates=lambda: template_shelf(folder, plugins),
+            watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
         ),
     )

@@ -21,6 +21,7 @@ from gpumod.domain.service import Service
 from gpumod.operations import box_results as b
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
+from gpumod.operations import watch_results as w
 
 
 def _samples(name: str) -> Any:
@@ -306,6 +307,30 @@ SAMPLES: dict[str, Frozen] = {
     "setting": SETTING,
     "settings": r.SettingsResult(
         settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))
+    ),
+    "watch": w.WatchResult(
+        at=0,
+        mode="code",
+        whole=True,
+        mended=(
+            w.Mended(what="boot", subject="code", why="the machine was booted, and boot_mode is code"),
+            w.Mended(what="restart", subject="glm-code", why="glm-code: it exited with code 1", error=ERROR),
+        ),
+        notes=("chat is left alone, it was restarted 3 times within an hour",),
+    ),
+    "watch-nothing": w.WatchResult(at=0, mode=None, whole=False),
+    "watch-unit": w.WatchResult(
+        at=0,
+        mode="code",
+        whole=None,
+        unit=w.WatchUnitState(
+            name="gpumod.service",
+            path="/home/ann/.config/systemd/user/gpumod.service",
+            manager="user",
+            installed=True,
+            changed=True,
+            notes=("it runs only while you are logged in; from boot on: loginctl enable-linger",),
+        ),
     ),
 } | plans.SAMPLES
 

@@ -153,7 +153,7 @@ def test_usage_errors_exit_2_in_both_forms(home: Path, args: list[str]) -> None:
 
 
 def test_a_misspelt_command_is_guessed(home: Path) -> None:
-    assert "Did you mean 'switch'" in run(home, "swich").stderr
+    assert "Did you mean 'switch'" in run(home, "swithc").stderr
 
 
 @pytest.mark.parametrize(

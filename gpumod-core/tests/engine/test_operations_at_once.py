@@ -16,7 +16,7 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.mode import ModeMember
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeDelete, ModeWrite, PresetLoad, ServiceRemove, ServiceWrite
-from gpumod.operations.ports import Tools
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world import World
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -40,15 +40,11 @@ def other(box: Any) -> Iterator[Any]:
     second.close()
 
 
-def no_templates() -> Any:
-    raise AssertionError("templates are not asked for here")
-
-
 def ask(operation: str, params: Any) -> Do:
     """An operation; what it refuses is its answer."""
 
     def do(box: Any) -> Any:
-        tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates)
+        tools = bare_tools(presets=preset_tools, check_setting=check_setting)
         try:
             return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
         except GpumodError as error:

@@ -18,8 +18,8 @@ from gpumod.operations.box_results import ApplyResult, DiffResult
 from gpumod.operations.differences import differences
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ApplyParams, DiffParams, NoParams, ServiceWrite, SettingWrite
-from gpumod.operations.ports import Tools
 from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
 WEB = world_service("web", 3000, 9001)
@@ -34,12 +34,8 @@ def box(make_box: Any) -> Any:
     return make_box(8000, define=[WEB, CODE, EXTRA, *MODES])
 
 
-def no_templates() -> Any:
-    raise AssertionError("templates are not asked for here")
-
-
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates)
+    tools = bare_tools(presets=preset_tools, check_setting=check_setting)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 

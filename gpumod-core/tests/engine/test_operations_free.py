@@ -11,8 +11,8 @@ from gpumod.domain.errors import Busy, DoesNotFit, Failed, MachineLacks
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.lease_results import FreeResult
 from gpumod.operations.params import FreeParams, NoParams
-from gpumod.operations.ports import Tools
 from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
 WEB = world_service("web", 3000, 9001)
@@ -27,13 +27,8 @@ def box(make_box: Any) -> Any:
     return made
 
 
-def no_presets() -> Any:
-    raise AssertionError("presets are not asked for here")
-
-
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
-    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
 
 
 def free(box: Any, mb: int | None = None, **more: Any) -> FreeResult:
@@ -184,7 +179,6 @@ def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
         told.append(news.text)
         box.world.holder = None
 
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
-    box.world.clock.run(Gpumod(box.machine(), tools).free(FreeParams(back=True), hear))
+    box.world.clock.run(Gpumod(box.machine(), bare_tools()).free(FreeParams(back=True), hear))
     assert told[0] == "somebody is changing this machine: switch"
     assert box.world.states() == {"web": "ready", "nap": "ready"}

@@ -13,9 +13,9 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ListParams, RecoverParams, RunRef, ServiceWrite, SimulateParams
-from gpumod.operations.ports import Tools
 from gpumod.plugins.offers import DriverOffer
 from gpumod.ports import Allocation, Capabilities, Launch
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import WorldDriver, world_mode, world_service
 
 SECRET = "hunter2"
@@ -41,13 +41,8 @@ def _plain(service: Service) -> Service:
     return service.model_copy(update={"unit_vars": {}})
 
 
-def no_presets() -> Any:
-    raise AssertionError("presets are not asked for here")
-
-
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
-    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
 
 
 def show(box: Any, run: str) -> Any:

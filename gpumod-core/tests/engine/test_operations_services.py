@@ -11,8 +11,8 @@ from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ServiceRemove, ServiceWrite, SimulateParams, SwitchParams
-from gpumod.operations.ports import Tools
 from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
 WEB = world_service("web", 3000, 9001)
@@ -25,14 +25,9 @@ def box(make_box: Any) -> Any:
     return make_box(8000, define=[WEB, CODE, *MODES])
 
 
-def no_presets() -> Any:
-    raise AssertionError("presets are not asked for here")
-
-
 def ask(box: Any, operation: str, params: Any) -> Any:
     """One operation of one gpumod."""
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
-    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
 
 
 def remove(box: Any, **more: Any) -> Any:

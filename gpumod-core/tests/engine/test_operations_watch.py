@@ -1,4 +1,4 @@
-"""`watch` over a world: what ended by itself comes back, what was ended by hand does not, a boot is told from a crash."""
+"""`watch` over a world: what ended by itself comes back, what was ended by hand does not, a boot is no crash."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from gpumod.domain.errors import Failed, UnknownName
 from gpumod.domain.mode import Want
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeDelete, SettingWrite
-from gpumod.operations.ports import Tools
 from gpumod.operations.watch_results import WatchParams, WatchResult
 from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
 QUICK = {"load_s": 0.2, "stop_s": 0.05}
@@ -32,13 +32,8 @@ def box(make_box: Any) -> Any:
     return make_box(8000, define=[*SERVICES, *MODES])
 
 
-def no_presets() -> Any:
-    raise AssertionError("presets are not asked for here")
-
-
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
-    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
 
 
 def look(box: Any, before: WatchResult | None = None) -> WatchResult:
@@ -189,7 +184,7 @@ def test_after_a_boot_the_mode_is_brought_up_by_a_plan(box: Any) -> None:
     (done,) = seen.mended
     assert (done.what, done.subject, done.error) == ("boot", "on", None)
     assert (seen.mode, seen.whole) == ("on", True)
-    assert [s.service for s in done.change.steps if s.action == "start"][0] == "base"  # type: ignore[union-attr]
+    assert next(s.service for s in done.change.steps if s.action == "start") == "base"
     assert look(box).mended == ()
     box.check_sound()
 

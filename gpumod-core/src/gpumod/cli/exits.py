@@ -8,6 +8,7 @@ from gpumod.domain.plan import Plan
 from gpumod.operations import box_results as b
 from gpumod.operations import lease_results as l
 from gpumod.operations import results as r
+from gpumod.operations import watch_results as w
 
 DOES_NOT_FIT = 3
 
@@ -22,6 +23,8 @@ def exit_code_of(result: Frozen) -> int:
     if isinstance(result, l.FreeResult):
         ended = [exit_code_of(part) for part in (result.change, result.back) if part is not None]
         return next((code for code in ended if code), result.command_exit or 0)
+    if isinstance(result, w.WatchResult):
+        return 1 if any(done.error for done in result.mended) else 0
     if isinstance(result, Plan):
         return 0 if result.fits else DOES_NOT_FIT
     if isinstance(result, r.DoctorResult | r.PresetValidateResult):

@@ -47,10 +47,10 @@ def _report_click(error: click.ClickException, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def print_error(info: ErrorInfo, *, as_json: bool) -> None:
-    """Print one error, in JSON as `{"error": {...}}`."""
+def print_error(info: ErrorInfo, *, as_json: bool, compact: bool = False) -> None:
+    """Print one error, in JSON as `{"error": {...}}` (`compact`: on one line)."""
     if as_json:
-        click.echo(json.dumps({"error": info.model_dump(mode="json")}, indent=2))
+        click.echo(json.dumps({"error": info.model_dump(mode="json")}, indent=None if compact else 2))
     else:
         click.echo("\n".join(error_lines(info)), err=True)
 

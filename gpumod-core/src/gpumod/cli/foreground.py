@@ -79,9 +79,10 @@ def run(command: Sequence[str], env: Mapping[str, str], until: float | None) -> 
                 os.kill(pid, news.si_signo)
 
 
-def wait(until: float) -> None:
-    """Wait until then, or until a signal asks to end."""
+def wait(until: float) -> bool:
+    """Wait until then, or until a signal asks to end; True where one did."""
     with _held(_ASKED):
         while (left := until - time.time()) > 0:
             if signal.sigtimedwait(_ASKED, min(left, 3600.0)) is not None:
-                return
+                return True
+    return False

@@ -18,6 +18,7 @@ COMMANDS: dict[str, Entry] = {
     "switch": Entry("gpumod.cli.switch:switch", "Switch the machine to a mode."),
     "simulate": Entry("gpumod.cli.simulate:simulate", "Show whether services fit together, without starting any."),
     "free": Entry("gpumod.cli.free:free", "Make room on a GPU, for a command or for a while."),
+    "watch": Entry("gpumod.cli.keep:watch", "Bring the mode up after a boot, and keep it."),
     "mode": Entry("gpumod.cli.mode:mode", "Named sets of services."),
     "service": Entry("gpumod.cli.service:service", "Define, start, stop, sleep and wake services."),
     "template": Entry("gpumod.cli.template:template", "What systemd units are made of."),

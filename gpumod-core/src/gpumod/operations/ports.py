@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gpumod.domain.box import Box
 from gpumod.domain.errors import ErrorInfo, UsageError
@@ -44,12 +44,24 @@ class TemplateShelf(Protocol):
     def remove(self, name: str) -> bool: ...
 
 
+class InstallsWatch(Protocol):
+    """What keeps `gpumod watch` running, as of one systemd manager. `install` and `uninstall` tell whether anything
+    changed; they raise MachineLacks and Failed. `advice` is what would keep it from doing its work."""
+
+    name: str
+    path: Path
+
+    async def install(self) -> bool: ...
+    async def uninstall(self) -> bool: ...
+    def advice(self) -> Sequence[str]: ...
+
+
 @dataclass(frozen=True)
 class Tools:
     """Functions of adapters, named by the bootstrap alone.
 
     `from_environment` are the settings that the environment decides, `list_commands` the commands of other
-    distributions with their owners.
+    distributions with their owners. `watch_unit` takes a manager (None: the one that is usual here).
     """
 
     presets: Callable[[], PresetTools]
@@ -57,3 +69,4 @@ class Tools:
     from_environment: frozenset[str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]
     templates: Callable[[], TemplateShelf]
+    watch_unit: Callable[[Literal["user", "system"] | None], tuple[Literal["user", "system"], InstallsWatch]]

@@ -11,6 +11,8 @@ from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.operations.results import ChangeResult
 
+Manager = Literal["user", "system"]
+
 
 class Held(Frozen):
     """GPU memory that a process was seen to hold."""
@@ -20,9 +22,15 @@ class Held(Frozen):
 
 
 class WatchParams(Frozen):
-    """`held` is what the look before saw, by service: a service that loses its GPU is known by the difference."""
+    """One look; or with `install` or `uninstall` what makes systemd's `manager` (None: the usual one) run it.
+
+    `held` is what the look before saw, by service: a service that loses its GPU is known by the difference.
+    """
 
     held: Mapping[str, Held] = {}
+    install: bool = False
+    uninstall: bool = False
+    manager: Manager | None = None
 
 
 class Mended(Frozen):
@@ -35,30 +43,26 @@ class Mended(Frozen):
     error: ErrorInfo | None = None
 
 
+class WatchUnitState(Frozen):
+    """The unit that runs `gpumod watch`. `notes` say what would keep it from doing its work."""
+
+    name: str
+    path: str
+    manager: Manager
+    installed: bool
+    changed: bool
+    notes: tuple[str, ...] = ()
+
+
 class WatchResult(Frozen):
-    """`notes` are things that are not right and are left alone, each with what a person can do."""
+    """`notes` are things that are not right and are left alone, each with what a person can do. `unit` is set, and
+    nothing was looked at, where that was asked for."""
 
     at: float
     mode: str | None
-    whole: bool
+    whole: bool | None
     mended: tuple[Mended, ...] = ()
     notes: tuple[str, ...] = ()
     held: Mapping[str, Held] = {}
     interrupted: bool = False
-
-
-class WatchUnitParams(Frozen):
-    """`manager` None: the system's where gpumod keeps services there or runs as root, else the user's."""
-
-    manager: Literal["user", "system"] | None = None
-
-
-class WatchUnitResult(Frozen):
-    """The unit that runs `gpumod watch`. `notes` say what would keep it from doing its work."""
-
-    unit: str
-    path: str
-    manager: Literal["user", "system"]
-    installed: bool
-    changed: bool
-    notes: tuple[str, ...] = ()
+    unit: WatchUnitState | None = None

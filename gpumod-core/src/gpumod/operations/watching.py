@@ -22,7 +22,13 @@ from gpumod.operations.params import ModeRef, RecoverParams, SwitchParams
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import Switching
 from gpumod.operations.targets import target_of_mode
-from gpumod.operations.watch_results import Held, Mended, WatchParams, WatchResult
+from gpumod.operations.watch_results import (
+    Held,
+    Mended,
+    WatchParams,
+    WatchResult,
+    WatchUnitState,
+)
 from gpumod.planner.changes import with_needs
 
 RESTART_WAITS_S = (0.0, 15.0, 60.0)
@@ -51,6 +57,8 @@ class Watching(Switching, Modes, History):
         """
         machine, store = self._machine, self._machine.store
         store.check_writable()
+        if params.install or params.uninstall:
+            return await self._unit(params)
         snapshot = await observe(machine)
         boot = self._boot(snapshot)
         mended: list[Mended] = []
@@ -61,7 +69,7 @@ class Watching(Switching, Modes, History):
             notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover, if nobody is at it")
         else:
             mended += await self._keep(snapshot, boot.since, params.held, notes, progress)
-        interrupted = any(m.change and m.change.error and m.change.error.code == "interrupted" for m in mended)
+        interrupted = any(m.error is not None and m.error.code == "interrupted" for m in mended)
         if mended and not interrupted:
             snapshot = await observe(machine)
         mode = store.current_mode()
@@ -74,6 +82,31 @@ class Watching(Switching, Modes, History):
             notes=tuple(notes),
             held=held_by(snapshot),
             interrupted=interrupted,
+        )
+
+    async def _unit(self, params: WatchParams) -> WatchResult:
+        """Have systemd run `watch` from boot on, or take that back."""
+        manager, unit = self._tools.watch_unit(params.manager)
+        changed = await (unit.install() if params.install else unit.uninstall())
+        notes: list[str] = []
+        if params.install:
+            notes += unit.advice()
+            if self._machine.settings.boot_mode is None:
+                notes.append("after a boot nothing comes up by itself: gpumod settings set boot_mode MODE")
+            notes += [
+                f"{key} comes from the environment here, which the unit does not see: gpumod settings set {key} ..."
+                for key in sorted(self._tools.from_environment)
+            ]
+        state = WatchUnitState(
+            name=unit.name,
+            path=str(unit.path),
+            manager=manager,
+            installed=params.install,
+            changed=changed,
+            notes=tuple(notes),
+        )
+        return WatchResult(
+            at=self._machine.clock.now(), mode=self._machine.store.current_mode(), whole=None, unit=state
         )
 
     # --- after a boot -----------------------------------------------------------------------------------------------
@@ -190,9 +223,7 @@ class Watching(Switching, Modes, History):
         return not tries or now >= tries[0] + RESTART_WAITS_S[len(tries)]
 
 
-def wrong_in(
-    snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping[str, Service]
-) -> Mapping[str, str]:
+def wrong_in(snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping[str, Service]) -> Mapping[str, str]:
     """Services that are not as they were left, and why. What was stopped by hand has no handle, so it is not here."""
     found: dict[str, str] = {}
     now = held_by(snapshot)

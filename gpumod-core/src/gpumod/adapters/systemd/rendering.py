@@ -54,12 +54,12 @@ class Rendering:
         Raises UsageError for values that no unit can hold, and what :meth:`Templates.render` raises.
         """
         service = handle.launched
-        self._check_owner(service.unit_template)
+        check_owner(self._templates.user_folder, service.unit_template, self._scope)
         usual = f"{service.driver}.service.j2"
         name, own = (template, None) if template else (usual, service.unit_template)
         if own is None and name not in self._templates.names():
             name = BASE
-        file, user = self.environment_file(service.id), self._user()
+        file, user = self.environment_file(service.id), runs_as(self._home, self._scope)
         if GLOB & set(str(file)):
             why = "systemd would take one of its characters for a pattern"
             raise UsageError("bad-home", f"units cannot refer to {file}", why=why, hint="choose another --home")
@@ -88,29 +88,34 @@ class Rendering:
             template=own or name,
         )
 
-    def _check_owner(self, own: str | None) -> None:
-        """Refuse to make units for root's manager, as root, of templates that somebody else can write."""
-        if self._scope == "user" or os.geteuid() != 0:
-            return
-        named = [Path(own)] if own and own.startswith("/") else []
-        for file in (*sorted(self._templates.user_folder.glob("*")), *named):
-            if file.exists() and file.lstat().st_uid != 0:
-                raise Failed(
-                    "foreign-template",
-                    f"root makes no unit of the template {file}",
-                    why="it belongs to another user, who could make it a unit with root's rights",
-                    hint=f"read it; then chown root {file}",
-                )
 
-    def _user(self) -> str | None:
-        """Who a service of the system manager runs as: the home's owner."""
-        owner = self._home.stat().st_uid if self._home.exists() else os.geteuid()
-        if self._scope == "user" or owner == 0:
-            return None
-        try:
-            return pwd.getpwuid(owner).pw_name
-        except KeyError:
-            return str(owner)
+def check_owner(folder: Path, own: str | None, scope: Scope) -> None:
+    """Refuse to make units for root's manager, as root, of templates that somebody else can write.
+
+    `folder` is the user's own, `own` a service's `unit_template`. Raises Failed `foreign-template`.
+    """
+    if scope == "user" or os.geteuid() != 0:
+        return
+    named = [Path(own)] if own and own.startswith("/") else []
+    for file in (*sorted(folder.glob("*")), *named):
+        if file.exists() and file.lstat().st_uid != 0:
+            raise Failed(
+                "foreign-template",
+                f"root makes no unit of the template {file}",
+                why="it belongs to another user, who could make it a unit with root's rights",
+                hint=f"read it; then chown root {file}",
+            )
+
+
+def runs_as(home: Path, scope: Scope) -> str | None:
+    """Who a unit of the system manager runs as: the home's owner. None: as root, or as whose manager it is."""
+    owner = home.stat().st_uid if home.exists() else os.geteuid()
+    if scope == "user" or owner == 0:
+        return None
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return str(owner)
 
 
 def public_variables(found: Resolved) -> dict[str, str]:

@@ -39,6 +39,7 @@ VIEWS = {
     "DiffResult": "boxes:difference",
     "ApplyResult": "boxes:applied",
     "FreeResult": "leases:freed",
+    "WatchResult": "watching:looked",
     "HistoryListResult": "history:runs",
     "HistoryResult": "history:run",
     "SimulationsResult": "history:simulations",

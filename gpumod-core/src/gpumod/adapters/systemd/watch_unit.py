@@ -1,0 +1,98 @@
+"""The one unit of gpumod's own that is enabled: it runs `gpumod watch`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpumod.adapters.systemd import units
+from gpumod.adapters.systemd.manager import Manager, Scope, lingers, refused
+from gpumod.adapters.systemd.reloading import Reloading
+from gpumod.adapters.systemd.rendering import check_owner, runs_as
+from gpumod.adapters.systemd.units import Unit, marked, unit_folder, unit_name
+from gpumod.adapters.templates import Templates
+from gpumod.domain.settings import Settings
+
+TEMPLATE = "watch.service.j2"
+MARK = "@watch"
+"""Stands where units of services have the service's id; no service can be called so."""
+
+
+class WatchUnit:
+    """Implements :class:`gpumod.operations.ports.InstallsWatch` with a unit of one manager."""
+
+    def __init__(self, home: Path, home_id: str, settings: Settings, folders: Sequence[Path], *, scope: Scope) -> None:
+        self._home, self._home_id, self._scope = home, home_id, scope
+        self._manager = Manager(scope)
+        self._reloading = Reloading(self._manager, settings)
+        self._templates = Templates(home, folders)
+        # `gpumod-ID.service` is a service's, whatever its id: without one it is nobody else's
+        self.name = unit_name("", home, home_id, scope).replace("-.", ".")
+        self.path = unit_folder(scope) / self.name
+
+    async def install(self) -> bool:
+        """Write the unit, enable and start it; True where anything changed.
+
+        Raises MachineLacks (`no-systemd`, `no-user-manager`, `unit-needs-root`, `not-allowed`), Failed.
+        """
+        self._manager.reach()
+        unit = self._unit()
+        before = units.there(self.path, self._home_id, MARK)
+        changed = before != unit.text
+        if changed:
+            undo = units.write(unit)
+            if before is not None:
+                try:
+                    await self._reloading.reload()
+                except BaseException:
+                    undo()
+                    raise
+        enabled = (await self._manager.call("is-enabled", "--", self.name)).code == 0
+        active = (await self._manager.call("is-active", "--", self.name)).code == 0
+        # enabling would make the manager reread everything, which containers with GPUs may not survive
+        if not enabled:
+            await self._do("enable", "--no-reload")
+        if changed or not active:
+            await self._do("restart")
+        return changed or not enabled or not active
+
+    async def uninstall(self) -> bool:
+        """Stop and disable the unit and remove it; False where there was none. What it has started goes on."""
+        self._manager.reach()
+        if units.there(self.path, self._home_id, MARK) is None:
+            return False
+        await self._do("stop")
+        await self._do("disable", "--no-reload")
+        units.remove(self.path, self._home_id, MARK)
+        return True
+
+    def advice(self) -> tuple[str, ...]:
+        """What would keep it from doing its work, each with what to do."""
+        if self._scope == "user" and not lingers():
+            return ("it runs only while you are logged in; from boot on: loginctl enable-linger",)
+        return ()
+
+    async def _do(self, verb: str, *options: str) -> None:
+        answer = await self._manager.call(verb, *options, "--", self.name)
+        if answer.code:
+            raise refused(self._scope, f"refuses to {verb}", answer, self.name)
+
+    def _unit(self) -> Unit:
+        check_owner(self._templates.user_folder, None, self._scope)
+        body = self._templates.render(
+            TEMPLATE,
+            manager=self._scope,
+            user=runs_as(self._home, self._scope),
+            program=sys.executable,
+            words=["-m", "gpumod", "--home", str(self._home), "watch"],
+        )
+        return Unit(self.name, self.path, marked(body, self._home_id, MARK, TEMPLATE), TEMPLATE)
+
+
+def default_scope(settings: Settings) -> Scope:
+    """The system's manager where services are kept there, or where root is at work; else the user's."""
+    if settings.supervisor == "systemd-system":
+        return "system"
+    return "user" if settings.supervisor == "systemd-user" or os.geteuid() != 0 else "system"
