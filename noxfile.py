@@ -71,6 +71,8 @@ def systemd(session: nox.Session) -> None:
     box = ROOT / "tests" / "systemd" / "box"
     pytest = str(Path(session.bin) / "pytest")
     session.run(str(box), pytest, "-m", "systemd", *(session.posargs or ["tests"]), external=True)
+    if not session.posargs:
+        session.run("pytest", "-m", "reboot", "tests/systemd")  # it boots boxes itself
 
 
 @nox.session

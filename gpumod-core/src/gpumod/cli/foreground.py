@@ -40,11 +40,13 @@ def _held(signals: Sequence[signal.Signals]) -> Iterator[set[int]]:
 
 
 @contextlib.contextmanager
-def unhurried() -> Iterator[None]:
-    """Signals do nothing outside of a change, which takes them over: the way back must not be missed."""
-    before = {number: signal.signal(number, lambda *_: None) for number in _ASKED}
+def unhurried() -> Iterator[list[int]]:
+    """Signals do nothing outside of a change, which takes them over: the way back must not be missed. They are noted
+    in the list that this gives."""
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in _ASKED}
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -79,9 +81,11 @@ def run(command: Sequence[str], env: Mapping[str, str], until: float | None) -> 
                 os.kill(pid, news.si_signo)
 
 
-def wait(until: float) -> bool:
-    """Wait until then, or until a signal asks to end; True where one did."""
+def wait(until: float, heard: Sequence[int] = ()) -> bool:
+    """Wait until then, or until a signal asks to end; True where one did, or was `heard` before."""
     with _held(_ASKED):
+        if heard:
+            return True
         while (left := until - time.time()) > 0:
             if signal.sigtimedwait(_ASKED, min(left, 3600.0)) is not None:
                 return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -39,12 +39,14 @@ def watch(context: CliContext, once: bool, install: bool, uninstall: bool, manag
     if once:
         context.call("watch", {})
         return
-    _again_and_again(context)
-
-
-def _again_and_again(context: CliContext) -> None:
-    """Look until a signal comes. What is not right is said when it is new."""
     from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
+
+    with foreground.unhurried() as heard:
+        _again_and_again(context, lambda until: foreground.wait(until, heard))
+
+
+def _again_and_again(context: CliContext, wait: Callable[[float], bool]) -> None:
+    """Look until a signal comes: `wait` waits until then, and tells. What is not right is said when it is new."""
     from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # as above
 
     held: Mapping[str, Any] = {}
@@ -67,7 +69,7 @@ def _again_and_again(context: CliContext) -> None:
             if seen.interrupted:
                 return
         told = news
-        if foreground.wait(begin + interval_s):
+        if wait(begin + interval_s):
             return
 
 
