@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,6 +214,50 @@ def test_the_first_watch_of_a_machine_at_work_is_no_boot(box: Any) -> None:
     assert look(box).mended == ()
     crash(box, "nap")
     assert look(box).mended[0].what == "restart"
+
+
+class Unit:
+    """Stands where systemd's unit of `watch` is."""
+
+    name, path = "gpumod.service", Path("/units/gpumod.service")
+
+    def __init__(self) -> None:
+        self.there = False
+
+    async def install(self) -> bool:
+        was, self.there = self.there, True
+        return not was
+
+    async def uninstall(self) -> bool:
+        was, self.there = self.there, False
+        return was
+
+    def advice(self) -> tuple[str, ...]:
+        return ("linger",)
+
+
+def test_installing_it_is_no_boot(box: Any) -> None:
+    unit = Unit()
+
+    def set_up(**what: bool) -> WatchResult:
+        tools = bare_tools(watch_unit=lambda scope: (scope or "user", unit), from_environment=frozenset({"vllm_bin"}))
+        made: WatchResult = box.world.clock.run(Gpumod(box.machine(), tools).watch(WatchParams(**what)))
+        return made
+
+    made = set_up(install=True).unit
+    assert made is not None
+    assert (made.installed, made.changed, made.manager, unit.there) == (True, True, "user", True)
+    assert made.notes[0] == "linger"
+    assert "settings set boot_mode" in made.notes[1]
+    assert made.notes[2].startswith("vllm_bin comes from the environment here")
+    box.settings["boot_mode"] = "on"
+    assert look(box).mended == ()
+    boot(box)
+    assert look(box).mended[0].what == "boot"
+    gone = set_up(uninstall=True).unit
+    assert gone is not None
+    assert (gone.installed, gone.changed, unit.there) == (False, True, False)
+    assert box.world.states() != {}
 
 
 def test_a_boot_in_the_middle_of_a_switch(box: Any) -> None:

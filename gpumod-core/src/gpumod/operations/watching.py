@@ -87,6 +87,8 @@ class Watching(Switching, Modes, History):
     async def _unit(self, params: WatchParams) -> WatchResult:
         """Have systemd run `watch` from boot on, or take that back."""
         manager, unit = self._tools.watch_unit(params.manager)
+        if params.install and self._boot_seen() is None:
+            self._note_boot(since=0.0, restored=True)  # from the next boot on
         changed = await (unit.install() if params.install else unit.uninstall())
         notes: list[str] = []
         if params.install:
@@ -113,20 +115,30 @@ class Watching(Switching, Modes, History):
 
     def _boot(self, snapshot: HostSnapshot) -> Boot:
         """This boot, noted when it is first seen. It is pending until the boot mode is up, or was given up."""
-        machine, store = self._machine, self._machine.store
-        boot = machine.local.identity(1) or ""
-        seen = next(iter(store.events_of("boot-seen", 1)), None)
-        if seen is None or seen.data.get("boot") != boot:
+        boot_mode, boot = self._machine.settings.boot_mode, self._boot_id()
+        since = self._boot_seen()
+        if since is None:
             # the first watch of all, on a machine that is at work: this is no boot
-            at_work = seen is None and any(r.state not in GONE for r in snapshot.services.values())
-            since = 0.0 if at_work else machine.clock.now()
-            store.add_event(self._event("boot-seen", "machine", boot=boot, since=since))
-            if at_work or machine.settings.boot_mode is None:
-                store.add_event(self._event("boot-restored", "machine", boot=boot))
-            seen = next(iter(store.events_of("boot-seen", 1)))
-        restored = next(iter(store.events_of("boot-restored", 1)), None)
+            first = not self._machine.store.events_of("boot-seen", 1)
+            at_work = first and any(r.state not in GONE for r in snapshot.services.values())
+            since = 0.0 if at_work else self._machine.clock.now()
+            self._note_boot(since=since, restored=at_work or boot_mode is None)
+        restored = next(iter(self._machine.store.events_of("boot-restored", 1)), None)
         pending = restored is None or restored.data.get("boot") != boot
-        return Boot(boot, float(str(seen.data.get("since", 0))), pending and machine.settings.boot_mode is not None)
+        return Boot(boot, since, pending and boot_mode is not None)
+
+    def _boot_id(self) -> str:
+        return self._machine.local.identity(1) or ""
+
+    def _boot_seen(self) -> float | None:
+        """Since when services are looked after in this boot; None before it was seen."""
+        last = next(iter(self._machine.store.events_of("boot-seen", 1)), None)
+        return float(str(last.data["since"])) if last and last.data.get("boot") == self._boot_id() else None
+
+    def _note_boot(self, *, since: float, restored: bool) -> None:
+        self._machine.store.add_event(self._event("boot-seen", "machine", boot=self._boot_id(), since=since))
+        if restored:
+            self._machine.store.add_event(self._event("boot-restored", "machine", boot=self._boot_id()))
 
     async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
         store, now = self._machine.store, self._machine.clock.now()
