@@ -57,7 +57,7 @@ def template_shelf(home: Path, plugins: Plugins) -> TemplateShelf:
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
-    """Open a home, making it (0700) when it is not there. A home that cannot be written still reads.
+    """Open a home, making it (0700) when it is not there. A home that cannot be written, or whose disk is full, reads.
 
     The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home.
 
@@ -87,7 +87,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
     plugins = load_plugins(environ)
     machine = Machine(
         home=folder,
-        home_id=home_id(folder) if writable else "read-only",
+        home_id=home_id(folder) if store.writable or (folder / HOME_ID_FILE).exists() else "read-only",
         settings=settings,
         store=store,
         plugins=plugins,

@@ -24,6 +24,7 @@ class Setup(Presets, Units):
     async def init(self, params: InitParams) -> InitResult:
         """Make the home ready: its machine (simulated, if asked for) and the presets. Safe to repeat."""
         machine, store = self._machine, self._machine.store
+        store.check_writable()
         written: dict[str, str] = {}
         created = [] if store.services() else [str(machine.home)]
         if params.sim or params.sim_dir:
@@ -57,7 +58,15 @@ class Setup(Presets, Units):
         for name in probes.names():
             make = getattr(probes.offer(name).offer, "create_machine", None)
             if make is not None:
-                made: dict[str, str] = make(folder, gpus)
+                try:
+                    made: dict[str, str] = make(folder, gpus)
+                except OSError as error:
+                    raise MachineLacks(
+                        "no-sim-dir",
+                        f"the simulated machine in {folder} cannot be written",
+                        why=error.strerror or str(error),
+                        hint="make room or make the folder writable, or name another one with --sim-dir",
+                    ) from error
                 return made
         raise MachineLacks(
             "no-simulation",

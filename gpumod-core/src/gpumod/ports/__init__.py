@@ -354,8 +354,8 @@ class Store(KeepsHoldings, Protocol):
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are
     rows that cannot be read (the others can); `last_errors` maps a service to the error of its last step that failed,
-    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`); `together` makes one
-    transaction of several calls.
+    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home` | `disk-full`);
+    `together` makes one transaction of several calls.
     """
 
     def check_writable(self) -> None: ...
