@@ -14,7 +14,7 @@ from gpumod import __version__
 from gpumod.cli import streams
 from gpumod.cli.context import CliContext
 from gpumod.cli.extras import extra_commands, load_extra_command
-from gpumod.cli.failures import report
+from gpumod.cli.failures import exit_status_of, report
 from gpumod.cli.lazy import LazyGroup
 from gpumod.cli.table import COMMANDS
 
@@ -29,23 +29,26 @@ class Program(LazyGroup):
         options = argv[: argv.index("--")] if "--" in argv else argv
         as_json, debug = "--json" in options, "--debug" in options
         extra["standalone_mode"] = False
-        extra.setdefault("obj", CliContext(json=as_json, debug=debug))
+        context = CliContext(json=as_json, debug=debug)
         streams.prepare()
         try:
-            code = self._run(argv, prog_name or "gpumod", as_json=as_json, debug=debug, **extra)
+            code = self._run(argv, prog_name or "gpumod", context, **extra)
             sys.stdout.flush()
         except OSError as error:
-            code = streams.give_up(error)
+            code = streams.give_up(error, context.done)
         sys.exit(code)
 
-    def _run(self, argv: list[str], prog_name: str, *, as_json: bool, debug: bool, **extra: Any) -> int:
+    def _run(self, argv: list[str], prog_name: str, context: CliContext, **extra: Any) -> int:
         """The exit status, errors told. Raises OSError where stdout cannot be written."""
+        as_json, debug = context.json, context.debug
         try:
-            code = super().main(argv, prog_name, **extra)
+            code = super().main(argv, prog_name, obj=context, **extra)
         except (KeyboardInterrupt, Exception) as error:  # the last resort: no traceback reaches a user
             if streams.is_of_stdout(error):
                 raise
-            return report(error, as_json=as_json, debug=debug)
+            context.done = exit_status_of(error)
+            report(error, as_json=as_json, debug=debug)
+            return context.done
         return code if isinstance(code, int) else 0
 
 
@@ -90,7 +93,8 @@ def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> N
     Exit status: 0 done, 1 failed and nothing changed, 2 usage, 3 does not fit, 4 unknown name, 5 busy, 6 failed and
     rolled back, 7 left half-way, 8 the plan is stale, 9 the machine lacks something.
     """
-    ctx.obj = CliContext(home=home, json=as_json, debug=debug)
+    context = ctx.ensure_object(CliContext)
+    context.home, context.json, context.debug = home, as_json, debug
 
 
 def main() -> NoReturn:
