@@ -302,7 +302,7 @@ def test_the_exit_status_tells_what_was_done_where_nothing_can_be_printed(
     command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
     reader, writer = os.pipe()
     os.close(reader)
-    with Path("/dev/full").open("w") as no_room, open(writer, "w") as closed:
+    with Path("/dev/full").open("w") as no_room, os.fdopen(writer, "w") as closed:
         assert subprocess.run(command, stdout=no_room, stderr=no_room, check=False).returncode == full
         assert subprocess.run(command, stdout=closed, stderr=closed, check=False).returncode == gone
 
