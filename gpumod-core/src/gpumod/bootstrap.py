@@ -13,11 +13,10 @@ from gpumod.adapters.files import HOME_ID_FILE, ensure_home, home_id
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
 from gpumod.adapters.secrets import SecretFiles
-from gpumod.adapters.settings import check_setting, environment_name, load_settings
+from gpumod.adapters.settings import check_setting, load_settings, variables_set
 from gpumod.adapters.store import open_store
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import GpumodError, MachineLacks, UsageError
-from gpumod.domain.settings import Settings
 from gpumod.engine.machine import Machine
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.ports import PresetTools, TemplateShelf, Tools
@@ -101,7 +100,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
         Tools(
             presets=preset_tools,
             check_setting=check_setting,
-            from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
+            from_environment=variables_set(environ),
             list_commands=list_commands,
             templates=lambda: template_shelf(folder, plugins),
         ),

@@ -22,6 +22,7 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
 from gpumod.domain.words import findings
 from gpumod.engine.context import Report
 from gpumod.engine.machine import Machine
@@ -29,6 +30,7 @@ from gpumod.engine.planning import AT_ONCE
 from gpumod.engine.runs import Outcome
 from gpumod.operations.ports import Tools
 from gpumod.operations.results import ChangeResult, StepResult
+from gpumod.plugins.registry import unavailable
 
 OnProgress = Callable[[Progress], None] | None
 
@@ -58,11 +60,17 @@ class Base:
         return modes[mode_id]
 
     def _check_offered(self, key: str, value: str | None) -> None:
-        """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers."""
+        """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, and UsageError for a
+        folder that is no simulated machine."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
             self._machine.plugins.supervisors.offer(value)
+        elif value and key == "sim_machine":
+            why = unavailable(self._machine.plugins.simulator(), Settings(sim_machine=value))
+            if why is not None:
+                hint = f'gpumod init --sim "RTX 4090:24564" --sim-dir {value} makes one there'
+                raise UsageError("bad-setting", f"the setting {key} cannot be {value!r}", why=why, hint=hint, key=key)
 
     def _broken(self, table: str, row: str) -> ErrorInfo | None:
         """What is wrong with a row of the database that cannot be read."""

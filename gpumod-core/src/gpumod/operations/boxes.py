@@ -213,7 +213,7 @@ class Boxes(Services):
     def _as_set(self, edits: Edits) -> Machine:
         """The machine with the settings that change; what the environment decides stays."""
         then = Settings.model_validate(dict(edits.then.settings))
-        changed = {c.id for c in edits.written("setting")} - self._tools.from_environment
+        changed = {c.id for c in edits.written("setting")} - self._tools.from_environment.keys()
         update = {key: getattr(then, key) for key in changed}
         return replace(self._machine, settings=self._machine.settings.model_copy(update=update))
 

@@ -48,12 +48,12 @@ class TemplateShelf(Protocol):
 class Tools:
     """Functions of adapters, named by the bootstrap alone.
 
-    `from_environment` are the settings that the environment decides, `list_commands` the commands of other
+    `from_environment` maps the settings that the environment decides to their variables, `list_commands` the commands of other
     distributions with their owners.
     """
 
     presets: Callable[[], PresetTools]
     check_setting: Callable[[str, str], str]
-    from_environment: frozenset[str]
+    from_environment: Mapping[str, str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]
     templates: Callable[[], TemplateShelf]

@@ -335,11 +335,16 @@ class RecoverResult(Frozen):
 
 
 class SettingRow(Frozen):
+    """`value` is in force, and comes from `source`. `stored` is what the database has; where the environment wins over
+    it, `note` says so."""
+
     key: str
     value: str | None
     default: str | None
     source: Literal["default", "database", "environment"]
     description: str
+    stored: str | None = None
+    note: str = ""
 
 
 class SettingsResult(Frozen):

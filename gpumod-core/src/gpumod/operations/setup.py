@@ -54,25 +54,16 @@ class Setup(Presets, Units):
         )
 
     def _simulated(self, folder: Path, gpus: list[tuple[str, int]]) -> dict[str, str]:
-        probes = self._machine.plugins.gpu_probes
-        for name in probes.names():
-            make = getattr(probes.offer(name).offer, "create_machine", None)
-            if make is not None:
-                try:
-                    made: dict[str, str] = make(folder, gpus)
-                except OSError as error:
-                    raise MachineLacks(
-                        "no-sim-dir",
-                        f"the simulated machine in {folder} cannot be written",
-                        why=error.strerror or str(error),
-                        hint="make room or make the folder writable, or name another one with --sim-dir",
-                    ) from error
-                return made
-        raise MachineLacks(
-            "no-simulation",
-            "no plugin can simulate a machine",
-            hint='pip install "gpumod[sim]"',
-        )
+        create = self._machine.plugins.simulator().create_machine
+        try:
+            return create(folder, gpus) if create else {}
+        except OSError as error:
+            raise MachineLacks(
+                "no-sim-dir",
+                f"the simulated machine in {folder} cannot be written",
+                why=error.strerror or str(error),
+                hint="make room or make the folder writable, or name another one with --sim-dir",
+            ) from error
 
     async def doctor(self, params: NoParams) -> DoctorResult:
         """Check this machine and home; every finding says how to mend it."""
