@@ -45,6 +45,7 @@ def preset_tools() -> PresetTools:
         dump_box=presets.dump_box,
         load_box=presets.load_box,
         bad_box=presets.bad_box,
+        expand=presets.expand_given,
     )
 
 

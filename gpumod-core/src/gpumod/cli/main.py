@@ -15,6 +15,7 @@ from gpumod.cli import streams
 from gpumod.cli.context import CliContext
 from gpumod.cli.extras import extra_commands, load_extra_command
 from gpumod.cli.failures import exit_status_of, report
+from gpumod.cli.inputs import Folder
 from gpumod.cli.lazy import LazyGroup
 from gpumod.cli.table import COMMANDS
 
@@ -52,15 +53,6 @@ class Program(LazyGroup):
         return code if isinstance(code, int) else 0
 
 
-class _Folder(click.Path):
-    """A folder; an empty name is none (as of a variable that is not set), and not the one that one is in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "":
-            self.fail("the name of the folder is empty", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         as_json = ctx.obj is not None and ctx.obj.json
@@ -77,7 +69,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
-    "--home", type=_Folder(file_okay=False, path_type=Path), help="Folder of gpumod's data (else GPUMOD_HOME)."
+    "--home", type=Folder(file_okay=False, path_type=Path), help="Folder of gpumod's data (else GPUMOD_HOME)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout (help stays text).")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")

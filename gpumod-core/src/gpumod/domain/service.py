@@ -78,6 +78,8 @@ class Service(Frozen):
             raise ValueError("gpus must be 'any' or distinct indices")
         if self.start_peak_mb is not None and self.start_peak_mb < self.vram_mb:
             raise ValueError("start_peak_mb is below vram_mb")
+        if self.vram_mb and (self.asleep_mb or 0) > self.vram_mb:
+            raise ValueError("asleep_mb is above vram_mb")
         return self
 
     @property

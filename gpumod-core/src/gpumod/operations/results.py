@@ -230,7 +230,8 @@ class ServiceListResult(Frozen):
 
 class ServiceResult(Frozen):
     """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
-    `drift` names fields that differ from what runs; `apply` says how to apply them."""
+    `drift` names fields that differ from what runs; `apply` says how to apply them. `notes` say why it cannot start on
+    this machine."""
 
     service: Service
     footprint: Footprint
@@ -238,6 +239,7 @@ class ServiceResult(Frozen):
     modes: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     apply: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class LogsResult(Frozen):

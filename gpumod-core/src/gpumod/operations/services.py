@@ -85,13 +85,15 @@ class Services(Units):
 
     def _validated(self, params: ServiceWrite, base: Mapping[str, Any], options: Mapping[str, Any]) -> Service:
         """The definition that `params` give over `base`, checked by itself, by its driver and against the others."""
-        fields = dict(params.fields)
+        given = {**params.fields, "unit_vars": dict(params.unit_vars)}
+        fields = self._tools.presets().expand(given, self._machine.settings)
+        set_vars = fields.pop("unit_vars")
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
             if name not in Service.model_fields or name in ("id", "unit_vars"):
                 raise unknown(
                     "field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help"
                 )
-        unit_vars = {**options, **params.unit_vars}
+        unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
                 continue
@@ -277,12 +279,23 @@ class Services(Units):
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
             apply=f"gpumod service restart {service.id}" if differs else "",
+            notes=_notes(service, snapshot),
         )
 
 
 def _still_running(service: str, why: str = "") -> Failed:
     hint = f"gpumod service stop {service}, or --stop"
     return Failed("still-running", f"service {service!r} is running", why=why, hint=hint)
+
+
+def _notes(service: Service, snapshot: HostSnapshot | None) -> tuple[str, ...]:
+    """What keeps a definition from being of use here, where it may be meant for another machine."""
+    if snapshot is None or service.gpus == "any":
+        return ()
+    here = [gpu.index for gpu in snapshot.gpus]
+    missing = ", ".join(str(index) for index in service.gpus if index not in here)
+    has = f"GPU {', '.join(map(str, here))}" if here else "none"
+    return (f"it cannot start on this machine, which has no GPU {missing} (it has {has})",) if missing else ()
 
 
 def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection[str]) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class Plugins:
         )
 
     def simulator(self) -> GpuProbeOffer:
-        """What makes simulated machines (its `create_machine` is set). Raises MachineLacks (`no-simulation`) where no plugin can."""
+        """What makes simulated machines: its `create_machine` is set. Raises MachineLacks (`no-simulation`)."""
         for name in self.gpu_probes.names():
             offer = self.gpu_probes.offer(name).offer
             if isinstance(offer, GpuProbeOffer) and offer.create_machine is not None:
