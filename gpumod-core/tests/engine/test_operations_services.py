@@ -96,6 +96,12 @@ def test_a_context_changes_the_memory_that_the_edit_does_not_name(box: Any) -> N
     assert (edited.vram_mb, edited.start_peak_mb) == (3800, 4800)
 
 
+def test_what_it_keeps_asleep_is_never_more_than_what_it_takes(box: Any) -> None:
+    edit(box, "code", asleep_mb=4000)
+    edited = edit(box, "code", context_size=1)
+    assert edited.asleep_mb == edited.vram_mb < 4000
+
+
 def test_a_peak_that_is_named_is_kept(box: Any) -> None:
     box.define(CODE.model_copy(update={"start_peak_mb": 6000}))
     edited = edit(box, "code", context_size=12768, start_peak_mb=4000)

@@ -37,7 +37,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> fl
 def free(
     context: CliContext, /, mb: int | None, argv: tuple[str, ...], for_s: float | None, back: bool, **values: Any
 ) -> None:
-    """Make MB MiB of a GPU free, keep them free while COMMAND runs or for a TIME, then put everything back.
+    """Make room: MB MiB of a GPU are kept free while COMMAND runs or for a TIME, then everything is put back.
 
     Services are rather put to sleep than stopped; pinned ones stay. Other gpumod commands see the lease, count it, and
     give way unless they are forced. COMMAND has the terminal, the signals and CUDA_VISIBLE_DEVICES; with --for it is

@@ -80,7 +80,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> None:
     """gpumod keeps the AI services of a GPU machine inside the memory that its GPUs have.
 
-    A mode names what runs together. `gpumod simulate` shows whether it fits, `gpumod switch` goes there.
+    A mode names what runs together. `gpumod simulate` shows whether it fits, `gpumod switch` goes there. New here?
+    `gpumod demo` is a tour that touches nothing of yours, `gpumod init` makes this machine ready.
 
     Exit status: 0 done, 1 failed and nothing changed, 2 usage, 3 does not fit, 4 unknown name, 5 busy, 6 failed and
     rolled back, 7 left half-way, 8 the plan is stale, 9 the machine lacks something.

@@ -310,4 +310,4 @@ def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection
     asked = Service.model_validate({**base, "kv_cache_per_1k": cost, "context_size": fields["context_size"]})
     before = asked.model_copy(update={"context_size": base["context_size"]})
     grown = before.with_context(asked.context_size or 1)
-    return {name: getattr(grown, name) for name in ("vram_mb", "start_peak_mb") if name not in unset}
+    return {name: getattr(grown, name) for name in ("vram_mb", "start_peak_mb", "asleep_mb") if name not in unset}
