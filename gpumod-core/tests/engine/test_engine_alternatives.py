@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import Stale, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
@@ -24,13 +25,13 @@ def box(make_box: Any) -> Any:
     return make_box(8000, define=[WEB, CODE, *MODES])
 
 
-def no_presets() -> Any:
-    raise AssertionError("presets are not asked for here")
+def no_templates() -> Any:
+    raise AssertionError("templates are not asked for here")
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
     """One operation of one gpumod."""
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
+    tools = Tools(preset_tools, lambda _key, value: value, {}, dict, no_templates)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 

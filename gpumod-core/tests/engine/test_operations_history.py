@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import GpumodError, UsageError
 from gpumod.domain.plan import Plan, Target, VerdictKind
 from gpumod.domain.run import Run, RunStatus
@@ -41,12 +42,12 @@ def _plain(service: Service) -> Service:
     return service.model_copy(update={"unit_vars": {}})
 
 
-def no_presets() -> Any:
-    raise AssertionError("presets are not asked for here")
+def no_templates() -> Any:
+    raise AssertionError("templates are not asked for here")
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
+    tools = Tools(preset_tools, lambda _key, value: value, {}, dict, no_templates)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from gpumod.domain.base import ID_PATTERN
 
 ID_RULE = "letters, digits, '.', '_' and '-', beginning with a letter or a digit, at most 63"
-TWICE = "twice"
-"""The type of the error for a list that names something twice: that says it all."""
 _LIMITS = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "above"),
            "less_than_equal": ("le", "at most"), "less_than": ("lt", "below")}  # fmt: skip
 _KINDS = {
@@ -23,6 +21,10 @@ _KINDS = {
     "string_type": "must be a text",
 }
 _BEGINNINGS = {"int_": "must be a whole number", "float_": "must be a number", "bool_": "must be true or false"}
+
+
+class NamedTwice(ValueError):
+    """A list names something twice. The message says what: the list need not be shown."""
 
 
 def said(item: Mapping[str, Any]) -> str:
@@ -59,7 +61,8 @@ def findings(items: list[Any]) -> list[tuple[str, str]]:
             field, what = "gpus", "must be 'any' or indices from 0 to 255"
         else:
             what = said(item)
-        given = "" if item["type"] in ("missing", TWICE) or not field else f" (given: {_shown(item.get('input'))})"
+        told = item["type"] == "missing" or isinstance((item.get("ctx") or {}).get("error"), NamedTwice)
+        given = "" if told or not field else f" (given: {_shown(item.get('input'))})"
         found.setdefault(field, what + given)
     return list(found.items())
 

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_core import PydanticCustomError
 
 from gpumod.domain.base import Frozen, Id, Text
 from gpumod.domain.errors import UsageError
 from gpumod.domain.mode import ModeMember, StartOrder, Want
-from gpumod.domain.words import TWICE
+from gpumod.domain.words import NamedTwice
 
 
 def _once(names: tuple[str, ...]) -> tuple[str, ...]:
     twice = dict.fromkeys(name for name in names if names.count(name) > 1)
     if twice:
-        raise PydanticCustomError(TWICE, "names {names} twice", {"names": ", ".join(twice)})
+        raise NamedTwice(f"names {', '.join(twice)} twice")
     return names
 
 
