@@ -73,7 +73,7 @@ class Handle(Frozen):
     """What ties a service to the process or unit that runs it.
 
     `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
-    the spawn is under way. `launched` is the definition used.
+    the spawn is under way. `launched` is the definition used, and `altered` says which alternative had changed it.
     """
 
     service: str
@@ -81,6 +81,7 @@ class Handle(Frozen):
     nonce: str
     token: Mapping[str, Any] = {}
     launched: Service
+    altered: str = ""
     gpus: tuple[int, ...] = ()
     started_at: float
 

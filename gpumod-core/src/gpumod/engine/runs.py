@@ -20,7 +20,7 @@ from gpumod.engine.execute import INTERRUPTED, Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
-from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
+from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
 from gpumod.planner import check_needs, target_of
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,13 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
         and r.service not in kept
         and run.before.get(r.service, ServiceReading(service=r.service, state=State.STOPPED)).state in GONE
     ]
-    target = Target(members=tuple(members), stop_others=False, stop=tuple(sorted(gone)), restart=tuple(again))
+    target = Target(
+        members=tuple(members),
+        stop_others=False,
+        stop=tuple(sorted(gone)),
+        restart=tuple(again),
+        altered=altered_in(run.before),
+    )
     return Wanted(target, services)
 
 

@@ -52,6 +52,7 @@ def new_handle(ctx: RunContext, step: Step, service: Service, supervisor: str) -
         supervisor=supervisor,
         nonce=uuid.uuid4().hex,
         launched=service,
+        altered=ctx.plan.target.altered.get(service.id, ""),
         gpus=step.placed_on,
         started_at=ctx.machine.clock.now(),
     )

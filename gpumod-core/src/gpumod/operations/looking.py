@@ -113,6 +113,7 @@ def _status(
     host = services.get(shown.host or "")
     if shown.host is not None and shown.host in handles:
         host = handles[shown.host].launched
+    differs = drift(service, reading)
     return ServiceStatus(
         id=service.id,
         name=service.title,
@@ -128,6 +129,7 @@ def _status(
         port=host.port if host else shown.port,
         pid=reading.pid,
         last_error=reading.detail or last_error if not reading.health_ok else None,
-        drift=drift(service, reading),
+        drift=differs,
+        altered=reading.altered if differs else "",
         in_mode=in_mode,
     )

@@ -22,7 +22,7 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
-from gpumod.operations.targets import Targets, target_of_mode
+from gpumod.operations.targets import Targets, as_wanted, target_of_mode
 from gpumod.planner import check_needs
 
 
@@ -134,13 +134,16 @@ class Modes(Targets):
         """What `mode` wants, with the alternative with which it was taken, and what is to be said of that."""
         defined = Wanted(target_of_mode(mode), self._machine.store.services())
         if alternative is None:
-            return defined, ()
+            return as_wanted(defined, snapshot), ()
         try:
             asked = self._alternative(mode.id, alternative, snapshot)
         except (Stale, UnknownName, UsageError) as error:
             why = f"{error.info.message}: {error.info.why}" if error.info.why else error.info.message
             told = f"it was taken with alternative {alternative}, but is compared with what is defined now: {why}"
-            return defined, (told, f"gpumod switch {mode.id} goes to the mode as it is defined now")
+            return as_wanted(defined, snapshot), (
+                told,
+                f"gpumod switch {mode.id} goes to the mode as it is defined now",
+            )
         return asked, (f"it runs with {self._told(alternative)}",)
 
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:

@@ -35,7 +35,8 @@ class GpuStatus(Frozen):
 
 
 class ServiceStatus(Frozen):
-    """`vram_mb` is what it holds now. `drift` names the fields whose definition differs from what was started."""
+    """`vram_mb` is what it holds now. `drift` names the fields whose definition differs from what runs, and `altered`
+    the alternative that made it so, where one did."""
 
     id: str
     driver: str
@@ -52,6 +53,7 @@ class ServiceStatus(Frozen):
     vram_by_gpu: Mapping[int, int] = {}
     declared_mb: int = 0
     drift: tuple[str, ...] = ()
+    altered: str = ""
     in_mode: bool = False
 
 
