@@ -33,6 +33,10 @@ class StepStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+CUT_OFF = ("cut-off", "interrupted")
+"""The codes of the errors of steps that nobody waited for to the end: no fault of their services."""
+
+
 class RunStep(Frozen):
     """One journalled step. `phase` tells the way there (`apply`) from the way back (`rollback`)."""
 

@@ -185,11 +185,22 @@ def finish(
     machine: Machine, run: Run, status: RunStatus, error: ErrorInfo | None, exit_code: int, report: Report
 ) -> Outcome:
     """Record how `run` ended, and the mode when it was reached."""
+    if status is RunStatus.HALF_WAY and error is not None:
+        error = closed_by(error)
     ended = run.model_copy(update={"status": status, "error": error, "ended_at": machine.clock.now()})
     reached = status is RunStatus.DONE and run.target.mode is not None
     machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
     report(Progress(kind=ProgressKind.ENDED, run_id=run.id, text=status))
     return Outcome(status, run.plan, run=machine.store.run(run.id), error=error, exit_code=exit_code)
+
+
+def closed_by(error: ErrorInfo) -> ErrorInfo:
+    """`error` of a run that is left open, with how that is closed: nothing can be done again before."""
+    if "gpumod recover" in error.hint:
+        return error
+    before = "" if error.code == INTERRUPTED.code or not error.hint else f"{error.hint}; then "
+    hint = f"{before}gpumod recover --resume (go on) or --rollback (back to what was there)"
+    return error.model_copy(update={"hint": hint})
 
 
 def _both(error: ErrorInfo | None, rollback: ErrorInfo) -> ErrorInfo:

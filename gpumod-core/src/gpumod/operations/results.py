@@ -177,6 +177,7 @@ class ModeMemberStatus(Frozen):
 class ModeStatusResult(Frozen):
     """`whole` is true when every member is as the mode wants it and nothing else runs that is not pinned.
 
+    `members` are also what these need, where that is not as it should be; `extra` is up without being wanted.
     `alternative` is the id of the one with which the current mode was taken: that is what is wanted then.
     """
 
@@ -329,10 +330,12 @@ class SimulationsResult(Frozen):
 
 
 class RecoverResult(Frozen):
-    """`open_run` None: nothing is open. `change` is set when something was done."""
+    """`open_run` None: nothing was left half-way. `change` is set when something was done. `busy` is who changes the
+    machine now."""
 
     open_run: Run | None
     change: ChangeResult | None = None
+    busy: str | None = None
     notes: tuple[str, ...] = ()
 
 
