@@ -206,7 +206,7 @@ def closed_by(error: ErrorInfo) -> ErrorInfo:
 def _both(error: ErrorInfo | None, rollback: ErrorInfo) -> ErrorInfo:
     if error is None:
         return rollback
-    hint = "mend what the rollback met, then: gpumod recover --rollback"
+    hint = "" if rollback.code == INTERRUPTED.code else "mend what the rollback met, then: gpumod recover --rollback"
     details = {**error.details, "rollback": rollback.model_dump()}
     why = f"{error.why}; and the way back failed: {rollback.message}".lstrip("; ")
     return error.model_copy(update={"details": details, "hint": hint, "why": why})

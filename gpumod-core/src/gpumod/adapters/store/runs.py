@@ -112,7 +112,8 @@ class Runs:
     def last_errors(self) -> Mapping[str, str]:
         """Service to the message of its last step, where that step failed.
 
-        Steps of a way back do not count, nor those that were cut off: that says nothing about the service. Looks at the last few hundred steps.
+        Steps of a way back do not count, nor those that were cut off: that says nothing about the service.
+        Looks at the last few hundred steps.
         """
         ended = [StepStatus.DONE.value, StepStatus.FAILED.value]
         service = func.json_extract(RunStepRow.definition, "$.step.service")
