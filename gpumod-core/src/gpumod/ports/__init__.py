@@ -329,7 +329,7 @@ class Holder(Frozen):
 
 
 class Local(KnowsProcesses, Protocol):
-    """This computer outside its GPUs. Free ports have no users; a stranger surely has a service's; `lock` raises Busy."""
+    """This computer outside its GPUs. Free ports have no users; a stranger surely has the port; `lock` raises Busy."""
 
     def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
     def stranger_on(self, port: int, pids: Collection[int]) -> PortUser | None: ...

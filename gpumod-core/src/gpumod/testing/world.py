@@ -84,8 +84,9 @@ class World:
     """One machine with a card of each size in `totals_mb` (MiB).
 
     `faults` maps a service to kinds of fault and their values: `never-ready`, `die-after S`, `oom-at-start`,
-    `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`,
-    `sleep-hangs`, `binds-late` (it takes its port when it is ready), `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `wake-oom`.
+    `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`, `wake-oom`,
+    `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `binds-late` (it
+    takes its port when it is ready).
     `gone` are processes of gpumod's own that have ended (None: the computer started anew).
     `tells_processes` is False for a card that does not say what each process holds. `history` holds, for every change
     of memory, the time and what all services held on each GPU (MiB).
