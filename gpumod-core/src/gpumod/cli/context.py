@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpumod.cli.last_word import LAST_WORD
 from gpumod.cli.streams import give_up, in_utf8
 from gpumod.cli.typed import as_typed, bad_params, options_of
 
 if TYPE_CHECKING:
     from gpumod.domain.base import Frozen
+    from gpumod.domain.progress import Progress
     from gpumod.domain.settings import Settings
     from gpumod.operations.catalogue import Operation
     from gpumod.operations.gpumod import Gpumod
@@ -73,8 +75,9 @@ class CliContext:
             if record.effect == "change":
                 from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
 
-                with ProgressView.on_stderr() as progress:
-                    result = asyncio.run(method(params, progress=progress))
+                LAST_WORD.take()
+                with ProgressView.on_stderr() as view:
+                    result = asyncio.run(method(params, progress=_until_it_ended(view)))
             else:
                 result = asyncio.run(method(params))
         except UsageError as error:
@@ -132,6 +135,17 @@ class CliContext:
 
                 print_on(stdout_console(), render(result, **view_options))
             sys.stdout.flush()
+
+
+def _until_it_ended(view: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Progress for `view`; when the change has ended, its result is to be told in any case."""
+    from gpumod.domain.progress import ProgressKind  # noqa: PLC0415  # imports pydantic
+
+    def tell(news: Progress) -> None:
+        LAST_WORD.due = LAST_WORD.due or news.kind is ProgressKind.ENDED
+        view(news)
+
+    return tell
 
 
 def _record(operation: str) -> Operation:

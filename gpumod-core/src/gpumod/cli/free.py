@@ -10,6 +10,7 @@ import click
 
 from gpumod.cli.change_options import change_options
 from gpumod.cli.context import CliContext
+from gpumod.cli.last_word import LAST_WORD
 from gpumod.cli.lazy import command
 
 MOST_SHOWN = 60
@@ -69,6 +70,7 @@ def free(
     if made.lease is None or not attended:
         context.finish(made)
         return
+    LAST_WORD.due = False  # the lease ends with this process, or with COMMAND: that is no time to be deaf
     if not context.json:
         click.echo(safe(made.lease.in_words), err=True)
     ended: int | None = None

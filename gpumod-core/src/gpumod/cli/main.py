@@ -16,6 +16,7 @@ from gpumod.cli.context import CliContext
 from gpumod.cli.extras import extra_commands, load_extra_command
 from gpumod.cli.failures import exit_status_of, report
 from gpumod.cli.inputs import Folder
+from gpumod.cli.last_word import LAST_WORD
 from gpumod.cli.lazy import LazyGroup
 from gpumod.cli.table import COMMANDS
 
@@ -24,8 +25,9 @@ class Program(LazyGroup):
     """The root group. It turns every error into its text (or JSON) and exit status."""
 
     def main(  # type: ignore[override]  # it always leaves, whatever the mode
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, *, leaving: bool = False, **extra: Any
     ) -> NoReturn:
+        """Run it. `leaving`: the process ends with it."""
         argv = list(sys.argv[1:] if args is None else args)
         options = argv[: argv.index("--")] if "--" in argv else argv
         as_json, debug = "--json" in options, "--debug" in options
@@ -37,6 +39,8 @@ class Program(LazyGroup):
             sys.stdout.flush()
         except OSError as error:
             code = streams.give_up(error, context.done)
+        finally:
+            LAST_WORD.give_back(leaving=leaving)
         sys.exit(code)
 
     def _run(self, argv: list[str], prog_name: str, context: CliContext, **extra: Any) -> int:
@@ -92,4 +96,4 @@ def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> N
 
 def main() -> NoReturn:
     """Run the program and leave with its exit status."""
-    root.main()
+    root.main(leaving=True)

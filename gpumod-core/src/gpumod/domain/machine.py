@@ -34,7 +34,8 @@ class ServiceReading(Frozen):
     """One service as its supervisor and its own HTTP surface tell it.
 
     `vram_mb` maps GPU index to MiB held now; `gpus` is where it was placed; `launched` the definition that it was
-    started with (None when it is not ours or not up); `detail` says why it is unhealthy or failed. `adopted` is for
+    started with (None when it is not ours or not up), and `altered` the alternative that had changed that, in words;
+    `detail` says why it is unhealthy or failed. `adopted` is for
     planners alone so far: nothing that gpumod did not start itself is read as a service yet.
     """
 
@@ -47,6 +48,7 @@ class ServiceReading(Frozen):
     vram_mb: Mapping[int, int] = {}
     gpus: tuple[int, ...] = ()
     launched: Service | None = None
+    altered: str = ""
     adopted: bool = False
     detail: str = ""
 

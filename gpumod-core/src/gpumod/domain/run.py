@@ -33,6 +33,10 @@ class StepStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+CUT_OFF = ("cut-off", "interrupted")
+"""The codes of the errors of steps that nobody waited for to the end: no fault of their services."""
+
+
 class RunStep(Frozen):
     """One journalled step. `phase` tells the way there (`apply`) from the way back (`rollback`)."""
 
@@ -73,7 +77,7 @@ class Handle(Frozen):
     """What ties a service to the process or unit that runs it.
 
     `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
-    the spawn is under way. `launched` is the definition used.
+    the spawn is under way. `launched` is the definition used, and `altered` says which alternative had changed it.
     """
 
     service: str
@@ -81,6 +85,7 @@ class Handle(Frozen):
     nonce: str
     token: Mapping[str, Any] = {}
     launched: Service
+    altered: str = ""
     gpus: tuple[int, ...] = ()
     started_at: float
 

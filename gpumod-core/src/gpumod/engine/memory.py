@@ -12,6 +12,7 @@ from gpumod.domain.run import Handle
 from gpumod.domain.states import Action
 from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
+from gpumod.engine.explain import ended_because
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.plugins.kit import poll
 
@@ -208,6 +209,8 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     if await poll(machine.clock, arrived, 2.0) and now.pids:
         return now
     if not now.pids:
+        if (why := await _ended(machine, step.service)) is not None:
+            raise why
         raise Failed(
             "died-while-starting",
             f"{step.service} ended just after it had answered",
@@ -222,6 +225,15 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
         hint=f"see `gpumod service logs {step.service}` for a CUDA error, and check the driver",
         service=step.service,
     )
+
+
+async def _ended(machine: Machine, service: str) -> Failed | None:
+    """Why a service with a process of its own is gone, in the words of its log; None where it is not."""
+    handle = machine.store.handles().get(service)
+    if handle is None or handle.supervisor == HOSTED:
+        return None
+    status = (await machine.supervisor(handle.supervisor).status([handle]))[service]
+    return None if status.alive else await ended_because(machine, handle, status)
 
 
 async def _unreserved_mb(

@@ -114,6 +114,7 @@ def _reading(handle: Handle, seen: Seen, processes: Sequence[GpuProcess], now: f
         vram_mb=vram,
         gpus=handle.gpus,
         launched=handle.launched,
+        altered=handle.altered,
         detail=detail,
     )
 

@@ -23,6 +23,7 @@ from gpumod.domain.progress import Progress
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.domain.states import GONE
 from gpumod.domain.words import findings
 from gpumod.engine.context import Report
 from gpumod.engine.machine import Machine
@@ -115,8 +116,8 @@ def reporter(progress: OnProgress) -> Report:
 
 
 def drift(service: Service, reading: ServiceReading) -> tuple[str, ...]:
-    """The fields in which the definition differs from what was started, and that hold only after a restart."""
-    if reading.launched is None:
+    """The fields in which the definition differs from what runs, and that hold only after a restart."""
+    if reading.launched is None or reading.state in GONE:
         return ()
     now, then = service.model_dump(), reading.launched.model_dump()
     return tuple(sorted(field for field in now if now[field] != then[field] and field not in AT_ONCE))

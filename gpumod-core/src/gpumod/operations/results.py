@@ -35,7 +35,8 @@ class GpuStatus(Frozen):
 
 
 class ServiceStatus(Frozen):
-    """`vram_mb` is what it holds now. `drift` names the fields whose definition differs from what was started."""
+    """`vram_mb` is what it holds now. `drift` names the fields whose definition differs from what runs, and `altered`
+    the alternative that made it so, where one did."""
 
     id: str
     driver: str
@@ -52,6 +53,7 @@ class ServiceStatus(Frozen):
     vram_by_gpu: Mapping[int, int] = {}
     declared_mb: int = 0
     drift: tuple[str, ...] = ()
+    altered: str = ""
     in_mode: bool = False
 
 
@@ -175,6 +177,7 @@ class ModeMemberStatus(Frozen):
 class ModeStatusResult(Frozen):
     """`whole` is true when every member is as the mode wants it and nothing else runs that is not pinned.
 
+    `members` are also what these need, where that is not as it should be; `extra` is up without being wanted.
     `alternative` is the id of the one with which the current mode was taken: that is what is wanted then.
     """
 
@@ -329,10 +332,12 @@ class SimulationsResult(Frozen):
 
 
 class RecoverResult(Frozen):
-    """`open_run` None: nothing is open. `change` is set when something was done."""
+    """`open_run` None: nothing was left half-way. `change` is set when something was done. `busy` is who changes the
+    machine now."""
 
     open_run: Run | None
     change: ChangeResult | None = None
+    busy: str | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted
 from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
 from gpumod.operations.differences import fields_of, in_event
@@ -204,6 +205,7 @@ class Services(Units):
         store = self._machine.store
         with store.together():
             service = self._removable(params)
+            refuse_in_use(self._machine, f"service remove {service.id}", lambda run: uses_service(run, service.id))
             if service.id in store.handles():
                 raise _still_running(service.id, "it was started again meanwhile")
             modes = store.modes()

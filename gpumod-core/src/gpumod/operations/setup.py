@@ -12,6 +12,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import left_half_way
 from gpumod.operations.leases import BACK, to_put_back
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
@@ -104,8 +105,8 @@ class Setup(Presets, Units):
         )
         for problem in machine.store.problems():
             yield Check(name="database", level="problem", message=problem.message, hint=problem.hint)
-        run = machine.store.open_run()
-        if run is not None and machine.local.holder(machine.probe.machine_dir()) is None:
+        run, _ = left_half_way(machine)
+        if run is not None:
             yield Check(
                 name="open run",
                 level="problem",

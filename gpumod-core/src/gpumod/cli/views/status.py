@@ -79,7 +79,8 @@ def _notes(service: ServiceStatus) -> list[Text]:
     notes = [words(f"{service.id}: {service.last_error}", "red")] if service.last_error else []
     if service.drift:
         fields = commas(service.drift)
-        notes.append(words(f"{service.id}: runs with another {fields} than is defined now", "yellow"))
+        by = f" ({service.altered})" if service.altered else ""
+        notes.append(words(f"{service.id}: runs with another {fields} than is defined now{by}", "yellow"))
     return notes
 
 
