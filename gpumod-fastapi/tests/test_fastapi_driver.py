@@ -266,3 +266,21 @@ def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
     assert 'ExecStart="/opt/app" "\\"b\\" $$HOME %%n ; c"\n' in text
     assert "WorkingDirectory=/srv/50%% off\n" in text
     assert 'Environment="PORT=7821"\n' in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "OSError: [Errno 98] Address already in use",
+        "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use",
+        "12:00 [E] [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use",
+    ],
+)
+def test_a_port_that_is_taken_is_read_from_the_log(line: str) -> None:
+    found = DRIVER.fatal_line(a_service(), ["INFO:     Application startup complete.", line])
+    assert found is not None
+    assert found.code == "port-taken"
+
+
+def test_what_a_program_says_of_another_port_is_not_its_end() -> None:
+    assert DRIVER.fatal_line(a_service(), ["INFO: retry: [Errno 98] on 8001"]) is None

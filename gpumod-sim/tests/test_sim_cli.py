@@ -54,7 +54,7 @@ def test_the_ledger_as_json_is_the_public_contract(box, call):
         "ram": [{"pid": os.getpid(), "service": "a", "mb": 300}],
     }
     assert json.loads(call("ledger", "--json")) == json.loads(call("ledger", as_json=True)) == expected
-    assert "GPU 1 RTX 3090: 2000 of 24576 MB in use" in call("ledger")
+    assert "GPU 1 RTX 3090: 2000 of 24576 MiB in use" in call("ledger")
 
 
 @pytest.mark.parametrize("folder", [None, "/nowhere"])

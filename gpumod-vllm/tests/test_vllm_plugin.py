@@ -64,6 +64,7 @@ FATAL = [
     ("ValueError: No available memory for the cache blocks.", "out-of-memory", None, None, "raise"),
     ("Failed to load model - not enough GPU memory. Try lowering", "out-of-memory", None, None, ""),
     ("OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
+    ("(APIServer pid=7) OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
     ("vllm: error: unrecognized arguments: --nope", "bad-option", None, None, "unit_vars"),
     ("OSError: no/such is not a local folder and is not a valid model identifier", "bad-model", None, None, "model_id"),
     ("RuntimeError: Engine core initialization failed. See root cause above.", "crashed", None, None, ""),

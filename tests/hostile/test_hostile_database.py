@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import sqlite3
@@ -220,7 +221,7 @@ def test_a_read_only_home_reads_and_simulates_and_refuses_changes(home, locked_h
     before = {path: path.lstat().st_mtime_ns for path in (home.path, *home.path.rglob("*"))}
     for args in (("status",), ("simulate", "--mode", "code")):
         assert "error" not in home.process("--json", *args, prefix=words, code=0).json, args
-    for args in (CHANGES[0], CHANGES[6]):
+    for args in (CHANGES[0], CHANGES[6], ("init", "--yes", "--sim", "RTX 4090:24564")):
         done = home.process("--json", *args, prefix=words, code=9)
         assert done.error["code"] == "read-only-home", args
         assert "writable" in done.error["hint"]
@@ -256,6 +257,11 @@ def test_a_full_disk_is_refused_before_the_first_stop(home, tmp_path: Path):
         assert home.ask("switch", "code", code=9).error["code"] == "disk-full"
         assert home.ask("status", code=0).json["mode"] == "blank"
         assert home.services()
+        gc.collect()  # as for a process of its own: nobody has the database open
+        for args in READS:
+            home.ask(*args, code=0)
+            gc.collect()
+        assert home.ask("init", "--yes", "--sim", "RTX 4090:24564", code=9).error["code"] in ("disk-full", "no-sim-dir")
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
 

@@ -38,6 +38,9 @@ WRONG = {
     "huge vram": ((*FASTAPI, "--port", "9", "--vram-mb", "9" * 30), 2, "bad-input"),
     "vram 1.5": ((*FASTAPI, "--port", "9", "--vram-mb", "1.5"), 2, "usage"),
     "peak below": ((*FASTAPI, "--port", "9", "--vram-mb", "9", "--start-peak-mb", "8"), 2, "bad-input"),
+    "asleep above": ((*FASTAPI, "--port", "9", "--vram-mb", "9", "--asleep-mb", "10"), 2, "bad-input"),
+    "path of no variable": ((*FASTAPI, "--port", "9", "--model-path", "$NOPE/x"), 2, "bad-path"),
+    "option of no variable": ((*FASTAPI, "--port", "9", "--set", "cwd=${MODEL_DIR}/x"), 2, "bad-path"),
     "timeout 0": ((*FASTAPI, "--port", "9", "--startup-timeout", "0"), 2, "bad-input"),
     "timeout nan": ((*FASTAPI, "--port", "9", "--startup-timeout", "nan"), 2, "bad-input"),
     "timeout inf": ((*FASTAPI, "--port", "9", "--startup-timeout", "inf"), 2, "bad-input"),
@@ -106,6 +109,51 @@ def test_wrong_definitions_are_refused_and_change_nothing(home):
         assert done.error["why"] or done.error["hint"], name
         assert "literal[" not in done.error["why"], (name, str(done))
     assert home.services() == before
+
+
+def test_variables_in_paths_are_those_of_presets(home, tmp_path):
+    home.ask("settings", "set", "models_dir", str(tmp_path), code=0)
+    options = (
+        "--vram-mb",
+        "0",
+        "--model-path",
+        "$MODELS_DIR/m.gguf",
+        "--set",
+        "cwd=${MODELS_DIR}",
+        "--set",
+        "command=$X",
+    )
+    added = home.ask("service", "add", "--id", "mine", "--driver", "fastapi", "--port", "9100", *options, code=0).json
+    assert added["service"]["model_path"] == f"{tmp_path}/m.gguf"
+    assert added["service"]["unit_vars"] == {"cwd": str(tmp_path), "command": "$X"}
+    edited = home.ask("service", "edit", "mine", "--model-path", "/a $$b", code=0).json["service"]
+    assert edited["model_path"] == "/a $b"
+    assert home.ask("service", "edit", "mine", "--name", "x", code=0).json["service"]["model_path"] == "/a $b"
+    refused = home.ask("service", "edit", "mine", "--model-path", "$MODEL_DIR/x", code=2).error
+    assert "--model-path: uses '$MODEL_DIR', which is no variable (did you mean $MODELS_DIR?" in refused["why"]
+
+
+def test_a_gpu_that_this_machine_has_not_is_said(home):
+    told = "it cannot start on this machine, which has no GPU 7 (it has GPU 0)"
+    assert home.add("mine", 9100, "--gpus", "0,7").json["notes"] == [told]
+    assert home.ask("service", "edit", "mine", "--gpus", "7", code=0).json["notes"] == [told]
+    assert told in home.say("service", "show", "mine", env={"COLUMNS": "200"}).stdout
+    assert home.ask("service", "edit", "mine", "--gpus", "0", code=0).json["notes"] == []
+
+
+def test_a_service_named_twice_is_refused(home):
+    for args, option in (
+        (("mode", "create", "m", "--services", "chat,asr,chat"), "--services"),
+        (("mode", "edit", "rag", "--services", "chat,chat"), "--services"),
+        (("mode", "edit", "rag", "--add", "asr", "--add", "asr"), "--add"),
+        (("mode", "edit", "rag", "--remove", "chat,chat"), "--remove"),
+        (("simulate", "--services", "chat,chat"), "--services"),
+        (("simulate", "--mode", "rag", "--add", "asr,asr"), "--add"),
+    ):
+        name = "asr" if "asr" in args else args[-1].partition(",")[0]
+        refused = home.ask(*args, code=2).error
+        assert refused["why"] == f"{option}: names {name} twice", args
+    assert "m" not in home.modes()
 
 
 def test_missing_arguments(home):

@@ -7,6 +7,8 @@ import sys
 
 import click
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from gpumod.cli.main import root
 
@@ -126,6 +128,20 @@ def test_a_closed_pipe_is_quiet(home):
         done = subprocess.run(["sh", "-c", f"{program} | head -c 1"], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr, args
         assert "BrokenPipe" not in done.stderr, args
+
+
+def test_documents_are_utf_8_whatever_the_locale(home):
+    home.ask("service", "edit", "chat", "--name", "Größe ☃", code=0)
+
+    def printed(*args):
+        done = CliRunner(charset="ascii").invoke(root, ["--home", str(home.path), *args])
+        assert done.exit_code == 0, done.output
+        return done.stdout_bytes.decode()
+
+    assert json.loads(printed("service", "show", "chat", "--json"))["service"]["name"] == "Größe ☃"
+    services = {entry["id"]: entry for entry in yaml.safe_load(printed("export"))["services"]}
+    assert services["chat"]["name"] == "Größe ☃"
+    assert "Gr\\xf6\\xdfe" in printed("service", "show", "chat")  # for people, in what their terminal can show
 
 
 @pytest.mark.slow

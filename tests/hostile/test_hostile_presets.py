@@ -95,7 +95,8 @@ def test_a_missing_or_empty_folder_removes_nothing(home, tmp_path: Path):
     for folder in (empty, tmp_path / "missing", Path("/dev/null"), tmp_path / "\x1b[31m"):
         for update in ((), ("--update",)):
             done = home.ask("preset", "load", "--folder", str(folder), *update, code=1)
-            assert done.json["problems"], folder
+            assert done.error["code"] == "bad-preset-folder", folder
+            assert str(folder).replace("\x1b", "") in done.error["message"].replace("\x1b", "")
         home.say("preset", "load", "--folder", str(folder), code=1)
         home.ask("preset", "validate", str(folder), code=1)
     assert (home.services(), home.modes()) == before

@@ -20,7 +20,7 @@ def test_tiny_and_huge_cards(home):
 
 def test_doubles_and_strangers(home):
     once = home.ask("simulate", "--services", "chat,asr", code=0).json
-    assert home.ask("simulate", "--services", "chat,asr,chat", code=0).json["gpus"] == once["gpus"]
+    assert "names chat twice" in home.ask("simulate", "--services", "chat,asr,chat", code=2).error["why"]
     assert home.ask("simulate", "--services", "chat,asr", "--add", "asr", code=0).json["gpus"] == once["gpus"]
     assert home.ask("simulate", "--services", "", code=0).json["verdict"] == "nothing-to-do"
     for args in (("--mode", "code", "--services", "chat"), (), ("--visual",)):

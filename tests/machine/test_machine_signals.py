@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -65,6 +66,26 @@ def test_the_first_signal_goes_back_and_the_second_leaves_it(machine: Machine, u
     machine.clear()
     machine.ok("recover", "--resume")
     machine.whole("next")
+
+
+@pytest.mark.slow
+def test_keys_that_come_when_the_way_back_is_done_take_no_result_away(machine: Machine, until) -> None:
+    """The second Ctrl-C comes a moment too late, again and again until the program has ended."""
+    machine.fault("glm-code", "slow-start", 30.0)
+    argv = machine.argv("switch", "code")
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        until(lambda: "glm-code" in machine.held(), "glm-code to start")
+        process.send_signal(signal.SIGINT)
+        while process.stderr.readline().strip() != "rolled-back":
+            assert process.poll() is None
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        assert process.returncode == 6
+        assert json.loads(process.stdout.read())["status"] == "rolled-back"
+    assert machine.status()["open_run"] is None
 
 
 @pytest.mark.slow

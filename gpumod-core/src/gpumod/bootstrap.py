@@ -14,7 +14,7 @@ from gpumod.adapters.files import HOME_ID_FILE, ensure_home, home_id
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
 from gpumod.adapters.secrets import SecretFiles
-from gpumod.adapters.settings import check_setting, environment_name, load_settings
+from gpumod.adapters.settings import check_setting, load_settings, variables_set
 from gpumod.adapters.store import open_store
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import GpumodError, MachineLacks, UsageError
@@ -47,6 +47,7 @@ def preset_tools() -> PresetTools:
         dump_box=presets.dump_box,
         load_box=presets.load_box,
         bad_box=presets.bad_box,
+        expand=presets.expand_given,
     )
 
 
@@ -69,7 +70,7 @@ def watch_unit(
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
-    """Open a home, making it (0700) when it is not there. A home that cannot be written still reads.
+    """Open a home, making it (0700) when it is not there. A home that cannot be written, or whose disk is full, reads.
 
     The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home.
 
@@ -99,7 +100,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
     plugins = load_plugins(environ)
     machine = Machine(
         home=folder,
-        home_id=home_id(folder) if writable else "read-only",
+        home_id=home_id(folder) if store.writable or (folder / HOME_ID_FILE).exists() else "read-only",
         settings=settings,
         store=store,
         plugins=plugins,
@@ -113,7 +114,7 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
         Tools(
             presets=preset_tools,
             check_setting=check_setting,
-            from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
+            from_environment=variables_set(environ),
             list_commands=list_commands,
             templates=lambda: template_shelf(folder, plugins),
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),

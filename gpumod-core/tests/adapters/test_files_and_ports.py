@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.files import ensure_home, ensure_private_dir, free_disk_mb, home_id, write_atomic
-from gpumod.adapters.ports_in_use import port_users
+from gpumod.adapters.ports_in_use import port_users, stranger_on
 from gpumod.bootstrap import open_gpumod
 from gpumod.domain.errors import Failed, MachineLacks
 from gpumod.ports import Clock
@@ -245,3 +247,39 @@ def test_a_connection_that_a_process_still_serves_makes_a_port_used() -> None:
         user = port_users([port]).get(port)
         assert user is not None
         assert user.pid == os.getpid()
+
+
+# --- who has it in the place of a service -----------------------------------------------------------------------------
+
+LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+SLEEP = "print(flush=True); input()"
+
+
+@contextmanager
+def python(code: str) -> Iterator[tuple[int, str]]:
+    """A process that runs `code`: its pid, and the line that it says first."""
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.pid, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def test_an_older_listener_is_a_stranger_and_the_service_itself_is_none() -> None:
+    with python(LISTEN) as (pid, port):
+        time.sleep(0.02)  # the kernel counts starts in hundredths of a second
+        with python(SLEEP) as (service, _):
+            found = stranger_on(int(port), [service])
+            assert found is not None
+            assert (found.pid, bool(found.name)) == (pid, True)
+            assert stranger_on(int(port), [service, pid]) is None
+    assert stranger_on(int(port), [pid]) is None
+
+
+def test_a_younger_listener_may_be_of_the_service() -> None:
+    with python(SLEEP) as (service, _):
+        time.sleep(0.02)
+        with python(LISTEN) as (_, port):
+            assert stranger_on(int(port), [service]) is None

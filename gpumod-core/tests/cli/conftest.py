@@ -284,6 +284,7 @@ SAMPLES: dict[str, Frozen] = {
     "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
     "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
     "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),
+    "apply-brought": b.ApplyResult(source="box.yaml", changes=(), applied=True, change=plans.RESTARTED),
     "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=plans.ROLLED_BACK),
     "apply-dry-run": b.ApplyResult(source="box.yaml", changes=EDITS[:1], dry_run=True),
     "unit": UNIT,

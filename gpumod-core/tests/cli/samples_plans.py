@@ -176,6 +176,7 @@ ROLLED_BACK = r.ChangeResult(
     error=ERROR,
     exit_code=6,
 )
+RESTARTED = r.ChangeResult(run_id="r-7f3c", mode="code", status=RunStatus.DONE, steps=RESULTS[:2])
 
 LEASE = r.LeaseRow(
     id="l-1",

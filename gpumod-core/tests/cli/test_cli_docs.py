@@ -19,7 +19,10 @@ described in theirs.
 
 Every command takes `--json`: one JSON document on stdout, and nothing else there; only help stays the text that
 it is (`--help --json`). Progress and errors go to stderr; with `--json` an error is
-`{"error": {"code", "message", "why", "hint", "details"}}` on stdout.
+`{"error": {"code", "message", "why", "hint", "details"}}` on stdout. JSON and YAML are UTF-8, whatever the locale.
+
+Where the output cannot be written, the exit status still tells what was done or refused. Only an answer that could not
+be given (`status`, a simulation, a dry run) ends with 1, or with 141 where its reader went away.
 
 `--set KEY=VALUE`: VALUE is JSON where it is valid JSON (`8`, `0.9`, `true`, `["a", "b"]`, `{"A": "1"}`), else text.
 To give a text that looks like JSON, quote it as JSON: `--set 'tag="8"'`.

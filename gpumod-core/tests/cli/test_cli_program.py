@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpumod import __version__
-from gpumod.cli.failures import INTERRUPTED, report
+from gpumod.cli.failures import INTERRUPTED, exit_status_of, report
 from gpumod.cli.lazy import OperationCommand
 from gpumod.cli.main import root
 from gpumod.cli.streams import PIPE_CLOSED
@@ -235,11 +235,12 @@ def test_what_is_defined_on_the_command_line_arrives(home: Path) -> None:
     ],
 )
 def test_errors_have_their_exit_status(error: BaseException, status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(error, as_json=True, debug=False) == status
+    assert exit_status_of(error) == status
+    report(error, as_json=True, debug=False)
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["code"]
     assert err == ""
-    assert report(error, as_json=False, debug=False) == status
+    report(error, as_json=False, debug=False)
     out, err = capsys.readouterr()
     assert out == ""
     assert "Traceback" not in err
@@ -261,9 +262,8 @@ def test_errors_show_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: [red] x (x)\n  why: a\n       b\n"
 
 
-@pytest.mark.parametrize("args", [["settings", "list"], ["--json", "bogus"]])
-def test_a_reader_that_goes_away_is_no_error(home: Path, args: list[str]) -> None:
-    command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
+def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+    command = [sys.executable, "-m", "gpumod", "--home", str(home), "settings", "list"]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
@@ -271,22 +271,40 @@ def test_a_reader_that_goes_away_is_no_error(home: Path, args: list[str]) -> Non
     assert (done.returncode, done.stderr) == (PIPE_CLOSED, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize(
-    "args",
-    [
-        pytest.param(["settings", "list"], marks=pytest.mark.slow),
-        ["--json", "settings", "list"],
-        pytest.param(["bogus", "--json"], marks=pytest.mark.slow),
-        ["--help"],
-    ],
-)
+NO_ROOM = "error: the output could not be written: No space left on device (cannot-write)\n"
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize("args", [["--json", "settings", "list"], ["--help"]])
 def test_a_full_disk_is_one_plain_line(home: Path, args: list[str]) -> None:
     command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "error: the output could not be written: No space left on device (cannot-write)\n"
+    assert (done.returncode, done.stderr) == (1, NO_ROOM)
+
+
+@needs_full
+@pytest.mark.parametrize(
+    ("args", "full", "gone"),
+    [
+        (["settings", "set", "reserve_mb", "600"], 0, 0),
+        pytest.param(["settings", "set", "reserve_mb", "600", "--json"], 0, 0, marks=pytest.mark.slow),
+        pytest.param(["settings", "get", "nope", "--json"], 4, 4, marks=pytest.mark.slow),
+        pytest.param(["bogus", "--json"], 2, 2, marks=pytest.mark.slow),
+        pytest.param(["settings", "list"], 1, PIPE_CLOSED, marks=pytest.mark.slow),
+        pytest.param(["simulate", "--services", "", "--gpu-total", "1000"], 1, PIPE_CLOSED, marks=pytest.mark.slow),
+    ],
+)
+def test_the_exit_status_tells_what_was_done_where_nothing_can_be_printed(
+    home: Path, args: list[str], full: int, gone: int
+) -> None:
+    command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("w") as no_room, os.fdopen(writer, "w") as closed:
+        assert subprocess.run(command, stdout=no_room, stderr=no_room, check=False).returncode == full
+        assert subprocess.run(command, stdout=closed, stderr=closed, check=False).returncode == gone
 
 
 def test_a_closed_output_is_nobodys_fault(home: Path) -> None:

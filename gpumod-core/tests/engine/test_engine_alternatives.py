@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 
+from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import Stale, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ModeDelete, ModeRef, NoParams, ServiceWrite, SimulateParams, SwitchParams
+from gpumod.operations.params import (
+    FreeParams,
+    ModeDelete,
+    ModeRef,
+    NoParams,
+    ServiceWrite,
+    SimulateParams,
+    SwitchParams,
+)
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -26,7 +35,7 @@ def box(make_box: Any) -> Any:
 
 def ask(box: Any, operation: str, params: Any) -> Any:
     """One operation of one gpumod."""
-    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools(presets=preset_tools)), operation)(params))
 
 
 def switch(box: Any, mode: str, **more: Any) -> Any:
@@ -179,3 +188,110 @@ def test_an_alternative_that_can_no_longer_be_applied_is_told(box: Any) -> None:
     assert small.id in told.notes[0]
     assert "can no longer be applied" in told.notes[0]
     assert "gpumod switch both" in told.notes[1]
+
+
+# --- what an alternative changed is not kept for another mode ---------------------------------------------------------
+
+
+@pytest.fixture
+def roomy(box: Any) -> Any:
+    """A machine that went to mode both with less context for code, and has a mode with code alone."""
+    box.define(world_mode("big", "code"))
+    box.small = smaller_context(box)
+    assert switch(box, "both", alternative=box.small.id).status is RunStatus.DONE
+    return box
+
+
+def stop_of(plan: Any, service: str) -> Any:
+    return next(step.why for step in plan.steps if (step.action, step.service) == ("stop", service))
+
+
+def test_the_next_mode_has_the_stored_definition_and_says_why_it_restarts(roomy: Any) -> None:
+    weak = launched(roomy)
+    why = f"runs with alternative {roomy.small.id} ({roomy.small.title}) of mode both"
+    assert (
+        why.removeprefix("runs with ") in next(s for s in ask(roomy, "status", NoParams()).services if s.drift).altered
+    )
+    shown = ask(roomy, "simulate", SimulateParams(mode="big"))
+    assert stop_of(shown, "code") == why
+    done = switch(roomy, "big")
+    assert done.status is RunStatus.DONE
+    assert stop_of(done.plan, "code") == why
+    assert launched(roomy) == CODE != weak
+    assert verified(roomy, "big").whole
+    assert roomy.store.handles()["code"].altered == ""
+    assert switch(roomy, "big").status is RunStatus.NOTHING_TO_DO
+    roomy.check_sound()
+
+
+def test_what_would_run_decides_whether_it_fits(roomy: Any) -> None:
+    """Both with all of the context never fitted, also while it runs with less."""
+    assert switch(roomy, "both").status is RunStatus.REFUSED
+    assert ask(roomy, "simulate", SimulateParams(mode="both")).alternatives
+    assert launched(roomy).context_size < 32768
+    assert (roomy.store.current_mode(), roomy.store.current_alternative()) == ("both", roomy.small.id)
+
+
+def test_an_alternative_has_one_id_whatever_runs(roomy: Any) -> None:
+    assert smaller_context(roomy).id == roomy.small.id
+
+
+def test_a_mode_that_is_not_taken_plainly_is_told_what_restarts(roomy: Any) -> None:
+    told = verified(roomy, "big")
+    assert not told.whole
+    assert told.members[0].detail.startswith(f"is running; it should restart: runs with alternative {roomy.small.id}")
+
+
+def test_an_edit_of_the_user_is_shown_and_restarts_nothing(roomy: Any) -> None:
+    switch(roomy, "big")
+    pid = roomy.world.alive()["code"].pid
+    ask(roomy, "service_edit", ServiceWrite(id="code", fields={"context_size": 8192}))
+    assert switch(roomy, "big").status is RunStatus.NOTHING_TO_DO
+    assert roomy.world.alive()["code"].pid == pid
+    row = next(s for s in ask(roomy, "status", NoParams()).services if s.id == "code")
+    assert ("context_size" in row.drift, row.altered) == (True, "")
+
+
+def test_it_comes_back_with_its_word_when_a_switch_fails(roomy: Any) -> None:
+    mark, weak = roomy.store.handles()["code"].altered, launched(roomy)
+    roomy.when("start code before", lambda: roomy.world.fault("code", "oom-at-start"))
+    roomy.when("write add_steps before", roomy.world.faults.clear)
+    assert switch(roomy, "big").status is RunStatus.ROLLED_BACK
+    assert launched(roomy) == weak
+    assert roomy.store.handles()["code"].altered == mark
+    assert verified(roomy).whole
+    assert switch(roomy, "big").status is RunStatus.DONE
+    assert launched(roomy) == CODE
+
+
+def test_it_is_put_back_with_its_word_after_a_lease(roomy: Any) -> None:
+    mark = roomy.store.handles()["code"].altered
+    lease = ask(roomy, "free", FreeParams(mb=7000)).lease
+    assert "code" not in roomy.store.handles()
+    ask(roomy, "free", FreeParams(back=True, lease=lease.id))
+    assert roomy.store.handles()["code"].altered == mark
+    assert switch(roomy, "big").status is RunStatus.DONE
+    assert launched(roomy) == CODE
+
+
+def test_a_restart_by_hand_takes_the_word_away(roomy: Any) -> None:
+    roomy.stop("web")
+    roomy.start("code", restart=True)
+    assert (launched(roomy), roomy.store.handles()["code"].altered) == (CODE, "")
+
+
+def test_what_is_added_to_a_mode_says_so(box: Any) -> None:
+    shown = ask(box, "simulate", SimulateParams(mode="web", add=("code",)))
+    assert {row.id: row.why for row in shown.services} == {"web": "wanted by mode web", "code": "added to mode web"}
+    box.switch("web")
+    shown = ask(box, "simulate", SimulateParams(add=("code",)))
+    assert {row.id: row.why for row in shown.services} == {"web": "wanted", "code": "added"}
+
+
+def test_what_failed_has_no_drift(box: Any) -> None:
+    box.switch("web")
+    ask(box, "service_edit", ServiceWrite(id="web", fields={"port": 9050}))
+    assert ask(box, "status", NoParams()).services[1].drift == ("port",)
+    box.world.crash("web")
+    row = next(s for s in ask(box, "status", NoParams()).services if s.id == "web")
+    assert (row.state, row.drift) == ("failed", ())

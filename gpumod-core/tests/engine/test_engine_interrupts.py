@@ -65,6 +65,26 @@ def test_a_second_one_on_the_way_back_leaves_it(box, number):
     box.check_sound()
 
 
+def test_what_two_of_them_left_is_closed_by_recover_and_that_is_the_hint(box):
+    box.when("start come after", lambda: (interrupt(), interrupt()))
+    outcome = box.switch("new")
+    assert (outcome.status, outcome.error.code) == (RunStatus.HALF_WAY, "interrupted")
+    assert outcome.error.hint == "gpumod recover --resume (go on) or --rollback (back to what was there)"
+    assert box.store.open_run().error.hint == outcome.error.hint
+    box.when("start gone before", interrupt)
+    left = box.recover("rollback")
+    assert left.error.hint == outcome.error.hint
+    assert box.recover("rollback").exit_code == 0
+    box.when("start come after", interrupt)
+    assert box.switch("new").error.hint == "run it again when it suits"
+
+
+def test_a_failure_that_is_left_says_how_to_mend_and_how_to_close_it(box):
+    box.world.fault("come", "die-after", 1.0)
+    hint = box.switch("new", rollback=False).error.hint
+    assert hint.startswith("see `gpumod service logs come`; then gpumod recover --resume")
+
+
 def to_new(machine, then):
     target = Target(members=(TargetMember(service="come"), TargetMember(service="nap", want="asleep")))
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-
 import pytest
 
-from gpumod.cli.views import stderr_console
 from gpumod.testing.world_drivers import world_mode, world_service
 
 QUICK = {"load_s": 0.1, "stop_s": 0.03}
@@ -26,21 +22,6 @@ class Leaves(list):
             self.late += 1
             raise self.error
         super().append(news)
-
-
-class Gone(io.StringIO):
-    """A stream that nobody reads any more."""
-
-    def write(self, text):
-        raise BrokenPipeError(32, "Broken pipe")
-
-
-def test_a_console_whose_reader_is_gone_is_quiet():
-    with contextlib.redirect_stderr(Gone()):
-        console = stderr_console()
-    console.print("a")
-    console.print("b")
-    assert console.quiet
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), RuntimeError("a view")])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import GpumodError, UsageError
 from gpumod.domain.plan import Plan, Target, VerdictKind
 from gpumod.domain.run import Run, RunStatus
@@ -42,7 +43,7 @@ def _plain(service: Service) -> Service:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools(presets=preset_tools)), operation)(params))
 
 
 def show(box: Any, run: str) -> Any:

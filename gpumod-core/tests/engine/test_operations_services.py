@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import Busy, Failed, GpumodError, HalfWay, Stale, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
@@ -27,7 +28,7 @@ def box(make_box: Any) -> Any:
 
 def ask(box: Any, operation: str, params: Any) -> Any:
     """One operation of one gpumod."""
-    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools(presets=preset_tools)), operation)(params))
 
 
 def remove(box: Any, **more: Any) -> Any:
@@ -88,6 +89,12 @@ def test_a_context_changes_the_memory_that_the_edit_does_not_name(box: Any) -> N
     box.define(CODE.model_copy(update={"start_peak_mb": 6000}))
     edited = edit(box, "code", context_size=12768)
     assert (edited.vram_mb, edited.start_peak_mb) == (3800, 4800)
+
+
+def test_what_it_keeps_asleep_is_never_more_than_what_it_takes(box: Any) -> None:
+    edit(box, "code", asleep_mb=4000)
+    edited = edit(box, "code", context_size=1)
+    assert edited.asleep_mb == edited.vram_mb < 4000
 
 
 def test_a_peak_that_is_named_is_kept(box: Any) -> None:

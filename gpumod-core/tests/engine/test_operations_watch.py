@@ -240,7 +240,9 @@ def test_installing_it_is_no_boot(box: Any) -> None:
     unit = Unit()
 
     def set_up(**what: bool) -> WatchResult:
-        tools = bare_tools(watch_unit=lambda scope: (scope or "user", unit), from_environment=frozenset({"vllm_bin"}))
+        tools = bare_tools(
+            watch_unit=lambda scope: (scope or "user", unit), from_environment={"vllm_bin": "GPUMOD_VLLM_BIN"}
+        )
         made: WatchResult = box.world.clock.run(Gpumod(box.machine(), tools).watch(WatchParams(**what)))
         return made
 

@@ -100,6 +100,14 @@ def test_without_host_ram_a_sleeper_is_stopped_and_numbers_say_why() -> None:
     assert enough.ram_peak_mb == 7000
 
 
+def test_the_budget_of_host_ram_is_told_as_no_more_than_there_is() -> None:
+    foot = Footprint(service="chat", vram_mb=7000, start_peak_mb=7000, asleep_mb=800, ram_asleep_mb=7000)
+    asleep_now = machine(reading("chat", State.SLEEPING, 800, sleep_level=SERVICES["chat"].sleep_level), ram_mb=64_000)
+    made = plan(asleep_now, want(asleep("chat"), "tool"), footprints={"chat": foot})
+    assert made.fits
+    assert (made.ram_peak_mb, made.ram_budget_mb) == (7000, 64_000 - 1024)
+
+
 def test_a_narrow_way_restarts_what_stands_in_it() -> None:
     feet = {"reranker": Footprint(service="reranker", vram_mb=6000, start_peak_mb=20000)}
     made = plan(machine(reading("chat", State.RUNNING, 7000)), want("chat", "reranker"), footprints=feet)

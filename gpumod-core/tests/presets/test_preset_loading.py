@@ -139,6 +139,7 @@ def test_every_key_of_a_mode(tmp_path: Path) -> None:
         ("kind: mode\nid: a\nservices: [b/c]", 3, "services.0.id", "is not a name"),
         ("kind: mode\nid: a\nservice: [b]", 3, "service", "did you mean services"),
         ("kind: mode\nid: a\nservices: b", 3, "services", "list"),
+        ("id: a\ndriver: vllm\nvram_mb: 9\nasleep_mb: 10", None, "", "asleep_mb is above vram_mb"),
         ("id: a\ndriver: vllm\ngpus: all", 3, "gpus", "'any' or a list of indices, not 'all'"),
         ("id: a\ndriver: vllm\nunit_vars: [1]", 3, "unit_vars", "[1]"),
         ('id: a\ndriver: vllm\nunit_vars: {x: {y: "a\\eb"}}', 3, "unit_vars", "control"),
@@ -203,8 +204,24 @@ def test_one_file_can_be_loaded(tmp_path: Path) -> None:
     assert list(load_presets([("me", path)], Settings()).services) == ["x"]
 
 
-def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
+def test_a_pipe_and_a_link_to_nothing_are_problems(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "lost.yml").symlink_to("nowhere")
+    catalogue = load(tmp_path, a="id: a\ndriver: vllm")
+    assert [problem.message for problem in catalogue.problems] == [
+        f"{tmp_path}/lost.yml: is a link to what is not there",
+        f"{tmp_path}/pipe.yaml: is no file",
+    ]
+    assert {problem.code for problem in catalogue.problems} == {"bad-preset"}
+    assert list(catalogue.services) == ["a"]
+    alone = load_presets([("a", tmp_path / "pipe.yaml"), ("b", tmp_path / "lost.yml")], Settings())
+    assert [problem.message.rpartition(": ")[2] for problem in alone.problems] == [
+        "is no file",
+        "is a link to what is not there",
+    ]
+
+
+def test_what_is_no_preset_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / ".hidden.yaml").write_text("id: h\ndriver: vllm")
     (tmp_path / "notes.txt").write_text("x")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gpumod.adapters.presets import dump_mode_preset, dump_service_preset, load_presets, merge_for_reload
@@ -21,8 +22,16 @@ texts = st.text(max_size=40).filter(lambda text: not has_control_characters(text
 paths = texts | st.text(st.sampled_from("~$/{}aM_ "), max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+
+
+def service_of(*, vram_mb: int, asleep_mb: int | None, **fields: Any) -> Service:
+    """What it keeps asleep is no more than what it takes awake, where that is known."""
+    asleep = asleep_mb if asleep_mb is None or not vram_mb else min(asleep_mb, vram_mb)
+    return Service(vram_mb=vram_mb, asleep_mb=asleep, **fields)
+
+
 services = st.builds(
-    Service,
+    service_of,
     id=ids,
     name=texts,
     driver=ids,
@@ -109,6 +118,8 @@ def test_a_merge_that_would_contradict_itself_leaves_what_is_stored() -> None:
 @given(services, services, st.sets(st.sampled_from(sorted(Service.model_fields))))
 def test_a_merge_takes_each_field_from_one_of_the_two(old: Service, new: Service, edited: set[str]) -> None:
     old = old.model_copy(update={"id": new.id})
+    vram_mb, asleep_mb = (getattr(old if f in edited else new, f) for f in ("vram_mb", "asleep_mb"))
+    assume(not vram_mb or (asleep_mb or 0) <= vram_mb)
     merged, kept = merge_for_reload(old, new, frozenset(edited), update=False)
     assert set(kept) == edited - {"id"}
     for field in Service.model_fields:

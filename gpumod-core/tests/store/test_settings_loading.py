@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.adapters.settings import check_setting, environment_name, load_settings
+from gpumod.adapters.settings import check_setting, environment_name, load_settings, variables_set
 from gpumod.domain.errors import UnknownName, UsageError
 from gpumod.domain.settings import Settings
 
@@ -23,8 +23,12 @@ def test_the_environment_wins_over_the_database() -> None:
     assert (settings.reserve_mb, settings.ram_reserve_mb, settings.log_max_mb) == (800, 5, 16)
 
 
-def test_an_empty_variable_unsets_an_optional_setting() -> None:
-    assert load_settings({"gpu_probe": "sim"}, {"GPUMOD_GPU_PROBE": ""}).gpu_probe is None
+def test_an_empty_variable_is_not_set() -> None:
+    environ = {"GPUMOD_GPU_PROBE": "", "GPUMOD_RESERVE_MB": " ", "GPUMOD_LOG_MAX_MB": "3"}
+    assert load_settings({"gpu_probe": "sim", "reserve_mb": "7"}, environ) == Settings(
+        gpu_probe="sim", reserve_mb=7, log_max_mb=3
+    )
+    assert variables_set(environ) == {"log_max_mb": "GPUMOD_LOG_MAX_MB"}
     assert load_settings({"gpu_probe": ""}, {}).gpu_probe is None
 
 

@@ -96,9 +96,14 @@ def test_a_file_that_may_not_be_read_is_an_error(path: Path) -> None:
     assert "cannot be read" in done.stderr.splitlines()[-1]
 
 
-def full_disk(tmp_path: Path) -> str:
-    """A shell line that runs the rest in a namespace of its own, with a file system of 400 kB on `tmp_path`."""
-    return f'mount -t tmpfs -o size=400k none "{tmp_path}" && exec "$@"'
+def on_a_full_disk(tmp_path: Path, code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a namespace of its own, with a file system of 400 kB on `tmp_path`, which it is told first."""
+    mount = f'mount -t tmpfs -o size=400k none "{tmp_path}" && exec "$@"'
+    shell = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    if subprocess.run([*shell, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no mount namespaces here")
+    argv = [*shell, sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(tmp_path), *args]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
@@ -125,14 +130,47 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
                     file.write(b"x" * 4096)
         except OSError:
             pass
-        try:
-            open_store(path / "new" / "gpumod.db")
-        except MachineLacks as error:
-            print(error.code)
+        with open_store(path / "gpumod.db") as store:
+            assert len(store.settings()) == n
+        with open_store(path / "new" / "gpumod.db") as store:
+            print(len(store.settings()), store.writable)
+            try:
+                store.put_setting("k", "x", event=Event(at=1, kind="k", subject="s"))
+            except MachineLacks as error:
+                print(error.code)
     """
-    shell = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", full_disk(tmp_path), "sh"]
-    if subprocess.run([*shell, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("no mount namespaces here")
-    argv = [*shell, sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(tmp_path)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.split() == ["disk-full", "disk-full"], done.stderr
+    done = on_a_full_disk(tmp_path, code)
+    assert done.stdout.split() == ["disk-full", "0", "False", "disk-full"], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_on_a_full_disk_what_a_killed_process_wrote_last_is_read(tmp_path: Path) -> None:
+    code = """
+        import os
+        import sys
+        from pathlib import Path
+        from gpumod.adapters.store import open_store
+        from gpumod.domain.run import Event
+        path = Path(sys.argv[1])
+        store = open_store(path / "gpumod.db")
+        store.put_setting("last", "x", event=Event(at=1, kind="k", subject="s"))
+        os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], sys.argv[1]])
+    """
+    then = """
+        import sys
+        from pathlib import Path
+        from gpumod.adapters.store import open_store
+        path = Path(sys.argv[1])
+        assert (path / "gpumod.db-wal").stat().st_size > 0
+        (path / "gpumod.db-shm").unlink()
+        try:
+            with (path / "ballast").open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+        except OSError:
+            pass
+        with open_store(path / "gpumod.db") as store:
+            print(dict(store.settings()), store.writable)
+    """
+    done = on_a_full_disk(tmp_path, code, textwrap.dedent(then))
+    assert done.stdout.strip() == "{'last': 'x'} False", done.stderr

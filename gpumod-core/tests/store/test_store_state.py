@@ -195,6 +195,10 @@ def test_the_last_error_of_a_service_is_that_of_its_last_step(store: SqlStore) -
     assert store.last_errors() == {"chat": "port 7800 is taken"}
     store.add_run(run("r2", RunStatus.RUNNING, RunStep(n=1, step=step(1), status=StepStatus.PENDING)))
     assert store.last_errors() == {"chat": "port 7800 is taken"}
+    for code in ("interrupted", "cut-off"):  # no fault of the service
+        cut = ErrorInfo(code=code, message=code)
+        store.update_step("r2", RunStep(n=1, step=step(1), status=StepStatus.FAILED, error=cut))
+        assert store.last_errors() == {"chat": "port 7800 is taken"}
     store.update_step("r2", RunStep(n=1, step=step(1), status=StepStatus.DONE))
     assert store.last_errors() == {}
     with closing(sqlite3.connect(store.path)) as raw:

@@ -1,6 +1,7 @@
 """The lines with which a Python program ends because of memory or its port: the last ones of a traceback.
 
-Its own log may say anything, so they count at the beginning of a line alone.
+Its own log may say anything, so they count at the beginning of a line alone; but for asyncio's own words on a port,
+which a program's format of its log may come before.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RULES = (
     LogRule("out-of-memory", re.compile(r"^(\S*OutOfMemoryError|RuntimeError: CUDA error: out of memory)"), LESS),
     LogRule(
         "port-taken",
-        re.compile(r"^(OSError: |ERROR:\s+)\[Errno 98\]"),
+        re.compile(r"^(OSError: |ERROR:\s+)\[Errno 98\]|\[Errno 98\] error while attempting to bind on address"),
         "give the service another port, or stop what listens there",
     ),
 )

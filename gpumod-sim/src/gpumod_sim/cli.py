@@ -68,9 +68,9 @@ def ledger(context: click.Context, as_json: bool) -> None:
     for gpu in public["gpus"]:
         rows = [row for row in public["allocations"] if row["gpu"] == gpu["index"]]
         used_mb = sum(row["mb"] for row in rows)
-        lines.append(f"GPU {gpu['index']} {gpu['name']}: {used_mb} of {gpu['total_mb']} MB in use")
-        lines += [f"  {row['mb']:>7} MB  {row['service']}  (pid {row['pid'] or '-'})" for row in rows]
-    lines += [f"  {row['mb']:>7} MB of host RAM  {row['service']}  (pid {row['pid']})" for row in public["ram"]]
+        lines.append(f"GPU {gpu['index']} {gpu['name']}: {used_mb} of {gpu['total_mb']} MiB in use")
+        lines += [f"  {row['mb']:>7} MiB  {row['service']}  (pid {row['pid'] or '-'})" for row in rows]
+    lines += [f"  {row['mb']:>7} MiB of host RAM  {row['service']}  (pid {row['pid']})" for row in public["ram"]]
     show(context, public, lines)
 
 
@@ -202,9 +202,9 @@ def foreign(context: click.Context, mb: int | None, gpu: int, name: str, stop: b
     program = foreign_program(machine.folder, name)
     pid, said = procs.start_and_hear([program, f"foreign:{name}", str(gpu), str(mb)], {})
     if said != "held":
-        raise Failed("no-memory", f"GPU {gpu} has not {mb} MB to give", why=said, hint="see `gpumod sim ledger`")
+        raise Failed("no-memory", f"GPU {gpu} has not {mb} MiB to give", why=said, hint="see `gpumod sim ledger`")
     value = {"pid": pid, "name": name, "gpu": gpu, "mb": mb}
-    show(context, value, [f"{name} (pid {pid}) holds {mb} MB of GPU {gpu}"])
+    show(context, value, [f"{name} (pid {pid}) holds {mb} MiB of GPU {gpu}"])
 
 
 def _stop_foreign(machine: Machine) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from gpumod.adapters.files import free_disk_mb
 from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.lock import MachineLock, user_name
-from gpumod.adapters.ports_in_use import port_users
+from gpumod.adapters.ports_in_use import port_users, stranger_on
 from gpumod.adapters.process.proc import boot_id, start_ticks, trees
 from gpumod.domain.machine import PortUser
 from gpumod.ports import Holder
@@ -35,6 +35,9 @@ class LocalComputer:
 
     def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]:
         return port_users(ports, self._bind_host)
+
+    def stranger_on(self, port: int, pids: Collection[int]) -> PortUser | None:
+        return stranger_on(port, pids)
 
     def free_disk_mb(self, path: Path) -> int:
         return free_disk_mb(path)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from gpumod.adapters.process.proc import start_ticks
 from gpumod.domain.machine import PortUser
 
 if TYPE_CHECKING:
@@ -40,6 +43,39 @@ def port_users(ports: Collection[int], host: str = "127.0.0.1") -> dict[int, Por
     table = _table(suspects) if suspects else None
     users = {port: _user(port, host, None if table is None else table[port]) for port in suspects}
     return {port: user for port, user in users.items() if user is not None}
+
+
+def stranger_on(port: int, pids: Collection[int]) -> PortUser | None:
+    """Who listens at `port` (TCP) in the place of a service whose processes are `pids`; None where nobody surely does.
+
+    It is none of `pids` and was there before all of them: a younger one may be of the service (a container's proxy).
+    """
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    if not sockets or any(not sockets.isdisjoint(_open_files(pid)) for pid in pids):
+        return None
+    found = _owner([row for row in (_table([port]) or {port: []})[port] if row.status == "LISTEN"])
+    if found is None or found.pid is None or found.pid in pids:
+        return None
+    since, ours = start_ticks(found.pid), [ticks for pid in pids if (ticks := start_ticks(pid)) is not None]
+    return found if since is not None and ours and since < min(ours) else None
+
+
+def _listening(port: int) -> Iterator[str]:
+    """The inodes of the sockets that listen at `port`. Columns as in proc_pid_net(5): local address, state, inode."""
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]:
+                columns = line.split()
+                if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
+                    yield columns[9]
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """What the descriptors of a process lead to; none where that may not be looked at."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208  # links are read, not followed
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115
 
 
 def _user(port: int, host: str, connections: Sequence[_Connection] | None) -> PortUser | None:

@@ -23,16 +23,22 @@ def environment_name(key: str) -> str:
     return PREFIX + key.upper()
 
 
+def variables_set(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings that the environment decides, each with its variable."""
+    names = {key: environment_name(key) for key in Settings.model_fields}
+    return {key: name for key, name in names.items() if environ.get(name, "").strip()}
+
+
 def load_settings(store_settings: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-    """The settings: from `environ` (GPUMOD_<NAME>), else as stored, else the default.
+    """The settings: from `environ` (GPUMOD_<NAME>; an empty one is not set), else as stored, else the default.
 
     Keys that this version does not know are passed over. Raises UsageError(`bad-setting`).
     """
     values: dict[str, str | None] = {}
+    decided = variables_set(environ)
     for key in Settings.model_fields:
-        variable = environment_name(key)
-        if variable in environ and (environ[variable] or _optional(key)):
-            values[key] = _checked(key, environ[variable], f"in the environment variable {variable}")
+        if key in decided:
+            values[key] = _checked(key, environ[decided[key]], f"in the environment variable {decided[key]}")
         elif key in store_settings:
             values[key] = _checked(key, store_settings[key], "in the database")
     return Settings.model_validate(values)

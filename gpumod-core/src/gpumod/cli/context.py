@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpumod.cli.streams import give_up
+from gpumod.cli.last_word import LAST_WORD
+from gpumod.cli.streams import give_up, in_utf8
 from gpumod.cli.typed import as_typed, bad_params, options_of
 
 if TYPE_CHECKING:
     from gpumod.domain.base import Frozen
+    from gpumod.domain.progress import Progress
     from gpumod.domain.settings import Settings
     from gpumod.operations.catalogue import Operation
     from gpumod.operations.gpumod import Gpumod
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class CliContext:
-    """The state of one invocation (`ctx.obj`). `home` None means GPUMOD_HOME or the user's data folder."""
+    """The state of one invocation (`ctx.obj`). `home` None means GPUMOD_HOME or the user's data folder.
+
+    `done` is the exit status of what was done or refused, whatever becomes of the output; None: nothing yet.
+    """
 
     home: Path | None = None
     json: bool = False
     debug: bool = False
+    done: int | None = None
     _gpumod: Gpumod | None = field(default=None, repr=False)
 
     def gpumod(self) -> Gpumod:
@@ -69,13 +75,22 @@ class CliContext:
             if record.effect == "change":
                 from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
 
-                with ProgressView.on_stderr() as progress:
-                    result = asyncio.run(method(params, progress=progress))
+                LAST_WORD.take()
+                with ProgressView.on_stderr() as view:
+                    result = asyncio.run(method(params, progress=_until_it_ended(view)))
             else:
                 result = asyncio.run(method(params))
         except UsageError as error:
             raise as_typed(error, _typed()) from error
+        self._keep(record, result)
         return result
+
+    def _keep(self, record: Operation, result: Frozen) -> None:
+        """Keep the exit status of what `result` did; one that only answers did nothing."""
+        from gpumod.cli.exits import did_something, exit_code_of  # noqa: PLC0415  # needs the results
+
+        if record.effect != "read" and did_something(result):
+            self.done = exit_code_of(result)
 
     @staticmethod
     def params(record: Operation, values: Mapping[str, Any]) -> Frozen:
@@ -89,6 +104,10 @@ class CliContext:
 
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
+        if self.done is not None:
+            from gpumod.cli.exits import exit_code_of  # noqa: PLC0415  # needs the results
+
+            self.done = exit_code_of(result)
         self.show(result, **view_options)
         self.conclude(result)
 
@@ -107,14 +126,26 @@ class CliContext:
 
     def show(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` on stdout, as JSON or for people."""
-        with quiet_pipe():
+        with quiet_pipe(self.done):
             if self.json:
+                in_utf8(sys.stdout)
                 click.echo(result.model_dump_json(indent=2))
             else:
                 from gpumod.cli.views import print_on, render, stdout_console  # noqa: PLC0415  # rich is for people alone
 
                 print_on(stdout_console(), render(result, **view_options))
             sys.stdout.flush()
+
+
+def _until_it_ended(view: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Progress for `view`; when the change has ended, its result is to be told in any case."""
+    from gpumod.domain.progress import ProgressKind  # noqa: PLC0415  # imports pydantic
+
+    def tell(news: Progress) -> None:
+        LAST_WORD.due = LAST_WORD.due or news.kind is ProgressKind.ENDED
+        view(news)
+
+    return tell
 
 
 def _record(operation: str) -> Operation:
@@ -130,9 +161,9 @@ def _typed() -> Mapping[str, str]:
 
 
 @contextlib.contextmanager
-def quiet_pipe() -> Any:
-    """A reader that went away ends the command without a word."""
+def quiet_pipe(done: int | None = None) -> Any:
+    """A reader that went away ends the command without a word; `done` as in :class:`CliContext`."""
     try:
         yield
     except BrokenPipeError as error:  # before click, which would make it a failure
-        raise click.exceptions.Exit(give_up(error)) from None
+        raise click.exceptions.Exit(give_up(error, done)) from None

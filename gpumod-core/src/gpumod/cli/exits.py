@@ -8,6 +8,7 @@ from gpumod.domain.plan import Plan
 from gpumod.operations import box_results as b
 from gpumod.operations import lease_results as l
 from gpumod.operations import results as r
+from gpumod.operations import unit_results as u
 from gpumod.operations import watch_results as w
 
 DOES_NOT_FIT = 3
@@ -33,6 +34,17 @@ def exit_code_of(result: Frozen) -> int:
         # A driver that is not installed is no fault of a preset: its definition is loaded all the same.
         return 1 if any(problem.code != "unknown-driver" for problem in result.problems) else 0
     return 0
+
+
+def did_something(result: Frozen) -> bool:
+    """False for a result that is an answer alone: a simulation, a dry run, a unit that is only shown."""
+    if isinstance(result, u.UnitResult):
+        return result.written
+    if isinstance(result, r.RecoverResult):
+        return result.change is not None
+    if isinstance(result, l.FreeResult):
+        return not any(part is not None and part.dry_run for part in (result.change, result.back))
+    return not isinstance(result, Plan) and not getattr(result, "dry_run", False)
 
 
 def error_of(result: Frozen) -> ErrorInfo | None:

@@ -17,26 +17,34 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
-    """Print `error` and return the exit status."""
+def exit_status_of(error: BaseException) -> int:
+    """The exit status of a command that ended with `error`."""
+    from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # `--help` does without pydantic
+
+    if isinstance(error, GpumodError | click.ClickException):
+        return error.exit_code
+    return INTERRUPTED if isinstance(error, click.Abort | KeyboardInterrupt) else 1
+
+
+def report(error: BaseException, *, as_json: bool, debug: bool) -> None:
+    """Print `error`."""
     from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # `--help` does without pydantic
 
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, GpumodError):
         print_error(error.info, as_json=as_json)
-        return error.exit_code
-    if isinstance(error, click.Abort | KeyboardInterrupt):
+    elif isinstance(error, click.Abort | KeyboardInterrupt):
         _print_plain("interrupted", "interrupted", "", "", as_json=as_json)
-        return INTERRUPTED
-    if isinstance(error, click.ClickException):
-        return _report_click(error, as_json=as_json)
-    what = f"a bug in gpumod: {type(error).__name__}: {error}"
-    _print_plain("internal-error", what, "", "run it again with --debug and report what it prints", as_json=as_json)
-    return 1
+    elif isinstance(error, click.ClickException):
+        _report_click(error, as_json=as_json)
+    else:
+        what = f"a bug in gpumod: {type(error).__name__}: {error}"
+        hint = "run it again with --debug and report what it prints"
+        _print_plain("internal-error", what, "", hint, as_json=as_json)
 
 
-def _report_click(error: click.ClickException, *, as_json: bool) -> int:
+def _report_click(error: click.ClickException, *, as_json: bool) -> None:
     ctx = getattr(error, "ctx", None)
     if as_json:
         hint = f"see {ctx.command_path} --help" if ctx is not None else "see gpumod --help"
@@ -44,7 +52,6 @@ def _report_click(error: click.ClickException, *, as_json: bool) -> int:
         _print_plain("usage", "Missing command." if bare else error.format_message(), "", hint, as_json=True)
     else:
         error.show(file=sys.stderr)
-    return error.exit_code
 
 
 def print_error(info: ErrorInfo, *, as_json: bool, compact: bool = False) -> None:

@@ -10,6 +10,7 @@ import click
 
 from gpumod.cli.change_options import change_options
 from gpumod.cli.context import CliContext
+from gpumod.cli.last_word import LAST_WORD
 from gpumod.cli.lazy import command
 
 MOST_SHOWN = 60
@@ -37,7 +38,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> fl
 def free(
     context: CliContext, /, mb: int | None, argv: tuple[str, ...], for_s: float | None, back: bool, **values: Any
 ) -> None:
-    """Make MB MiB of a GPU free, keep them free while COMMAND runs or for a TIME, then put everything back.
+    """Make room: MB MiB of a GPU are kept free while COMMAND runs or for a TIME, then everything is put back.
 
     Services are rather put to sleep than stopped; pinned ones stay. Other gpumod commands see the lease, count it, and
     give way unless they are forced. COMMAND has the terminal, the signals and CUDA_VISIBLE_DEVICES; with --for it is
@@ -69,6 +70,7 @@ def free(
     if made.lease is None or not attended:
         context.finish(made)
         return
+    LAST_WORD.due = False  # the lease ends with this process, or with COMMAND: that is no time to be deaf
     if not context.json:
         click.echo(safe(made.lease.in_words), err=True)
     ended: int | None = None

@@ -26,7 +26,7 @@ def list_runs(context: CliContext, limit: int | None) -> None:
 @click.argument("run", default="last", shell_complete=RUNS)
 @click.pass_obj
 def show(context: CliContext, run: str) -> None:
-    """One run, step by step. RUN is its id or the beginning of it; `last` without."""
+    """One run, step by step. RUN is its id or the beginning of it; without it, the last run."""
     context.call("history_show", {"run": run})
 
 

@@ -12,7 +12,9 @@ from gpumod.cli.lazy import command
 
 
 @command("init", "init")
-@click.option("--sim", metavar="NAME:MB[,NAME:MB]", help="Make a simulated machine of these cards.")
+@click.option(
+    "--sim", metavar="NAME:MB[,NAME:MB]", help="Make a simulated machine of these cards (as in 'RTX 4090:24564')."
+)
 @click.option(
     "--sim-dir", metavar="DIR", help="Where that machine is kept (default: inside the home); joins one that is there."
 )

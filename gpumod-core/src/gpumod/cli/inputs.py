@@ -13,6 +13,15 @@ import click
 MAX_FILE = 4 * 1024 * 1024
 
 
+class Folder(click.Path):
+    """A folder; an empty name is none (as of a variable that is not set), and not the one that one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name of the folder is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def read_text(file: str) -> tuple[str, str]:
     """The text of a file (`-`: of stdin) and its name for messages. UsageError `bad-file` for what is no text file."""
     from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic

@@ -41,7 +41,7 @@ def show(context: CliContext, mode: str) -> None:
 @click.argument("mode", shell_complete=MODES)
 @click.pass_obj
 def status(context: CliContext, mode: str) -> None:
-    """Each member of MODE: wanted and real."""
+    """Each member of MODE: the state that is wanted of it, and the real one."""
     context.call("mode_status", {"mode": mode})
 
 
@@ -49,7 +49,7 @@ def status(context: CliContext, mode: str) -> None:
 @click.argument("mode", shell_complete=MODES)
 @click.pass_obj
 def verify(context: CliContext, mode: str) -> None:
-    """Like status, for scripts: exit 1 unless MODE is whole."""
+    """Like status, for scripts: exit 1 unless every member is as wanted."""
     result = context.run("mode_verify", {"mode": mode})
     context.show(result)
     if not getattr(result, "whole", False):
@@ -61,7 +61,12 @@ def verify(context: CliContext, mode: str) -> None:
 @click.option("--services", required=True, metavar="A,B,C", help="Its services.", shell_complete=SERVICES)
 @click.option("--sleep-on-idle", multiple=True, metavar="S[,S]", help="Members that take turns: one awake at a time.")
 @click.option("--asleep", multiple=True, metavar="S[,S]", help="Members that sleep until they are woken.")
-@click.option("--start-order", multiple=True, metavar="S=N", help="Members of a lower N are ready before a higher.")
+@click.option(
+    "--start-order",
+    multiple=True,
+    metavar="S=N",
+    help="Members of a lower N are ready before those of a higher one start.",
+)
 @click.option("--name", help="A title.")
 @click.option("--description", help="What it is for.")
 @click.pass_obj
@@ -78,7 +83,12 @@ def create(context: CliContext, /, mode: str, services: str, **options: Any) -> 
 @click.option("--sleep-on-idle", multiple=True, metavar="S[,S]", help="Members that take turns: one awake at a time.")
 @click.option("--asleep", multiple=True, metavar="S[,S]", help="Members that sleep until they are woken.")
 @click.option("--awake", multiple=True, metavar="S[,S]", help="Members that are always awake.")
-@click.option("--start-order", multiple=True, metavar="S=N", help="Members of a lower N are ready before a higher.")
+@click.option(
+    "--start-order",
+    multiple=True,
+    metavar="S=N",
+    help="Members of a lower N are ready before those of a higher one start.",
+)
 @click.option("--name", help="A title.")
 @click.option("--description", help="What it is for.")
 @click.pass_obj

@@ -6,6 +6,7 @@ import click
 
 from gpumod.cli.complete import PRESETS
 from gpumod.cli.context import CliContext
+from gpumod.cli.inputs import Folder
 from gpumod.cli.lazy import subcommand
 
 
@@ -37,7 +38,9 @@ def show(context: CliContext, preset: str, kind: str | None) -> None:
 @subcommand(preset, "load", "preset_load")
 @click.argument("presets", nargs=-1, metavar="[PRESET]...", shell_complete=PRESETS)
 @click.option("--update", is_flag=True, help="Also overwrite fields that you edited.")
-@click.option("--folder", metavar="DIR", help="Load from this folder instead.")
+@click.option(
+    "--folder", metavar="DIR", type=Folder(), help="Load from this folder alone, not from those that gpumod knows."
+)
 @click.pass_obj
 def load(context: CliContext, presets: tuple[str, ...], update: bool, folder: str | None) -> None:
     """Load presets (all, unless named). Nothing is ever deleted; a broken file is reported and skipped."""

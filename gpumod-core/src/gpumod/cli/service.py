@@ -49,7 +49,9 @@ def status(context: CliContext, service: str) -> None:
 def add(context: CliContext, /, service_id: str, **options: Any) -> None:
     """Define a service. Nothing is started.
 
-    Keys of --set for fastapi: command, cwd, env, sleep_path, wake_path. `gpumod service show` lists what is set.
+    Keys of --set for fastapi: command, cwd, env, sleep_path, wake_path; the README of each driver lists all of its own.
+    In --model-path, cwd and mmproj $MODELS_DIR, $HF_HOME, $HOME and ~ are expanded as in presets (quote them: your
+    shell has variables of its own).
     """
     context.call("service_add", {"id": service_id, **fields_of(options)})
 
@@ -60,7 +62,8 @@ def add(context: CliContext, /, service_id: str, **options: Any) -> None:
 @click.option("--unset", multiple=True, metavar="KEY", help="Take away a field or an option of the driver.")
 @click.pass_obj
 def edit(context: CliContext, /, service: str, unset: tuple[str, ...], **options: Any) -> None:
-    """Change the definition of SERVICE. Nothing is restarted: it shows the drift and how to apply it."""
+    """Change the definition of SERVICE. Nothing is restarted: it shows what runs with an older one, and how
+    to apply it."""
     context.call("service_edit", {"id": service, **fields_of(options), "unset": unset})
 
 
@@ -70,7 +73,7 @@ def edit(context: CliContext, /, service: str, unset: tuple[str, ...], **options
 @click.option("--cascade", is_flag=True, help="Take it out of the modes that name it.")
 @click.pass_obj
 def remove(context: CliContext, service: str, stop: bool, cascade: bool) -> None:
-    """Forget SERVICE. Refused while it runs, or while a mode names it."""
+    """Forget SERVICE. Refused while it runs (but for --stop), or while a mode names it (but for --cascade)."""
     context.call("service_remove", {"service": service, "stop": stop, "cascade": cascade})
 
 
@@ -106,7 +109,8 @@ def restart(context: CliContext, /, **values: Any) -> None:
 @service_change_options
 @click.pass_obj
 def sleep(context: CliContext, /, **values: Any) -> None:
-    """Put SERVICE to sleep: it gives back most of its memory and wakes faster than it starts."""
+    """Put SERVICE to sleep: it gives back most of its memory and wakes faster than it starts. One that has no
+    sleep mode is stopped."""
     context.call("service_sleep", values)
 
 

@@ -22,7 +22,8 @@ _OPTIONS = (
     click.option("--context-size", type=int, metavar="TOKENS", help="Tokens of context."),
     click.option("--kv-cache-per-1k", type=float, metavar="MB", help="MiB that 1000 tokens of context take."),
     click.option(
-        "--depends-on", multiple=True, metavar="S", help="A service that must be up first.", shell_complete=SERVICES
+        "--depends-on", multiple=True, metavar="S", shell_complete=SERVICES,
+        help="A service that must be up first; may be given again.",
     ),
     click.option(
         "--sleep-mode", metavar="LEVEL",
@@ -47,14 +48,16 @@ _OPTIONS = (
         help="The GPUs that it spans, or any: the first where it fits (the default).",
     ),
     click.option(
-        "--host-service", "host", metavar="S", help="The service in whose process it lives.", shell_complete=SERVICES
+        "--host-service", "host", metavar="S", shell_complete=SERVICES,
+        help="The service in whose process it lives, as a llama.cpp router.",
     ),
     click.option("--run-with", metavar="NAME", help="What keeps its process alive, if not the setting `supervisor`."),
     click.option("--unit-template", metavar="NAME", help="Its own template of a systemd unit: name or path."),
     click.option("--pinned/--not-pinned", default=None, help="Keep it running when a mode does not name it."),
     click.option(
         "--set", "sets", multiple=True, metavar="KEY=VALUE",
-        help="An option of the driver. VALUE is JSON where it is valid JSON (8, true, [\"a\"]), else text.",
+        help="An option of the driver; may be given again. "
+        "VALUE is JSON where it is valid JSON (8, true, [\"a\"]), else text.",
     ),
 )  # fmt: skip
 

@@ -25,17 +25,17 @@ def list_settings(context: CliContext) -> None:
 @click.argument("key", shell_complete=SETTINGS)
 @click.pass_obj
 def get(context: CliContext, key: str) -> None:
-    """The value of one setting."""
+    """The value of KEY, and where it comes from."""
     context.call("settings_get", {"key": key})
 
 
 @subcommand(settings, "set", "settings_set")
 @click.argument("key", shell_complete=SETTINGS)
 @click.argument("value", required=False)
-@click.option("--default", "restore", is_flag=True, help="Go back to the default.")
+@click.option("--default", "restore", is_flag=True, help="Forget what was stored: the default holds again.")
 @click.pass_obj
 def set_setting(context: CliContext, key: str, value: str | None, restore: bool) -> None:
-    """Set KEY to VALUE."""
+    """Store VALUE for KEY, checked first. `gpumod settings list` shows every key."""
     if (value is None) != restore:
         raise click.UsageError("give either a VALUE or --default")
     context.call("settings_set", {"key": key, "value": value})

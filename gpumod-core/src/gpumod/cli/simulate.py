@@ -15,8 +15,8 @@ from gpumod.cli.lazy import command
 @command("simulate", "simulate")
 @click.option("--mode", metavar="M", help="Begin with the services of this mode.", shell_complete=MODES)
 @click.option("--services", metavar="A,B,C", help="Begin with these services.", shell_complete=SERVICES)
-@click.option("--add", multiple=True, metavar="S", help="Add a service.", shell_complete=SERVICES)
-@click.option("--remove", multiple=True, metavar="S", help="Leave a service out.", shell_complete=SERVICES)
+@click.option("--add", multiple=True, metavar="S[,S]", help="Add a service.", shell_complete=SERVICES)
+@click.option("--remove", multiple=True, metavar="S[,S]", help="Leave a service out.", shell_complete=SERVICES)
 @click.option("--context", "tokens", multiple=True, metavar="S=N", help="With a context of N tokens (16k = 16384).")
 @click.option(
     "--gpu-total",

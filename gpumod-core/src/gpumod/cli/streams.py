@@ -1,4 +1,7 @@
-"""stdout that cannot be written: a reader that went away, a full disk, a stream that was closed."""
+"""stdout and stderr that cannot be written: a reader that went away, a full disk, a stream that was closed.
+
+What was done, or refused, decides the exit status then too; only an answer that could not be given is a failure.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +41,24 @@ class _Stdout(TextIOWrapper):
             raise
 
 
+class _Stderr(TextIOWrapper):
+    """Progress and messages: what nobody can read changes nothing of what is done."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
 def prepare() -> None:
     """Let what a terminal's encoding cannot show be an escape and no error, and a closed stdout take everything."""
+    if type(sys.stderr) is TextIOWrapper:  # as below
+        encoding = sys.stderr.encoding
+        sys.stderr = _Stderr(sys.stderr.buffer, encoding, "backslashreplace", line_buffering=True)
     out = sys.stdout
     if out is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the program runs
@@ -51,18 +70,28 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def in_utf8(stream: object) -> None:
+    """Write UTF-8 from now on, whatever the locale: a document (JSON, YAML) with an escape in it means another text."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")
+
+
 def is_of_stdout(error: BaseException) -> bool:
     """True for the error of a write to stdout."""
     return isinstance(sys.stdout, _Stdout) and error is sys.stdout.error
 
 
-def give_up(error: OSError) -> int:
-    """Say on stderr why stdout could not be written (nothing, where its reader went away); the exit status."""
+def give_up(error: OSError, done: int | None = None) -> int:
+    """Say on stderr why stdout could not be written (nothing, where its reader went away); the exit status.
+
+    `done` is that of what was done or refused before, and stays; None: there was only an answer to give.
+    """
     # What is still buffered would raise again when the interpreter closes stdout.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
-        return PIPE_CLOSED
-    with contextlib.suppress(OSError):
+    gone = isinstance(error, BrokenPipeError)
+    if not gone:
         click.echo(f"error: the output could not be written: {safe(error.strerror or error)} (cannot-write)", err=True)
-    return UNWRITABLE
+    if done is not None:
+        return done
+    return PIPE_CLOSED if gone else UNWRITABLE

@@ -19,7 +19,7 @@ from gpumod.cli.lazy import command
     "alternative",
     metavar="ID",
     shell_complete=ALTERNATIVES,
-    help="Take this alternative of a mode that does not fit.",
+    help="Take this alternative (gpumod simulate finds them) of a mode that does not fit.",
 )
 @change_options
 @click.pass_obj

@@ -56,8 +56,9 @@ class ServiceReading(Frozen):
 
     `vram_mb` maps GPU index to MiB held now, and `device_mb` the part of it that no process was told for: it is taken
     from the difference that the service made to the whole device. `gpus` is where it was placed; `launched` the
-    definition that it was started with (None when it is not ours or not up); `detail` says why it is unhealthy or
-    failed. `adopted` is for planners alone so far: nothing that gpumod did not start itself is read as a service yet.
+    definition that it was started with (None when it is not ours or not up), and `altered` the alternative that had
+    changed that, in words; `detail` says why it is unhealthy or failed. `adopted` is for planners alone so far: nothing
+    that gpumod did not start itself is read as a service yet.
     """
 
     service: str
@@ -70,6 +71,7 @@ class ServiceReading(Frozen):
     device_mb: Mapping[int, int] = {}
     gpus: tuple[int, ...] = ()
     launched: Service | None = None
+    altered: str = ""
     adopted: bool = False
     detail: str = ""
 

@@ -20,12 +20,14 @@ class VerdictKind(StrEnum):
 
 
 class TargetMember(Frozen):
-    """One service that is wanted. `gpus` fixes where it goes (a rollback puts it back where it was)."""
+    """One service that is wanted. `gpus` fixes where it goes (a rollback puts it back where it was). `why` is said of
+    one that is wanted for a reason of its own."""
 
     service: str
     want: Want = Want.AWAKE
     start_order: int = 0
     gpus: tuple[int, ...] | None = None
+    why: str = ""
 
 
 class Target(Frozen):
@@ -33,6 +35,7 @@ class Target(Frozen):
 
     Services that are not members are stopped when `stop_others`, else left as they are. `stop` names services to
     be stopped in any case, `restart` those to be stopped and started although they serve (a changed definition).
+    `altered` says of each service whose definition is not the stored one what changed it: an alternative, in words.
     `mode` is recorded when the target is reached, with the id of the `alternative` of it that was taken; None leaves
     the recorded mode alone.
     """
@@ -43,6 +46,7 @@ class Target(Frozen):
     stop_others: bool = True
     stop: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    altered: Mapping[str, str] = {}
 
 
 class Lease(Frozen):

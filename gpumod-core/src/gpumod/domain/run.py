@@ -33,6 +33,10 @@ class StepStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+CUT_OFF = ("cut-off", "interrupted")
+"""The codes of the errors of steps that nobody waited for to the end: no fault of their services."""
+
+
 class RunStep(Frozen):
     """One journalled step. `phase` tells the way there (`apply`) from the way back (`rollback`)."""
 
@@ -73,8 +77,9 @@ class Handle(Frozen):
     """What ties a service to the process or unit that runs it.
 
     `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
-    the spawn is under way. `launched` is the definition used. `device_mb` maps GPU index to the MiB by which the whole
-    device's use differs since the service was started, slept or woken, where the driver told no process for it.
+    the spawn is under way. `launched` is the definition used, and `altered` says which alternative had changed it.
+    `device_mb` maps GPU index to the MiB by which the whole device's use differs since the service was started, slept
+    or woken, where the driver told no process for it.
     """
 
     service: str
@@ -82,6 +87,7 @@ class Handle(Frozen):
     nonce: str
     token: Mapping[str, Any] = {}
     launched: Service
+    altered: str = ""
     gpus: tuple[int, ...] = ()
     started_at: float
     device_mb: Mapping[int, int] = {}

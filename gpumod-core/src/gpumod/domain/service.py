@@ -78,6 +78,8 @@ class Service(Frozen):
             raise ValueError("gpus must be 'any' or distinct indices")
         if self.start_peak_mb is not None and self.start_peak_mb < self.vram_mb:
             raise ValueError("start_peak_mb is below vram_mb")
+        if self.vram_mb and (self.asleep_mb or 0) > self.vram_mb:
+            raise ValueError("asleep_mb is above vram_mb")
         return self
 
     @property
@@ -111,6 +113,8 @@ class Service(Frozen):
         changed = {"context_size": tokens, "vram_mb": max(0, self.vram_mb + delta_mb)}
         if self.start_peak_mb is not None:
             changed["start_peak_mb"] = max(changed["vram_mb"], self.start_peak_mb + delta_mb)
+        if self.asleep_mb is not None:
+            changed["asleep_mb"] = min(self.asleep_mb, changed["vram_mb"])
         if max(changed["vram_mb"], changed.get("start_peak_mb", 0)) > MAX_MB:
             raise ValueError(f"with {tokens} tokens of context service {self.id!r} would take {changed['vram_mb']} MiB")
         return self.model_copy(update=changed)

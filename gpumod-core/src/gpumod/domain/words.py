@@ -23,6 +23,10 @@ _KINDS = {
 _BEGINNINGS = {"int_": "must be a whole number", "float_": "must be a number", "bool_": "must be true or false"}
 
 
+class NamedTwice(ValueError):
+    """A list names something twice. The message says what: the list need not be shown."""
+
+
 def said(item: Mapping[str, Any]) -> str:
     """What is wrong with a value, as a predicate ("must be at least 1"); `item` is an error of a ValidationError."""
     kind, context = str(item["type"]), item.get("ctx") or {}
@@ -57,7 +61,8 @@ def findings(items: list[Any]) -> list[tuple[str, str]]:
             field, what = "gpus", "must be 'any' or indices from 0 to 255"
         else:
             what = said(item)
-        given = "" if item["type"] == "missing" or not field else f" (given: {_shown(item.get('input'))})"
+        told = item["type"] == "missing" or isinstance((item.get("ctx") or {}).get("error"), NamedTwice)
+        given = "" if told or not field else f" (given: {_shown(item.get('input'))})"
         found.setdefault(field, what + given)
     return list(found.items())
 

@@ -16,6 +16,7 @@ from gpumod.engine.interrupts import Interrupts, listening
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import begin, refuse_open_run
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, new_run, run_phase
@@ -58,7 +59,7 @@ async def _do(
     await machine.clock.sleep(0.001)  # a signal that came while all this was reckoned is heard only now
     if interrupts.event.is_set():
         raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
-    machine.store.add_run(run)
+    begin(machine, run)
     report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
     try:
         error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
@@ -101,23 +102,9 @@ def nothing_to_do(machine: Machine, run: Run) -> Outcome:
     if mode is None or (mode, run.target.alternative) == (store.current_mode(), store.current_alternative()):
         return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
     ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
-    store.add_run(ended)
+    begin(machine, ended)
     store.finish_run(ended, mode=mode, set_mode=True)
     return Outcome(RunStatus.NOTHING_TO_DO, run.plan, run=ended)
-
-
-def refuse_open_run(machine: Machine) -> None:
-    """Refuse every change while a run is left half-way; reads go on. Called under the lock: nobody is at work."""
-    run = machine.store.open_run()
-    if run is None:
-        return
-    raise HalfWay(
-        "interrupted-run",
-        f"run {run.id} ({run.command}) was left half-way",
-        why=run.error.message if run.error else "the gpumod that did it was ended before it was done",
-        hint="gpumod recover --resume (go on) or gpumod recover --rollback (back to what was there)",
-        run_id=run.id,
-    )
 
 
 def misfit(plan: Plan) -> ErrorInfo:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from gpumod.domain.errors import Failed
-from gpumod.domain.run import Handle, Run, RunStep, StepStatus
+from gpumod.domain.run import CUT_OFF, Handle, Run, RunStep, StepStatus
 from gpumod.domain.states import Action
 from gpumod.engine.actions import launch_again
 from gpumod.engine.machine import HOSTED, Machine
@@ -15,7 +15,6 @@ from gpumod.engine.patience import wake_patience_s, within
 from gpumod.ports import HostsMembers
 
 ASKED = (Action.STOP, Action.SLEEP, Action.WAKE)
-CUT_OFF = ("cut-off", "interrupted")
 MORE_S = 10.0
 """What takes so much longer than twice the expected time is not seen through."""
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gpumod.domain.errors import Failed
+from gpumod.domain.machine import PortUser
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
@@ -95,6 +96,32 @@ def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...], verb
         have_mb=fatal.have_mb,
         log=list(lines[-20:]),
     )
+
+
+def port_taken(service: Service, port: int, user: PortUser, why: str, lines: tuple[str, ...] = ()) -> Failed:
+    """The error of a service whose port somebody else has; `lines` are of its log."""
+    who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
+    return Failed(
+        "port-taken",
+        f"port {port} of {service.id} is taken by {who}",
+        why=why,
+        hint=f"end it, or give the service another port: gpumod service edit {service.id} --port N",
+        port=port,
+        pid=user.pid,
+        **({"service": service.id, "log": list(lines[-20:])} if lines else {}),
+    )
+
+
+async def ended_because(machine: Machine, handle: Handle, status: ProcessStatus) -> Failed:
+    """Why a service with a process of its own ended while it was starting; who has its port is named."""
+    service = handle.launched
+    lines = await asyncio.to_thread(machine.supervisor(handle.supervisor).logs, service.id, LOG_LINES)
+    fatal = fatal_line(machine, service, lines)
+    if fatal is not None and fatal.code == "port-taken" and service.port is not None:
+        users = await asyncio.to_thread(machine.local.port_users, [service.port])
+        if service.port in users:
+            return port_taken(service, service.port, users[service.port], fatal.line, lines)
+    return died(service, status.exit_code, lines, fatal)
 
 
 def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal: FatalLine | None) -> Failed:

@@ -65,13 +65,11 @@ def listening() -> Iterator[Interrupts]:
     loop = asyncio.get_running_loop()
     taken = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in (*taken, signal.SIGHUP)}
-    for number in taken:
-        loop.add_signal_handler(number, interrupts.hit)
+    for number in taken:  # not by the loop: it leaves a moment with the default handler, which ends the process
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupts.hit))
     signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
     try:
         yield interrupts
     finally:
-        for number in taken:
-            loop.remove_signal_handler(number)
         for number, handler in before.items():
             signal.signal(number, handler)

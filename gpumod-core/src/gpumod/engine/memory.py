@@ -21,6 +21,7 @@ from gpumod.engine.device import (
     refuse_fault,
     told_by,
 )
+from gpumod.engine.explain import ended_because
 from gpumod.engine.machine import HOSTED, Machine, Reading
 from gpumod.plugins.kit import poll
 
@@ -228,6 +229,8 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     if now.pids and by_device.total_mb >= enough_mb:  # it has come, and the driver names nobody for it
         return by_device
     if not now.pids:
+        if (why := await _ended(machine, step.service)) is not None:
+            raise why
         raise Failed(
             "died-while-starting",
             f"{step.service} ended just after it had answered",
@@ -256,6 +259,15 @@ def _come(ctx: RunContext, step: Step, told: Held, reading: Reading, expected_mb
     if len(ctx.running) > 1:
         come = {gpu: min(mb, -(-expected_mb // len(step.placed_on))) for gpu, mb in come.items()}
     return Held(come, told.pids, known=False)
+
+
+async def _ended(machine: Machine, service: str) -> Failed | None:
+    """Why a service with a process of its own is gone, in the words of its log; None where it is not."""
+    handle = machine.store.handles().get(service)
+    if handle is None or handle.supervisor == HOSTED:
+        return None
+    status = (await machine.supervisor(handle.supervisor).status([handle]))[service]
+    return None if status.alive else await ended_because(machine, handle, status)
 
 
 async def _unreserved_mb(ctx: RunContext, reading: Reading) -> Mapping[int, int]:

@@ -133,6 +133,7 @@ def _reading(
         device_mb=by_device,
         gpus=handle.gpus,
         launched=handle.launched,
+        altered=handle.altered,
         detail=detail,
     )
 

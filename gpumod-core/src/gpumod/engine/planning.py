@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.footprint import Footprint
-from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Plan, Policy, Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import SERVING, Action
@@ -117,3 +117,8 @@ def _to_begin(snapshot: HostSnapshot, wanted: Wanted) -> set[str]:
 def launched(snapshot: HostSnapshot) -> Mapping[str, Service]:
     """The definitions with which what is up was started."""
     return {r.service: r.launched for r in snapshot.services.values() if r.launched}
+
+
+def altered_in(readings: Mapping[str, ServiceReading]) -> Mapping[str, str]:
+    """What an alternative had changed, by service: it comes back with that word."""
+    return {service: reading.altered for service, reading in readings.items() if reading.altered}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from gpumod.domain.errors import Failed, MachineLacks, UnknownName, UsageError
-from gpumod.domain.machine import HostSnapshot, PortUser
+from gpumod.domain.errors import MachineLacks, UnknownName, UsageError
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
+from gpumod.engine.explain import port_taken
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
 from gpumod.engine.starting import allocate
@@ -92,19 +93,7 @@ def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> Non
     wanted = {port: handle.launched for handle, launch in starts for port in (*launch.ports, handle.launched.port or 0)}
     users = machine.local.port_users(wanted.keys() - ours - {0})
     for port in sorted(users):
-        raise port_taken(wanted[port], port, users[port])
-
-
-def port_taken(service: Service, port: int, user: PortUser) -> Failed:
-    who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
-    return Failed(
-        "port-taken",
-        f"port {port} of {service.id} is taken by {who}",
-        why="that is not one of gpumod's services",
-        hint=f"end it, or give the service another port: gpumod service edit {service.id} --port N",
-        port=port,
-        pid=user.pid,
-    )
+        raise port_taken(wanted[port], port, users[port], "that is not one of gpumod's services")
 
 
 def check_host(machine: Machine, service: Service, services: Mapping[str, Service]) -> None:

@@ -17,7 +17,7 @@ from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.leases import counted
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import TOLERANCE_MB, free_mb_of
-from gpumod.engine.planning import Options, Wanted, definitions, launched, policy_of
+from gpumod.engine.planning import Options, Wanted, altered_in, definitions, launched, policy_of
 from gpumod.planner import Room, make_room, target_of
 from gpumod.plugins.kit import poll
 
@@ -109,4 +109,4 @@ def way_back(debt: Debt, snapshot: HostSnapshot, defined: Mapping[str, Service])
         if now is State.RUNNING or (member.want is Want.ASLEEP and now not in GONE):
             continue
         members.append(member)
-    return Wanted(Target(members=tuple(members), stop_others=False), services)
+    return Wanted(Target(members=tuple(members), stop_others=False, altered=altered_in(debt.before)), services)

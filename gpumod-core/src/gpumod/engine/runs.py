@@ -20,7 +20,7 @@ from gpumod.engine.execute import INTERRUPTED, Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
-from gpumod.engine.planning import Options, Planned, Wanted, launched, plan_for
+from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
 from gpumod.planner import check_needs, target_of
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,13 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
         and r.service not in kept
         and run.before.get(r.service, ServiceReading(service=r.service, state=State.STOPPED)).state in GONE
     ]
-    target = Target(members=tuple(members), stop_others=False, stop=tuple(sorted(gone)), restart=tuple(again))
+    target = Target(
+        members=tuple(members),
+        stop_others=False,
+        stop=tuple(sorted(gone)),
+        restart=tuple(again),
+        altered=altered_in(run.before),
+    )
     return Wanted(target, services)
 
 
@@ -196,6 +202,8 @@ def finish(
     machine: Machine, run: Run, status: RunStatus, error: ErrorInfo | None, exit_code: int, report: Report
 ) -> Outcome:
     """Record how `run` ended, and the mode when it was reached."""
+    if status is RunStatus.HALF_WAY and error is not None:
+        error = closed_by(error)
     ended = run.model_copy(update={"status": status, "error": error, "ended_at": machine.clock.now()})
     reached = status is RunStatus.DONE and run.target.mode is not None
     machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
@@ -203,10 +211,19 @@ def finish(
     return Outcome(status, run.plan, run=machine.store.run(run.id), error=error, exit_code=exit_code)
 
 
+def closed_by(error: ErrorInfo) -> ErrorInfo:
+    """`error` of a run that is left open, with how that is closed: nothing can be done again before."""
+    if "gpumod recover" in error.hint:
+        return error
+    before = "" if error.code == INTERRUPTED.code or not error.hint else f"{error.hint}; then "
+    hint = f"{before}gpumod recover --resume (go on) or --rollback (back to what was there)"
+    return error.model_copy(update={"hint": hint})
+
+
 def _both(error: ErrorInfo | None, rollback: ErrorInfo) -> ErrorInfo:
     if error is None:
         return rollback
-    hint = "mend what the rollback met, then: gpumod recover --rollback"
+    hint = "" if rollback.code == INTERRUPTED.code else "mend what the rollback met, then: gpumod recover --rollback"
     details = {**error.details, "rollback": rollback.model_dump()}
     why = f"{error.why}; and the way back failed: {rollback.message}".lstrip("; ")
     return error.model_copy(update={"details": details, "hint": hint, "why": why})

@@ -13,7 +13,7 @@ from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.engine.asking import ask
 from gpumod.engine.context import RunContext
-from gpumod.engine.explain import LOG_LINES, died, fatal_error, fatal_line
+from gpumod.engine.explain import LOG_LINES, ended_because, fatal_error, fatal_line, port_taken
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
@@ -52,6 +52,7 @@ def new_handle(ctx: RunContext, step: Step, service: Service, supervisor: str) -
         supervisor=supervisor,
         nonce=uuid.uuid4().hex,
         launched=service,
+        altered=ctx.plan.target.altered.get(service.id, ""),
         gpus=step.placed_on,
         started_at=ctx.machine.clock.now(),
     )
@@ -117,12 +118,16 @@ async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
     """Raise why the service will never be ready, if its process or its log tells."""
     service, supervisor = handle.launched, machine.supervisor(handle.supervisor)
     status = (await supervisor.status([handle]))[service.id]
-    if status.alive and answer.state == "ready":
+    if not status.alive:
+        raise await ended_because(machine, handle, status)
+    if service.port and answer.state != "starting":
+        stranger = await asyncio.to_thread(machine.local.stranger_on, service.port, status.pids)
+        if stranger is not None:
+            raise port_taken(service, service.port, stranger, "it answers there, and was there first")
+    if answer.state == "ready":
         return
     lines = await asyncio.to_thread(supervisor.logs, service.id, LOG_LINES)
     fatal = fatal_line(machine, service, lines)
-    if not status.alive:
-        raise died(service, status.exit_code, lines, fatal)
     if fatal:
         raise fatal_error(service, fatal, lines)
     if answer.state == "failed":

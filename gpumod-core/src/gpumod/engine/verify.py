@@ -20,12 +20,14 @@ def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]
     `excused` are services that were stopped because sleeping freed nothing.
     """
     wrong: dict[str, str] = {}
+    started = {step.service for step in planned.plan.steps if step.action is Action.START}
     for step in planned.plan.steps:
         if step.action is Action.VERIFY or step.service in excused or step.service in wrong:
             continue
         reading = planned.snapshot.reading(step.service)
         detail = f" ({reading.detail})" if reading.detail else ""
-        wrong[step.service] = f"is {reading.state}{detail}; it should {step.action}: {step.why}"
+        action = "restart" if step.action is Action.STOP and step.service in started else step.action
+        wrong[step.service] = f"is {reading.state}{detail}; it should {action}: {step.why}"
     return wrong
 
 

@@ -23,7 +23,8 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
-from gpumod.domain.settings import LAST_MODE, device_list
+from gpumod.domain.settings import LAST_MODE, Settings, device_list
+from gpumod.domain.states import GONE
 from gpumod.domain.words import findings
 from gpumod.engine.context import Report
 from gpumod.engine.machine import Machine, chosen
@@ -31,6 +32,7 @@ from gpumod.engine.planning import AT_ONCE
 from gpumod.engine.runs import Outcome
 from gpumod.operations.ports import Tools
 from gpumod.operations.results import ChangeResult, StepResult
+from gpumod.plugins.registry import unavailable
 
 OnProgress = Callable[[Progress], None] | None
 
@@ -61,7 +63,7 @@ class Base:
 
     def _check_offered(self, key: str, value: str | None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not
-        defined; UsageError for a GPU that is not there."""
+        defined; UsageError for a GPU that is not there, or a folder that is no simulated machine."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
@@ -70,6 +72,11 @@ class Base:
             self._check_devices(value)
         elif value and key == "boot_mode" and value != LAST_MODE:
             self._mode(value)
+        elif value and key == "sim_machine":
+            why = unavailable(self._machine.plugins.simulator(), Settings(sim_machine=value))
+            if why is not None:
+                hint = f'gpumod init --sim "RTX 4090:24564" --sim-dir {value} makes one there'
+                raise UsageError("bad-setting", f"the setting {key} cannot be {value!r}", why=why, hint=hint, key=key)
 
     def _check_devices(self, value: str) -> None:
         """Refuse GPUs that are not there; where no GPU can be read now, that is left to the first use."""
@@ -126,8 +133,8 @@ def reporter(progress: OnProgress) -> Report:
 
 
 def drift(service: Service, reading: ServiceReading) -> tuple[str, ...]:
-    """The fields in which the definition differs from what was started, and that hold only after a restart."""
-    if reading.launched is None:
+    """The fields in which the definition differs from what runs, and that hold only after a restart."""
+    if reading.launched is None or reading.state in GONE:
         return ()
     now, then = service.model_dump(), reading.launched.model_dump()
     return tuple(sorted(field for field in now if now[field] != then[field] and field not in AT_ONCE))

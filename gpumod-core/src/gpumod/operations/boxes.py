@@ -18,6 +18,7 @@ from gpumod.domain.states import SERVING
 from gpumod.engine.change import change
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
@@ -97,6 +98,7 @@ class Boxes(Services):
             with self._machine.store.together():
                 edits = self._edits(params, box)  # nobody else writes from here on
                 self._refuse_running(edits, params)
+                self._refuse_in_use(edits)
                 self._store_edits(edits, params.source)
         return ApplyResult(
             source=params.source,
@@ -184,6 +186,16 @@ class Boxes(Services):
                 hint=f"gpumod service stop {up[0]}, or --now, which stops it first",
             )
 
+    def _refuse_in_use(self, edits: Edits) -> None:
+        """Refuse to remove what a run that is open uses. Called inside the transaction that removes it."""
+        modes, services = edits.removed("mode"), edits.removed("service")
+        if modes or services:
+            refuse_in_use(
+                self._machine,
+                "apply --prune",
+                lambda run: run.target.mode in modes or any(uses_service(run, service) for service in services),
+            )
+
     # --- doing it ---------------------------------------------------------------------------------------------------
 
     async def _bring(self, edits: Edits, params: ApplyParams, progress: OnProgress) -> ChangeResult:
@@ -213,7 +225,7 @@ class Boxes(Services):
     def _as_set(self, edits: Edits) -> Machine:
         """The machine with the settings that change; what the environment decides stays."""
         then = Settings.model_validate(dict(edits.then.settings))
-        changed = {c.id for c in edits.written("setting")} - self._tools.from_environment
+        changed = {c.id for c in edits.written("setting")} - self._tools.from_environment.keys()
         update = {key: getattr(then, key) for key in changed}
         return replace(self._machine, settings=self._machine.settings.model_copy(update=update))
 

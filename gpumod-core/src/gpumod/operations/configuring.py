@@ -42,11 +42,22 @@ class Configuring(Base):
         default = None if field.default is None else str(field.default)
         value: str | None = default
         source: Literal["default", "database", "environment"] = "default"
-        if key in self._tools.from_environment:
+        note, variable = "", self._tools.from_environment.get(key)
+        if variable is not None:
             value, source = str(getattr(self._machine.settings, key)), "environment"
+            kept = f"the stored {stored[key]!r}" if key in stored else "the default"
+            note = f"{variable} in the environment wins over {kept} while it is set"
         elif key in stored:
             value, source = stored[key], "database"
-        return SettingRow(key=key, value=value, default=default, source=source, description=field.description or "")
+        return SettingRow(
+            key=key,
+            value=value,
+            default=default,
+            source=source,
+            description=field.description or "",
+            stored=stored.get(key),
+            note=note,
+        )
 
     async def plugins(self, params: NoParams) -> PluginsResult:
         """Every plugin: distribution, version, hooks and offers, or the reason why it was not loaded."""

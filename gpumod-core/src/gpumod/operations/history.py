@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import UsageError
 from gpumod.domain.run import Run
 from gpumod.domain.secrets import discreet
+from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
@@ -66,12 +69,16 @@ class History(Base):
         )
 
     async def recover(self, params: RecoverParams, progress: OnProgress = None) -> RecoverResult:
-        """Close the open run, or (without a way) show it."""
+        """Close the run that was left half-way, or (without a way) show it. One that somebody is at work on is none."""
         store = self._machine.store
-        run = store.open_run()
-        if params.way is None or run is None:
+        if params.way is None or store.open_run() is None:
+            run, holder = await asyncio.to_thread(left_half_way, self._machine)
             due = to_put_back(self._machine)
-            return RecoverResult(open_run=run and discreetly(run), notes=(due,) if due and run is None else ())
+            return RecoverResult(
+                open_run=run and discreetly(run),
+                busy=at_work(holder) if holder else None,
+                notes=(due,) if due and run is None else (),
+            )
         options = Options(force=params.force, cascade=True)
         outcome = await recover(self._machine, params.way, options, reporter(progress))
         if outcome is None:

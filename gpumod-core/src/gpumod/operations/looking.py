@@ -9,6 +9,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.operations.base import Base, drift
 from gpumod.operations.leases import lease_rows, to_put_back
 from gpumod.operations.params import NoParams, ServiceRef
@@ -26,8 +27,7 @@ class Looking(Base):
         mode = store.current_mode()
         modes = store.modes()
         members = set(modes[mode].services) if mode is not None and mode in modes else set()
-        holder = await asyncio.to_thread(machine.local.holder, machine.probe.machine_dir())
-        open_run = store.open_run()
+        open_run, holder = await asyncio.to_thread(left_half_way, machine)
         errors = store.last_errors()
         return StatusResult(
             mode=mode,
@@ -56,8 +56,8 @@ class Looking(Base):
             foreign=foreign(snapshot),
             ram_total_mb=snapshot.ram_total_mb,
             ram_available_mb=snapshot.ram_available_mb,
-            open_run=open_run.id if open_run and not holder else None,
-            busy=f"{holder.command} (pid {holder.pid}, {holder.user})" if holder else None,
+            open_run=open_run.id if open_run else None,
+            busy=at_work(holder) if holder else None,
             leases=lease_rows(machine, snapshot),
             put_back=to_put_back(machine),
             problems=(*(gpu.fault for gpu in snapshot.gpus if gpu.fault), *store.problems()),
@@ -121,6 +121,7 @@ def _status(
     host = services.get(shown.host or "")
     if shown.host is not None and shown.host in handles:
         host = handles[shown.host].launched
+    differs = drift(service, reading)
     return ServiceStatus(
         id=service.id,
         name=service.title,
@@ -137,6 +138,7 @@ def _status(
         port=host.port if host else shown.port,
         pid=reading.pid,
         last_error=reading.detail or last_error if not reading.health_ok else None,
-        drift=drift(service, reading),
+        drift=differs,
+        altered=reading.altered if differs else "",
         in_mode=in_mode,
     )

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from gpumod.domain.errors import Failed, Stale, UnknownName, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode
+from gpumod.domain.states import ALIVE
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import refuse_in_use
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.verify import misses
 from gpumod.operations.base import bad_input
@@ -22,7 +24,7 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
-from gpumod.operations.targets import Targets, target_of_mode
+from gpumod.operations.targets import Targets, as_wanted, target_of_mode
 from gpumod.planner import check_needs
 
 
@@ -84,7 +86,8 @@ class Modes(Targets):
         return _shown(mode)
 
     async def mode_delete(self, params: ModeDelete) -> DeletedResult:
-        """Delete a mode's definition; its services stay. The mode that is current cannot be deleted."""
+        """Delete a mode's definition; its services stay. Neither the mode that is current nor one that a run is on its
+        way to can be deleted."""
         store = self._machine.store
         with store.together():
             mode = None if self._broken("modes", params.mode) else self._mode(params.mode)
@@ -95,6 +98,7 @@ class Modes(Targets):
                     why="its services may be running",
                     hint="switch to another mode first: gpumod switch blank",
                 )
+            refuse_in_use(self._machine, f"mode delete {params.mode}", lambda run: run.target.mode == params.mode)
             if self._machine.settings.boot_mode == params.mode:
                 raise Failed(
                     "mode-is-boot-mode",
@@ -106,7 +110,7 @@ class Modes(Targets):
         return DeletedResult(kind="mode", id=params.mode)
 
     async def mode_status(self, params: ModeRef) -> ModeStatusResult:
-        """Each member as the mode wants it and as it is."""
+        """Each member as the mode wants it and as it is, and what a member needs where that is not as it should be."""
         mode = self._mode(params.mode)
         store = self._machine.store
         snapshot = await observe(self._machine)
@@ -117,6 +121,8 @@ class Modes(Targets):
         wrong = misses(planned)
         wanted = {row.id: row for row in planned.plan.services}
         named = [m.service for m in asked.target.members]
+        named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s].wanted != "stopped")
+        others = sorted(s for s in wrong if s not in named)
         return ModeStatusResult(
             mode=mode.id,
             current=current,
@@ -133,21 +139,24 @@ class Modes(Targets):
                 for name in named
                 if name in wanted
             ),
-            extra=tuple(sorted(s for s in wrong if s not in named)),
-            notes=notes,
+            extra=tuple(s for s in others if snapshot.reading(s).state in ALIVE),
+            notes=(*notes, *(f"{s} {wrong[s]}" for s in others if snapshot.reading(s).state not in ALIVE)),
         )
 
     def _as_taken(self, mode: Mode, alternative: str | None, snapshot: HostSnapshot) -> tuple[Wanted, tuple[str, ...]]:
         """What `mode` wants, with the alternative with which it was taken, and what is to be said of that."""
         defined = Wanted(target_of_mode(mode), self._machine.store.services())
         if alternative is None:
-            return defined, ()
+            return as_wanted(defined, snapshot), ()
         try:
             asked = self._alternative(mode.id, alternative, snapshot)
         except (Stale, UnknownName, UsageError) as error:
             why = f"{error.info.message}: {error.info.why}" if error.info.why else error.info.message
             told = f"it was taken with alternative {alternative}, but is compared with what is defined now: {why}"
-            return defined, (told, f"gpumod switch {mode.id} goes to the mode as it is defined now")
+            return as_wanted(defined, snapshot), (
+                told,
+                f"gpumod switch {mode.id} goes to the mode as it is defined now",
+            )
         return asked, (f"it runs with {self._told(alternative)}",)
 
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:

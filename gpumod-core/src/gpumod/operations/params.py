@@ -5,11 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from gpumod.domain.base import Frozen, Id, Text
 from gpumod.domain.errors import UsageError
 from gpumod.domain.mode import ModeMember, StartOrder, Want
+from gpumod.domain.words import NamedTwice
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = dict.fromkeys(name for name in names if names.count(name) > 1)
+    if twice:
+        raise NamedTwice(f"names {', '.join(twice)} twice")
+    return names
+
+
+def _members_once(members: tuple[ModeMember, ...]) -> tuple[ModeMember, ...]:
+    _once(tuple(member.service for member in members))
+    return members
+
+
+Names = Annotated[tuple[Id, ...], AfterValidator(_once)]
+"""Names of services, each of them once."""
 
 
 class NoParams(Frozen):
@@ -42,11 +59,11 @@ class ModeWrite(Frozen):
     """
 
     id: Id
-    members: tuple[ModeMember, ...] | None = None
+    members: Annotated[tuple[ModeMember, ...], AfterValidator(_members_once)] | None = None
     name: Text | None = None
     description: Text | None = None
-    add: tuple[Id, ...] = ()
-    remove: tuple[Id, ...] = ()
+    add: Names = ()
+    remove: Names = ()
     want: Mapping[Id, Want] = {}
     start_order: Mapping[Id, StartOrder] = {}
 
@@ -169,9 +186,9 @@ class SimulateParams(Frozen):
     by one card of that size, with nothing on it."""
 
     mode: Id | None = None
-    services: tuple[Id, ...] | None = None
-    add: tuple[Id, ...] = ()
-    remove: tuple[Id, ...] = ()
+    services: Names | None = None
+    add: Names = ()
+    remove: Names = ()
     context: Mapping[Id, Annotated[int, Field(ge=1, le=100_000_000)]] = {}
     gpu_total_mb: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
 

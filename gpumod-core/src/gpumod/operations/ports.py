@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from gpumod.domain.box import Box
 from gpumod.domain.errors import ErrorInfo, UsageError
@@ -18,7 +18,8 @@ from gpumod.domain.settings import Settings
 @dataclass(frozen=True)
 class PresetTools:
     """Reading and writing presets. `load` takes (distribution, folder or file) pairs, `load_box` a text and where it
-    is from (it raises UsageError); `bad_box` makes one error of all problems of a box."""
+    is from (it raises UsageError); `bad_box` makes one error of all problems of a box. `expand` puts values in the
+    place of variables in the paths among a service's fields (it raises UsageError)."""
 
     load: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]
     dump_service: Callable[[Service], str]
@@ -27,6 +28,7 @@ class PresetTools:
     dump_box: Callable[[Box], str]
     load_box: Callable[[str, str, Settings], Box]
     bad_box: Callable[[str, list[ErrorInfo]], UsageError]
+    expand: Callable[[Mapping[str, Any], Settings], dict[str, Any]]
 
 
 class TemplateShelf(Protocol):
@@ -60,13 +62,13 @@ class InstallsWatch(Protocol):
 class Tools:
     """Functions of adapters, named by the bootstrap alone.
 
-    `from_environment` are the settings that the environment decides, `list_commands` the commands of other
-    distributions with their owners. `watch_unit` takes a manager (None: the one that is usual here).
+    `from_environment` maps the settings that the environment decides to their variables, `list_commands` the commands
+    of other distributions to their owners. `watch_unit` takes a manager (None: the one that is usual here).
     """
 
     presets: Callable[[], PresetTools]
     check_setting: Callable[[str, str], str]
-    from_environment: frozenset[str]
+    from_environment: Mapping[str, str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]
     templates: Callable[[], TemplateShelf]
     watch_unit: Callable[[Literal["user", "system"] | None], tuple[Literal["user", "system"], InstallsWatch]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpumod.domain.errors import ErrorInfo, GpumodError, UnknownName
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName
 from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue, PresetEntry
 from gpumod.domain.service import Service
@@ -66,8 +66,15 @@ class Presets(Base):
         raise unknown("preset", params.preset, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
 
     async def preset_load(self, params: PresetLoad) -> PresetLoadResult:
-        """Load presets into the database. Fields that the user edited are kept unless `update`; nothing is deleted."""
-        catalogue = self._catalogue(Path(params.folder) if params.folder else None)
+        """Load presets into the database. Fields that the user edited are kept unless `update`; nothing is deleted.
+
+        Raises Failed `bad-preset-folder` where `folder` is none, or holds none.
+        """
+        catalogue = self._catalogue(Path(params.folder) if params.folder is not None else None)
+        if params.folder is not None and not catalogue.services and not catalogue.modes and catalogue.problems:
+            first = catalogue.problems[0]
+            if first.code == "bad-preset-folder":
+                raise Failed(first.code, first.message, why="nothing was loaded", hint="name a folder of preset files")
         for wanted in params.ids:
             if wanted not in catalogue.services and wanted not in catalogue.modes:
                 raise unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")

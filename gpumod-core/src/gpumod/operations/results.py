@@ -44,7 +44,8 @@ class GpuStatus(Frozen):
 
 class ServiceStatus(Frozen):
     """`vram_mb` is what it holds now, `source` where that number comes from: told by process, or the device's
-    difference. `drift` names the fields whose definition differs from what was started."""
+    difference. `drift` names the fields whose definition differs from what runs, and `altered` the alternative that
+    made it so, where one did."""
 
     id: str
     driver: str
@@ -62,6 +63,7 @@ class ServiceStatus(Frozen):
     source: Literal["process", "device"] = "process"
     declared_mb: int = 0
     drift: tuple[str, ...] = ()
+    altered: str = ""
     in_mode: bool = False
 
 
@@ -185,6 +187,7 @@ class ModeMemberStatus(Frozen):
 class ModeStatusResult(Frozen):
     """`whole` is true when every member is as the mode wants it and nothing else runs that is not pinned.
 
+    `members` are also what these need, where that is not as it should be; `extra` is up without being wanted.
     `alternative` is the id of the one with which the current mode was taken: that is what is wanted then.
     """
 
@@ -240,7 +243,8 @@ class ServiceListResult(Frozen):
 
 class ServiceResult(Frozen):
     """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
-    `drift` names fields that differ from what runs; `apply` says how to apply them."""
+    `drift` names fields that differ from what runs; `apply` says how to apply them. `notes` say why it cannot start on
+    this machine."""
 
     service: Service
     footprint: Footprint
@@ -248,6 +252,7 @@ class ServiceResult(Frozen):
     modes: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     apply: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class LogsResult(Frozen):
@@ -337,19 +342,26 @@ class SimulationsResult(Frozen):
 
 
 class RecoverResult(Frozen):
-    """`open_run` None: nothing is open. `change` is set when something was done."""
+    """`open_run` None: nothing was left half-way. `change` is set when something was done. `busy` is who changes the
+    machine now."""
 
     open_run: Run | None
     change: ChangeResult | None = None
+    busy: str | None = None
     notes: tuple[str, ...] = ()
 
 
 class SettingRow(Frozen):
+    """`value` is in force, and comes from `source`. `stored` is what the database has; where the environment wins over
+    it, `note` says so."""
+
     key: str
     value: str | None
     default: str | None
     source: Literal["default", "database", "environment"]
     description: str
+    stored: str | None = None
+    note: str = ""
 
 
 class SettingsResult(Frozen):

@@ -17,6 +17,7 @@ from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted
 from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
 from gpumod.operations.differences import fields_of, in_event
@@ -85,13 +86,15 @@ class Services(Units):
 
     def _validated(self, params: ServiceWrite, base: Mapping[str, Any], options: Mapping[str, Any]) -> Service:
         """The definition that `params` give over `base`, checked by itself, by its driver and against the others."""
-        fields = dict(params.fields)
+        given = {**params.fields, "unit_vars": dict(params.unit_vars)}
+        fields = self._tools.presets().expand(given, self._machine.settings)
+        set_vars = fields.pop("unit_vars")
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
             if name not in Service.model_fields or name in ("id", "unit_vars"):
                 raise unknown(
                     "field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help"
                 )
-        unit_vars = {**options, **params.unit_vars}
+        unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
                 continue
@@ -202,6 +205,7 @@ class Services(Units):
         store = self._machine.store
         with store.together():
             service = self._removable(params)
+            refuse_in_use(self._machine, f"service remove {service.id}", lambda run: uses_service(run, service.id))
             if service.id in store.handles():
                 raise _still_running(service.id, "it was started again meanwhile")
             modes = store.modes()
@@ -277,12 +281,23 @@ class Services(Units):
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
             apply=f"gpumod service restart {service.id}" if differs else "",
+            notes=_notes(service, snapshot),
         )
 
 
 def _still_running(service: str, why: str = "") -> Failed:
     hint = f"gpumod service stop {service}, or --stop"
     return Failed("still-running", f"service {service!r} is running", why=why, hint=hint)
+
+
+def _notes(service: Service, snapshot: HostSnapshot | None) -> tuple[str, ...]:
+    """What keeps a definition from being of use here, where it may be meant for another machine."""
+    if snapshot is None or service.gpus == "any":
+        return ()
+    here = [gpu.index for gpu in snapshot.gpus]
+    missing = ", ".join(str(index) for index in service.gpus if index not in here)
+    has = f"GPU {', '.join(map(str, here))}" if here else "none"
+    return (f"it cannot start on this machine, which has no GPU {missing} (it has {has})",) if missing else ()
 
 
 def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection[str]) -> dict[str, Any]:
@@ -297,4 +312,4 @@ def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection
     asked = Service.model_validate({**base, "kv_cache_per_1k": cost, "context_size": fields["context_size"]})
     before = asked.model_copy(update={"context_size": base["context_size"]})
     grown = before.with_context(asked.context_size or 1)
-    return {name: getattr(grown, name) for name in ("vram_mb", "start_peak_mb") if name not in unset}
+    return {name: getattr(grown, name) for name in ("vram_mb", "start_peak_mb", "asleep_mb") if name not in unset}

@@ -13,6 +13,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import left_half_way
 from gpumod.operations.gpu_checks import check_gpus
 from gpumod.operations.leases import BACK, to_put_back
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
@@ -26,6 +27,7 @@ class Setup(Presets, Units):
     async def init(self, params: InitParams) -> InitResult:
         """Make the home ready: its machine (simulated, if asked for) and the presets. Safe to repeat."""
         machine, store = self._machine, self._machine.store
+        store.check_writable()
         written: dict[str, str] = {}
         created = [] if store.services() else [str(machine.home)]
         if params.sim or params.sim_dir:
@@ -54,17 +56,16 @@ class Setup(Presets, Units):
         )
 
     def _simulated(self, folder: Path, gpus: list[tuple[str, int]]) -> dict[str, str]:
-        probes = self._machine.plugins.gpu_probes
-        for name in probes.names():
-            make = getattr(probes.offer(name).offer, "create_machine", None)
-            if make is not None:
-                made: dict[str, str] = make(folder, gpus)
-                return made
-        raise MachineLacks(
-            "no-simulation",
-            "no plugin can simulate a machine",
-            hint='pip install "gpumod[sim]"',
-        )
+        create = self._machine.plugins.simulator().create_machine
+        try:
+            return create(folder, gpus) if create else {}
+        except OSError as error:
+            raise MachineLacks(
+                "no-sim-dir",
+                f"the simulated machine in {folder} cannot be written",
+                why=error.strerror or str(error),
+                hint="make room or make the folder writable, or name another one with --sim-dir",
+            ) from error
 
     async def doctor(self, params: NoParams) -> DoctorResult:
         """Check this machine and home; every finding says how to mend it."""
@@ -105,8 +106,8 @@ class Setup(Presets, Units):
         )
         for problem in machine.store.problems():
             yield Check(name="database", level="problem", message=problem.message, hint=problem.hint)
-        run = machine.store.open_run()
-        if run is not None and machine.local.holder(machine.probe.machine_dir()) is None:
+        run, _ = left_half_way(machine)
+        if run is not None:
             yield Check(
                 name="open run",
                 level="problem",

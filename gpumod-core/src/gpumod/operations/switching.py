@@ -16,7 +16,7 @@ from gpumod.engine.runs import Outcome
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import SimulateParams, SwitchParams
 from gpumod.operations.results import ChangeResult, SimulateResult
-from gpumod.operations.targets import Targets, target_of_mode
+from gpumod.operations.targets import Targets, as_wanted, target_of_mode
 from gpumod.ports import Simulation
 
 IMAGINARY_RAM_MB = 1_000_000
@@ -31,7 +31,10 @@ class Switching(Targets):
             snapshot = await observe(self._machine)
         else:
             snapshot = imaginary(params.gpu_total_mb, self._machine.clock.now())
-        planned = plan_for(self._machine, snapshot, self._asked(params, snapshot), options)
+        asked = self._asked(params, snapshot)
+        if params.mode is not None or params.services is not None:  # else it is about what runs, as it runs
+            asked = as_wanted(asked, snapshot)
+        planned = plan_for(self._machine, snapshot, asked, options)
         stored: str | None = uuid.uuid4().hex[:12]
         base = params.model_dump(mode="json", exclude_defaults=True)
         try:
@@ -54,7 +57,8 @@ class Switching(Targets):
 
         def build(snapshot: HostSnapshot) -> Wanted:
             if alternative is None:
-                return Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
+                asked = Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
+                return as_wanted(asked, snapshot)
             try:
                 return self._alternative(mode_id, alternative, snapshot)
             except (Stale, UnknownName, UsageError) as error:

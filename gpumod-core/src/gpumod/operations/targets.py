@@ -9,7 +9,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, Want
 from gpumod.domain.plan import Alternative, Target, TargetMember
 from gpumod.domain.service import Service
-from gpumod.domain.states import State
+from gpumod.domain.states import SERVING, State
 from gpumod.engine.planning import Wanted
 from gpumod.operations.base import Base, drift, restarts, unknown
 from gpumod.operations.params import SimulateParams
@@ -29,7 +29,9 @@ class Targets(Base):
             target = Target(members=tuple(TargetMember(service=s) for s in params.services))
         else:
             target = Target(members=serving(snapshot))
-        added = tuple(TargetMember(service=s) for s in params.add if s not in {m.service for m in target.members})
+        why = f"added to mode {target.mode}" if target.mode else "added"
+        named = {m.service for m in target.members}
+        added = tuple(TargetMember(service=s, why=why) for s in params.add if s not in named)
         members = tuple(m for m in (*target.members, *added) if m.service not in params.remove)
         for member in members:
             self._service(member.service, services)
@@ -81,8 +83,11 @@ class Targets(Base):
                 why=f"it was found for {base}",
                 hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
             )
-        wanted = taken(self._asked(params, snapshot), found, snapshot)
-        return Wanted(wanted.target.model_copy(update={"alternative": alternative_id}), wanted.services)
+        wanted = as_wanted(taken(self._asked(params, snapshot), found, snapshot), snapshot)
+        stored_now, told = self._machine.store.services(), f"{self._told(alternative_id)} of mode {mode_id}"
+        altered = {s: told for s, definition in wanted.services.items() if stored_now.get(s) != definition}
+        update = {"alternative": alternative_id, "altered": altered}
+        return Wanted(wanted.target.model_copy(update=update), wanted.services)
 
     def _told(self, alternative_id: str) -> str:
         """A stored alternative in words; "" for one that is not stored any more."""
@@ -127,6 +132,18 @@ def _with(
     """Use changed definitions; what is up with another one is restarted."""
     again = restarts(changed, snapshot, [m.service for m in target.members])
     return Wanted(target.model_copy(update={"restart": (*target.restart, *again)}), {**services, **changed})
+
+
+def as_wanted(wanted: Wanted, snapshot: HostSnapshot) -> Wanted:
+    """`wanted`, where what still runs as an alternative had changed it restarts with the definition that is wanted.
+
+    gpumod itself had changed that. What the user edited since its start is another matter: that waits for a restart.
+    """
+    there = with_needs(wanted.services, [member.service for member in wanted.target.members])
+    readings = [snapshot.reading(service) for service in sorted(there)]
+    again = [r.service for r in readings if r.altered and r.state in SERVING and drift(wanted.services[r.service], r)]
+    restart = tuple(dict.fromkeys((*wanted.target.restart, *again)))
+    return Wanted(wanted.target.model_copy(update={"restart": restart}), wanted.services)
 
 
 def serving(snapshot: HostSnapshot) -> tuple[TargetMember, ...]:

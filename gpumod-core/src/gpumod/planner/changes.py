@@ -37,7 +37,9 @@ def apply_changes(
         old = changed[service]
         saved_mb = old.vram_mb - vram_mb
         peak = None if old.start_peak_mb is None else max(vram_mb, old.start_peak_mb - saved_mb)
-        changed[service] = old.model_copy(update={"vram_mb": vram_mb, "start_peak_mb": peak})
+        asleep = None if old.asleep_mb is None else min(old.asleep_mb, vram_mb)
+        update = {"vram_mb": vram_mb, "start_peak_mb": peak, "asleep_mb": asleep}
+        changed[service] = old.model_copy(update=update)
     members = tuple(_member(member, changes) for member in target.members if member.service not in changes.leave_out)
     gone = {*changes.leave_out, *changes.replace}
     concerned = edited & with_needs(changed, [member.service for member in members])

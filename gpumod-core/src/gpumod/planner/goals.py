@@ -118,7 +118,7 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
         want = member.want if member else Want.AWAKE
         level = STOP_LEVEL if service in stopped else world.definition(service).sleep_level
         state = State.RUNNING
-        why = reason if member else f"needed by {', '.join(sorted(needed_by[service])[:3])}"
+        why = (member.why or reason) if member else f"needed by {', '.join(sorted(needed_by[service])[:3])}"
         if want is not Want.AWAKE:
             state = State.STOPPED if level == STOP_LEVEL else State.SLEEPING
             why = "sleeps until its turn" if want is Want.TIME_SHARED else "wanted asleep"

@@ -26,5 +26,7 @@ def plan_id(world: World, steps: Iterable[Step], members: Iterable[str]) -> str:
 
 
 def alternative_id(target: Target, changes: Changes) -> str:
-    """Derived from the target that did not fit and from what is changed."""
-    return short_hash([target.model_dump(mode="json", exclude={"alternative"}), changes.model_dump(mode="json")])
+    """Derived from the target that did not fit and from what is changed, not from what runs or from words."""
+    asked = target.model_copy(update={"restart": ()})
+    left_out: Any = {"alternative": True, "altered": True, "members": {"__all__": {"why"}}}
+    return short_hash([asked.model_dump(mode="json", exclude=left_out), changes.model_dump(mode="json")])

@@ -41,7 +41,7 @@ def tell(world: World, target: Target, solution: Solution) -> Plan:
         turns=turns,
         notes=tuple(dict.fromkeys([*solution.goals.notes, *_by_device(world)])),
         ram_peak_mb=ram_peak_mb,
-        ram_budget_mb=world.budgets[RAM],
+        ram_budget_mb=_ram_budget(world, ram_peak_mb, over=bool(ram.over)),
         ram_exceeds_by_mb=ram.over,
         expected_s=round(max((step.starts_at_s + (step.expected_s or 0.0) for step in steps), default=0.0), 3),
     )
@@ -52,6 +52,14 @@ def _by_device(world: World) -> list[str]:
     names = [service for service, reading in sorted(world.snapshot.services.items()) if any(reading.device_mb.values())]
     said = "is the device's difference: the driver does not tell what a process holds"
     return [f"what {', '.join(names)} {'hold' if len(names) > 1 else 'holds'} now {said}"] if names else []
+
+
+def _ram_budget(world: World, peak_mb: int, *, over: bool) -> int:
+    """The budget as it is told: with what services hold by estimate it may come to more than the machine has."""
+    if over:
+        return world.budgets[RAM]
+    most_mb = world.snapshot.ram_total_mb - world.policy.ram_reserve_mb
+    return max(min(world.budgets[RAM], most_mb), peak_mb)
 
 
 def fits(world: World, solution: Solution) -> bool:

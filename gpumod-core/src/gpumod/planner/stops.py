@@ -129,7 +129,8 @@ def _asked_to_restart(world: World, target: Target, goals: Goals, crowd: frozens
     why = dict.fromkeys(crowd, "restarts to make room for what starts")
     for service in target.restart:
         _refuse_leased(world, service, "restarted")
-        why[service] = "asked to restart"
+        altered = world.snapshot.reading(service).altered
+        why[service] = f"runs with {altered}" if altered else "asked to restart"
     for goal in goals.members.values():
         seat = world.seat(goal.service)
         if goal.gpus and world.state(goal.service) in UP and set(seat) != set(goal.gpus):

@@ -187,7 +187,8 @@ class Plugins:
         refused: list[str] = []
         for name in names:
             offered = self.gpu_probes.offer(name)
-            why_not = _unavailable(offered.offer, settings, wanted=bool(wanted))
+            why_not = unavailable(offered.offer, settings, wanted=bool(wanted))
+            why_not = unavailable(offered.offer, settings)
             if why_not is None:
                 return offered.make(settings)
             refused.append(f"{name}: {why_not}")
@@ -197,6 +198,14 @@ class Plugins:
             why="; ".join(refused) or "no plugin offers a GPU probe",
             hint="`gpumod init --sim NAME:MB` makes a simulated machine; `gpumod doctor` tells what is missing",
         )
+
+    def simulator(self) -> GpuProbeOffer:
+        """What makes simulated machines: its `create_machine` is set. Raises MachineLacks (`no-simulation`)."""
+        for name in self.gpu_probes.names():
+            offer = self.gpu_probes.offer(name).offer
+            if isinstance(offer, GpuProbeOffer) and offer.create_machine is not None:
+                return offer
+        raise MachineLacks("no-simulation", "no plugin can simulate a machine", hint='pip install "gpumod[sim]"')
 
     def estimate(self, service: Service, gpu_total_mb: int, info: ModelInfo | None) -> tuple[Estimate, ...]:
         """What every estimator that serves the service's driver says. One that fails says so in its `why`."""
@@ -272,7 +281,8 @@ def install_hints(records: Iterable[PluginRecord]) -> dict[str, str]:
     return hints
 
 
-def _unavailable(offer: Offer, settings: Settings, *, wanted: bool) -> str | None:
+def unavailable(offer: Offer, settings: Settings, *, wanted: bool = False) -> str | None:
+    """Why a probe cannot be used with these settings, or None. One that is `wanted` raises its own error."""
     assert isinstance(offer, GpuProbeOffer)  # noqa: S101  # the loader checked it
     try:
         return offer.available(settings)

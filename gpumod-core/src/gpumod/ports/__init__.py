@@ -324,9 +324,10 @@ class Holder(Frozen):
 
 
 class Local(KnowsProcesses, Protocol):
-    """This computer outside its GPUs. `port_users` leaves out free ports; `lock` raises Busy that names the holder."""
+    """This computer outside its GPUs. Free ports have no users; a stranger surely has the port; `lock` raises Busy."""
 
     def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
+    def stranger_on(self, port: int, pids: Collection[int]) -> PortUser | None: ...
     def free_disk_mb(self, path: Path) -> int: ...
     def memory_pressure(self) -> float | None: ...
     def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
@@ -350,8 +351,8 @@ class Store(KeepsHoldings, Protocol):
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are
     rows that cannot be read (the others can); `last_errors` maps a service to the error of its last step that failed,
-    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home`); `together` makes one
-    transaction of several calls.
+    where no later step of it went well. `check_writable` raises MachineLacks(`read-only-home` | `disk-full`);
+    `together` makes one transaction of several calls.
     """
 
     def check_writable(self) -> None: ...

@@ -16,7 +16,7 @@ def bare_tools(**given: Any) -> Tools:
     tools: dict[str, Any] = {
         "presets": _not_here,
         "check_setting": lambda _key, value: value,
-        "from_environment": frozenset(),
+        "from_environment": {},
         "list_commands": dict,
         "templates": _not_here,
         "watch_unit": _not_here,

@@ -57,6 +57,7 @@ class Proc:
     gpus: tuple[int, ...]
     started_at: float
     port: int | None = None
+    late_port: int | None = None
     parent: int | None = None
     members_path: str | None = None
     members: dict[str, tuple[Recipe, tuple[int, ...]]] = field(default_factory=dict)
@@ -69,21 +70,23 @@ class Proc:
 
 @dataclass
 class Stranger:
-    """A process that is not gpumod's."""
+    """A process that is not gpumod's. One that is `healthy` answers on its port as if it were a service."""
 
     pid: int
     name: str
     gpu: int = 0
     mb: int = 0
     port: int | None = None
+    healthy: bool = False
 
 
 class World:
     """One machine with a card of each size in `totals_mb` (MiB).
 
     `faults` maps a service to kinds of fault and their values: `never-ready`, `die-after S`, `oom-at-start`,
-    `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`,
-    `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `wake-oom`.
+    `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`, `wake-oom`,
+    `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `binds-late` (it
+    takes its port when it is ready).
     `gone` are processes of gpumod's own that have ended (None: the computer started anew).
     `tells_processes` is False for cards that do not say what each process holds, `names_processes` for those that name
     none at all (WSL); `lost` are those that fell off the bus. `history` holds, for every change
@@ -172,8 +175,10 @@ class World:
     ) -> Proc:
         """Start a process, with what is to become of it."""
         now = self.clock.time_s
-        proc = Proc(self._number(), service, nonce, recipe, gpus, now, port, parent, members_path)
         faults = self.faults.get(service, {})
+        late = port if "binds-late" in faults else None
+        at = None if late else port
+        proc = Proc(self._number(), service, nonce, recipe, gpus, now, at, late, parent, members_path)
         load_s = recipe.load_s * faults.get("slow-start", 1)
         self.procs[proc.pid] = proc
         if parent is None:
@@ -249,7 +254,11 @@ class World:
         recipe = proc.recipe
         if what == "take":
             self._take(proc)
+        elif what == "ready" and proc.late_port and any(one.port == proc.late_port for one in self.strangers):
+            self.log(proc, f"address already in use: {proc.late_port}")
+            self._end(proc, 1)
         elif what == "ready":
+            proc.port = proc.port or proc.late_port
             proc.state = "ready"
             self.hold(proc, 0 if self.has(proc, "cpu-fallback") else recipe.vram_mb)
         elif what == "die":

@@ -47,7 +47,8 @@ class WorldSupervisor:
         self.write_files(handle.service, launch.files)
         order = json.loads(launch.argv[1])
         port = launch.ports[0] if launch.ports else None
-        taken = world.listener(port) if port else None
+        late = "binds-late" in world.faults.get(handle.service, {})
+        taken = world.listener(port) if port and not late else None
         gpus = tuple(int(gpu) for gpu in env["WORLD_GPUS"].split(",") if gpu)
         path = order.get("members")
         proc = world.spawn(
@@ -180,6 +181,8 @@ class WorldHttp:
         proc = self.world.listener(port)
         if proc is None:
             raise HttpFailure("refused", f"nobody listens on port {port}")
+        if isinstance(proc, Stranger) and proc.healthy:
+            return HttpReply(status=200, text="{}", json_body={"asleep": False})
         if isinstance(proc, Stranger):
             return HttpReply(status=404, text="not found")
         if self.world.has(proc, "hang"):
@@ -281,6 +284,10 @@ class WorldLocal:
             port: PortUser(pid=user.pid, name=user.name if isinstance(user, Stranger) else user.service)
             for port, user in found.items()
         }
+
+    def stranger_on(self, port: int, pids: Collection[int]) -> PortUser | None:
+        user = self.world.listener(port)
+        return PortUser(pid=user.pid, name=user.name) if isinstance(user, Stranger) else None
 
     def free_disk_mb(self, path: Path) -> int:
         return self.world.free_disk_mb

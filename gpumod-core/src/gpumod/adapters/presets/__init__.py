@@ -2,6 +2,7 @@
 
 from gpumod.adapters.presets.box import bad_box, dump_box, load_box
 from gpumod.adapters.presets.dump import dump_mode_preset, dump_service_preset
+from gpumod.adapters.presets.expand import expand_given
 from gpumod.adapters.presets.load import load_presets
 from gpumod.adapters.presets.merge import merge_for_reload
 from gpumod.adapters.presets.schema import mode_schema, service_schema
@@ -11,6 +12,7 @@ __all__ = [
     "dump_box",
     "dump_mode_preset",
     "dump_service_preset",
+    "expand_given",
     "load_box",
     "load_presets",
     "merge_for_reload",

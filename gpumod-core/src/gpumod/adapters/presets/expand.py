@@ -10,6 +10,7 @@ from typing import Any
 
 from gpumod.adapters.presets.schema import PATH_VARS
 from gpumod.adapters.presets.strict_yaml import Loc
+from gpumod.domain.errors import UsageError
 from gpumod.domain.settings import Settings
 
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>[$~])|(?P<name>\w+)|\{(?P<braced>\w*)\}|(?P<bad>.|$))")
@@ -44,6 +45,18 @@ def expand_paths(data: Mapping[str, Any], known: Mapping[str, str]) -> dict[str,
             for key, value in data["unit_vars"].items()
         }
     return expanded
+
+
+def expand_given(data: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The same for fields of a service that somebody typed. Raises UsageError `bad-path` that names the field."""
+    try:
+        return expand_paths(data, variables(settings))
+    except BadPath as error:
+        field = ".".join(map(str, error.loc))
+        hint = "write $$ for a dollar; docs/presets.md lists the variables"
+        raise UsageError(
+            "bad-path", "a path cannot be expanded", why=f"{field}: {error}", hint=hint, fields=[field]
+        ) from error
 
 
 def escape_paths(data: Mapping[str, Any]) -> dict[str, Any]:

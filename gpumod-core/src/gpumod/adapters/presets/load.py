@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from gpumod.adapters.presets.expand import BadPath, expand_paths, variables
-from gpumod.adapters.presets.problems import from_validation, problem
+from gpumod.adapters.presets.problems import BAD_FOLDER, from_validation, problem
 from gpumod.adapters.presets.schema import ModePreset, read_service
 from gpumod.adapters.presets.strict_yaml import BadYaml, Document, read_document
 from gpumod.domain.errors import ErrorInfo
@@ -48,19 +48,24 @@ def _files(folder: Path, problems: list[ErrorInfo]) -> list[Path]:
     if folder.is_file():
         return [folder]
     try:
-        found = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix in _SUFFIXES and path.is_file() and not path.name.startswith(".")
-        )
+        named = [p for p in sorted(folder.rglob("*")) if p.suffix in _SUFFIXES and not p.name.startswith(".")]
+        found = [path for path in named if path.is_file()]
+        others = [path for path in named if not path.is_file() and not path.is_dir()]
         missing = not folder.is_dir()
     except OSError as error:
-        problems.append(problem(folder, f"cannot be read: {error.strerror}", code="bad-preset-folder"))
+        problems.append(problem(folder, f"cannot be read: {error.strerror}", code=BAD_FOLDER))
         return []
-    if not found:
+    problems += [problem(path, _no_file(path)) for path in others]
+    if missing and (folder.is_symlink() or folder.exists()):
+        problems.append(problem(folder, _no_file(folder), code=BAD_FOLDER))
+    elif not found and not others:
         said = "is not there" if missing else "holds no presets"
-        problems.append(problem(folder, said, code="bad-preset-folder"))
+        problems.append(problem(folder, said, code=BAD_FOLDER))
     return found
+
+
+def _no_file(path: Path) -> str:
+    return "is no file" if path.exists() else "is a link to what is not there"
 
 
 def _read(path: Path, known: Mapping[str, str]) -> Service | Mode | list[ErrorInfo]:

@@ -14,6 +14,8 @@ from gpumod.adapters.presets.strict_yaml import Document, Loc
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.words import said
 
+BAD_FOLDER = "bad-preset-folder"
+"""The code of what is wrong with a folder as a whole."""
 MOST = 10
 """So many problems of one file are reported."""
 
@@ -23,10 +25,11 @@ def problem(
 ) -> ErrorInfo:
     """A problem of one file. The file is skipped; what it defined before stays as it is."""
     where = f"{path}:{line}" if line else str(path)
+    skipped = "nothing was read from it" if code == BAD_FOLDER else "the file was skipped"
     return ErrorInfo(
         code=code,
         message=f"{where}: {f'field {field} ' if field else ''}{said}",
-        why="the file was skipped; nothing that it defined before was changed",
+        why=f"{skipped}; nothing that it defined before was changed",
         hint="`gpumod preset validate FILE` checks it again; docs/presets.md explains every key",
         details={"file": str(path), "line": line, "field": field, **details},
     )

@@ -29,11 +29,11 @@ class SqlStore(Definitions, State, Handles, Records, Leases, Runs, Journal):
 
     @property
     def writable(self) -> bool:
-        """False where the home is read-only: every change raises MachineLacks(`read-only-home`)."""
+        """False where nothing can be written: every change raises what `check_writable` does."""
         return self._db.writable
 
     def check_writable(self) -> None:
-        """Raise MachineLacks(`read-only-home`) where nothing can be written."""
+        """Raise MachineLacks(`read-only-home` | `disk-full`) where nothing can be written."""
         self._db.check_writable()
 
     def together(self) -> AbstractContextManager[None]:
@@ -57,7 +57,7 @@ class SqlStore(Definitions, State, Handles, Records, Leases, Runs, Journal):
 def open_store(path: Path, *, read_only: bool = False) -> SqlStore:
     """Open the store in the database file `path`, which need not be there yet.
 
-    Raises Failed(`not-a-database` | `database-too-new` | `database`) and MachineLacks(`disk-full`). Where nothing
-    can be written, it opens for reading.
+    Raises Failed(`not-a-database` | `database-too-new` | `database`). Where nothing can be written (a read-only home,
+    a full disk), it opens for reading.
     """
     return SqlStore(open_database(path, read_only=read_only))

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, CursorResult, Engine, create_engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlmodel import Session
 
-from gpumod.adapters.store.faults import read_only, translated
+from gpumod.adapters.store.faults import translated
+from gpumod.domain.errors import MachineLacks
 
 BUSY_TIMEOUT_MS = 30_000
 WRITER = "BEGIN IMMEDIATE"
@@ -68,24 +69,24 @@ def run_sql(session: Session, statement: str, **values: Any) -> CursorResult[Any
 class Database:
     """An open database: `read` and `write` give one short transaction each.
 
-    `writable` is False where the home is read-only, and `why_read_only` says why.
+    `writable` is False where nothing can be written: `refusal` is then what a change is refused with.
     """
 
-    def __init__(self, engine: Engine, path: Path, why_read_only: str | None = None) -> None:
+    def __init__(self, engine: Engine, path: Path, refusal: MachineLacks | None = None) -> None:
         self.path = path
-        self.why_read_only = why_read_only
+        self._refusal = refusal
         self._engine = engine
         self._writer = engine.execution_options(sqlite_begin=WRITER)
         self._own = threading.local()
 
     @property
     def writable(self) -> bool:
-        return self.why_read_only is None
+        return self._refusal is None
 
     def check_writable(self) -> None:
-        """Raise MachineLacks(`read-only-home`) where nothing can be written."""
-        if self.why_read_only is not None:
-            raise read_only(self.path, self.why_read_only)
+        """Raise MachineLacks(`read-only-home` | `disk-full`) where nothing can be written."""
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

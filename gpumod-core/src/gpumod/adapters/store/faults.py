@@ -43,7 +43,7 @@ def from_os(path: Path, error: OSError) -> GpumodError:
     if error.errno in _READ_ONLY:
         return read_only(path, str(error))
     if error.errno in _FULL:
-        return _disk_full(path, str(error))
+        return disk_full(path, str(error))
     return Failed("database", f"{path} cannot be used", why=str(error), hint="look at the path and its owner")
 
 
@@ -51,7 +51,7 @@ def from_sqlite(path: Path, error: BaseException) -> GpumodError:
     """The error for what SQLite reported."""
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and _free_bytes(path) < _HARDLY_ANY_BYTES):
-        return _disk_full(path, str(error))
+        return disk_full(path, str(error))
     if name.startswith("SQLITE_READONLY"):
         return read_only(path, str(error))
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
@@ -84,7 +84,8 @@ def _free_bytes(path: Path) -> int:
         return _HARDLY_ANY_BYTES
 
 
-def _disk_full(path: Path, why: str) -> MachineLacks:
+def disk_full(path: Path, why: str) -> MachineLacks:
+    """The error for a change where the disk has no room for it."""
     return MachineLacks(
         "disk-full", f"no room left on the disk of {path.parent}", why=why, hint="free some disk space and try again"
     )

@@ -96,6 +96,7 @@ def _what_is_left(row: Any, services: Mapping[str, Service]) -> Handle | None:
     token, gpus = said.get("token"), said.get("gpus")
     parts: Mapping[str, Any] = {
         "launched": said.get("launched"),
+        "altered": said.get("altered"),
         "token": token if isinstance(token, dict) else {},
         "gpus": gpus,
         "started_at": row.started_at,

@@ -76,8 +76,12 @@ def _begin(live: Connection) -> None:
 
 def _back_up(connection: sqlite3.Connection, target: Path) -> None:
     _touch_private(target)
-    with closing(sqlite3.connect(target)) as copy:
-        connection.backup(copy)
+    try:
+        with closing(sqlite3.connect(target)) as copy:
+            connection.backup(copy)
+    except BaseException:
+        target.unlink()  # a part of one would look like a backup
+        raise
 
 
 def _touch_private(path: Path) -> None:

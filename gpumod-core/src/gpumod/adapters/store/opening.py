@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from gpumod.adapters.store.connect import Database, connect_file, file_engine, memory_connection, memory_engine
 from gpumod.adapters.store.faults import from_os, not_a_database, translated
-from gpumod.domain.errors import Failed
+from gpumod.adapters.store.faults import read_only as refuse_writing
+from gpumod.domain.errors import Failed, MachineLacks
 
 
 class Schema(NamedTuple):
@@ -34,30 +36,40 @@ SCHEMA = Schema(Path(__file__).with_name("migrations"), ("0001", "0002", "0003")
 def open_database(path: Path, *, read_only: bool = False, schema: Schema = SCHEMA) -> Database:
     """Open the database at `path`, which need not be there yet.
 
-    Where nothing can be written (or `read_only`), an absent database reads as an empty one, and an older one is
-    read as an upgraded copy in memory. Raises Failed(`not-a-database` | `database-too-new` | `database`),
-    MachineLacks(`disk-full`).
+    Where nothing can be written (or `read_only`, or the disk is full), an absent database reads as an empty one, and
+    an older one is read as an upgraded copy in memory. Raises Failed(`not-a-database` | `database-too-new` |
+    `database`).
     """
-    why = "it was opened for reading only" if read_only else _why_not_writable(path)
+    refusal = refuse_writing(path, "it was opened for reading only") if read_only else _why_not_writable(path)
     with translated(path):
         present = _is_there(path)
-        if why is not None:
-            return _open_for_reading(path, why, schema, present=present)
-        if not present:
-            _create(path, schema)
-        database = Database(file_engine(path), path)
-        try:
-            if _is_current(database, schema):
-                _keep_private(path)
-                return database
-        except BaseException:
-            database.close()
-            raise
-        database.close()
-        from gpumod.adapters.store.migrate import upgrade_file  # noqa: PLC0415  # imports Alembic
+        if refusal is None:
+            try:
+                with translated(path):
+                    return _open_for_writing(path, schema, present=present)
+            except MachineLacks as error:  # a full disk has no room for what SQLite makes beside the file either
+                if error.code != "disk-full":
+                    raise
+                return _open_copy(path, error, schema, _read_alone(path) if present else None)
+        return _open_for_reading(path, refusal, schema, present=present)
 
-        upgrade_file(path, schema)
-        return Database(file_engine(path), path)
+
+def _open_for_writing(path: Path, schema: Schema, *, present: bool) -> Database:
+    if not present:
+        _create(path, schema)
+    database = Database(file_engine(path), path)
+    try:
+        if _is_current(database, schema):
+            _keep_private(path)
+            return database
+    except BaseException:
+        database.close()
+        raise
+    database.close()
+    from gpumod.adapters.store.migrate import upgrade_file  # noqa: PLC0415  # imports Alembic
+
+    upgrade_file(path, schema)
+    return Database(file_engine(path), path)
 
 
 def check_revision(path: Path, found: str | None, schema: Schema) -> bool:
@@ -112,17 +124,17 @@ def _is_there(path: Path) -> bool:
     return status.st_size > 0
 
 
-def _why_not_writable(path: Path) -> str | None:
+def _why_not_writable(path: Path) -> MachineLacks | None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         said = from_os(path, error)
-        if said.code != "read-only-home":
+        if not isinstance(said, MachineLacks):
             raise said from error
-        return str(error)
+        return said
     for place in (path.parent, path):
         if not os.access(place, os.W_OK) and place.exists():
-            return f"{place} is not writable for this user"
+            return refuse_writing(path, f"{place} is not writable for this user")
     return None
 
 
@@ -137,27 +149,38 @@ def _keep_private(path: Path) -> None:
         path.chmod(0o600)
 
 
-def _open_for_reading(path: Path, why: str, schema: Schema, *, present: bool) -> Database:
-    if present:
-        # Without a write-ahead log nobody is writing, and SQLite need not make one beside the file to read it.
-        wal = path.with_name(path.name + "-wal")
-        mode = "ro" if wal.exists() else "ro&immutable=1"
-        database = Database(file_engine(path, mode), path, why)
-        try:
-            if _is_current(database, schema):
-                return database
-        except BaseException:
-            database.close()
-            raise
+def _open_for_reading(path: Path, refusal: MachineLacks, schema: Schema, *, present: bool) -> Database:
+    if not present:
+        return _open_copy(path, refusal, schema, None)
+    # Without a write-ahead log nobody is writing, and SQLite need not make one beside the file to read it.
+    wal = path.with_name(path.name + "-wal")
+    mode = "ro" if wal.exists() else "ro&immutable=1"
+    database = Database(file_engine(path, mode), path, refusal)
+    try:
+        if _is_current(database, schema):
+            return database
+    except BaseException:
         database.close()
-        source = connect_file(path, mode)
-    else:
-        source = None
-    from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
+        raise
+    database.close()
+    return _open_copy(path, refusal, schema, connect_file(path, mode))
 
+
+def _read_alone(path: Path) -> sqlite3.Connection:
+    """A connection that keeps in its own memory what SQLite else shares with others in a file. It keeps them out."""
+    connection = connect_file(path)
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    return connection
+
+
+def _open_copy(path: Path, refusal: MachineLacks, schema: Schema, source: sqlite3.Connection | None) -> Database:
+    """A copy in memory of what `source` (closed here; None: nothing) holds, upgraded where it is older."""
     copy = memory_connection()
     if source is not None:
-        source.backup(copy)
-        source.close()
-    upgrade(copy, schema)
-    return Database(memory_engine(copy), path, why)
+        with closing(source):
+            source.backup(copy)
+    if source is None or not check_revision(path, revision_of(copy), schema):
+        from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
+
+        upgrade(copy, schema)
+    return Database(memory_engine(copy), path, refusal)

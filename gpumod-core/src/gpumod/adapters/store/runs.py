@@ -16,7 +16,7 @@ from gpumod.adapters.store.rows import dump, dump_optional, load, parse
 from gpumod.adapters.store.state import enter_mode
 from gpumod.adapters.store.tables import RunRow, RunStepRow
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
-from gpumod.domain.run import Event, Run, RunStatus, RunStep, StepStatus
+from gpumod.domain.run import CUT_OFF, Event, Run, RunStatus, RunStep, StepStatus
 
 _OPEN = (RunStatus.RUNNING.value, RunStatus.HALF_WAY.value)
 _RUN_COLUMNS = frozenset({"id", "command", "holder", "status", "mode_before", "started_at", "ended_at"})
@@ -110,8 +110,9 @@ class Runs:
             )
 
     def last_errors(self) -> Mapping[str, str]:
-        """Service to the message of its last step, where that step failed; steps of a way back do not count.
+        """Service to the message of its last step, where that step failed.
 
+        Steps of a way back do not count, nor those that were cut off: that says nothing about the service.
         Looks at the last few hundred steps.
         """
         ended = [StepStatus.DONE.value, StepStatus.FAILED.value]
@@ -119,11 +120,13 @@ class Runs:
         readable = func.json_valid(RunStepRow.definition) == 1
         applied = [readable, col(RunStepRow.phase) == "apply", col(RunStepRow.status).in_(ended)]
         query = select(service, RunStepRow.error).where(*applied)
-        found: dict[str, str | None] = {}
+        found: dict[str, ErrorInfo | None] = {}
         with self._db.read() as session:
-            for name, error in session.exec(query.order_by(col(RunStepRow.seq).desc()).limit(400)):
-                found.setdefault(name, error)
-        return {name: _message(error) for name, error in found.items() if error}
+            for name, text in session.exec(query.order_by(col(RunStepRow.seq).desc()).limit(400)):
+                error = None if text is None else _error(text)
+                if error is None or error.code not in CUT_OFF:
+                    found.setdefault(name, error)
+        return {name: error.message for name, error in found.items() if error}
 
     def open_run(self) -> Run | None:
         """The run that is running or half-way, if there is one. Raises Failed(`bad-row`)."""
@@ -132,11 +135,12 @@ class Runs:
             return None if row is None else _runs(session, [row])[0]
 
 
-def _message(error: str) -> str:
+def _error(text: str) -> ErrorInfo:
+    """A stored error; of one that was broken by hand its text."""
     try:
-        return ErrorInfo.model_validate_json(error).message
+        return ErrorInfo.model_validate_json(text)
     except ValidationError:
-        return error
+        return ErrorInfo(code="bad-row", message=text)
 
 
 def _open_rows() -> Any:

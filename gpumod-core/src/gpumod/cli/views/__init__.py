@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from gpumod.cli.streams import in_utf8
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -66,22 +68,17 @@ def stdout_console() -> Console:
     return Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
 
 
-class _Unread(Console):
-    """A console whose reader may go away: it is quiet from then on. (Rich's own ends the program.)"""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-
-
 def stderr_console() -> Console:
-    """The same for progress, which nobody has to read."""
-    return _Unread(file=sys.stderr, markup=False, emoji=False, highlight=False)
+    """The same for progress."""
+    return Console(file=sys.stderr, markup=False, emoji=False, highlight=False)
 
 
 def print_on(console: Console, shown: RenderableType) -> None:
     """Print a view; where no terminal reads it, without the blanks that fill up its lines. A text that is not to be
-    wrapped (YAML, a log) keeps its lines, however long they are."""
+    wrapped (YAML, a log) keeps its lines, however long they are, and its characters."""
     as_it_is = isinstance(shown, Text) and bool(shown.no_wrap)
+    if as_it_is:
+        in_utf8(console.file)
     if console.is_terminal:
         console.print(shown, soft_wrap=as_it_is)
         return

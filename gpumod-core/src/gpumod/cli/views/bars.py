@@ -188,9 +188,9 @@ class BarChart:
         return lines
 
     def _marks(self, span: int, room: int) -> list[str]:
-        places = [(self.peak_mb, f"peak {self.peak_mb} MB")] if self.peak_mb else []
+        places = [(self.peak_mb, f"peak {self.peak_mb} MiB")] if self.peak_mb else []
         if self.total_mb < span:
-            places.append((self.total_mb, f"end of the card {self.total_mb} MB"))
+            places.append((self.total_mb, f"end of the card {self.total_mb} MiB"))
         return [line.rstrip() for line in marks(places, span, room)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

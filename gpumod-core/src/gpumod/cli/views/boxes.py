@@ -33,7 +33,10 @@ def applied(result: ApplyResult) -> RenderableType:
         last = words("a dry run: nothing was changed", "dim")
     elif result.applied:
         count = f"{len(result.changes)} object{'' if len(result.changes) == 1 else 's'}"
+        brought = bool(result.change and result.change.steps)
         same = f"nothing to do: all is as {result.source} says"
+        if brought:
+            same = f"no definition changed: all was as {result.source} says, and what runs was brought to it"
         last = words(f"applied: {count} changed" if result.changes else same, "green")
     else:
         last = words("not applied: the definitions are as they were", "red")

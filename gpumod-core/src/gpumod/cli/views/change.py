@@ -57,12 +57,15 @@ def recovery(result: RecoverResult) -> RenderableType:
     notes = bullets(result.notes) if result.notes else None
     if result.change is not None:
         return blocks(change(result.change), notes)
+    busy = words(f"changing now: {result.busy}", "yellow") if result.busy else None
     if result.open_run is None:
-        return blocks(words("nothing is open"), notes)
+        nothing = "nothing was left half-way: that is still at work" if busy else "nothing is open"
+        return blocks(stack(busy, words(nothing)), notes)
     run = result.open_run
     there = run.target.mode or "where it was going"
     back = run.mode_before or "what was there before"
     return blocks(
+        busy,
         words("A run was left half-way:", "bold"),
         run_view(run),
         stack(

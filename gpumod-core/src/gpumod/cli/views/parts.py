@@ -155,8 +155,8 @@ def stack(*parts: RenderableType | None) -> RenderableType:
 
 
 def mb(value: int | None) -> str:
-    """MiB as `24564 MB`; `?` where it is not known."""
-    return "?" if value is None else f"{value} MB"
+    """`24564 MiB`; `?` where it is not known."""
+    return "?" if value is None else f"{value} MiB"
 
 
 def seconds(value: float | None) -> str:

@@ -102,10 +102,11 @@ def _turns(shown: Plan) -> RenderableType:
 
 
 def _ram(shown: Plan) -> Text | None:
+    peak, budget = mb(shown.ram_peak_mb), mb(shown.ram_budget_mb)
     if shown.ram_exceeds_by_mb:
-        wanted, there = shown.ram_peak_mb, shown.ram_budget_mb
-        return words(f"host RAM: {wanted} MB wanted, {there} there, {shown.ram_exceeds_by_mb} too much", "red")
-    return words(f"host RAM: at most {shown.ram_peak_mb} of {shown.ram_budget_mb} MB") if shown.ram_peak_mb else None
+        over = mb(shown.ram_exceeds_by_mb)
+        return words(f"host RAM: services would hold {peak}, {over} more than the budget of {budget}", "red")
+    return words(f"host RAM: services hold at most {shown.ram_peak_mb} of {budget}") if shown.ram_peak_mb else None
 
 
 def _alternatives(shown: Plan) -> RenderableType:
@@ -135,7 +136,7 @@ def _title(alternative: Alternative) -> str:
 def _charts(shown: Plan) -> list[RenderableType]:
     return [
         BarChart(
-            f"GPU {gpu.index}  {gpu.name}  budget {gpu.budget_mb} of {gpu.total_mb} MB",
+            f"GPU {gpu.index}  {gpu.name}  budget {gpu.budget_mb} of {mb(gpu.total_mb)}",
             (_bar(gpu, shown, before=True), _bar(gpu, shown, before=False)),
             total_mb=gpu.total_mb,
             reserve_mb=gpu.reserve_mb,

@@ -42,6 +42,7 @@ def service(result: ServiceResult) -> RenderableType:
         stack(heading("Options of the driver"), pairs(options)) if options else None,
         stack(heading("What it takes"), _footprint(result.footprint)),
         _drift(result),
+        stack(*(words(note, "yellow") for note in result.notes)) if result.notes else None,
     )
 
 

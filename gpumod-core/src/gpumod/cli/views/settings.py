@@ -23,6 +23,7 @@ def setting(result: SettingRow) -> RenderableType:
             "from": result.source,
             "default": _value(result.default),
             "what": result.description,
+            "note": result.note,
         }
     )
 

@@ -47,7 +47,7 @@ def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
         _foreign(result.foreign) if result.foreign else None,
         line(
             f"{len(alive)} of {len(result.services)} services up; ",
-            f"host RAM: {result.ram_available_mb} of {result.ram_total_mb} MB available",
+            f"host RAM: {result.ram_available_mb} of {mb(result.ram_total_mb)} available",
         ),
         *problems(result.problems),
     )
@@ -83,7 +83,8 @@ def _notes(service: ServiceStatus) -> list[Text]:
         notes.append(words(f"{service.id}: {DIFFERENCE}"))
     if service.drift:
         fields = commas(service.drift)
-        notes.append(words(f"{service.id}: runs with another {fields} than is defined now", "yellow"))
+        by = f" ({service.altered})" if service.altered else ""
+        notes.append(words(f"{service.id}: runs with another {fields} than is defined now{by}", "yellow"))
     return notes
 
 
@@ -107,7 +108,7 @@ def _charts(result: StatusResult) -> list[RenderableType]:
 
 
 def _title(gpu: GpuStatus) -> str:
-    return f"GPU {gpu.index}  {gpu.name}  {gpu.used_mb} of {gpu.total_mb} MB used"
+    return f"GPU {gpu.index}  {gpu.name}  {gpu.used_mb} of {mb(gpu.total_mb)} used"
 
 
 def now_bar(gpu: GpuStatus, result: StatusResult) -> Bar:

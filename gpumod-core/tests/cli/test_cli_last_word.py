@@ -1,0 +1,49 @@
+"""A signal that comes when a change has just ended does not take its result away."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from gpumod.cli.last_word import USUAL, LastWord
+
+
+@pytest.fixture
+def word() -> Iterator[LastWord]:
+    before = {number: signal.getsignal(number) for number in USUAL}
+    for number, usual in USUAL.items():
+        signal.signal(number, usual)
+    made = LastWord()
+    made.take()
+    yield made
+    made.give_back(leaving=False)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_key_ends_the_program_as_ever_until_the_change_has_ended(word: LastWord) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    word.due = True
+    for number in USUAL:
+        signal.raise_signal(number)
+    word.give_back(leaving=False)
+    assert {number: signal.getsignal(number) for number in USUAL} == USUAL
+
+
+def test_who_leaves_is_deaf_only_where_something_is_due(word: LastWord) -> None:
+    word.give_back(leaving=True)
+    assert {number: signal.getsignal(number) for number in USUAL} == USUAL
+    word.take()
+    word.due = True
+    word.give_back(leaving=True)
+    assert all(signal.getsignal(number) is signal.SIG_IGN for number in USUAL)
+
+
+def test_what_is_ignored_or_somebody_elses_stays_so(word: LastWord) -> None:
+    word.give_back(leaving=False)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    word.take()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
