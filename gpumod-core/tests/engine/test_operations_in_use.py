@@ -29,9 +29,9 @@ from gpumod.operations.params import (
     ServiceWrite,
     SwitchParams,
 )
-from gpumod.operations.ports import Tools
 from gpumod.operations.targets import target_of_mode
 from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
 WEB = world_service("web", 3000, 9001)
@@ -47,12 +47,8 @@ def box(make_box: Any) -> Any:
     return box
 
 
-def no_templates() -> Any:
-    raise AssertionError("templates are not asked for here")
-
-
 def gpumod(box: Any) -> Gpumod:
-    return Gpumod(box.machine(), Tools(preset_tools, check_setting, frozenset(), dict, no_templates))
+    return Gpumod(box.machine(), bare_tools(presets=preset_tools, check_setting=check_setting))
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:

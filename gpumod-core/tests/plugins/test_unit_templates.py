@@ -171,7 +171,7 @@ def test_the_order(house):
     assert templates.render("vllm.service.j2", name="x") == "user x"
     assert templates.render("vllm.service.j2", own=own, name="x") == "user x"
     assert templates.render("vllm.service.j2", own="other.j2", name="x") == "user other"
-    assert templates.names() == ("other.j2", "unit.service.j2", "vllm.service.j2")
+    assert templates.names() == ("other.j2", "unit.service.j2", "vllm.service.j2", "watch.service.j2")
 
 
 def test_a_home_without_templates_of_its_own(tmp_path):
