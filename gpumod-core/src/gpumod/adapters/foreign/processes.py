@@ -114,9 +114,7 @@ def _status(main: Proc | None, below: Mapping[int, Sequence[int]]) -> ProcessSta
     if main is None:
         return ProcessStatus(alive=False, detail="the process that was adopted is gone")
     pids = (main.pid, *(pid for pid in below.get(main.pid, ()) if start_ticks(pid) is not None))
-    return ProcessStatus(
-        alive=True, pid=main.pid, pids=pids, started_at=_epoch(main.started), token={"pid": main.pid}
-    )
+    return ProcessStatus(alive=True, pid=main.pid, pids=pids, started_at=_epoch(main.started), token={"pid": main.pid})
 
 
 def _epoch(ticks: int) -> float:
