@@ -11,7 +11,7 @@ from gpumod.api import CommandLine, Told, gpus_in, words_from
 
 FLAGS = ("--port", "-p", "--http-port", "--server-port")
 PLACES = ("--bind", "-b", "--listen", "--listen-address", "--address")
-_PORT = re.compile(r"(?:^|:)(\d{1,5})$")
+_PORT = re.compile(r"(?:^|:)([0-9]{1,5})$")
 
 
 class Known(NamedTuple):
@@ -36,13 +36,13 @@ def read_command(command: CommandLine) -> Told | None:
         if found and found[1:2] == ("serve",):
             said = _PORT.search(command.env.get(known.variable, ""))
             port, fields["health_endpoint"] = port or (int(said[1]) if said else known.port), known.health
-    if port is None and (said := command.env.get("PORT", "")).isdigit():
-        port = int(said)
+    if port is None and command.env.get("PORT", "").isdigit():
+        port = int(command.env["PORT"])
     if port is not None and 1 <= port <= 65535:
         fields["port"] = port
     if visible := gpus_in(command.env):
         fields["gpus"] = visible
-    options: dict[str, Any] = {"command": words}
+    options: dict[str, Any] = {"command": list(words)}
     if PurePosixPath(command.cwd).is_absolute() and command.cwd != "/":
         options["cwd"] = command.cwd
     return Told(fields={**fields, "unit_vars": options}, sure=False)

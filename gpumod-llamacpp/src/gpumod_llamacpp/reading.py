@@ -44,16 +44,14 @@ def read_command(command: CommandLine) -> Told | None:
     words = words_from(command.argv, PROGRAM)
     if words is None:
         return None
-    by_variables = [
-        word for name, flag in VARIABLES.items() if name in command.env for word in (flag, command.env[name])
-    ]
     attention, plain = _attention(words[1:])
-    said, rest = read_flags((*by_variables, *plain), KNOWN)
+    by_variables = [(flag, command.env[name]) for name, flag in VARIABLES.items() if name in command.env]
+    said, rest = read_flags((*(word for pair in by_variables for word in pair), *plain), KNOWN)
     extra, dropped = keep_flags(rest, DENIED_FLAGS)
     notes = [f"left out: {', '.join(dropped)}"] if dropped else []
     options: dict[str, Any] = {"llama_server_bin": words[0]} if "/" in words[0] else {}
     if extra:
-        options["extra_args"] = extra
+        options["extra_args"] = list(extra)
     if "model_path" not in said and "model_id" not in said:
         notes.append("it is a router: the models that it loads by itself are counted as its own")
         fields = {"port": said.get("port", DEFAULT_PORT), "unit_vars": {"router": True, **options}}

@@ -40,17 +40,9 @@ _STEPS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
 
 def read_command(command: CommandLine) -> Told | None:
     """The fields of a service that would be started so; None where it is no vLLM server."""
-    words = words_from(command.argv, "vllm")
-    options: dict[str, Any] = {}
-    if words is not None and words[1:2] == ("serve",):
-        if "/" in words[0]:
-            options["vllm_bin"] = words[0]
-        words = words[2:]
-    else:
-        found = [n for n, word in enumerate(command.argv) if word in SERVERS and command.argv[n - 1] == "-m"]
-        if not found:
-            return None
-        words = command.argv[found[0] + 1 :]
+    words, options = _arguments(command.argv)
+    if words is None:
+        return None
     model = words[0] if words and not words[0].startswith("-") else None
     said, rest = read_flags(words[1:] if model else words, KNOWN)
     model = model or said.get("model")
@@ -60,27 +52,38 @@ def read_command(command: CommandLine) -> Told | None:
     if model:
         fields["model_path" if model.startswith(("/", "./", "../", "~")) else "model_id"] = model
     options |= {name: value for name, value in said.items() if name not in NO_OPTIONS}
-    fields |= _length(said.get("max_model_len"), options)
+    fields |= _length(said.get("max_model_len"), options) | _place(said.get("tensor_parallel_size", 1), command)
     if "gpu_memory_utilization" not in said and "kv_cache_memory_bytes" not in said:
         options["gpu_memory_utilization"] = DEFAULT_UTILIZATION
         notes.append(f"it does not say gpu_memory_utilization: vLLM's own {DEFAULT_UTILIZATION} is counted")
-    spans = said.get("tensor_parallel_size", 1)
-    visible = gpus_in(command.env)
-    if spans > 1:
-        fields["gpus"] = visible[:spans] if visible and len(visible) >= spans else tuple(range(spans))
-    elif visible:
-        fields["gpus"] = visible[:1]
     if said.get("sleeps"):
         if command.env.get("VLLM_SERVER_DEV_MODE") == "1":
             fields["sleep_mode"] = "l1"
         else:
             notes.append("it cannot be put to sleep: it runs without VLLM_SERVER_DEV_MODE=1")
     if extra:
-        options["extra_args"] = extra
+        options["extra_args"] = list(extra)
     return Told(fields={**fields, "unit_vars": options}, notes=tuple(notes))
 
 
-def _length(said: str | None, options: dict[str, Any]) -> dict[str, int]:
+def _arguments(argv: tuple[str, ...]) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """What follows `vllm serve`, or the module of the server; and the option that names the program."""
+    words = words_from(argv, "vllm")
+    if words is not None and words[1:2] == ("serve",):
+        return words[2:], {"vllm_bin": words[0]} if "/" in words[0] else {}
+    found = [n for n, word in enumerate(argv) if word in SERVERS and argv[n - 1] == "-m"]
+    return (argv[found[0] + 1 :] if found else None), {}
+
+
+def _place(spans: int, command: CommandLine) -> dict[str, Any]:
+    """The GPUs that it sees and uses, the first ones where it is not told."""
+    visible = gpus_in(command.env)
+    if spans > 1:
+        return {"gpus": visible[:spans] if visible and len(visible) >= spans else tuple(range(spans))}
+    return {"gpus": visible[:1]} if visible else {}
+
+
+def _length(said: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """`--max-model-len` as a context size: 8192, 32k (thousands) or 32K (of 1024), `auto` as an option."""
     if said is None:
         return {}
