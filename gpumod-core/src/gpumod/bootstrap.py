@@ -24,6 +24,7 @@ from gpumod.operations.ports import PresetTools, TemplateShelf, Tools
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 from gpumod.plugins.registry import Plugins
+from gpumod.ports.foreign import Surroundings
 
 DATABASE = "gpumod.db"
 
@@ -54,6 +55,13 @@ def template_shelf(home: Path, plugins: Plugins) -> TemplateShelf:
     from gpumod.adapters import template_shelf as shelf  # noqa: PLC0415 - see above
 
     return shelf.TemplateShelf(home, [(offer.name, offer.folder) for offer in plugins.templates])
+
+
+def surroundings() -> Surroundings:
+    """What is around gpumod on this machine."""
+    from gpumod.adapters.foreign.looking import ThisMachine  # noqa: PLC0415 - for discovery alone
+
+    return ThisMachine()
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
@@ -104,5 +112,6 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             from_environment=frozenset(key for key in Settings.model_fields if environment_name(key) in environ),
             list_commands=list_commands,
             templates=lambda: template_shelf(folder, plugins),
+            surroundings=surroundings,
         ),
     )

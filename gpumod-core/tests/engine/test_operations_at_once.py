@@ -48,7 +48,7 @@ def ask(operation: str, params: Any) -> Do:
     """An operation; what it refuses is its answer."""
 
     def do(box: Any) -> Any:
-        tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates)
+        tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates, no_templates)
         try:
             return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
         except GpumodError as error:

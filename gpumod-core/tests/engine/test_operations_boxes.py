@@ -39,7 +39,7 @@ def no_templates() -> Any:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates)
+    tools = Tools(preset_tools, check_setting, frozenset(), dict, no_templates, no_templates)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 

@@ -32,7 +32,7 @@ def no_presets() -> Any:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
+    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets, no_presets)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 
@@ -184,7 +184,7 @@ def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
         told.append(news.text)
         box.world.holder = None
 
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
+    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets, no_presets)
     box.world.clock.run(Gpumod(box.machine(), tools).free(FreeParams(back=True), hear))
     assert told[0] == "somebody is changing this machine: switch"
     assert box.world.states() == {"web": "ready", "nap": "ready"}

@@ -46,7 +46,7 @@ def no_presets() -> Any:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets)
+    tools = Tools(no_presets, lambda _key, value: value, frozenset(), dict, no_presets, no_presets)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 

@@ -13,6 +13,7 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.ports.foreign import Surroundings
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,4 @@ class Tools:
     from_environment: frozenset[str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]
     templates: Callable[[], TemplateShelf]
+    surroundings: Callable[[], Surroundings]

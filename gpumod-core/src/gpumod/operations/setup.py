@@ -196,6 +196,8 @@ class Setup(Presets, Units):
         name = machine.supervisor_name(service)
         if name == HOSTED:
             return
+        if service.adopted and service.adopted.pid:  # it runs, or somebody else starts it
+            return
         supervisor = machine.supervisor(name)
         gpus, _ = machine.look_at_gpus()
         seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
