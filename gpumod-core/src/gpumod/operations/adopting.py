@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -160,7 +161,7 @@ class Adopting(Services):
         fields, notes = service_fields(self._machine, subject, params, held, gpus, listening)
         known = {*self._machine.store.services(), *taken}
         try:
-            service = Service.model_validate({**fields, "id": params.id or slug(subject.stem, known)})
+            service = Service.model_validate({**fields, "id": params.id or slug(_stem(subject, fields), known)})
         except ValidationError as error:
             raise bad_input(f"what {subject.adopted} says of itself", error) from error
         if subject.pids and "health_endpoint" not in fields and service.port in listening:
@@ -187,6 +188,14 @@ class Adopting(Services):
             key, now = key_of(service, snapshot.gpus), self._machine.clock.now()
             sample = Sample(service=service.id, key=key, at=now, kind="settled_mb", value=float(held))
             self._machine.store.add_samples([sample])
+
+
+def _stem(subject: Subject, fields: Mapping[str, Any]) -> str:
+    """What an id is made of: the unit's name, or of a process the model's."""
+    model = fields.get("model_path") or fields.get("model_id")
+    if subject.adopted.unit or not model:
+        return subject.stem
+    return str(model).rstrip("/").rpartition("/")[2].removesuffix(".gguf").lower()
 
 
 def _quietly(around: Surroundings, name: str, manager: str) -> UnitFacts | None:

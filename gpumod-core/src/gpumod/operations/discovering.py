@@ -101,7 +101,7 @@ class Discovering(Importing, Adopting):
             service, notes = await self._as_service(subject, AdoptParams(what=subject.what), snapshot)
         except GpumodError as error:
             return proposal.model_copy(update={"problem": error.info})
-        return proposal.model_copy(update={"service": service, "notes": tuple(notes)})
+        return proposal.model_copy(update={"id": service.id, "service": service, "notes": tuple(notes)})
 
     async def _take(self, proposal: Proposal) -> list[str]:
         words = shlex.split(proposal.command)
