@@ -73,7 +73,7 @@ def neighbours(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
         yield (
-            ("service", "adopt", str(process.pid), "--id", "theirs", "--port", "9109"), ("service", "release", "theirs"),
+            ("service", "adopt", str(process.pid), "--id", "them", "--port", "9109"), ("service", "release", "them"),
             ("import", "llama-swap", str(swap)), ("import", "ollama", "--port", str(server.server_port), "--dry-run"),
         )  # fmt: skip
         process.kill()
