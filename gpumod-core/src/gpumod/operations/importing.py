@@ -39,7 +39,8 @@ class Importing(Adopting):
         ]
         rows: list[ImportRow] = []
         names = _ids(models)
-        taken: dict[int, str] = {s.port: s.id for s in self._machine.store.services().values() if s.port}
+        taken = {m.port: names[m.name] for m in models if m.port and not m.counted and not m.problem}
+        taken |= {s.port: s.id for s in self._machine.store.services().values() if s.port}
         for model in models:
             row = self._model_row(model, names[model.name], path.parent, taken, params)
             if row.service and row.service.port:

@@ -62,18 +62,16 @@ def unit_of(pid: int) -> tuple[Manager, str] | None:
     except OSError:
         return None
     ours = f"user@{os.geteuid()}.service"
-    for line in lines:
+    for line in lines:  # where both hierarchies are there, systemd may use either
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if not (number == "0" or controllers == "name=systemd"):
-            continue
         parts = path.split("/")
-        name = parts[-1]
-        if not re.fullmatch(UNIT_PATTERN[1:-1], name) or name.startswith("user@"):
-            return None
+        known = number == "0" or controllers == "name=systemd"
+        if not known or not re.fullmatch(UNIT_PATTERN[1:-1], parts[-1]) or parts[-1].startswith("user@"):
+            continue
         if not any(part.startswith("user@") for part in parts):
-            return "system", name
-        return ("user", name) if ours in parts else None
+            return "system", parts[-1]
+        return ("user", parts[-1]) if ours in parts else None
     return None
 
 
