@@ -84,6 +84,19 @@ def test_a_process_is_kept_counted_stopped_and_not_started(
     assert machine.quick("service", "release", "asr", "--cascade").error["code"] == "not-adopted"
 
 
+def test_the_way_back_does_not_start_a_process_that_was_stopped(
+    machine: Machine, theirs: subprocess.Popen[bytes]
+) -> None:
+    machine.ok("service", "adopt", str(theirs.pid))
+    machine.ok("mode", "create", "big", "--services", "glm-code,writer", "--asleep", "writer")
+    machine.fault("glm-code", "oom-at-start")
+    done = machine.change("switch", "big", code=6)
+    assert "writer did not come back" in done.error["why"], done
+    assert machine.states() == {}
+    assert machine.status()["open_run"] is None
+    machine.ok("service", "release", "writer", "--cascade")
+
+
 def test_released_it_runs_on(machine: Machine, theirs: subprocess.Popen[bytes]) -> None:
     began = psutil.Process(theirs.pid).create_time()
     machine.ok("service", "adopt", str(theirs.pid), "--id", "one")

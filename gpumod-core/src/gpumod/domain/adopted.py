@@ -27,9 +27,8 @@ class Adopted(Frozen):
 
     @model_validator(mode="after")
     def _one(self) -> Adopted:
-        unit = self.unit is not None and self.manager is not None
-        process = self.pid is not None and bool(self.identity)
-        if unit == process or (self.unit is None) != (self.manager is None):
+        unit, process = (self.unit, self.manager), (self.pid, self.identity)
+        if not (all(unit) and not any(process)) and not (all(process) and not any(unit)):
             raise ValueError("must be a unit and its manager, or a pid and its identity")
         return self
 
