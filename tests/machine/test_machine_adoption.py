@@ -99,8 +99,15 @@ def test_the_way_back_does_not_start_a_process_that_was_stopped(
 
 def test_released_it_runs_on(machine: Machine, theirs: subprocess.Popen[bytes]) -> None:
     began = psutil.Process(theirs.pid).create_time()
-    machine.ok("service", "adopt", str(theirs.pid), "--id", "one")
-    machine.ok("service", "release", "one")
+    machine.ok("mode", "edit", "speak", "--remove", "tts")
+    machine.ok("service", "remove", "tts")
+    adopted = machine.ok("service", "adopt", str(theirs.pid), "--id", "tts").json["service"]
+    loaded = machine.ok("preset", "load", "--update").json
+    assert loaded["kept"]["tts"] == ["adopted"]
+    assert machine.ok("service", "show", "tts").json["service"] == adopted
+    assert machine.quick("service", "secret", "set", "tts", "HF_TOKEN", stdin="x").error["code"] == "adopted"
+    assert machine.quick("service", "edit", "tts", "--unset", "adopted").error["code"] == "unknown-field"
+    machine.ok("service", "release", "tts", "--cascade")
     assert psutil.Process(theirs.pid).create_time() == began
     assert theirs.poll() is None
     assert machine.status()["gpus"][0]["foreign_mb"] == SHARE_MB
