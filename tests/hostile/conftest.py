@@ -36,6 +36,7 @@ def _machine_fixtures() -> Any:
 
 
 _fixtures = _machine_fixtures()
+driver = _fixtures.driver
 make_machine = _fixtures.make_machine
 machine = _fixtures.machine
 
