@@ -1,9 +1,11 @@
 """What is printed, and where: one JSON document, errors on stderr, quiet pipes, narrow and dumb terminals."""
 
+import http.server
 import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import click
 import pytest
@@ -46,10 +48,45 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str,
     return found
 
 
-def test_every_command_prints_one_document_when_all_is_well(home):
+class Ollama(http.server.BaseHTTPRequestHandler):
+    """As much of ollama as tells what it is and has."""
+
+    def do_GET(self):
+        models = b'{"models": [{"name": "a\\u001b[31m", "size": 5000000000}]}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(models)))
+        self.end_headers()
+        self.wfile.write(models)
+
+    def log_message(self, *_words):
+        """Nothing: the tests' output is theirs."""
+
+
+@pytest.fixture
+def neighbours(tmp_path):
+    """What others run, as commands that adopt and import it."""
+    swap = tmp_path / "swap.yaml"
+    swap.write_text("models: {small: {cmd: 'llama-server --port ${PORT} -m /m/x.gguf'}}")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ollama)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    program = (
+        "import http.server as h; h.ThreadingHTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler).serve_forever()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
+        yield (
+            ("service", "adopt", str(process.pid), "--id", "them", "--port", "9109"), ("service", "release", "them"),
+            ("import", "llama-swap", str(swap)), ("import", "ollama", "--port", str(server.server_port), "--dry-run"),
+        )  # fmt: skip
+        process.kill()
+    server.shutdown()
+    server.server_close()
+
+
+def test_every_command_prints_one_document_when_all_is_well(home, neighbours):
     box = home.path.parent / "box.yaml"
     box.write_text(home.say("export", code=0).stdout)
-    asked = (*GOOD, ("diff", "-f", str(box)), ("apply", "-f", str(box), "--dry-run"))
+    asked = (*GOOD, *neighbours, ("diff", "-f", str(box)), ("apply", "-f", str(box), "--dry-run"))
     for args in asked:
         done = home.ask(*args)
         # What doctor finds depends on the computer that it runs on.

@@ -7,6 +7,7 @@ from gpumod.domain.plan import AlternativeKind, Variant
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.plugins.commands import Flag, gpus_in, keep_flags, read_flags, words_from
 from gpumod.plugins.hookspecs import hookimpl
 from gpumod.plugins.kit import Args, Env, Options, Word, in_flight, metric_sum, parse_options, poll, refuse_flags
 from gpumod.plugins.loglines import LogRule, first_fatal
@@ -47,15 +48,17 @@ from gpumod.ports import (
     TellsFindings,
     VramEstimator,
 )
+from gpumod.ports.commands import CommandLine, ReadsCommands, Told
 
 __all__ = [
-    "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "DoesNotFit", "Driver",
-    "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Footprint", "GpuProbe", "GpuProbeOffer",
-    "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure",
-    "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo",
+    "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "CommandLine", "DoesNotFit",
+    "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint", "GpuProbe",
+    "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http",
+    "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo",
     "ModelInfoSource", "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult",
-    "ProcessStatus", "Ram", "ReadsItsLog", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source",
-    "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "UnknownName", "UsageError", "Variant",
-    "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal", "hookimpl", "in_flight", "metric_sum",
-    "parse_options", "poll", "refuse_flags",
+    "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "Service", "Settings", "SleepStrategy",
+    "SleepStrategyOffer", "Source", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "Told",
+    "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal", "gpus_in",
+    "hookimpl", "in_flight", "keep_flags", "metric_sum", "parse_options", "poll", "read_flags", "refuse_flags",
+    "words_from",
 ]  # fmt: skip

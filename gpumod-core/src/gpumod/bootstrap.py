@@ -25,6 +25,7 @@ from gpumod.operations.ports import InstallsWatch, PresetTools, TemplateShelf, T
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 from gpumod.plugins.registry import Plugins
+from gpumod.ports.foreign import Surroundings
 
 DATABASE = "gpumod.db"
 
@@ -67,6 +68,13 @@ def watch_unit(
     chosen = scope or unit.default_scope(settings)
     folders = [offer.folder for offer in plugins.templates]
     return chosen, unit.WatchUnit(home, owner_id, settings, folders, scope=chosen)
+
+
+def surroundings() -> Surroundings:
+    """What is around gpumod on this machine."""
+    from gpumod.adapters.foreign.looking import ThisMachine  # noqa: PLC0415 - for discovery alone
+
+    return ThisMachine()
 
 
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
@@ -118,5 +126,6 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             list_commands=list_commands,
             templates=lambda: template_shelf(folder, plugins),
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
+            surroundings=surroundings,
         ),
     )

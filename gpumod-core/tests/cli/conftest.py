@@ -35,6 +35,7 @@ def _samples(name: str) -> Any:
 
 
 plans = _samples("samples_plans")
+adoption = _samples("samples_adoption")
 CARD, ERROR = plans.CARD, plans.ERROR
 
 GLM = Service(
@@ -134,6 +135,7 @@ TEMPLATE = u.TemplateResult(
 )
 
 SAMPLES: dict[str, Frozen] = {
+    **adoption.SAMPLES,
     "init": r.InitResult(
         home="/home/ann/.local/share/gpumod",
         created=("gpumod.db", "sim"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gpumod.api import (
     Allocation,
     Capabilities,
+    CommandLine,
     FatalLine,
     Http,
     HttpFailure,
@@ -14,11 +15,13 @@ from gpumod.api import (
     ProbeResult,
     Service,
     Settings,
+    Told,
     first_fatal,
 )
 from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_health, tells_asleep
 from gpumod_fastapi.logs import RULES
 from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of, says_port
+from gpumod_fastapi.reading import read_command
 
 
 class FastApiDriver:
@@ -44,6 +47,9 @@ class FastApiDriver:
             ports=(service.port,) if service.port else (),
             stop_timeout_s=options.stop_timeout_s,
         )
+
+    def read_command(self, command: CommandLine) -> Told | None:
+        return read_command(command)
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
         try:

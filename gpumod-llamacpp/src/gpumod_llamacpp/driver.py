@@ -8,6 +8,7 @@ from gpumod.api import (
     Allocation,
     Capabilities,
     Clock,
+    CommandLine,
     Failed,
     FatalLine,
     Http,
@@ -18,6 +19,7 @@ from gpumod.api import (
     ProbeResult,
     Service,
     Settings,
+    Told,
     Variant,
     first_fatal,
 )
@@ -25,6 +27,7 @@ from gpumod_llamacpp import router
 from gpumod_llamacpp.logs import RULES, telling_lines
 from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings, process_stop_s
 from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
+from gpumod_llamacpp.reading import read_command
 from gpumod_llamacpp.variants import variants
 
 PROBE_TIMEOUT_S = 2.0
@@ -70,6 +73,9 @@ class LlamaCppDriver:
             ports=(service.port,) if service.port else (),
             stop_timeout_s=process_stop_s(options),
         )
+
+    def read_command(self, command: CommandLine) -> Told | None:
+        return read_command(command)
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
         if service.host is not None:

@@ -9,6 +9,7 @@ from gpumod.api import (
     Allocation,
     AlternativeKind,
     Capabilities,
+    CommandLine,
     FatalLine,
     Http,
     HttpFailure,
@@ -17,11 +18,13 @@ from gpumod.api import (
     ProbeResult,
     Service,
     Settings,
+    Told,
     Variant,
     first_fatal,
 )
 from gpumod_vllm.logs import RULES
 from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm_options
+from gpumod_vllm.reading import read_command
 
 PROBE_TIMEOUT_S = 2.0
 STEPS = 1_000_000
@@ -82,6 +85,9 @@ class VllmDriver:
             ports=(service.port,) if service.port else (),
             stop_timeout_s=options.stop_timeout_s,
         )
+
+    def read_command(self, command: CommandLine) -> Told | None:
+        return read_command(command)
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
         """`failed` when the engine is dead. Only GETs that a sleeping engine answers are sent."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
 from gpumod.cli.context import CliContext
 from gpumod.cli.inputs import sim_cards
 from gpumod.cli.lazy import command
+from gpumod.cli.text import safe
 
 
 @command("init", "init")
@@ -18,14 +20,26 @@ from gpumod.cli.lazy import command
 @click.option(
     "--sim-dir", metavar="DIR", help="Where that machine is kept (default: inside the home); joins one that is there."
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask first.")
+@click.option("--take", multiple=True, metavar="ID", help="Make a service of this proposal. May be repeated.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask first, and make services of all proposals.")
 @click.pass_obj
-def init(context: CliContext, sim: str | None, sim_dir: str | None, yes: bool) -> None:
-    """Make this machine ready: create the home and its database, load the presets. Doing it again harms nothing."""
-    values = {"sim": sim_cards(sim) if sim is not None else (), "sim_dir": sim_dir}
-    if not yes and not context.json and sys.stdin.isatty():
+def init(context: CliContext, sim: str | None, sim_dir: str | None, take: tuple[str, ...], yes: bool) -> None:
+    """Make this machine ready: create the home and its database, load the presets. Doing it again harms nothing.
+
+    On a real machine it looks for services that are there: units and processes with GPU memory, vLLM, llama.cpp, ollama
+    and llama-swap, and proposes to manage them. Nothing is started, stopped or changed.
+    """
+    values: dict[str, Any] = {"sim": sim_cards(sim) if sim is not None else (), "sim_dir": sim_dir, "take": take}
+    values["take_all"] = yes and not take
+    asks = not yes and not context.json and sys.stdin.isatty()
+    if asks:
         where = f" in {context.home}" if context.home is not None else ""
         click.confirm(
             f"Create gpumod's home and database{where}, and load the presets?", default=True, abort=True, err=True
         )
-    context.call("init", values)
+    result: Any = context.run("init", values)
+    open_to = [p for p in result.proposals if p.problem is None and p.id not in take] if asks else []
+    context.show(result)
+    wanted = [p.id for p in open_to if click.confirm(f"Manage {safe(p.what)} as {p.id}?", default=False, err=True)]
+    if wanted:
+        context.show(context.run("init", {"take": wanted}))

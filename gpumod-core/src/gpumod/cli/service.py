@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from gpumod.cli.adopting import adopt, release
 from gpumod.cli.change_options import service_change_options
 from gpumod.cli.complete import SERVICES
 from gpumod.cli.context import CliContext
@@ -133,6 +134,8 @@ def unit(context: CliContext, service: str, write: bool) -> None:
 
 
 service.add_command(secret)
+service.add_command(adopt)
+service.add_command(release)
 
 
 @subcommand(service, "logs", "service_logs")

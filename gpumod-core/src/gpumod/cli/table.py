@@ -27,6 +27,7 @@ COMMANDS: dict[str, Entry] = {
     "export": Entry("gpumod.cli.box:export", "Print all definitions and settings as one YAML document."),
     "diff": Entry("gpumod.cli.box:diff", "What `gpumod apply` would change."),
     "apply": Entry("gpumod.cli.box:apply", "Make the definitions what one YAML document says."),
+    "import": Entry("gpumod.cli.importing:importing", "Services from what another manager runs."),
     "history": Entry("gpumod.cli.history:history", "Runs, events and simulations of the past."),
     "recover": Entry("gpumod.cli.recover:recover", "Close a run that was left half-way."),
     "settings": Entry("gpumod.cli.settings:settings", "Show and change settings."),

@@ -57,8 +57,8 @@ class ServiceReading(Frozen):
     `vram_mb` maps GPU index to MiB held now, and `device_mb` the part of it that no process was told for: it is taken
     from the difference that the service made to the whole device. `gpus` is where it was placed; `launched` the
     definition that it was started with (None when it is not ours or not up), and `altered` the alternative that had
-    changed that, in words; `detail` says why it is unhealthy or failed. `adopted` is for planners alone so far: nothing
-    that gpumod did not start itself is read as a service yet.
+    changed that, in words; `detail` says why it is unhealthy or failed. `adopted`: somebody else set it up, so a switch
+    leaves it up unless its target names it.
     """
 
     service: str

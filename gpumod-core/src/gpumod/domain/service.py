@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.base import Frozen, Id, Text, clean_json, is_id
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -26,7 +27,8 @@ class Service(Frozen):
     cost in MiB of 1000 tokens more or less. `gpus` is "any" (one GPU, the first that fits) or the indices that the
     service spans, `vram_mb` shared evenly among them. `unit_vars` are the driver's options. `host` names the
     service in whose process this one lives (a llama.cpp router); such a member has no port of its own.
-    `sleep_mode` is the level it sleeps at; "none" means that it sleeps by being stopped.
+    `sleep_mode` is the level it sleeps at; "none" means that it sleeps by being stopped. `adopted` is what somebody
+    else set up to run it; gpumod then starts and stops just that.
     """
 
     id: Id
@@ -51,6 +53,7 @@ class Service(Frozen):
     host: Id | None = None
     run_with: Id | None = None
     pinned: bool = False
+    adopted: Adopted | None = None
 
     @field_validator("unit_template")
     @classmethod

@@ -92,9 +92,11 @@ class Machine:
         return offered.make(self.home, self.home_id, self.settings, self.clock, *folders)
 
     def supervisor_name(self, service: Service) -> str:
-        """Who keeps `service`: its host, what it asks for, or the machine's default."""
+        """Who keeps `service`: its host, what it was adopted from, what it asks for, or the machine's default."""
         if service.host:
             return HOSTED
+        if service.adopted:
+            return service.adopted.keeper
         return service.run_with or self.settings.supervisor
 
     def port(self, service: Service, services: Mapping[str, Service], handles: Mapping[str, Handle]) -> int | None:

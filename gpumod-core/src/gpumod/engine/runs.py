@@ -103,7 +103,9 @@ async def go_back(
             return finish(machine, run, RunStatus.HALF_WAY, error or INTERRUPTED, HalfWay.exit_code, report)
         snapshot = await observe(machine)
         wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
-        wanted, lost = without_lost(with_hosts(run, snapshot, wanted), run, snapshot)
+        wanted, ended = without_ended(with_hosts(run, snapshot, wanted), snapshot)
+        wanted, lost = without_lost(wanted, run, snapshot)
+        error = _and_ended(error, ended)
         planned = plan_for(machine, snapshot, wanted, options)
         offset = journalled(machine, run)
         failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset) or lost
@@ -152,6 +154,25 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
         altered=altered_in(run.before),
     )
     return Wanted(target, services)
+
+
+def without_ended(wanted: Wanted, snapshot: HostSnapshot) -> tuple[Wanted, tuple[str, ...]]:
+    """`wanted` without adopted processes that have ended, and what needs them; nobody here knows how to start those."""
+    members = {member.service for member in wanted.target.members}
+    gone = {s for s in members if (a := wanted.services[s].adopted) and a.pid and snapshot.reading(s).state in GONE}
+    while more := {s for s in members - gone if set(wanted.services[s].needs) & gone}:
+        gone |= more
+    kept = tuple(member for member in wanted.target.members if member.service not in gone)
+    again = tuple(service for service in wanted.target.restart if service not in gone)
+    target = wanted.target.model_copy(update={"members": kept, "restart": again})
+    return Wanted(target, wanted.services), tuple(sorted(gone))
+
+
+def _and_ended(error: ErrorInfo | None, ended: tuple[str, ...]) -> ErrorInfo | None:
+    if not ended or error is None:
+        return error
+    said = f"{', '.join(ended)} did not come back: an adopted process that has ended is not started again"
+    return error.model_copy(update={"why": f"{error.why}; {said}".lstrip("; ")})
 
 
 def without_lost(wanted: Wanted, run: Run, snapshot: HostSnapshot) -> tuple[Wanted, ErrorInfo | None]:

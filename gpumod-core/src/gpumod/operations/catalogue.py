@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpumod.domain.base import Frozen
+from gpumod.operations import adoption_params as ap
+from gpumod.operations import adoption_results as ar
 from gpumod.operations import box_results as b
 from gpumod.operations import lease_results as leases
 from gpumod.operations import params as p
@@ -51,6 +53,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("service_sleep", p.ServiceChange, r.ChangeResult, "change"),
     Operation("service_wake", p.ServiceChange, r.ChangeResult, "change"),
     Operation("service_logs", p.LogsParams, r.LogsResult, "read"),
+    Operation("service_adopt", ap.AdoptParams, ar.AdoptResult, "plan"),
+    Operation("service_release", ap.ReleaseParams, ar.ReleaseResult, "plan"),
+    Operation("import_llama_swap", ap.ImportFile, ar.ImportResult, "plan"),
+    Operation("import_ollama", ap.ImportOllama, ar.ImportResult, "plan"),
     Operation("service_unit", p.UnitParams, u.UnitResult, "plan"),
     Operation("secret_list", p.ServiceRef, u.SecretsResult, "read"),
     Operation("secret_set", p.SecretWrite, u.SecretsResult, "plan"),

@@ -13,6 +13,7 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.ports.foreign import Surroundings
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,4 @@ class Tools:
     list_commands: Callable[[], Mapping[str, Sequence[str]]]
     templates: Callable[[], TemplateShelf]
     watch_unit: Callable[[Literal["user", "system"] | None], tuple[Literal["user", "system"], InstallsWatch]]
+    surroundings: Callable[[], Surroundings]

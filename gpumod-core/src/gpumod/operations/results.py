@@ -12,9 +12,12 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan
 from gpumod.domain.run import Event, Run, RunStatus
 from gpumod.domain.service import Service
+from gpumod.operations.adoption_results import FolderRow, ProgramRow, Proposal
 
 
 class InitResult(Frozen):
+    """`proposals` are what was found on a real machine, `taken` the services that they became."""
+
     home: str
     created: tuple[str, ...]
     settings: Mapping[str, str]
@@ -23,6 +26,11 @@ class InitResult(Frozen):
     gpus: tuple[str, ...] = ()
     problems: tuple[ErrorInfo, ...] = ()
     next: tuple[str, ...] = ()
+    programs: tuple[ProgramRow, ...] = ()
+    model_folders: tuple[FolderRow, ...] = ()
+    units: Mapping[str, int] = {}
+    proposals: tuple[Proposal, ...] = ()
+    taken: tuple[str, ...] = ()
 
 
 class GpuStatus(Frozen):

@@ -20,6 +20,9 @@ class ServiceSecrets(Base):
         if service.host:
             hint = f"gpumod service secret set {service.host} {params.name}"
             raise UsageError("no-process", f"{service.id} has no process of its own", why="its host has", hint=hint)
+        if service.adopted:
+            why = "whoever set it up says what it gets"
+            raise UsageError("adopted", f"{service.id} was adopted, so no variable reaches it", why=why)
         value = params.value.get_secret_value()
         if not value or "\0" in value:
             raise UsageError("bad-secret", f"{params.name} cannot be empty or hold a zero character")

@@ -26,7 +26,10 @@ from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRe
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
-from gpumod.ports.units import KeepsJournal, WritesUnits
+from gpumod.ports.units import KeepsJournal, LooksAfter, WritesUnits
+
+NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
+"""Fields of a service that are not edited as such."""
 
 
 class Services(Units):
@@ -90,10 +93,8 @@ class Services(Units):
         fields = self._tools.presets().expand(given, self._machine.settings)
         set_vars = fields.pop("unit_vars")
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
-            if name not in Service.model_fields or name in ("id", "unit_vars"):
-                raise unknown(
-                    "field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help"
-                )
+            if name not in Service.model_fields or name in NO_FIELDS:
+                raise unknown("field", name, set(Service.model_fields) - NO_FIELDS, "gpumod service add --help")
         unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
@@ -142,6 +143,8 @@ class Services(Units):
             self._service(name, others)
         if service.host is not None:
             owner = known[service.host]
+            if owner.adopted:
+                raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why="it was adopted: its files stay")
             if not self._machine.driver(owner).capabilities(owner).hosts_members:
                 raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why=f"its driver is {owner.driver}")
         elif service.port is None and not capabilities.hosts_members:
@@ -176,6 +179,12 @@ class Services(Units):
                 await self._stop(launched, {launched.id: launched, **store.services()}, progress, alive=params.stop)
             return DeletedResult(kind="handle", id=params.service)
         service = self._removable(params)
+        if service.adopted:
+            raise Failed(
+                "adopted",
+                f"service {service.id!r} was adopted: removing would stop what is somebody else's",
+                hint=f"gpumod service release {service.id}",
+            )
         if service.id in store.handles():
             await self._stop(service, store.services(), progress, alive=params.stop)
         return await self._delete(params)
@@ -249,6 +258,8 @@ class Services(Units):
         keeper = store.handles().get(owner)
         name = keeper.supervisor if keeper else self._machine.supervisor_name(self._service(owner))
         supervisor = self._machine.supervisor(name)
+        if keeper and isinstance(supervisor, LooksAfter):
+            supervisor.meet(keeper)
         path = supervisor.log_path(owner)
         return LogsResult(
             service=service.id,

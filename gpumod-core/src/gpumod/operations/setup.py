@@ -14,6 +14,8 @@ from gpumod.domain.settings import Settings
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
+from gpumod.operations.adoption_results import Found
+from gpumod.operations.discovering import Discovering
 from gpumod.operations.gpu_checks import check_gpus
 from gpumod.operations.leases import BACK, to_put_back
 from gpumod.operations.params import InitParams, NoParams, PresetLoad
@@ -23,7 +25,7 @@ from gpumod.operations.units import Units
 from gpumod.ports.units import Advises
 
 
-class Setup(Presets, Units):
+class Setup(Discovering, Presets, Units):
     async def init(self, params: InitParams) -> InitResult:
         """Make the home ready: its machine (simulated, if asked for) and the presets. Safe to repeat."""
         machine, store = self._machine, self._machine.store
@@ -44,6 +46,9 @@ class Setup(Presets, Units):
         gpus, _ = await replace(machine, settings=settings).read_gpus()
         store.put_gpu_profiles(gpus)
         loaded = await self.preset_load(PresetLoad())
+        found = Found()
+        if not params.sim and not params.sim_dir:
+            found = await self._discover(params.take, take_all=params.take_all)
         return InitResult(
             home=str(machine.home),
             created=tuple(created),
@@ -51,7 +56,12 @@ class Setup(Presets, Units):
             services=tuple(sorted(store.services())),
             modes=tuple(sorted(store.modes())),
             gpus=tuple(f"{gpu.index}: {gpu.name}, {gpu.total_mb} MiB" for gpu in gpus),
-            problems=(*(gpu.fault for gpu in gpus if gpu.fault), *loaded.problems),
+            problems=(*(gpu.fault for gpu in gpus if gpu.fault), *loaded.problems, *found.problems),
+            programs=found.programs,
+            model_folders=found.model_folders,
+            units=found.units,
+            proposals=found.proposals,
+            taken=found.taken,
             next=("gpumod mode list", "gpumod simulate --mode code --visual", "gpumod switch code"),
         )
 
@@ -196,6 +206,8 @@ class Setup(Presets, Units):
         machine = self._machine
         name = machine.supervisor_name(service)
         if name == HOSTED:
+            return
+        if service.adopted and service.adopted.pid:  # it runs, or somebody else starts it
             return
         supervisor = machine.supervisor(name)
         gpus, _ = machine.look_at_gpus()

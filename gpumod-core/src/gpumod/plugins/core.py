@@ -32,6 +32,21 @@ def _systemd(scope: Scope) -> Callable[..., Supervisor]:
     return make
 
 
+def _adopted(scope: Scope) -> Callable[..., Supervisor]:
+    def make(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
+        from gpumod.adapters.foreign.units import AdoptedUnits  # noqa: PLC0415 - as above
+
+        return AdoptedUnits(clock, scope=scope)
+
+    return make
+
+
+def _adopted_processes(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
+    from gpumod.adapters.foreign.processes import AdoptedProcesses  # noqa: PLC0415 - as above
+
+    return AdoptedProcesses(clock)
+
+
 def _no_driver(settings: Settings) -> str | None:
     import ctypes  # noqa: PLC0415 - as above
 
@@ -75,4 +90,7 @@ def gpumod_supervisors() -> list[SupervisorOffer]:
             factory=_systemd("system"),
             takes_templates=True,
         ),
+        SupervisorOffer(name="adopted-user", summary="adopted units of your own manager", factory=_adopted("user")),
+        SupervisorOffer(name="adopted-system", summary="adopted units of the system", factory=_adopted("system")),
+        SupervisorOffer(name="adopted-process", summary="adopted processes", factory=_adopted_processes),
     ]

@@ -19,6 +19,13 @@ class CanBeAway(Protocol):
 
 
 @runtime_checkable
+class LooksAfter(Protocol):
+    """A supervisor of what somebody else set up: of which things it speaks it is told by their handles."""
+
+    def meet(self, handle: Handle) -> None: ...
+
+
+@runtime_checkable
 class Advises(Protocol):
     """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
 

@@ -20,5 +20,6 @@ def bare_tools(**given: Any) -> Tools:
         "list_commands": dict,
         "templates": _not_here,
         "watch_unit": _not_here,
+        "surroundings": _not_here,
     }
     return Tools(**(tools | given))

@@ -13,9 +13,11 @@ def merge_for_reload(
     """The service to store, and the fields in which the user's word was kept, sorted.
 
     `old` is what is stored, `new` what the preset says, `user_edited` the fields that the user changed. With
-    `update` the preset wins everywhere. Where the user's fields contradict the preset's others (a peak below the
-    preset's new `vram_mb`), everything stays as it is stored.
+    `update` the preset wins everywhere, but over what was adopted, which stays as it is. Where the user's fields
+    contradict the preset's others (a peak below the preset's new `vram_mb`), everything stays as it is stored.
     """
+    if old is not None and old.adopted and new.adopted is None:
+        return old, ("adopted",)
     if old is None or update:
         return new, ()
     kept = tuple(sorted(field for field in user_edited if field in Service.model_fields and field != "id"))

@@ -22,6 +22,7 @@ from gpumod.domain.errors import ErrorInfo, Failed
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 
+_ADOPTED = "SELECT id FROM services WHERE definition LIKE '%\"adopted\":{%'"
 _HANDLES = "SELECT service, supervisor, nonce, started_at, definition FROM handles ORDER BY service"
 _PUT_HANDLE = (
     "INSERT OR REPLACE INTO handles (service, supervisor, nonce, started_at, definition)"
@@ -40,7 +41,10 @@ class Handles:
     _db: Database
 
     def handles(self) -> Mapping[str, Handle]:
-        """The handles by service. One whose row is broken has what is left: its nonce, and today's definition."""
+        """The handles by service. One whose row is broken has what is left: its nonce, and today's definition.
+
+        What was adopted always has one, made of its definition: it may run without ever having been started here.
+        """
         with self._db.read() as session:
             return _handles(session)[0]
 
@@ -51,12 +55,13 @@ class Handles:
             add_event(session, event)
 
     def delete_handle(self, service_id: str, *, event: Event) -> None:
-        """Raises UnknownName(`unknown-handle`)."""
+        """Raises UnknownName(`unknown-handle`). That of an adopted service goes with its definition."""
         with self._db.write() as session:
             row = session.get(HandleRow, service_id)
-            if row is None:
+            if row is None and service_id not in _adopted(session):
                 raise unknown("handle", service_id, ())
-            session.delete(row)
+            if row is not None:
+                session.delete(row)
             add_event(session, event)
 
     def problems(self) -> tuple[ErrorInfo, ...]:
@@ -78,7 +83,26 @@ def _handles(session: Session) -> tuple[dict[str, Handle], list[ErrorInfo]]:
             bad.append(error.info.model_copy(update={"hint": hint}))
             if left:
                 good[row.service] = left
-    return good, bad
+    return good | _with_adopted(session, good), bad
+
+
+def _adopted(session: Session) -> dict[str, Service]:
+    """The adopted services. The definitions are read only where there are any: this is asked in every step."""
+    if next(iter(run_sql(session, _ADOPTED)), None) is None:
+        return {}
+    return {service: found for service, found in read_services(session)[0].items() if found.adopted}
+
+
+def _with_adopted(session: Session, stored: Mapping[str, Handle]) -> dict[str, Handle]:
+    """A handle for each adopted service. Its definition is today's: what runs was not launched from it anyhow."""
+    found = {}
+    for service in _adopted(session).values():
+        if service.adopted:
+            made = {"service": service.id, "supervisor": service.adopted.keeper, "nonce": "adopted", "started_at": 0.0}
+            known = stored.get(service.id)
+            kept = {"token": known.token, "gpus": known.gpus, "device_mb": known.device_mb} if known else {}
+            found[service.id] = Handle.model_validate({**made, **kept, "launched": service})
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -61,6 +61,23 @@ def status_of(handle: Handle, shown: Properties, ending: Ending | None) -> Proce
     )
 
 
+def state_of(shown: Properties) -> ProcessStatus:
+    """The status of a unit that is not ours, by what systemd alone tells of it."""
+    code, status = number(shown, "ExecMainCode"), number(shown, "ExecMainStatus")
+    if not is_active(shown):
+        ended = None if code not in _CODES.values() else status if code == 1 else -status
+        return ProcessStatus(alive=False, exit_code=ended, detail=_detail(shown, None))
+    pid = number(shown, "MainPID") or None
+    return ProcessStatus(
+        alive=True,
+        pid=pid,
+        pids=pids_of(shown),
+        started_at=_epoch(number(shown, "ExecMainStartTimestampMonotonic")),
+        token=token_of(shown),
+        detail="" if pid else _detail(shown, None),
+    )
+
+
 def token_of(shown: Properties) -> Mapping[str, str | int]:
     """What finds this run again: the unit's name and systemd's id of the run."""
     return {"unit": shown["Id"], "invocation": shown.get("InvocationID", ""), "pid": number(shown, "MainPID")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
+from gpumod.cli.views.adoption import found
 from gpumod.cli.views.parts import blocks, bullets, commas, heading, line, pairs, problems, stack, state, table, words
 from gpumod.operations.results import DoctorResult, InitResult, PluginsResult
 
@@ -20,6 +21,7 @@ def init(result: InitResult) -> RenderableType:
     }
     return blocks(
         pairs(facts),
+        *found(result),
         *problems(result.problems),
         stack(heading("Next"), bullets(result.next)) if result.next else None,
     )

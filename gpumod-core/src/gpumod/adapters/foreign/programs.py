@@ -1,0 +1,131 @@
+"""Programs with their versions, folders of models, and configuration files that are known by their places."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gpumod.adapters.environment import search_path
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.errors import UsageError
+from gpumod.domain.settings import Settings
+from gpumod.ports.commands import CommandLine
+from gpumod.ports.foreign import FolderFound, ProgramFound
+
+VERSION_S = 3.0
+"""So long a program may take to tell its version."""
+MOST = 10_000
+"""So many files are looked at in a folder."""
+MIB = 1024 * 1024
+_FLAG = re.compile(r"--?config(?:=(.*))?", re.DOTALL)
+
+
+def find(names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]:
+    """Those of `names` (or paths) that are there, each asked for its version, side by side."""
+    path = search_path(os.environ, settings.bin_path)
+    places = {name: where for name in names if (where := shutil.which(name, path=path))}
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return tuple(pool.map(_found, places, places.values()))
+
+
+def _found(name: str, path: str) -> ProgramFound:
+    env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    base = PurePosixPath(name).name
+    try:
+        done = subprocess.run(
+            [path, "--version"], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=VERSION_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ProgramFound(name=base, path=path, why=f"it did not tell its version within {VERSION_S:g} s")
+    except OSError as error:
+        return ProgramFound(name=base, path=path, why=error.strerror or str(error))
+    lines = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace").splitlines()
+    told = next((line.strip() for line in lines if re.search(r"\d", line)), "")
+    clean = "".join(c for c in told if not has_control_characters(c))[:80]
+    return ProgramFound(
+        name=base, path=path, version=clean or None, why="" if clean else "it does not tell its version"
+    )
+
+
+def model_folders(settings: Settings) -> tuple[FolderFound, ...]:
+    """Folders that usually hold models, and do."""
+    home = Path.home()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hub = Path(settings.hf_home or os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
+    places = [settings.models_dir, hub, os.environ.get("LLAMA_CACHE") or cache / "llama.cpp", home / "models"]
+    places += [os.environ.get("OLLAMA_MODELS") or home / ".ollama/models", "/usr/share/ollama/.ollama/models"]
+    found = []
+    for place in dict.fromkeys(Path(place).expanduser() for place in places if place):
+        names = list(itertools.islice(_models(place), MOST))
+        if names:
+            found.append(FolderFound(path=str(place), models=len(names), more=len(names) == MOST))
+    return tuple(found)
+
+
+def _models(place: Path) -> Iterator[str]:
+    """GGUF files, repositories of the hub's cache, and ollama's manifests; at most :data:`MOST` files are looked at."""
+    looked = 0
+    for folder, folders, files in os.walk(place):
+        here = [name for name in folders if name.startswith("models--")]
+        yield from here
+        folders[:] = [name for name in folders if name not in here and name != "blobs"]
+        inside = PurePosixPath(folder).parts
+        yield from (name for name in files if name.endswith(".gguf") or "manifests" in inside)
+        looked += len(files) + len(folders)
+        if looked > MOST:
+            return
+
+
+def llama_swap_files(commands: Sequence[CommandLine]) -> tuple[Path, ...]:
+    """Configurations of llama-swap: those that `commands` name, and those in its usual places."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    places = [place for command in commands for place in _named(command)]
+    places += [folder / f"config.{end}" for folder in (config / "llama-swap", Path("/etc/llama-swap")) for end in ENDS]
+    return tuple(place for place in dict.fromkeys(places) if place.is_file())
+
+
+ENDS = ("yaml", "yml")
+
+
+def _named(command: CommandLine) -> Iterator[Path]:
+    if not any(PurePosixPath(word).name == "llama-swap" for word in command.argv):
+        return
+    for word, after in itertools.pairwise((*command.argv, "")):
+        if match := _FLAG.fullmatch(word):
+            yield Path(command.cwd or "/", match[1] or after)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """A YAML file as a mapping. Raises UsageError `no-file` and `bad-file`."""
+    import yaml  # noqa: PLC0415 - for imports alone
+
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError("no-file", f"{path} cannot be read", why=error.strerror or str(error)) from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError("bad-file", f"{path} is not YAML", why=" ".join(str(error).split())) from error
+    if not isinstance(data, Mapping):
+        raise UsageError("bad-file", f"{path} is not a mapping", why="llama-swap's begins with names such as models:")
+    return data
+
+
+def size_mb(path: Path) -> int | None:
+    """What a model's file, or its parts, take on the disk; None where it is not there."""
+    try:
+        if path.is_dir():
+            sizes = [file.stat().st_size for file in path.iterdir() if file.suffix in (".safetensors", ".bin", ".gguf")]
+        else:
+            first = re.sub(r"-00001-of-(\d{5})\.gguf$", r"-*-of-\1.gguf", path.name)
+            files = path.parent.glob(first) if "*" in first else [path]
+            sizes = [file.stat().st_size for file in files]
+    except OSError:
+        return None
+    return -(-sum(sizes) // MIB) if sizes else None

@@ -1,0 +1,213 @@
+"""service adopt, service release: what somebody else set up becomes a service, and is let go again untouched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpumod.domain.errors import Failed, GpumodError, UsageError
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.run import Sample
+from gpumod.domain.service import Service
+from gpumod.engine.asking import ask_supervisors
+from gpumod.engine.footprints import key_of
+from gpumod.operations.adoption_params import AdoptParams, ReleaseParams
+from gpumod.operations.adoption_results import AdoptResult, ReleaseResult
+from gpumod.operations.base import bad_input
+from gpumod.operations.modes import modes_naming, without_service
+from gpumod.operations.params import ServiceRemove
+from gpumod.operations.services import Services
+from gpumod.operations.subjects import (
+    NOT_KNOWN,
+    Subject,
+    gone,
+    held_by,
+    of_process,
+    of_unit,
+    resolve_process,
+    service_fields,
+    slug,
+)
+from gpumod.ports import HttpFailure
+from gpumod.ports.foreign import Surroundings, UnitFacts
+
+HEALTH_PATHS = ("/health", "/healthz", "/v1/models", "/")
+"""Where a service of no known kind is asked how it is: the first that answers 200 is kept."""
+ASK_S = 2.0
+
+
+class Adopting(Services):
+    async def service_adopt(self, params: AdoptParams) -> AdoptResult:
+        """Make a service of a unit or a process. Nothing is started, stopped, written or asked to change."""
+        subject, notes = await self._subject(params)
+        snapshot = await self._seen()
+        await self._refuse_adopted(subject)
+        service, more = await self._as_service(subject, params, snapshot)
+        notes += more
+        with self._machine.store.together():
+            if service.id in self._machine.store.services():
+                raise UsageError(
+                    "service-exists", f"there is a service {service.id!r} already", hint="give another one: --id ID"
+                )
+            self._check(service)
+            event = self._event("service-adopted", service.id, what=str(subject.adopted))
+            self._machine.store.put_service(service, event=event, user_edited=tuple(service.model_fields_set))
+            self._keep_measured(service, subject, snapshot)
+        footprint = self._footprint(service, snapshot)
+        if footprint.vram_mb == 0 and not self._machine.hosts_members(service):
+            notes.append(NOT_KNOWN)
+        return AdoptResult(service=service, footprint=footprint, pids=subject.pids, notes=tuple(notes))
+
+    async def service_release(self, params: ReleaseParams) -> ReleaseResult:
+        """Forget an adopted service. What it stood for goes on, or stays down, as it is."""
+        store = self._machine.store
+        with store.together():
+            service = self._removable(ServiceRemove(service=params.service, cascade=params.cascade))
+            if service.adopted is None:
+                raise Failed(
+                    "not-adopted",
+                    f"service {service.id!r} was not adopted: it is gpumod's own",
+                    hint=f"gpumod service remove {service.id}",
+                )
+            modes = store.modes()
+            for mode_id in modes_naming(modes, service.id):
+                event = self._event("mode-edited", mode_id, removed=service.id)
+                store.put_mode(without_service(modes[mode_id], service.id), event=event, user_edited=True)
+            event = self._event("service-released", service.id, what=str(service.adopted))
+            store.delete_handle(service.id, event=event)
+            store.delete_service(service.id, event=event)
+        self._machine.secrets.forget(service.id)
+        return ReleaseResult(id=service.id, what=str(service.adopted))
+
+    # --- what is meant ----------------------------------------------------------------------------------------------
+
+    def _around(self) -> Surroundings:
+        return self._tools.surroundings()
+
+    async def _subject(self, params: AdoptParams) -> tuple[Subject, list[str]]:
+        if params.what.isdigit():
+            return await asyncio.to_thread(self._process, int(params.what))
+        unit = await asyncio.to_thread(self._unit_facts, params)
+        if unit.name.startswith("gpumod-"):
+            raise UsageError("own-unit", f"{unit.name} is a unit of gpumod's own", why="it is managed already")
+        return of_unit(self._around(), unit), []
+
+    def _unit_facts(self, params: AdoptParams) -> UnitFacts:
+        around = self._around()
+        name = params.what if params.what.endswith(".service") else f"{params.what}.service"
+        managers = (params.manager,) if params.manager else around.managers()
+        found, error = [], None
+        for manager in managers:
+            try:
+                facts = around.unit(name, manager)
+            except GpumodError as refusal:
+                if params.manager:
+                    raise
+                error = refusal
+                continue
+            found += [facts] if facts else []
+        if not found:
+            raise gone(f"unit {name}", error)
+        if len(found) > 1:
+            raise UsageError(
+                "which-manager",
+                f"both managers have a unit {name}",
+                hint=f"gpumod service adopt {name} --manager user, or system",
+            )
+        return found[0]
+
+    def _process(self, pid: int) -> tuple[Subject, list[str]]:
+        around = self._around()
+        asked = around.process(pid)
+        if asked is None or pid < 2:
+            raise gone(f"process {pid}", Failed("gone", "it is gone, or has no command line"))
+        facts = resolve_process(self._machine, around, pid) or asked
+        owner = around.unit_of(facts.pid)
+        if owner is not None:
+            unit = _quietly(around, owner[1], owner[0])
+            if unit is not None and unit.main_pid == facts.pid:
+                raise UsageError(
+                    "is-a-unit",
+                    f"process {pid} is that of the {owner[0]} unit {owner[1]}",
+                    why="as a unit it can be started again, too",
+                    hint=f"gpumod service adopt {owner[1]} --manager {owner[0]}",
+                )
+        notes = [] if facts.pid == pid else [f"process {pid} belongs to process {facts.pid}, which was adopted"]
+        return of_process(facts), notes
+
+    async def _refuse_adopted(self, subject: Subject) -> None:
+        """Raise UsageError for what is a service already, or runs one."""
+        for service in self._machine.store.services().values():
+            if service.adopted == subject.adopted:
+                raise _is_service(subject, service.id)
+        statuses = await ask_supervisors(self._machine, self._machine.store.handles().values())
+        for service_id, status in statuses.items():
+            if set(status.pids) & set(subject.pids):
+                raise _is_service(subject, service_id)
+
+    # --- what it becomes --------------------------------------------------------------------------------------------
+
+    async def _as_service(
+        self, subject: Subject, params: AdoptParams, snapshot: HostSnapshot | None, taken: Mapping[str, object] = {}
+    ) -> tuple[Service, list[str]]:
+        """The service, by the drivers' word and its own, and what is to be said of it. Nothing is stored."""
+        held = held_by(snapshot, subject.pids)
+        gpus = [gpu.index for gpu in snapshot.gpus] if snapshot else []
+        ports = await asyncio.to_thread(self._around().listening, set(subject.pids)) if subject.pids else {}
+        listening = {port for many in ports.values() for port in many}
+        fields, notes = service_fields(self._machine, subject, params, held, gpus, listening)
+        known = {*self._machine.store.services(), *taken}
+        try:
+            service = Service.model_validate({**fields, "id": params.id or slug(_stem(subject, fields), known)})
+        except ValidationError as error:
+            raise bad_input(f"what {subject.adopted} says of itself", error) from error
+        if subject.pids and "health_endpoint" not in fields and service.port in listening:
+            service = service.model_copy(update=await self._health(service))
+        self._check(service)
+        return service, notes
+
+    async def _health(self, service: Service) -> dict[str, str]:
+        """The path where it answers, if its usual one does not."""
+        for path in (service.health_endpoint, *HEALTH_PATHS):
+            try:
+                reply = await self._machine.http.request("GET", service.port or 0, path, timeout_s=ASK_S)
+            except HttpFailure:
+                return {}
+            if reply.status == 200:
+                return {"health_endpoint": path}
+            if reply.status == 503:  # the path is right, and it is busy loading
+                return {}
+        return {}
+
+    def _keep_measured(self, service: Service, subject: Subject, snapshot: HostSnapshot | None) -> None:
+        held = sum(held_by(snapshot, subject.pids).values())
+        if snapshot and held:
+            key, now = key_of(service, snapshot.gpus), self._machine.clock.now()
+            sample = Sample(service=service.id, key=key, at=now, kind="settled_mb", value=float(held))
+            self._machine.store.add_samples([sample])
+
+
+def _stem(subject: Subject, fields: Mapping[str, Any]) -> str:
+    """What an id is made of: the unit's name, or of a process the model's."""
+    model = fields.get("model_path") or fields.get("model_id")
+    if subject.adopted.unit or not model:
+        return subject.stem
+    return str(model).rstrip("/").rpartition("/")[2].removesuffix(".gguf").lower()
+
+
+def _quietly(around: Surroundings, name: str, manager: str) -> UnitFacts | None:
+    try:
+        return around.unit(name, "user" if manager == "user" else "system")
+    except GpumodError:
+        return None
+
+
+def _is_service(subject: Subject, service: str) -> UsageError:
+    return UsageError(
+        "adopted-already",
+        f"{subject.adopted} is service {service!r} already",
+        hint=f"gpumod service show {service}",
+    )

@@ -1,0 +1,135 @@
+"""What `gpumod init` finds on a real machine, and proposes. Everything is looked at, nothing is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+
+from gpumod.domain.errors import ErrorInfo, GpumodError
+from gpumod.domain.machine import HostSnapshot
+from gpumod.engine.observe import observe
+from gpumod.operations.adopting import Adopting
+from gpumod.operations.adoption_params import AdoptParams, ImportFile
+from gpumod.operations.adoption_results import FolderRow, Found, ProgramRow, Proposal
+from gpumod.operations.importing import Importing
+from gpumod.operations.subjects import Subject, held_by, of_process, of_unit, read, resolve_process, slug
+from gpumod.plugins.commands import words_from
+from gpumod.ports.foreign import UnitFacts
+
+PROGRAMS = ("ollama", "llama-swap")
+"""Servers that no driver knows for sure, and that are worth a proposal also where they hold nothing now."""
+LLAMA_SWAP = "llama-swap"
+
+
+class Discovering(Importing, Adopting):
+    async def _discover(self, take: tuple[str, ...], *, take_all: bool) -> Found:
+        """Look around; the proposals in `take` (or all) become services."""
+        machine, around = self._machine, self._around()
+        snapshot = await observe(machine)
+        names = (machine.settings.vllm_bin, machine.settings.llama_server_bin, *PROGRAMS)
+        asked = asyncio.create_task(asyncio.to_thread(around.programs, names, machine.settings))
+        problems: list[ErrorInfo] = []
+        units = await asyncio.to_thread(self._units, problems)
+        subjects = await asyncio.to_thread(self._subjects, units, snapshot)
+        proposals = [await self._proposal(subject, snapshot) for subject in subjects]
+        proposals = _with_ids(proposals, {*machine.store.services()})
+        commands = [command for subject in subjects for command in subject.commands]
+        proposals += [_file(n, path) for n, path in enumerate(around.llama_swap_files(commands))]
+        taken: list[str] = []
+        for proposal in proposals:
+            if proposal.problem is None and (take_all or proposal.id in take):
+                try:
+                    taken += await self._take(proposal)
+                except GpumodError as error:
+                    problems.append(error.info)
+        counts: dict[str, int] = {}
+        for unit in units:
+            counts[unit.manager] = counts.get(unit.manager, 0) + 1
+        folders = await asyncio.to_thread(around.model_folders, machine.settings)
+        return Found(
+            programs=tuple(ProgramRow(**program.model_dump()) for program in await asked),
+            model_folders=tuple(FolderRow(**folder.model_dump()) for folder in folders),
+            units=counts,
+            proposals=tuple(proposals),
+            taken=tuple(taken),
+            problems=tuple(problems),
+        )
+
+    def _units(self, problems: list[ErrorInfo]) -> list[UnitFacts]:
+        found: list[UnitFacts] = []
+        for manager in self._around().managers():
+            try:
+                found += self._around().units(manager)
+            except GpumodError as error:
+                problems.append(error.info)
+        return found
+
+    def _subjects(self, units: list[UnitFacts], snapshot: HostSnapshot) -> list[Subject]:
+        """Units that hold GPU memory, or would run what a driver knows; then processes that hold some."""
+        around = self._around()
+        known = {str(service.adopted) for service in self._machine.store.services().values() if service.adopted}
+        holders = {p.pid for p in snapshot.processes if p.service is None}
+        found = [of_unit(around, unit) for unit in units]
+        found = [subject for subject in found if holders & set(subject.pids) or self._is_server(subject)]
+        covered = {pid for subject in found for pid in subject.pids}
+        for pid in sorted(holders - covered):
+            if pid not in covered and (facts := resolve_process(self._machine, around, pid)) is not None:
+                subject = of_process(facts)
+                covered |= {pid, *subject.pids}
+                found.append(subject)
+        return [subject for subject in found if str(subject.adopted) not in known]
+
+    def _is_server(self, subject: Subject) -> bool:
+        told = read(self._machine, subject.commands)
+        named = any(words_from(command.argv, name) for command in subject.commands for name in PROGRAMS)
+        return named or (told is not None and told[1].sure)
+
+    async def _proposal(self, subject: Subject, snapshot: HostSnapshot) -> Proposal:
+        manager = f" --manager {subject.adopted.manager}" if subject.adopted.manager else ""
+        command = f"gpumod service adopt {shlex.quote(subject.what)}{manager}"
+        proposal = Proposal(
+            id=subject.stem,
+            kind="unit" if subject.adopted.unit else "process",
+            what=str(subject.adopted),
+            command=command,
+            running=bool(subject.pids),
+            held_mb=sum(held_by(snapshot, subject.pids).values()),
+        )
+        try:
+            await self._refuse_adopted(subject)
+            service, notes = await self._as_service(subject, AdoptParams(what=subject.what), snapshot)
+        except GpumodError as error:
+            return proposal.model_copy(update={"problem": error.info})
+        return proposal.model_copy(update={"id": service.id, "service": service, "notes": tuple(notes)})
+
+    async def _take(self, proposal: Proposal) -> list[str]:
+        words = shlex.split(proposal.command)
+        if proposal.kind == "llama-swap":
+            done = await self.import_llama_swap(ImportFile(file=words[-1]))
+            return [row.id for row in done.rows if row.action == "added"]
+        adopted = proposal.service.adopted if proposal.service else None
+        manager = adopted.manager if adopted else None
+        await self.service_adopt(AdoptParams(what=words[3], manager=manager, id=proposal.id))
+        return [proposal.id]
+
+
+def _with_ids(proposals: list[Proposal], taken: set[str]) -> list[Proposal]:
+    """Each with an id of its own, which its command says too."""
+    out = []
+    for proposal in proposals:
+        name = slug(proposal.id, taken)
+        taken.add(name)
+        service = proposal.service.model_copy(update={"id": name}) if proposal.service else None
+        command = f"{proposal.command} --id {name}"
+        out.append(proposal.model_copy(update={"id": name, "service": service, "command": command}))
+    return out
+
+
+def _file(number: int, path: Path) -> Proposal:
+    return Proposal(
+        id=f"{LLAMA_SWAP}-file{f'-{number + 1}' if number else ''}",
+        kind="llama-swap",
+        what=str(path),
+        command=f"gpumod import llama-swap {shlex.quote(str(path))}",
+    )

@@ -1,0 +1,172 @@
+"""What may be adopted, and the service that it would become: read from its command lines by the drivers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from gpumod.domain import secrets
+from gpumod.domain.adopted import Adopted
+from gpumod.domain.errors import GpumodError, UsageError
+from gpumod.domain.machine import HostSnapshot
+from gpumod.engine.machine import Machine
+from gpumod.operations.adoption_params import AdoptParams
+from gpumod.ports.commands import CommandLine, ReadsCommands, Told
+from gpumod.ports.foreign import ProcessFacts, Surroundings, UnitFacts
+
+NOT_KNOWN = "what it takes is not known until it has run: give --vram-mb, else it is counted as nothing until then"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that somebody else set up. `commands` are its command lines, the most telling first; `pids` all its
+    processes, none where it is down; `stem` is what an id is made of."""
+
+    adopted: Adopted
+    stem: str
+    commands: tuple[CommandLine, ...]
+    pids: tuple[int, ...] = ()
+
+    @property
+    def what(self) -> str:
+        return self.adopted.unit or str(self.adopted.pid)
+
+
+def of_unit(around: Surroundings, unit: UnitFacts) -> Subject:
+    """A unit: what runs in it tells more than its file, of which systemd has lost the quotes."""
+    order = [*([unit.main_pid] if unit.main_pid else []), *(pid for pid in unit.pids if pid != unit.main_pid)]
+    found = [facts.command for pid in order if (facts := around.process(pid)) is not None]
+    lines = [line.model_copy(update={"env": {**unit.command.env, **line.env}}) for line in found]
+    adopted = Adopted(unit=unit.name, manager=unit.manager)
+    stem = unit.name.removesuffix(".service").replace("@", "-")
+    return Subject(adopted, stem, (*lines, *([unit.command] if unit.command.argv else [])), unit.pids)
+
+
+def of_process(facts: ProcessFacts) -> Subject:
+    words = [PurePosixPath(word).name for word in facts.command.argv if not word.startswith("-")]
+    stem = next(
+        (w for w in words if not re.match(r"(python|sh$|bash|env$|node|uv)", w)), words[0] if words else "process"
+    )
+    adopted = Adopted(pid=facts.pid, identity=facts.identity)
+    return Subject(adopted, PurePosixPath(stem).stem, (facts.command,), facts.pids)
+
+
+def read(machine: Machine, commands: Sequence[CommandLine], driver: str | None = None) -> tuple[str, Told] | None:
+    """The driver that knows one of `commands`, and what it reads there; a sure one before one that takes any."""
+    unsure: tuple[str, Told] | None = None
+    for command in commands:
+        for name, told in _readings(machine, command):
+            if driver in (None, name):
+                if told.sure:
+                    return name, told
+                unsure = unsure or (name, told)
+    return unsure
+
+
+def _readings(machine: Machine, command: CommandLine) -> Iterator[tuple[str, Told]]:
+    for name in machine.plugins.drivers.names():
+        try:
+            driver = machine.plugins.drivers.get(name)
+            told = driver.read_command(command) if isinstance(driver, ReadsCommands) else None
+        except Exception:  # noqa: BLE001, S112 - a stranger's driver hinders nobody but itself
+            continue
+        if told is not None:
+            yield name, told
+
+
+def held_by(snapshot: HostSnapshot | None, pids: Collection[int]) -> dict[int, int]:
+    """MiB that `pids` hold, by GPU."""
+    held: dict[int, int] = {}
+    for process in snapshot.processes if snapshot else ():
+        if process.pid in pids and process.vram_mb:
+            held[process.gpu] = held.get(process.gpu, 0) + process.vram_mb
+    return held
+
+
+def service_fields(
+    machine: Machine,
+    subject: Subject,
+    params: AdoptParams,
+    held: Mapping[int, int],
+    gpus: Collection[int],
+    listening: Collection[int],
+) -> tuple[dict[str, Any], list[str]]:
+    """The fields of the service, but for its id, and what is to be said of them.
+
+    Raises UsageError `not-recognised` and `which-port`.
+    """
+    found = read(machine, subject.commands, params.driver)
+    if found is None:
+        raise _not_recognised(machine, subject, params.driver)
+    driver, told = found
+    fields, notes = dict(told.fields), list(told.notes)
+    fields |= {"driver": driver, "adopted": subject.adopted, "port": _port(subject, params, fields, listening)}
+    fields["unit_vars"] = _without_secrets(fields.get("unit_vars", {}))
+    if any(gpu not in gpus for gpu in fields.get("gpus", ())):
+        del fields["gpus"]
+    elif held and "gpus" not in fields and len(gpus) > 1:
+        fields["gpus"] = tuple(sorted(held))
+    fields["vram_mb"] = sum(held.values()) if params.vram_mb is None else params.vram_mb
+    return fields, notes
+
+
+def _without_secrets(unit_vars: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing is started from it, so secrets of a command line need not be kept."""
+    left, secret = secrets.split(unit_vars)
+    return dict(left or {}) if secret else dict(unit_vars)
+
+
+def _port(subject: Subject, params: AdoptParams, fields: Mapping[str, Any], listening: Collection[int]) -> int:
+    said = params.port or fields.get("port")
+    if said is not None:
+        return int(said)
+    if len(listening) == 1:
+        return next(iter(listening))
+    many = f"it listens on {', '.join(map(str, sorted(listening)))}" if listening else "it listens on none that is seen"
+    raise UsageError(
+        "which-port",
+        f"{subject.adopted} does not say on which port it serves",
+        why=many,
+        hint=f"gpumod service adopt {subject.what} --port N",
+    )
+
+
+def _not_recognised(machine: Machine, subject: Subject, driver: str | None) -> UsageError:
+    if driver is not None:
+        machine.plugins.drivers.get(driver)  # an unknown one is told as such
+    said = f"driver {driver} does not know" if driver else "no driver knows"
+    first = " ".join(subject.commands[0].argv[:3]) if subject.commands else "no command line that can be read"
+    return UsageError(
+        "not-recognised",
+        f"{said} what {subject.adopted} runs",
+        why=f"it runs: {first:.200}",
+        hint='pip install "gpumod[fastapi]" adopts any HTTP service, "gpumod[all]" every runtime',
+    )
+
+
+def slug(text: str, taken: Collection[str]) -> str:
+    """An id made of `text` that is not taken."""
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:56] or "service"
+    numbered = (f"{clean}-{n}" for n in range(2, 10_000))
+    return clean if clean not in taken else next(name for name in numbered if name not in taken)
+
+
+def resolve_process(machine: Machine, around: Surroundings, pid: int) -> ProcessFacts | None:
+    """The process that serves, of which `pid` may be a worker: the farthest ancestor that a driver knows for sure,
+    else the nearest that listens; None where nothing of that is so. `nvidia-smi` names workers."""
+    chain = around.chain(pid)
+    known = [facts for facts in chain if (told := read(machine, [facts.command])) and told[1].sure]
+    if known:
+        return known[-1]
+    listening = around.listening({facts.pid for facts in chain})
+    return next((facts for facts in chain if listening.get(facts.pid)), None)
+
+
+def gone(what: str, error: GpumodError | None = None) -> UsageError:
+    why = error.info.message if error else "neither manager has a unit of this name"
+    return UsageError(
+        "nothing-to-adopt", f"there is no {what} to adopt", why=why, hint="gpumod init shows what is found"
+    )

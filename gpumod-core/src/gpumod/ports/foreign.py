@@ -1,0 +1,74 @@
+"""What is on this machine that gpumod did not set up: units, processes, programs, models. Looked at, never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from gpumod.domain.adopted import Manager
+from gpumod.domain.base import Frozen
+from gpumod.domain.settings import Settings
+from gpumod.ports.commands import CommandLine
+
+
+class UnitFacts(Frozen):
+    """A service unit: `command` is its first ExecStart=, as far as systemd tells it (its quoting is lost); `pids` are
+    all its processes, none where it is down. `file` is where it was read from."""
+
+    name: str
+    manager: Manager
+    command: CommandLine
+    active: bool = False
+    main_pid: int | None = None
+    pids: tuple[int, ...] = ()
+    file: str = ""
+
+
+class ProcessFacts(Frozen):
+    """A living process; `identity` is what no other one shares."""
+
+    pid: int
+    identity: str
+    command: CommandLine
+    pids: tuple[int, ...] = ()
+
+
+class ProgramFound(Frozen):
+    """A program, and what it says of its version; where it says nothing, `why`."""
+
+    name: str
+    path: str
+    version: str | None = None
+    why: str = ""
+
+
+class FolderFound(Frozen):
+    """A folder of models; `more` where counting ended early."""
+
+    path: str
+    models: int
+    more: bool = False
+
+
+class Surroundings(Protocol):
+    """Reads what is around gpumod. All calls block, and none changes anything.
+
+    `unit` is None for one that is not there; both unit calls raise GpumodError where the manager cannot be asked.
+    `chain` is a process and its ancestors, without process 1. `unit_of` tells the service unit whose control group a
+    process is in. `listening` maps those of `pids` that listen on TCP ports to these. `config` reads a YAML mapping
+    and raises UsageError.
+    """
+
+    def managers(self) -> tuple[Manager, ...]: ...
+    def unit(self, name: str, manager: Manager) -> UnitFacts | None: ...
+    def units(self, manager: Manager) -> tuple[UnitFacts, ...]: ...
+    def process(self, pid: int) -> ProcessFacts | None: ...
+    def chain(self, pid: int) -> tuple[ProcessFacts, ...]: ...
+    def unit_of(self, pid: int) -> tuple[Manager, str] | None: ...
+    def listening(self, pids: Collection[int]) -> Mapping[int, Sequence[int]]: ...
+    def programs(self, names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]: ...
+    def model_folders(self, settings: Settings) -> tuple[FolderFound, ...]: ...
+    def llama_swap_files(self, commands: Sequence[CommandLine]) -> tuple[Path, ...]: ...
+    def config(self, path: Path) -> Mapping[str, Any]: ...
+    def size_mb(self, path: Path) -> int | None: ...

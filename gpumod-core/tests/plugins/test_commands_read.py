@@ -1,0 +1,58 @@
+"""Command lines of others: what the drivers' shared reader makes of flags, wrappers and shells."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpumod.api import Flag, gpus_in, keep_flags, read_flags, words_from
+
+KNOWN = {"--port": Flag("port", "int"), "-c": Flag("size", "int"), "--fast-one": Flag("fast", "switch")}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("vllm", "serve", "m"),
+        ("/usr/bin/python3", "/venv/bin/vllm", "serve", "m"),
+        ("env", "A=b", "nice", "-n", "5", "vllm", "serve", "m"),
+        ("bash", "-lc", "cd /srv && exec vllm serve m"),
+        ("/bin/sh", "-c", "vllm serve 'm'"),
+    ],
+)
+def test_the_program_is_found_behind_what_starts_it(argv: tuple[str, ...]) -> None:
+    found = words_from(argv, "vllm")
+    assert found is not None
+    assert found[1:] == ("serve", "m")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (),
+        ("docker", "run", "image", "vllm", "serve", "m"),
+        ("sh", "-c", "vllm serve m | tee log"),
+        ("sh", "-c", "vllm serve 'm"),
+        ("tail", "-f", "vllm.log"),
+    ],
+)
+def test_what_cannot_be_read_is_not_guessed(argv: tuple[str, ...]) -> None:
+    assert words_from(argv, "vllm") is None
+
+
+def test_flags_in_all_their_forms() -> None:
+    found, rest = read_flags(("--port=1", "--other", "x", "-c", "5", "--fast_one", "--port", "2"), KNOWN)
+    assert found == {"port": 2, "size": 5, "fast": True}
+    assert rest == ("--other", "x")
+    assert read_flags(("--port", "many", "-c"), KNOWN) == ({}, ("--port", "many", "-c"))
+    assert read_flags(("--port=many",), KNOWN) == ({}, ("--port=many",))
+
+
+def test_flags_that_may_not_stay_go_with_their_values() -> None:
+    words = ("--api-key", "s3cret", "--seed", "-1", "--api-key=x", "--json", "a\nb", "--last")
+    assert keep_flags(words, ("--api-key",)) == (("--seed", "-1", "--last"), ("--api-key", "--json"))
+
+
+def test_gpus_by_index() -> None:
+    assert gpus_in({"CUDA_VISIBLE_DEVICES": "1, 0"}) == (1, 0)
+    assert gpus_in({"CUDA_VISIBLE_DEVICES": "GPU-aa"}) is None
+    assert gpus_in({}) is None

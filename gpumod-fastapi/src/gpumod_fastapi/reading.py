@@ -1,0 +1,65 @@
+"""Reading any command line of an HTTP service: its port, and the command as it stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from gpumod.api import CommandLine, Told, gpus_in, words_from
+
+FLAGS = ("--port", "-p", "--http-port", "--server-port")
+PLACES = ("--bind", "-b", "--listen", "--listen-address", "--address")
+_PORT = re.compile(r"(?:^|:)([0-9]{1,5})$")
+
+
+class Known(NamedTuple):
+    """A program whose port and health path are its own: where it is told its place, its port, its path."""
+
+    variable: str
+    port: int
+    health: str
+
+
+PROGRAMS: Mapping[str, Known] = {"ollama": Known("OLLAMA_HOST", 11434, "/")}
+
+
+def read_command(command: CommandLine) -> Told | None:
+    """The fields of a service that would be started so. Any command may be an HTTP service: nothing is sure of it."""
+    if not command.argv or any("\n" in word for word in command.argv):
+        return None
+    port, words = _with_port(command.argv)
+    fields: dict[str, Any] = {}
+    for name, known in PROGRAMS.items():
+        found = words_from(command.argv, name)
+        if found and found[1:2] == ("serve",):
+            said = _PORT.search(command.env.get(known.variable, ""))
+            port, fields["health_endpoint"] = port or (int(said[1]) if said else known.port), known.health
+    if port is None and command.env.get("PORT", "").isdigit():
+        port = int(command.env["PORT"])
+    if port is not None and 1 <= port <= 65535:
+        fields["port"] = port
+    if visible := gpus_in(command.env):
+        fields["gpus"] = visible
+    options: dict[str, Any] = {"command": list(words)}
+    if PurePosixPath(command.cwd).is_absolute() and command.cwd != "/":
+        options["cwd"] = command.cwd
+    return Told(fields={**fields, "unit_vars": options}, sure=False)
+
+
+def _with_port(argv: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:
+    """The port that the command says, and its words with {port} in its place."""
+    out: list[str] = []
+    port: int | None = None
+    before = ""
+    for word in argv:
+        name, equals, given = word.partition("=")
+        flag, value = (name, given) if equals else (before, word)
+        match = _PORT.search(value) if flag in (*FLAGS, *PLACES) else None
+        if match and (flag in PLACES or match.start() == 0) and port in (None, int(match[1])):
+            port = int(match[1])
+            word = word[: len(word) - len(match[1])] + "{port}"  # noqa: PLW2901 - the same word, filled in later
+        out.append(word)
+        before = "" if equals else word
+    return port, tuple(out)

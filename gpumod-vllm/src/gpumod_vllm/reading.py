@@ -1,0 +1,94 @@
+"""Reading a `vllm serve` command line that somebody else wrote: the inverse of the driver's `launch`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gpumod.api import CommandLine, Flag, Told, gpus_in, keep_flags, read_flags, words_from
+from gpumod_vllm.options import DENIED_FLAGS
+
+DEFAULT_PORT = 8000
+DEFAULT_UTILIZATION = 0.92
+"""vLLM's own (0.90 in older ones, of which this is the safe side)."""
+SERVERS = frozenset({"vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"})
+KNOWN = {
+    "--model": Flag("model"),
+    "--port": Flag("port", "int"),
+    "--host": Flag("bind_host"),
+    "--gpu-memory-utilization": Flag("gpu_memory_utilization", "float"),
+    "--kv-cache-memory-bytes": Flag("kv_cache_memory_bytes", "int"),
+    "--max-model-len": Flag("max_model_len"),
+    "--max-num-seqs": Flag("max_num_seqs", "int"),
+    "--dtype": Flag("dtype"),
+    "--quantization": Flag("quantization"),
+    "-q": Flag("quantization"),
+    "--kv-cache-dtype": Flag("kv_cache_dtype"),
+    "--tensor-parallel-size": Flag("tensor_parallel_size", "int"),
+    "-tp": Flag("tensor_parallel_size", "int"),
+    "--runner": Flag("runner"),
+    "--convert": Flag("convert"),
+    "--served-model-name": Flag("served_model_name"),
+    "--load-format": Flag("load_format"),
+    "--enforce-eager": Flag("enforce_eager", "switch"),
+    "--enable-sleep-mode": Flag("sleeps", "switch"),
+}
+NO_OPTIONS = ("model", "port", "bind_host", "max_model_len", "sleeps")
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
+_STEPS = {"": 1, "k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
+
+
+def read_command(command: CommandLine) -> Told | None:
+    """The fields of a service that would be started so; None where it is no vLLM server."""
+    words, options = _arguments(command.argv)
+    if words is None:
+        return None
+    model = words[0] if words and not words[0].startswith("-") else None
+    said, rest = read_flags(words[1:] if model else words, KNOWN)
+    model = model or said.get("model")
+    extra, dropped = keep_flags(rest, DENIED_FLAGS, abbreviations=True)
+    notes = [f"left out: {', '.join(dropped)}"] if dropped else []
+    fields: dict[str, Any] = {"port": said.get("port", DEFAULT_PORT)}
+    if model:
+        fields["model_path" if model.startswith(("/", "./", "../", "~")) else "model_id"] = model
+    options |= {name: value for name, value in said.items() if name not in NO_OPTIONS}
+    fields |= _length(said.get("max_model_len"), options) | _place(said.get("tensor_parallel_size", 1), command)
+    if "gpu_memory_utilization" not in said and "kv_cache_memory_bytes" not in said:
+        options["gpu_memory_utilization"] = DEFAULT_UTILIZATION
+        notes.append(f"it does not say gpu_memory_utilization: vLLM's own {DEFAULT_UTILIZATION} is counted")
+    if said.get("sleeps"):
+        if command.env.get("VLLM_SERVER_DEV_MODE") == "1":
+            fields["sleep_mode"] = "l1"
+        else:
+            notes.append("it cannot be put to sleep: it runs without VLLM_SERVER_DEV_MODE=1")
+    if extra:
+        options["extra_args"] = list(extra)
+    return Told(fields={**fields, "unit_vars": options}, notes=tuple(notes))
+
+
+def _arguments(argv: tuple[str, ...]) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """What follows `vllm serve`, or the module of the server; and the option that names the program."""
+    words = words_from(argv, "vllm")
+    if words is not None and words[1:2] == ("serve",):
+        return words[2:], {"vllm_bin": words[0]} if "/" in words[0] else {}
+    found = [n for n, word in enumerate(argv) if word in SERVERS and argv[n - 1] == "-m"]
+    return (argv[found[0] + 1 :] if found else None), {}
+
+
+def _place(spans: int, command: CommandLine) -> dict[str, Any]:
+    """The GPUs that it sees and uses, the first ones where it is not told."""
+    visible = gpus_in(command.env)
+    if spans > 1:
+        return {"gpus": visible[:spans] if visible and len(visible) >= spans else tuple(range(spans))}
+    return {"gpus": visible[:1]} if visible else {}
+
+
+def _length(said: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """`--max-model-len` as a context size: 8192, 32k (thousands) or 32K (of 1024), `auto` as an option."""
+    if said is None:
+        return {}
+    match = _LENGTH.fullmatch(said)
+    if match is None:
+        options["max_model_len"] = "auto"
+        return {}
+    return {"context_size": int(float(match[1]) * _STEPS[match[2]])}
