@@ -183,6 +183,16 @@ def test_an_alternative_restarts_what_was_edited_with_its_stored_definition() ->
     assert make_plan(card(), target, services, {}, policy=Policy(alternatives=False)).fits
 
 
+def test_what_if_contexts_make_other_alternatives() -> None:
+    """`simulate --context` and a plain `simulate` offer what is worded alike, and is not the same."""
+    plain = make_plan(card(), TARGET, SERVICES, {})
+    asked = TARGET.model_copy(update={"context": {"glm-code": 30_000}})
+    what_if = make_plan(card(), asked, SERVICES, {})
+    assert plain.alternatives
+    assert not {a.id for a in plain.alternatives} & {a.id for a in what_if.alternatives}
+    assert all(a.title.endswith("(asked for: a context of glm-code at 30000)") for a in what_if.alternatives)
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes(most=5), st.integers(500, 4000))
 def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) -> None:

@@ -77,6 +77,7 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             variants=variants(machine, services),
             stored={s: found for s, found in wanted.services.items() if found != services[s]},
             footprint_of=footprint_of,
+            as_launched={s: footprint_of(old) for s, old in _as_up(snapshot, wanted).items() if s in begun},
         )
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
@@ -98,13 +99,16 @@ def definitions(snapshot: HostSnapshot, wanted: Wanted, begun: Collection[str]) 
 
     What is not of the process (:data:`AT_ONCE`) is taken from the definition of today in any case.
     """
-    out = dict(wanted.services)
+    up = _as_up(snapshot, wanted)
+    return {**wanted.services, **{s: old for s, old in up.items() if s not in begun or s not in wanted.services}}
+
+
+def _as_up(snapshot: HostSnapshot, wanted: Wanted) -> dict[str, Service]:
+    """The definitions of what is up, as they count for it."""
+    out: dict[str, Service] = {}
     for service, old in launched(snapshot).items():
         today = wanted.services.get(service)
-        if today is None:
-            out[service] = old
-        elif service not in begun:
-            out[service] = old.model_copy(update={name: getattr(today, name) for name in AT_ONCE})
+        out[service] = old.model_copy(update={name: getattr(today, name) for name in AT_ONCE}) if today else old
     return out
 
 

@@ -51,7 +51,8 @@ class Targets(Base):
                 changed[name] = self._service(name, services).with_context(tokens)
             except ValueError as error:
                 raise UsageError("bad-context", str(error), hint="give it kv_cache_per_1k and context_size") from error
-        return _with(target.model_copy(update={"members": members}), services, changed, snapshot)
+        asked = target.model_copy(update={"members": members, "context": dict(params.context)})
+        return _with(asked, services, changed, snapshot)
 
     def _refuse_strangers(
         self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]
