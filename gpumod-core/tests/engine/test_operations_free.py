@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -158,3 +159,55 @@ def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
     box.world.clock.run(Gpumod(box.machine(), tools).free(FreeParams(back=True), hear))
     assert told[0] == "somebody is changing this machine: switch"
     assert box.world.states() == {"web": "ready", "nap": "ready"}
+
+
+# --- what becomes of a lease when its run is left half-way ------------------------------------------------------------
+
+
+def twice() -> None:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("way", ["rollback", "resume"])
+def test_a_run_that_is_rolled_back_takes_its_lease_with_it(box: Any, way: str) -> None:
+    box.when("sleep nap sent", twice)
+    left = free(box, 4000).change
+    assert left is not None
+    assert left.exit_code == 7
+    assert [row.vram_mb for row in status(box).leases] == [4000], "it holds until it is decided"
+    assert box.recover(way).exit_code == 0
+    kept = [4000] if way == "resume" else []
+    assert [holding.vram_mb for holding in box.store.holdings()] == kept
+    assert box.world.states() == {"web": "ready", "nap": "asleep" if kept else "ready"}
+    assert box.switch("on").exit_code == (3 if kept else 0)
+    dropped = [event for event in box.store.events(50) if event.kind == "lease-dropped"]
+    assert len(dropped) == 1 - len(kept)
+
+
+def test_a_lease_is_there_as_soon_as_its_run_and_no_sooner(box: Any) -> None:
+    """Killed at every write of making room: whatever was left is closed by a rollback, and no lease stays."""
+    copies: list[Any] = []
+    box.every = lambda act: copies.append(box.copy(f"{len(copies)}")) if act.startswith("write") else None
+    assert free(box, 4000).lease is not None
+    box.every = lambda _: None
+    seen = set()
+    for left in copies:
+        run = left.store.open_run()
+        assert [h.id for h in left.store.holdings()] == ([run.lease] if run else [])
+        if run is not None:
+            assert left.recover("rollback").exit_code == 0
+        assert left.store.holdings() == ()
+        assert left.world.states() == {"web": "ready", "nap": "ready"}
+        left.close()
+        seen.add(run is not None)
+    assert seen == {False, True}
+
+
+def test_room_that_is_there_already_is_leased_without_a_run(box: Any) -> None:
+    box.switch("off")
+    runs = box.store.runs(9)
+    made = free(box, 4000)
+    assert made.lease is not None
+    assert [holding.id for holding in box.store.holdings()] == [made.lease.id]
+    assert box.store.runs(9) == runs

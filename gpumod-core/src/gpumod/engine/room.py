@@ -13,7 +13,7 @@ from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
 from gpumod.engine.footprints import footprint, placed_on
-from gpumod.engine.leases import counted
+from gpumod.engine.leases import counted, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import TOLERANCE_MB, free_mb_of
 from gpumod.engine.planning import Options, Wanted, altered_in, definitions, launched, policy_of
@@ -32,7 +32,7 @@ def find_room(machine: Machine, snapshot: HostSnapshot, mb: int, gpu: int | None
         s: footprint(machine, definition, snapshot.gpus, samples, placed_on(snapshot, s))
         for s, definition in services.items()
     }
-    leases = () if options.force else counted(machine, snapshot)
+    leases = () if options.force else counted(machine, snapshot, standing(machine))
     policy = policy_of(machine, options)
     return make_room(snapshot, services, prints, mb, gpu, leases=leases, policy=policy, force=options.force)
 

@@ -34,8 +34,8 @@ class Freeing(Base):
     async def free(self, params: FreeParams, progress: OnProgress = None) -> FreeResult:
         """Make room by a plan and hold it as a lease; or end leases and put back, by a plan, what was put away.
 
-        A lease is stored before the first step, under the machine's lock, and counts until its process ends, its time
-        is over, or it is given back.
+        A lease is stored with the run, before its first step, and counts until its process ends, its time is over, or
+        it is given back. One whose run is rolled back is gone.
         """
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.back:
@@ -53,8 +53,6 @@ class Freeing(Base):
         made: list[Holding] = []
 
         def build(snapshot: HostSnapshot) -> Wanted:
-            for old in made:  # it is asked again where something has just died
-                store.delete_holding(old.id, event=self._event("lease-dropped", old.id))
             room = find_room(machine, snapshot, mb, params.gpu, options)
             before, definitions = put_away(snapshot, room)
             now, pid = machine.clock.now(), os.getpid() if params.attended else None
@@ -72,24 +70,14 @@ class Freeing(Base):
                 before=before,
                 definitions=definitions,
             )
-            made[:] = [holding]
-            data = {"gpu": room.gpu, "vram_mb": mb, "holder": holding.holder, "until": holding.until}
-            store.put_holding(holding, event=self._event("leased", holding.id, **data))
-            return Wanted(room.target, store.services())
+            made[:] = [holding]  # it is asked again where something has just died
+            return Wanted(room.target, store.services(), holding)
 
-        held = False
         try:
-            try:
-                outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
-            except DoesNotFit:
-                await wait_settled(machine)  # something may just have died: its memory is as good as free
-                outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
-            # what was left half-way is put back by `recover`, or when the lease is over
-            held = outcome.status is RunStatus.HALF_WAY or outcome.exit_code == 0
-        finally:
-            if not held:
-                for holding in made:
-                    store.delete_holding(holding.id, event=self._event("lease-dropped", holding.id))
+            outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
+        except DoesNotFit:
+            await wait_settled(machine)  # something may just have died: its memory is as good as free
+            outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
         result = change_result(outcome, store.current_mode(), store.current_mode())
         if outcome.exit_code:
             return FreeResult(change=result)
