@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import Busy, DoesNotFit, Failed
+from gpumod.bootstrap import preset_tools
+from gpumod.domain.box import Box
+from gpumod.domain.errors import Busy, DoesNotFit, Failed, HalfWay
+from gpumod.domain.run import Event
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.lease_results import FreeResult
-from gpumod.operations.params import FreeParams, NoParams
+from gpumod.operations.params import ApplyParams, FreeParams, NoParams, ServiceRemove
 from gpumod.operations.ports import Tools
 from gpumod.ports import Holder
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -33,7 +36,7 @@ def no_presets() -> Any:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(no_presets, lambda _key, value: value, {}, dict, no_presets)
+    tools = Tools(preset_tools, lambda _key, value: value, {}, dict, no_presets)
     return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 
@@ -211,3 +214,83 @@ def test_room_that_is_there_already_is_leased_without_a_run(box: Any) -> None:
     assert made.lease is not None
     assert [holding.id for holding in box.store.holdings()] == [made.lease.id]
     assert box.store.runs(9) == runs
+
+
+# --- what is to come back stays defined -------------------------------------------------------------------------------
+
+
+def without_nap(**more: Any) -> ApplyParams:
+    text = preset_tools().dump_box(Box({"web": WEB}, {"off": MODES[1]}))
+    return ApplyParams(text=text, source="box.yaml", prune=True, **more)
+
+
+TAKEN = [
+    ("service_remove", lambda: ServiceRemove(service="nap", cascade=True)),
+    ("service_remove", lambda: ServiceRemove(service="nap", cascade=True, stop=True)),
+    ("apply", without_nap),
+    ("apply", lambda: without_nap(now=True)),
+]
+
+
+@pytest.fixture
+def alone(box: Any) -> Any:
+    """Both services up, and no mode whose they are."""
+    box.switch("off")
+    box.start("web")
+    box.start("nap")
+    return box
+
+
+@pytest.mark.parametrize(("operation", "params"), TAKEN)
+@pytest.mark.parametrize("over", [False, True])
+def test_what_a_lease_is_to_bring_back_is_not_removed(alone: Any, operation: str, params: Any, over: bool) -> None:
+    free(alone, 4000, attended=over)
+    alone.world.gone |= {os.getpid()} if over else set()
+    before = alone.world.states()
+    with pytest.raises(Failed) as refused:
+        ask(alone, operation, params())
+    assert (refused.value.code, refused.value.info.hint) == ("made-room", "gpumod free --back first")
+    assert "4000 MiB of GPU 0 are leased to somebody" in refused.value.info.why
+    assert (alone.world.states(), "nap" in alone.store.services()) == (before, True)
+    free(alone)
+    alone.stop("nap")
+    ask(alone, operation, params())
+    assert "nap" not in alone.store.services()
+
+
+def test_what_is_removed_after_a_switch_is_owed_to_nobody(box: Any) -> None:
+    free(box, 4000)
+    box.switch("off")
+    ask(box, "service_remove", ServiceRemove(service="nap", cascade=True))
+    back = free(box)
+    assert back.notes == ("the machine was switched to a mode since: that is left as it is",)
+    assert box.world.states() == {}
+
+
+def test_while_the_run_is_open_recover_is_the_way_out(alone: Any) -> None:
+    alone.when("sleep nap sent", twice)
+    free(alone, 4000)
+    with pytest.raises(HalfWay, match="was left half-way"):
+        ask(alone, "service_remove", ServiceRemove(service="nap", cascade=True, stop=True))
+
+
+def test_what_is_no_longer_defined_is_not_put_back(make_box: Any) -> None:
+    """A definition that was removed by hand: of a service that has nothing to do with others, and of a host."""
+    router = world_service("router", 0, 9003, driver="world-host")
+    hyde = world_service("hyde", 2000, host="router", sleep_mode="unload")
+    box = make_box(8000, define=[WEB, hyde, router, world_service("tool", 500, 9004)])
+    for service in ("web", "hyde", "tool"):
+        box.start(service)
+    free(box, 7400)
+    box.stop("router", cascade=True)
+    assert box.world.states() == {}
+    for service in ("web", "router"):
+        box.store.delete_service(service, event=Event(at=0.0, kind="removed", subject=service))
+    told = (
+        "hyde is not put back: its host router is no longer defined",
+        "web is not put back: it is no longer defined",
+    )
+    assert free(box, dry_run=True).notes == told
+    back = free(box)
+    assert (back.notes, back.back and back.back.exit_code) == (told, 0)
+    assert (box.world.states(), box.store.holdings()) == ({"tool": "ready"}, ())

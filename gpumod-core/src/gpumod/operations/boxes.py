@@ -20,6 +20,7 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
@@ -91,13 +92,13 @@ class Boxes(Services, Targets):
         """
         box = self._read_box(params)
         edits = self._edits(params, box)
-        self._refuse_running(edits, params)
+        self._refuse_up(edits, params)
         brought = await self._bring(edits, params, progress) if params.now else None
         reached = brought is None or brought.exit_code == 0
         if reached and not params.dry_run:
             with self._machine.store.together():
                 edits = self._edits(params, box)  # nobody else writes from here on
-                self._refuse_running(edits, params)
+                self._refuse_up(edits, params)
                 self._refuse_in_use(edits)
                 self._store_edits(edits, params.source)
         return ApplyResult(
@@ -175,7 +176,9 @@ class Boxes(Services, Targets):
             if naming:
                 raise Failed("in-use", f"service {removed.id!r} would be removed, but {', '.join(naming)} names it")
 
-    def _refuse_running(self, edits: Edits, params: ApplyParams) -> None:
+    def _refuse_up(self, edits: Edits, params: ApplyParams) -> None:
+        """Refuse to remove what runs, unless `now`, and what a lease is to bring back."""
+        refuse_owed(self._machine, edits.removed("service"))
         handles = self._machine.store.handles()
         up = [s for s in edits.removed("service") if s in handles]
         if up and not params.now:

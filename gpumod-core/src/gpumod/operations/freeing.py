@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpumod.domain.errors import Busy, DoesNotFit, ErrorInfo, Failed
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import RunStatus
+from gpumod.domain.service import Service
 from gpumod.engine.change import Build, change
 from gpumod.engine.leases import holds, in_words, over, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.engine.room import debt_of, find_room, is_there, put_away, way_back
+from gpumod.engine.room import Debt, debt_of, find_room, is_there, lost, put_away, way_back
 from gpumod.engine.runs import Outcome
 from gpumod.operations.base import Base, OnProgress, change_result, reporter
 from gpumod.operations.lease_results import FreeResult
@@ -122,10 +123,11 @@ class Freeing(Base):
             return await self._put_back(ending, options, progress)
         due = (*ending, *(h for h in over(self._machine) if h not in ending))
         snapshot = await observe(self._machine)
-        wanted = way_back(debt_of(self._machine, due), snapshot, self._machine.store.services())
+        debt, defined = debt_of(self._machine, due), self._machine.store.services()
+        wanted = way_back(debt, snapshot, defined)
         # its own lease is over then, so it does not count here
         planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, force=bool(ending) or params.force))
-        return FreeResult(back=dry(planned, self._machine.store.current_mode()))
+        return FreeResult(back=dry(planned, self._machine.store.current_mode()), notes=_told(debt, defined))
 
     async def _put_back(self, ending: Sequence[Holding], options: Options, progress: OnProgress) -> FreeResult:
         """End leases, and put back what was put away for all that are over, by one plan."""
@@ -141,14 +143,15 @@ class Freeing(Base):
                 store.put_holding(ended, event=self._event("lease-ended", holding.id))
         if not due():
             return FreeResult(notes=("nothing is to be put back",))
-        debt = debt_of(machine, due())
-        notes = ("the machine was switched to a mode since: that is left as it is",) if debt.superseded else ()
-
+        notes: tuple[str, ...] = ()
         settled: list[str] = []
 
         def build(snapshot: HostSnapshot) -> Wanted:
+            nonlocal notes
             settled[:] = [holding.id for holding in due()]
-            return way_back(debt_of(machine, due()), snapshot, store.services())
+            debt, defined = debt_of(machine, due()), store.services()
+            notes = _told(debt, defined)
+            return way_back(debt, snapshot, defined)
 
         outcome = await _patiently(machine, build, options, progress)
         result = change_result(outcome, store.current_mode(), store.current_mode())
@@ -162,6 +165,12 @@ class Freeing(Base):
             for name in settled:
                 store.delete_holding(name, event=self._event("lease-settled", name))
         return FreeResult(back=result, notes=notes, next=BACK if outcome.exit_code else "")
+
+
+def _told(debt: Debt, defined: Mapping[str, Service]) -> tuple[str, ...]:
+    """What of a debt is not put back, in words."""
+    since = ("the machine was switched to a mode since: that is left as it is",) if debt.superseded else ()
+    return (*since, *(f"{service} is not put back: {why}" for service, why in lost(debt, defined).items()))
 
 
 def _not_back(outcome: Outcome) -> ErrorInfo:
