@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.footprint import Footprint
+from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Plan, Policy, Target
 from gpumod.domain.service import Service
@@ -22,10 +23,14 @@ AT_ONCE = ("name", "role", "depends_on", "pinned", "startup_timeout")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes)."""
+    """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes).
+
+    `holding` is the lease for which room is made. It is stored when the run begins, and goes when that is rolled back.
+    """
 
     target: Target
     services: Mapping[str, Service]
+    holding: Holding | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Planned:
     services: Mapping[str, Service]
     footprints: Mapping[str, Footprint]
     snapshot: HostSnapshot
+    holding: Holding | None = None
 
 
 def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
@@ -61,8 +67,8 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         return footprint(machine, service, snapshot.gpus, samples, seats.get(service.id, ()))
 
     policy = policy_of(machine, options)
-    leases = () if options.force else counted(machine, snapshot)
-    told = () if options.force else tuple(in_words(holding) for holding in standing(machine))
+    held = () if options.force else (*standing(machine), *([wanted.holding] if wanted.holding else ()))
+    leases, told = counted(machine, snapshot, held), tuple(in_words(holding) for holding in held)
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -81,7 +87,8 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         )
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
-            return Planned(plan.model_copy(update={"notes": (*plan.notes, *told)}), services, prints, snapshot)
+            noted = plan.model_copy(update={"notes": (*plan.notes, *told)})
+            return Planned(noted, services, prints, snapshot, wanted.holding)
         begun |= more  # dependents that restart too, or move: seen only in the plan
 
 
