@@ -209,7 +209,8 @@ def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) ->
     for alternative in made.alternatives:
         target, services = apply_changes(scene.target, scene.services, alternative.changes)
         footprints = apply_to_footprints(scene.footprints, scene.services, alternative.changes)
-        taken = make_plan(scene.snapshot, target, services, footprints, policy=scene.policy)
+        up = {s: scene.footprints[s] for s in scene.snapshot.services if s in scene.footprints}
+        taken = make_plan(scene.snapshot, target, services, footprints, policy=scene.policy, as_launched=up)
         assert taken.fits
         assert taken.verdict is alternative.verdict
         assert max(gpu.peak_mb for gpu in taken.gpus) == alternative.peak_mb
