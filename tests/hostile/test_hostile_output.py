@@ -211,3 +211,13 @@ def test_completion_says_nothing_when_the_home_is_broken(home):
     done = subprocess.run([sys.executable, "-m", "gpumod"], capture_output=True, text=True, env=env, check=False)
     assert "Traceback" not in done.stderr
     json.dumps(done.stdout)
+
+
+@pytest.mark.slow
+def test_why_something_was_refused_is_told_though_stdout_is_full(home):
+    home.ask("mode", "create", "big", "--services", "glm-code,chat", code=0)
+    words = [*home.argv("switch", "big")]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert "(does-not-fit)" in done.stderr

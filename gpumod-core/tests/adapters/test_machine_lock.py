@@ -196,3 +196,17 @@ def test_one_at_a_time_among_many(tmp_path: Path) -> None:
     won = [int(process.communicate(timeout=60)[0]) for process in others]
     assert [process.returncode for process in others] == [0] * 4
     assert sum(won) > 4
+
+
+def test_on_a_full_disk_the_lock_holds_and_nobody_is_named(tmp_path: Path) -> None:
+    code = f"""
+import resource
+from pathlib import Path
+from gpumod.adapters.lock import Holder, MachineLock
+lock = MachineLock(Path({str(tmp_path)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+with lock.acquire(Holder.current("switch", Path("/h"))):
+    print(lock.holder())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "None\n", done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -311,3 +312,16 @@ def test_a_closed_output_is_nobodys_fault(home: Path) -> None:
     command = f"{sys.executable} -m gpumod --home {home} settings list --json >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_stderr_takes_everything() -> None:
+    code = "import sys; from gpumod.cli import streams; streams.prepare(); print('x', file=sys.stderr); print('done')"
+    done = subprocess.run(["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_tracebacks_are_kept_for_debug(home: Path) -> None:
+    log = logging.getLogger("gpumod")
+    for words, kept in ([], True), (["--debug"], False):
+        run(home, *words, "settings", "list")
+        assert [type(handler) for handler in log.handlers] == [logging.NullHandler] * kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import Stale, UsageError
@@ -12,6 +13,7 @@ from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import (
+    ApplyParams,
     FreeParams,
     ModeDelete,
     ModeRef,
@@ -295,3 +297,58 @@ def test_what_failed_has_no_drift(box: Any) -> None:
     box.world.crash("web")
     row = next(s for s in ask(box, "status", NoParams()).services if s.id == "web")
     assert (row.state, row.drift) == ("failed", ())
+
+
+# --- apply --now goes to the mode as it was taken ---------------------------------------------------------------------
+
+
+def applied(box: Any, **edits: Any) -> Any:
+    """What `apply --now` does with what is defined, each service in `edits` with other fields."""
+    data = yaml.safe_load(ask(box, "export", NoParams()).yaml)
+    for entry in data["services"]:
+        entry.update(edits.get(entry["id"], {}))
+    return ask(box, "apply", ApplyParams(text=yaml.safe_dump(data), source="box.yaml", now=True))
+
+
+def there(box: Any) -> Any:
+    return box.store.current_alternative(), {s: proc.pid for s, proc in box.world.alive().items()}
+
+
+@pytest.mark.parametrize("kind", [AlternativeKind.CONTEXT, AlternativeKind.LEAVE_OUT])
+def test_what_is_defined_already_changes_nothing(box: Any, kind: AlternativeKind) -> None:
+    offered = ask(box, "simulate", SimulateParams(mode="both")).alternatives
+    switch(box, "both", alternative=next(a for a in offered if a.kind is kind).id)
+    before = there(box)
+    done = applied(box)
+    assert (done.changes, done.change.status, done.change.notes) == ((), RunStatus.NOTHING_TO_DO, ())
+    assert there(box) == before
+
+
+def test_what_was_left_out_stays_out_when_it_is_edited(box: Any) -> None:
+    offered = ask(box, "simulate", SimulateParams(mode="both")).alternatives
+    taken = next(a for a in offered if a.kind is AlternativeKind.LEAVE_OUT and "code" in a.title)
+    switch(box, "both", alternative=taken.id)
+    before = there(box)
+    assert applied(box, code={"vram_mb": 1000}).applied, "it would fit now, and yet it was left out"
+    assert (there(box), box.store.services()["code"].vram_mb) == (before, 1000)
+
+
+def test_an_edit_restarts_with_what_the_alternative_changed(box: Any) -> None:
+    small = smaller_context(box)
+    switch(box, "both", alternative=small.id)
+    mark, weak = box.store.handles()["code"].altered, launched(box)
+    assert applied(box, code={"port": 9050}, web={"vram_mb": 2900}).applied
+    assert launched(box) == weak.model_copy(update={"port": 9050})
+    assert (box.store.handles()["code"].altered, box.store.current_alternative()) == (mark, small.id)
+    assert box.world.managed_mb()["web"] == 2900
+    assert verified(box).whole
+    assert applied(box).change.status is RunStatus.NOTHING_TO_DO
+
+
+def test_a_document_that_leaves_no_room_for_the_alternative_says_so(box: Any) -> None:
+    small = smaller_context(box)
+    switch(box, "both", alternative=small.id)
+    done = applied(box, code={"context_size": None, "kv_cache_per_1k": None, "vram_mb": 4000})
+    (told,) = done.change.notes
+    assert told.startswith(f"mode both was taken with alternative {small.id}, and goes to what is defined now: ")
+    assert (box.store.current_alternative(), box.world.managed_mb()) == (None, {"web": 3000, "code": 4000})

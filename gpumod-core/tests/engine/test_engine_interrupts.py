@@ -238,3 +238,14 @@ def test_a_restart_that_was_done_when_gpumod_was_killed(box):
     assert left.recover("resume").exit_code == 0
     assert left.world.alive()["gone"].pid == new
     left.close()
+
+
+def test_one_that_is_ignored_stays_so(box):
+    """A script's background job ignores SIGINT: the Ctrl-C is not meant for it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        box.when("start come after", interrupt)
+        assert box.switch("new").exit_code == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert box.world.states() == NEW

@@ -147,3 +147,19 @@ def test_two_cards(make_box):
     outcome = box.switch("broad")
     assert box.world.alive()["wide"].mb == {0: 4500, 1: 4500}
     box.check_within(outcome)
+
+
+def test_a_switch_that_moves_nothing_is_recorded_whole_or_not_at_all(make_box):
+    box = make_box(24_000, define=[*SERVICES, *MODES, world_mode("same", "embed", "code")])
+    box.switch("coding")
+    runs = box.store.runs(9)
+
+    def fail():
+        raise Failed("database", "no")
+
+    box.when("write finish_run before", fail)
+    with pytest.raises(Failed, match="no"):
+        box.switch("same")
+    assert (box.store.runs(9), box.store.current_mode()) == (runs, "coding")
+    assert box.switch("same").status is RunStatus.NOTHING_TO_DO
+    assert (box.store.runs(1)[0].target.mode, box.store.current_mode()) == ("same", "same")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import Busy, DoesNotFit, Failed, MachineLacks
+from gpumod.bootstrap import preset_tools
+from gpumod.domain.box import Box
+from gpumod.domain.errors import Busy, DoesNotFit, Failed, HalfWay, MachineLacks
+from gpumod.domain.run import Event
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.lease_results import FreeResult
-from gpumod.operations.params import FreeParams, NoParams
+from gpumod.operations.params import ApplyParams, FreeParams, NoParams, ServiceRemove
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -28,7 +32,8 @@ def box(make_box: Any) -> Any:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
+    tools = Tools(preset_tools, lambda _key, value: value, {}, dict, no_presets)
+    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
 
 
 def free(box: Any, mb: int | None = None, **more: Any) -> FreeResult:
@@ -182,3 +187,135 @@ def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
     box.world.clock.run(Gpumod(box.machine(), bare_tools()).free(FreeParams(back=True), hear))
     assert told[0] == "somebody is changing this machine: switch"
     assert box.world.states() == {"web": "ready", "nap": "ready"}
+
+
+# --- what becomes of a lease when its run is left half-way ------------------------------------------------------------
+
+
+def twice() -> None:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("way", ["rollback", "resume"])
+def test_a_run_that_is_rolled_back_takes_its_lease_with_it(box: Any, way: str) -> None:
+    box.when("sleep nap sent", twice)
+    left = free(box, 4000).change
+    assert left is not None
+    assert left.exit_code == 7
+    assert [row.vram_mb for row in status(box).leases] == [4000], "it holds until it is decided"
+    assert box.recover(way).exit_code == 0
+    kept = [4000] if way == "resume" else []
+    assert [holding.vram_mb for holding in box.store.holdings()] == kept
+    assert box.world.states() == {"web": "ready", "nap": "asleep" if kept else "ready"}
+    assert box.switch("on").exit_code == (3 if kept else 0)
+    dropped = [event for event in box.store.events(50) if event.kind == "lease-dropped"]
+    assert len(dropped) == 1 - len(kept)
+
+
+def test_a_lease_is_there_as_soon_as_its_run_and_no_sooner(box: Any) -> None:
+    """Killed at every write of making room: whatever was left is closed by a rollback, and no lease stays."""
+    copies: list[Any] = []
+    box.every = lambda act: copies.append(box.copy(f"{len(copies)}")) if act.startswith("write") else None
+    assert free(box, 4000).lease is not None
+    box.every = lambda _: None
+    seen = set()
+    for left in copies:
+        run = left.store.open_run()
+        assert [h.id for h in left.store.holdings()] == ([run.lease] if run else [])
+        if run is not None:
+            assert left.recover("rollback").exit_code == 0
+        assert left.store.holdings() == ()
+        assert left.world.states() == {"web": "ready", "nap": "ready"}
+        left.close()
+        seen.add(run is not None)
+    assert seen == {False, True}
+
+
+def test_room_that_is_there_already_is_leased_without_a_run(box: Any) -> None:
+    box.switch("off")
+    runs = box.store.runs(9)
+    made = free(box, 4000)
+    assert made.lease is not None
+    assert [holding.id for holding in box.store.holdings()] == [made.lease.id]
+    assert box.store.runs(9) == runs
+
+
+# --- what is to come back stays defined -------------------------------------------------------------------------------
+
+
+def without_nap(**more: Any) -> ApplyParams:
+    text = preset_tools().dump_box(Box({"web": WEB}, {"off": MODES[1]}))
+    return ApplyParams(text=text, source="box.yaml", prune=True, **more)
+
+
+TAKEN = [
+    ("service_remove", lambda: ServiceRemove(service="nap", cascade=True)),
+    ("service_remove", lambda: ServiceRemove(service="nap", cascade=True, stop=True)),
+    ("apply", without_nap),
+    ("apply", lambda: without_nap(now=True)),
+]
+
+
+@pytest.fixture
+def alone(box: Any) -> Any:
+    """Both services up, and no mode whose they are."""
+    box.switch("off")
+    box.start("web")
+    box.start("nap")
+    return box
+
+
+@pytest.mark.parametrize(("operation", "params"), TAKEN)
+@pytest.mark.parametrize("over", [False, True])
+def test_what_a_lease_is_to_bring_back_is_not_removed(alone: Any, operation: str, params: Any, over: bool) -> None:
+    free(alone, 4000, attended=over)
+    alone.world.gone |= {os.getpid()} if over else set()
+    before = alone.world.states()
+    with pytest.raises(Failed) as refused:
+        ask(alone, operation, params())
+    assert (refused.value.code, refused.value.info.hint) == ("made-room", "gpumod free --back first")
+    assert "4000 MiB of GPU 0 are leased to somebody" in refused.value.info.why
+    assert (alone.world.states(), "nap" in alone.store.services()) == (before, True)
+    free(alone)
+    alone.stop("nap")
+    ask(alone, operation, params())
+    assert "nap" not in alone.store.services()
+
+
+def test_what_is_removed_after_a_switch_is_owed_to_nobody(box: Any) -> None:
+    free(box, 4000)
+    box.switch("off")
+    ask(box, "service_remove", ServiceRemove(service="nap", cascade=True))
+    back = free(box)
+    assert back.notes == ("the machine was switched to a mode since: that is left as it is",)
+    assert box.world.states() == {}
+
+
+def test_while_the_run_is_open_recover_is_the_way_out(alone: Any) -> None:
+    alone.when("sleep nap sent", twice)
+    free(alone, 4000)
+    with pytest.raises(HalfWay, match="was left half-way"):
+        ask(alone, "service_remove", ServiceRemove(service="nap", cascade=True, stop=True))
+
+
+def test_what_is_no_longer_defined_is_not_put_back(make_box: Any) -> None:
+    """A definition that was removed by hand: of a service that has nothing to do with others, and of a host."""
+    router = world_service("router", 0, 9003, driver="world-host")
+    hyde = world_service("hyde", 2000, host="router", sleep_mode="unload")
+    box = make_box(8000, define=[WEB, hyde, router, world_service("tool", 500, 9004)])
+    for service in ("web", "hyde", "tool"):
+        box.start(service)
+    free(box, 7400)
+    box.stop("router", cascade=True)
+    assert box.world.states() == {}
+    for service in ("web", "router"):
+        box.store.delete_service(service, event=Event(at=0.0, kind="removed", subject=service))
+    told = (
+        "hyde is not put back: its host router is no longer defined",
+        "web is not put back: it is no longer defined",
+    )
+    assert free(box, dry_run=True).notes == told
+    back = free(box)
+    assert (back.notes, back.back and back.back.exit_code) == (told, 0)
+    assert (box.world.states(), box.store.holdings()) == ({"tool": "ready"}, ())

@@ -183,6 +183,16 @@ def test_an_alternative_restarts_what_was_edited_with_its_stored_definition() ->
     assert make_plan(card(), target, services, {}, policy=Policy(alternatives=False)).fits
 
 
+def test_what_if_contexts_make_other_alternatives() -> None:
+    """`simulate --context` and a plain `simulate` offer what is worded alike, and is not the same."""
+    plain = make_plan(card(), TARGET, SERVICES, {})
+    asked = TARGET.model_copy(update={"context": {"glm-code": 30_000}})
+    what_if = make_plan(card(), asked, SERVICES, {})
+    assert plain.alternatives
+    assert not {a.id for a in plain.alternatives} & {a.id for a in what_if.alternatives}
+    assert all(a.title.endswith("(asked for: a context of glm-code at 30000)") for a in what_if.alternatives)
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes(most=5), st.integers(500, 4000))
 def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) -> None:
@@ -199,7 +209,8 @@ def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) ->
     for alternative in made.alternatives:
         target, services = apply_changes(scene.target, scene.services, alternative.changes)
         footprints = apply_to_footprints(scene.footprints, scene.services, alternative.changes)
-        taken = make_plan(scene.snapshot, target, services, footprints, policy=scene.policy)
+        up = {s: scene.footprints[s] for s in scene.snapshot.services if s in scene.footprints}
+        taken = make_plan(scene.snapshot, target, services, footprints, policy=scene.policy, as_launched=up)
         assert taken.fits
         assert taken.verdict is alternative.verdict
         assert max(gpu.peak_mb for gpu in taken.gpus) == alternative.peak_mb

@@ -115,3 +115,14 @@ def test_a_narrow_way_restarts_what_stands_in_it() -> None:
     assert acts(made)[:3] == [("stop", "chat"), ("start", "reranker"), ("start", "chat")]
     assert made.gpus[0].peak_mb <= made.gpus[0].budget_mb
     assert "chat restarts" in made.notes[0]
+
+
+def test_what_restarts_holds_until_then_what_it_was_started_with() -> None:
+    code = SERVICES["glm-code"]
+    weak = code.with_context(11_264)
+    up = reading("glm-code", State.RUNNING, weak.vram_mb).model_copy(update={"launched": weak})
+    found = machine(up, reading("reranker", State.RUNNING, 6000))
+    made = plan(found, want("glm-code").model_copy(update={"restart": ("glm-code",)}), footprints={})
+    assert made.fits
+    assert made.gpus[0].before_mb == found.gpus[0].used_mb == weak.vram_mb + 6000
+    assert made.gpus[0].peak_mb <= made.gpus[0].budget_mb

@@ -71,8 +71,9 @@ class MachineLock:
         """
         descriptor = self._locked()
         try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder.model_dump_json().encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk nobody is told who it is; the lock holds all the same
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, holder.model_dump_json().encode(), 0)
             yield
         finally:
             with contextlib.suppress(OSError):

@@ -40,8 +40,12 @@ class CliContext:
     def gpumod(self) -> Gpumod:
         """The application, opened at the first call."""
         if self._gpumod is None:
+            import logging  # noqa: PLC0415  # `--help` does without it
+
             from gpumod.bootstrap import open_gpumod  # noqa: PLC0415  # opened when a command needs it
 
+            # where nobody listens, logging itself would print the tracebacks that are kept for --debug
+            logging.getLogger("gpumod").handlers[:] = [] if self.debug else [logging.NullHandler()]
             self._gpumod = open_gpumod(self.home, os.environ)
         return self._gpumod
 
@@ -108,21 +112,30 @@ class CliContext:
             from gpumod.cli.exits import exit_code_of  # noqa: PLC0415  # needs the results
 
             self.done = exit_code_of(result)
-        self.show(result, **view_options)
+        try:
+            self.show(result, **view_options)
+        except (OSError, click.exceptions.Exit):  # stdout cannot be written: what went wrong is told all the same
+            self._tell(result)
+            raise
         self.conclude(result)
 
     def conclude(self, result: Frozen) -> None:
         """Leave with the exit status of `result`, whose error people see on stderr."""
-        from gpumod.cli.exits import error_of, exit_code_of  # noqa: PLC0415  # needs the results
+        from gpumod.cli.exits import exit_code_of  # noqa: PLC0415  # needs the results
 
+        self._tell(result)
         code = exit_code_of(result)
+        if code:
+            raise click.exceptions.Exit(code)
+
+    def _tell(self, result: Frozen) -> None:
+        from gpumod.cli.exits import error_of  # noqa: PLC0415  # needs the results
+
         error = error_of(result)
         if error is not None and not self.json:
             from gpumod.cli.failures import print_error  # noqa: PLC0415  # beside its use
 
             print_error(error, as_json=False)
-        if code:
-            raise click.exceptions.Exit(code)
 
     def show(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` on stdout, as JSON or for people."""

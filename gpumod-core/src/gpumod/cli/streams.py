@@ -55,8 +55,10 @@ class _Stderr(TextIOWrapper):
 
 
 def prepare() -> None:
-    """Let what a terminal's encoding cannot show be an escape and no error, and a closed stdout take everything."""
-    if type(sys.stderr) is TextIOWrapper:  # as below
+    """Let what a terminal's encoding cannot show be an escape and no error, and a closed stream take everything."""
+    if sys.stderr is None:  # else rich would take stdout for it
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the program runs
+    elif type(sys.stderr) is TextIOWrapper:  # as below
         encoding = sys.stderr.encoding
         sys.stderr = _Stderr(sys.stderr.buffer, encoding, "backslashreplace", line_buffering=True)
     out = sys.stdout

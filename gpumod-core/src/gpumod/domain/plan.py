@@ -37,7 +37,8 @@ class Target(Frozen):
     be stopped in any case, `restart` those to be stopped and started although they serve (a changed definition).
     `altered` says of each service whose definition is not the stored one what changed it: an alternative, in words.
     `mode` is recorded when the target is reached, with the id of the `alternative` of it that was taken; None leaves
-    the recorded mode alone.
+    the recorded mode alone. `context` are tokens of context that were asked for, by service, instead of those of its
+    definition.
     """
 
     mode: str | None = None
@@ -47,6 +48,7 @@ class Target(Frozen):
     stop: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     altered: Mapping[str, str] = {}
+    context: Mapping[str, int] = {}
 
 
 class Lease(Frozen):

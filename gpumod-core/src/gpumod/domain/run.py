@@ -55,6 +55,7 @@ class Run(Frozen):
 
     `before` (readings) and `definitions` are what was there, as observed under the lock: the target of a rollback.
     `wanted` are the definitions that the target is reached with. `mode_before` is the mode recorded at the beginning.
+    `lease` is the id of the lease for which it makes room.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Run(Frozen):
     definitions: Mapping[str, Service] = {}
     wanted: Mapping[str, Service] = {}
     mode_before: str | None = None
+    lease: str | None = None
     started_at: float
     ended_at: float | None = None
     error: ErrorInfo | None = None

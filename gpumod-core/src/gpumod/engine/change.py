@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay
+from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
 from gpumod.domain.progress import Progress, ProgressKind
@@ -13,6 +14,7 @@ from gpumod.domain.states import Action
 from gpumod.engine.context import Report, muted
 from gpumod.engine.device import unusable
 from gpumod.engine.interrupts import Interrupts, listening
+from gpumod.engine.leases import put_lease
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
@@ -55,11 +57,11 @@ async def _do(
 ) -> Outcome:
     """Run what was planned and can be done, to its end."""
     if not planned.plan.steps:
-        return nothing_to_do(machine, run)
+        return nothing_to_do(machine, run, planned.holding)
     await machine.clock.sleep(0.001)  # a signal that came while all this was reckoned is heard only now
     if interrupts.event.is_set():
         raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
-    begin(machine, run)
+    begin(machine, run, planned.holding)
     report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
     try:
         error = await run_phase(machine, run, planned, "apply", options, report, interrupts)
@@ -96,14 +98,17 @@ def left_open(run: Run, failure: GpumodError) -> HalfWay:
     )
 
 
-def nothing_to_do(machine: Machine, run: Run) -> Outcome:
-    """Nothing moves; the recorded mode, or its alternative, may still change."""
+def nothing_to_do(machine: Machine, run: Run, holding: Holding | None) -> Outcome:
+    """Nothing moves; the recorded mode, or its alternative, may still change, and room that is there be leased."""
     mode, store = run.target.mode, machine.store
     if mode is None or (mode, run.target.alternative) == (store.current_mode(), store.current_alternative()):
+        if holding is not None:
+            put_lease(machine, holding)
         return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
     ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
-    begin(machine, ended)
-    store.finish_run(ended, mode=mode, set_mode=True)
+    with store.together():
+        begin(machine, ended, holding)
+        store.finish_run(ended, mode=mode, set_mode=True)
     return Outcome(RunStatus.NOTHING_TO_DO, run.plan, run=ended)
 
 

@@ -66,7 +66,8 @@ def listening() -> Iterator[Interrupts]:
     taken = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in (*taken, signal.SIGHUP)}
     for number in taken:  # not by the loop: it leaves a moment with the default handler, which ends the process
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupts.hit))
+        if before[number] is not signal.SIG_IGN:  # what a script's background job ignores stays ignored
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupts.hit))
     signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
     try:
         yield interrupts

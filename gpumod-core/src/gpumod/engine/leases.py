@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Lease
+from gpumod.domain.run import Event
 from gpumod.engine.machine import Machine
 
 
@@ -40,8 +42,8 @@ def used_mb(machine: Machine, holding: Holding, snapshot: HostSnapshot) -> int:
     return max(0, min(holding.vram_mb, taken))
 
 
-def counted(machine: Machine, snapshot: HostSnapshot) -> tuple[Lease, ...]:
-    """The leases that hold, as the planner counts them: what was taken already is seen on the GPU.
+def counted(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding]) -> tuple[Lease, ...]:
+    """Leases that hold, as the planner counts them: what was taken already is seen on the GPU.
 
     Of a card that cannot be used nothing can be had anyway.
     """
@@ -54,9 +56,22 @@ def counted(machine: Machine, snapshot: HostSnapshot) -> tuple[Lease, ...]:
             vram_mb=holding.vram_mb - used_mb(machine, holding, snapshot),
             until=holding.until,
         )
-        for holding in standing(machine)
+        for holding in holdings
         if holding.gpu in known
     )
+
+
+def put_lease(machine: Machine, holding: Holding) -> None:
+    """Store a lease that begins."""
+    data = holding.model_dump(mode="json", include={"gpu", "vram_mb", "holder", "until"})
+    machine.store.put_holding(
+        holding, event=Event(at=machine.clock.now(), kind="leased", subject=holding.id, data=data)
+    )
+
+
+def drop_lease(machine: Machine, lease: str) -> None:
+    """Forget a lease for which nothing is put away any more; one that is gone already is nothing to forget."""
+    machine.store.delete_holding(lease, event=Event(at=machine.clock.now(), kind="lease-dropped", subject=lease))
 
 
 def in_words(holding: Holding) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpumod.domain.errors import HalfWay, MachineLacks, Stale
+from gpumod.domain.holding import Holding
 from gpumod.domain.run import Run
+from gpumod.engine.leases import put_lease
 from gpumod.engine.machine import Machine
 from gpumod.ports import Holder
 
@@ -63,10 +65,15 @@ def uses_service(run: Run, service: str) -> bool:
     return service in run.wanted or service in run.definitions or service in touched
 
 
-def begin(machine: Machine, run: Run) -> None:
-    """Journal that `run` begins. Raises Stale where its mode was deleted since it was planned: nothing was changed."""
+def begin(machine: Machine, run: Run, holding: Holding | None) -> None:
+    """Journal that `run` begins, and store the lease for which it makes room.
+
+    Raises Stale where its mode was deleted since it was planned: nothing was changed.
+    """
     mode = run.target.mode
     with machine.store.together():
         if mode is not None and mode not in machine.store.modes():
             raise Stale("mode-deleted", f"mode {mode!r} was deleted meanwhile", why="nothing was changed")
         machine.store.add_run(run)
+        if holding is not None:
+            put_lease(machine, holding)

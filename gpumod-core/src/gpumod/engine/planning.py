@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.footprint import Footprint
+from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Plan, Policy, Target
 from gpumod.domain.service import Service
@@ -22,10 +23,14 @@ AT_ONCE = ("name", "role", "depends_on", "pinned", "startup_timeout")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes)."""
+    """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes).
+
+    `holding` is the lease for which room is made. It is stored when the run begins, and goes when that is rolled back.
+    """
 
     target: Target
     services: Mapping[str, Service]
+    holding: Holding | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Planned:
     services: Mapping[str, Service]
     footprints: Mapping[str, Footprint]
     snapshot: HostSnapshot
+    holding: Holding | None = None
 
 
 def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
@@ -61,8 +67,8 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         return footprint(machine, service, snapshot.gpus, samples, seats.get(service.id, ()))
 
     policy = policy_of(machine, options)
-    leases = () if options.force else counted(machine, snapshot)
-    told = () if options.force else tuple(in_words(holding) for holding in standing(machine))
+    held = () if options.force else (*standing(machine), *([wanted.holding] if wanted.holding else ()))
+    leases, told = counted(machine, snapshot, held), tuple(in_words(holding) for holding in held)
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -77,10 +83,12 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             variants=variants(machine, services),
             stored={s: found for s, found in wanted.services.items() if found != services[s]},
             footprint_of=footprint_of,
+            as_launched={s: footprint_of(old) for s, old in _as_up(snapshot, wanted).items() if s in begun},
         )
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
-            return Planned(plan.model_copy(update={"notes": (*plan.notes, *told)}), services, prints, snapshot)
+            noted = plan.model_copy(update={"notes": (*plan.notes, *told)})
+            return Planned(noted, services, prints, snapshot, wanted.holding)
         begun |= more  # dependents that restart too, or move: seen only in the plan
 
 
@@ -98,13 +106,16 @@ def definitions(snapshot: HostSnapshot, wanted: Wanted, begun: Collection[str]) 
 
     What is not of the process (:data:`AT_ONCE`) is taken from the definition of today in any case.
     """
-    out = dict(wanted.services)
+    up = _as_up(snapshot, wanted)
+    return {**wanted.services, **{s: old for s, old in up.items() if s not in begun or s not in wanted.services}}
+
+
+def _as_up(snapshot: HostSnapshot, wanted: Wanted) -> dict[str, Service]:
+    """The definitions of what is up, as they count for it."""
+    out: dict[str, Service] = {}
     for service, old in launched(snapshot).items():
         today = wanted.services.get(service)
-        if today is None:
-            out[service] = old
-        elif service not in begun:
-            out[service] = old.model_copy(update={name: getattr(today, name) for name in AT_ONCE})
+        out[service] = old.model_copy(update={name: getattr(today, name) for name in AT_ONCE}) if today else old
     return out
 
 

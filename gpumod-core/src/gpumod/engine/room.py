@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from gpumod.domain.errors import Failed
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Want
-from gpumod.domain.plan import Target
+from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
 from gpumod.engine.device import unusable
 from gpumod.engine.footprints import footprint, placed_on
-from gpumod.engine.leases import counted
+from gpumod.engine.leases import counted, in_words, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import TOLERANCE_MB, free_mb_of
 from gpumod.engine.planning import Options, Wanted, altered_in, definitions, launched, policy_of
@@ -40,7 +41,7 @@ def find_room(machine: Machine, snapshot: HostSnapshot, mb: int, gpu: int | None
         s: footprint(machine, definition, snapshot.gpus, samples, placed_on(snapshot, s))
         for s, definition in services.items()
     }
-    leases = () if options.force else counted(machine, snapshot)
+    leases = () if options.force else counted(machine, snapshot, standing(machine))
     policy = policy_of(machine, options)
     return make_room(snapshot, services, prints, mb, gpu, leases=leases, policy=policy, force=options.force)
 
@@ -93,20 +94,59 @@ def _switched_at(machine: Machine) -> float | None:
     return next((run.started_at for run in runs if run.target.mode is not None and run.status in reached), None)
 
 
+def refuse_owed(machine: Machine, services: Collection[str]) -> None:
+    """Refuse to remove what made room for somebody and is still to come back.
+
+    While the run that makes the room is open, :func:`~gpumod.engine.open_runs.refuse_in_use` says so.
+    """
+    run = machine.store.open_run()
+    for holding in machine.store.holdings():
+        if run is not None and run.lease == holding.id:
+            continue
+        owed = {member.service for member in _owed(debt_of(machine, [holding]))} & {*services}
+        if owed:
+            name = min(owed)
+            raise Failed(
+                "made-room",
+                f"service {name!r} made room for a lease, and is to come back",
+                why=f"{in_words(holding)}; nothing was changed",
+                hint="gpumod free --back first",
+            )
+
+
+def lost(debt: Debt, defined: Mapping[str, Service]) -> Mapping[str, str]:
+    """What cannot come back, and why: its definition, or that of its host, was removed meanwhile."""
+    out: dict[str, str] = {}
+    for member in _owed(debt):
+        host = debt.definitions[member.service].host
+        if member.service not in defined:
+            out[member.service] = "it is no longer defined"
+        elif host is not None and host not in defined:
+            out[member.service] = f"its host {host} is no longer defined"
+    return out
+
+
+def _owed(debt: Debt) -> tuple[TargetMember, ...]:
+    """What is to be up again."""
+    return target_of(debt.before, debt.definitions).members
+
+
 def way_back(debt: Debt, snapshot: HostSnapshot, defined: Mapping[str, Service]) -> Wanted:
     """Up again what was put away, in the state, on the GPUs and with the definition that it had.
 
-    What somebody started or woke meanwhile stays as it is, and so does everything else.
+    What somebody started or woke meanwhile stays as it is, and so does everything else. What is :func:`lost` is left
+    out.
     """
-    known = {**defined, **debt.definitions}
+    gone = lost(debt, defined)
+    known = {**defined, **{s: d for s, d in debt.definitions.items() if s in defined}}
     services = {
         s: d.model_copy(update={"depends_on": tuple(need for need in d.depends_on if need in known)})
         for s, d in known.items()
     }
     members = []
-    for member in target_of(debt.before, debt.definitions).members:
+    for member in _owed(debt):
         now = snapshot.reading(member.service).state
-        if now is State.RUNNING or (member.want is Want.ASLEEP and now not in GONE):
+        if member.service in gone or now is State.RUNNING or (member.want is Want.ASLEEP and now not in GONE):
             continue
         members.append(member)
     return Wanted(Target(members=tuple(members), stop_others=False, altered=altered_in(debt.before)), services)

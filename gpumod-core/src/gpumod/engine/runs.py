@@ -18,6 +18,7 @@ from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, RunContext
 from gpumod.engine.execute import INTERRUPTED, Phase, execute
 from gpumod.engine.interrupts import Interrupts
+from gpumod.engine.leases import drop_lease
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
@@ -54,6 +55,7 @@ def new_run(machine: Machine, command: str, planned: Planned) -> Run:
         definitions=launched(planned.snapshot),
         wanted={s: planned.services[s] for s in sorted(wanted) if s in planned.services},
         mode_before=machine.store.current_mode(),
+        lease=planned.holding.id if planned.holding else None,
         started_at=now,
         steps=tuple(RunStep(n=step.n, step=step) for step in planned.plan.steps),
     )
@@ -222,12 +224,15 @@ def journalled(machine: Machine, run: Run) -> int:
 def finish(
     machine: Machine, run: Run, status: RunStatus, error: ErrorInfo | None, exit_code: int, report: Report
 ) -> Outcome:
-    """Record how `run` ended, and the mode when it was reached."""
+    """Record how `run` ended, and the mode when it was reached. The lease of one that was rolled back goes with it."""
     if status is RunStatus.HALF_WAY and error is not None:
         error = closed_by(error)
     ended = run.model_copy(update={"status": status, "error": error, "ended_at": machine.clock.now()})
     reached = status is RunStatus.DONE and run.target.mode is not None
-    machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
+    with machine.store.together():
+        machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
+        if status is RunStatus.ROLLED_BACK and run.lease is not None:
+            drop_lease(machine, run.lease)
     report(Progress(kind=ProgressKind.ENDED, run_id=run.id, text=status))
     return Outcome(status, run.plan, run=machine.store.run(run.id), error=error, exit_code=exit_code)
 

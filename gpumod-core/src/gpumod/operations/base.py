@@ -54,12 +54,12 @@ class Base:
             raise unknown("service", service_id, known, "gpumod service list")
         return known[service_id]
 
-    def _mode(self, mode_id: str) -> Mode:
-        modes = self._machine.store.modes()
-        if mode_id not in modes:
+    def _mode(self, mode_id: str, modes: Mapping[str, Mode] | None = None) -> Mode:
+        known = self._machine.store.modes() if modes is None else modes
+        if mode_id not in known:
             self._refuse_broken("modes", mode_id)
-            raise unknown("mode", mode_id, modes, "gpumod mode list")
-        return modes[mode_id]
+            raise unknown("mode", mode_id, known, "gpumod mode list")
+        return known[mode_id]
 
     def _check_offered(self, key: str, value: str | None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,7 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
@@ -28,7 +29,7 @@ from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoPar
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.services import Services
 from gpumod.operations.switching import dry
-from gpumod.operations.targets import target_of_mode
+from gpumod.operations.targets import Targets, in_words
 from gpumod.planner import check_needs
 from gpumod.planner.changes import with_needs
 
@@ -53,7 +54,7 @@ class Edits:
         return [c for c in self.changes if c.kind == kind and c.action != "remove"]
 
 
-class Boxes(Services):
+class Boxes(Services, Targets):
     async def export(self, params: NoParams) -> ExportResult:
         """Services, modes and settings as one YAML document, without secrets and what ties it to a simulation."""
         now = self._stored_box()
@@ -91,13 +92,13 @@ class Boxes(Services):
         """
         box = self._read_box(params)
         edits = self._edits(params, box)
-        self._refuse_running(edits, params)
+        self._refuse_up(edits, params)
         brought = await self._bring(edits, params, progress) if params.now else None
         reached = brought is None or brought.exit_code == 0
         if reached and not params.dry_run:
             with self._machine.store.together():
                 edits = self._edits(params, box)  # nobody else writes from here on
-                self._refuse_running(edits, params)
+                self._refuse_up(edits, params)
                 self._refuse_in_use(edits)
                 self._store_edits(edits, params.source)
         return ApplyResult(
@@ -175,7 +176,9 @@ class Boxes(Services):
             if naming:
                 raise Failed("in-use", f"service {removed.id!r} would be removed, but {', '.join(naming)} names it")
 
-    def _refuse_running(self, edits: Edits, params: ApplyParams) -> None:
+    def _refuse_up(self, edits: Edits, params: ApplyParams) -> None:
+        """Refuse to remove what runs, unless `now`, and what a lease is to bring back."""
+        refuse_owed(self._machine, edits.removed("service"))
         handles = self._machine.store.handles()
         up = [s for s in edits.removed("service") if s in handles]
         if up and not params.now:
@@ -199,28 +202,30 @@ class Boxes(Services):
     # --- doing it ---------------------------------------------------------------------------------------------------
 
     async def _bring(self, edits: Edits, params: ApplyParams, progress: OnProgress) -> ChangeResult:
-        """Bring what runs to the new definitions by one plan: the current mode, or without one what drifted alone."""
-        machine = self._as_set(edits)
-        mode_id = machine.store.current_mode()
+        """Bring what runs to the new definitions by one plan: the current mode, with the alternative with which it was
+        taken, or without a mode what drifted alone."""
+        machine, store = self._as_set(edits), self._machine.store
+        mode_id = store.current_mode()
+        notes: list[str] = []
 
         def build(snapshot: HostSnapshot) -> Wanted:
-            services = edits.then.services
-            up = [r.service for r in snapshot.services.values() if r.state in SERVING]
-            again = [s for s in up if s in services and drift(services[s], snapshot.reading(s))]
-            gone = tuple(s for s in edits.removed("service") if s in snapshot.services)
-            mode = edits.then.modes.get(mode_id or "")
-            if mode is None:
-                return Wanted(Target(stop_others=False, stop=gone, restart=tuple(again)), services)
-            kept = with_needs(services, [*mode.services, *(s for s in again if services[s].pinned)])
-            update = {"stop": gone, "restart": tuple(s for s in again if s in kept)}
-            return Wanted(target_of_mode(mode).model_copy(update=update), services)
+            mode, alternative = edits.then.modes.get(mode_id or ""), store.current_alternative()
+            asked, lost = Wanted(Target(stop_others=False), edits.then.services), None
+            if mode is not None:
+                asked, lost = self._as_taken(mode, alternative, snapshot, edits.then)
+            if lost is not None:
+                told = f"mode {mode_id} was taken with alternative {alternative}, and goes to what is defined now"
+                notes[:] = [f"{told}: {in_words(lost)}"]
+            return _renewed(asked, snapshot, edits.removed("service"))
 
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
             snapshot = await observe(machine)
-            return dry(plan_for(machine, snapshot, build(snapshot), options), mode_id)
-        outcome = await change(machine, "apply --now", build, options, reporter(progress))
-        return change_result(outcome, mode_id, machine.store.current_mode())
+            result = dry(plan_for(machine, snapshot, build(snapshot), options), mode_id)
+        else:
+            outcome = await change(machine, "apply --now", build, options, reporter(progress))
+            result = change_result(outcome, mode_id, store.current_mode())
+        return result.model_copy(update={"notes": (*notes, *result.notes)})
 
     def _as_set(self, edits: Edits) -> Machine:
         """The machine with the settings that change; what the environment decides stays."""
@@ -264,3 +269,20 @@ class Boxes(Services):
         differs = {s: drift(services[s], snapshot.reading(s)) for s in services}
         up = [s for s in sorted(differs) if differs[s] and snapshot.reading(s).state in SERVING]
         return tuple(DriftRow(service=s, fields=differs[s], command=f"gpumod service restart {s}") for s in up)
+
+
+def _renewed(asked: Wanted, snapshot: HostSnapshot, removed: Iterable[str]) -> Wanted:
+    """`asked`, where what is up with another definition than is wanted restarts, and what is `removed` stops.
+
+    With a mode, what is neither of it nor pinned stops anyhow.
+    """
+    services, target = asked.services, asked.target
+    up = [r.service for r in snapshot.services.values() if r.state in SERVING]
+    again = [s for s in up if s in services and drift(services[s], snapshot.reading(s))]
+    if target.mode is not None:
+        pinned = [s for s in again if services[s].pinned]
+        kept = with_needs(services, [*(member.service for member in target.members), *pinned])
+        again = [s for s in again if s in kept]
+    restart = tuple(dict.fromkeys((*target.restart, *again)))
+    stop = tuple(s for s in removed if s in snapshot.services)
+    return Wanted(target.model_copy(update={"stop": stop, "restart": restart}), services)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpumod.domain.errors import Busy, DoesNotFit, ErrorInfo, Failed
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import RunStatus
+from gpumod.domain.service import Service
 from gpumod.engine.change import Build, change
 from gpumod.engine.leases import holds, in_words, over, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.engine.room import debt_of, find_room, is_there, put_away, way_back
+from gpumod.engine.room import Debt, debt_of, find_room, is_there, lost, put_away, way_back
 from gpumod.engine.runs import Outcome
 from gpumod.operations.base import Base, OnProgress, change_result, reporter
 from gpumod.operations.lease_results import FreeResult
@@ -34,8 +35,8 @@ class Freeing(Base):
     async def free(self, params: FreeParams, progress: OnProgress = None) -> FreeResult:
         """Make room by a plan and hold it as a lease; or end leases and put back, by a plan, what was put away.
 
-        A lease is stored before the first step, under the machine's lock, and counts until its process ends, its time
-        is over, or it is given back.
+        A lease is stored with the run, before its first step, and counts until its process ends, its time is over, or
+        it is given back. One whose run is rolled back is gone.
         """
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.back:
@@ -53,8 +54,6 @@ class Freeing(Base):
         made: list[Holding] = []
 
         def build(snapshot: HostSnapshot) -> Wanted:
-            for old in made:  # it is asked again where something has just died
-                store.delete_holding(old.id, event=self._event("lease-dropped", old.id))
             room = find_room(machine, snapshot, mb, params.gpu, options)
             before, definitions = put_away(snapshot, room)
             now, pid = machine.clock.now(), os.getpid() if params.attended else None
@@ -72,24 +71,14 @@ class Freeing(Base):
                 before=before,
                 definitions=definitions,
             )
-            made[:] = [holding]
-            data = {"gpu": room.gpu, "vram_mb": mb, "holder": holding.holder, "until": holding.until}
-            store.put_holding(holding, event=self._event("leased", holding.id, **data))
-            return Wanted(room.target, store.services())
+            made[:] = [holding]  # it is asked again where something has just died
+            return Wanted(room.target, store.services(), holding)
 
-        held = False
         try:
-            try:
-                outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
-            except DoesNotFit:
-                await wait_settled(machine)  # something may just have died: its memory is as good as free
-                outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
-            # what was left half-way is put back by `recover`, or when the lease is over
-            held = outcome.status is RunStatus.HALF_WAY or outcome.exit_code == 0
-        finally:
-            if not held:
-                for holding in made:
-                    store.delete_holding(holding.id, event=self._event("lease-dropped", holding.id))
+            outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
+        except DoesNotFit:
+            await wait_settled(machine)  # something may just have died: its memory is as good as free
+            outcome = await change(machine, f"free {mb}", build, options, reporter(progress))
         result = change_result(outcome, store.current_mode(), store.current_mode())
         if outcome.exit_code:
             return FreeResult(change=result)
@@ -134,10 +123,11 @@ class Freeing(Base):
             return await self._put_back(ending, options, progress)
         due = (*ending, *(h for h in over(self._machine) if h not in ending))
         snapshot = await observe(self._machine)
-        wanted = way_back(debt_of(self._machine, due), snapshot, self._machine.store.services())
+        debt, defined = debt_of(self._machine, due), self._machine.store.services()
+        wanted = way_back(debt, snapshot, defined)
         # its own lease is over then, so it does not count here
         planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, force=bool(ending) or params.force))
-        return FreeResult(back=dry(planned, self._machine.store.current_mode()))
+        return FreeResult(back=dry(planned, self._machine.store.current_mode()), notes=_told(debt, defined))
 
     async def _put_back(self, ending: Sequence[Holding], options: Options, progress: OnProgress) -> FreeResult:
         """End leases, and put back what was put away for all that are over, by one plan."""
@@ -153,14 +143,15 @@ class Freeing(Base):
                 store.put_holding(ended, event=self._event("lease-ended", holding.id))
         if not due():
             return FreeResult(notes=("nothing is to be put back",))
-        debt = debt_of(machine, due())
-        notes = ("the machine was switched to a mode since: that is left as it is",) if debt.superseded else ()
-
+        notes: tuple[str, ...] = ()
         settled: list[str] = []
 
         def build(snapshot: HostSnapshot) -> Wanted:
+            nonlocal notes
             settled[:] = [holding.id for holding in due()]
-            return way_back(debt_of(machine, due()), snapshot, store.services())
+            debt, defined = debt_of(machine, due()), store.services()
+            notes = _told(debt, defined)
+            return way_back(debt, snapshot, defined)
 
         outcome = await _patiently(machine, build, options, progress)
         result = change_result(outcome, store.current_mode(), store.current_mode())
@@ -174,6 +165,12 @@ class Freeing(Base):
             for name in settled:
                 store.delete_holding(name, event=self._event("lease-settled", name))
         return FreeResult(back=result, notes=notes, next=BACK if outcome.exit_code else "")
+
+
+def _told(debt: Debt, defined: Mapping[str, Service]) -> tuple[str, ...]:
+    """What of a debt is not put back, in words."""
+    since = ("the machine was switched to a mode since: that is left as it is",) if debt.superseded else ()
+    return (*since, *(f"{service} is not put back: {why}" for service, why in lost(debt, defined).items()))
 
 
 def _not_back(outcome: Outcome) -> ErrorInfo:

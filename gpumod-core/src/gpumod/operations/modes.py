@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from gpumod.domain.errors import Failed, Stale, UnknownName, UsageError
-from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.mode import Mode
 from gpumod.domain.states import ALIVE
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use
-from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.planning import Options, plan_for
 from gpumod.engine.verify import misses
 from gpumod.operations.base import bad_input
 from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
@@ -24,7 +23,7 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
-from gpumod.operations.targets import Targets, as_wanted, target_of_mode
+from gpumod.operations.targets import Targets, in_words
 from gpumod.planner import check_needs
 
 
@@ -116,7 +115,12 @@ class Modes(Targets):
         snapshot = await observe(self._machine)
         current = store.current_mode() == mode.id
         alternative = store.current_alternative() if current else None
-        asked, notes = self._as_taken(mode, alternative, snapshot)
+        asked, lost = self._as_taken(mode, alternative, snapshot, self._defined())
+        notes: tuple[str, ...] = (f"it runs with {self._told(alternative)}",) if alternative else ()
+        if lost is not None:
+            told = f"it was taken with alternative {alternative}, but is compared with what is defined now"
+            go = f"gpumod switch {mode.id} goes to the mode as it is defined now"
+            notes = (f"{told}: {in_words(lost)}", go)
         planned = plan_for(self._machine, snapshot, asked, Options(cascade=True))
         wrong = misses(planned)
         wanted = {row.id: row for row in planned.plan.services}
@@ -142,22 +146,6 @@ class Modes(Targets):
             extra=tuple(s for s in others if snapshot.reading(s).state in ALIVE),
             notes=(*notes, *(f"{s} {wrong[s]}" for s in others if snapshot.reading(s).state not in ALIVE)),
         )
-
-    def _as_taken(self, mode: Mode, alternative: str | None, snapshot: HostSnapshot) -> tuple[Wanted, tuple[str, ...]]:
-        """What `mode` wants, with the alternative with which it was taken, and what is to be said of that."""
-        defined = Wanted(target_of_mode(mode), self._machine.store.services())
-        if alternative is None:
-            return as_wanted(defined, snapshot), ()
-        try:
-            asked = self._alternative(mode.id, alternative, snapshot)
-        except (Stale, UnknownName, UsageError) as error:
-            why = f"{error.info.message}: {error.info.why}" if error.info.why else error.info.message
-            told = f"it was taken with alternative {alternative}, but is compared with what is defined now: {why}"
-            return as_wanted(defined, snapshot), (
-                told,
-                f"gpumod switch {mode.id} goes to the mode as it is defined now",
-            )
-        return asked, (f"it runs with {self._told(alternative)}",)
 
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:
         """The same, for scripts: the CLI's exit status says whether the mode is whole."""

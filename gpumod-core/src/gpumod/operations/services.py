@@ -19,6 +19,7 @@ from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted
+from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
 from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
@@ -190,7 +191,7 @@ class Services(Units):
         return await self._delete(params)
 
     def _removable(self, params: ServiceRemove) -> Service:
-        """The service to remove; raise where another one, or a mode, still names it."""
+        """The service to remove; raise where another one or a mode still names it, or a lease is to bring it back."""
         services = self._machine.store.services()
         service = self._service(params.service, services)
         dependents = sorted(s for s, other in services.items() if service.id in other.needs)
@@ -207,6 +208,7 @@ class Services(Units):
                 f"service {service.id!r} belongs to mode {', '.join(named)}",
                 hint="--cascade takes it out of them too",
             )
+        refuse_owed(self._machine, [service.id])
         return service
 
     async def _delete(self, params: ServiceRemove) -> DeletedResult:

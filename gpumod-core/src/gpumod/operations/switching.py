@@ -16,7 +16,7 @@ from gpumod.engine.runs import Outcome
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import SimulateParams, SwitchParams
 from gpumod.operations.results import ChangeResult, SimulateResult
-from gpumod.operations.targets import Targets, as_wanted, target_of_mode
+from gpumod.operations.targets import Targets, as_wanted, in_words, target_of_mode
 from gpumod.ports import Simulation
 
 IMAGINARY_RAM_MB = 1_000_000
@@ -31,7 +31,7 @@ class Switching(Targets):
             snapshot = await observe(self._machine)
         else:
             snapshot = imaginary(params.gpu_total_mb, self._machine.clock.now())
-        asked = self._asked(params, snapshot)
+        asked = self._asked(params, snapshot, self._defined())
         if params.mode is not None or params.services is not None:  # else it is about what runs, as it runs
             asked = as_wanted(asked, snapshot)
         planned = plan_for(self._machine, snapshot, asked, options)
@@ -60,7 +60,7 @@ class Switching(Targets):
                 asked = Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
                 return as_wanted(asked, snapshot)
             try:
-                return self._alternative(mode_id, alternative, snapshot)
+                return self._alternative(mode_id, alternative, snapshot, self._defined())
             except (Stale, UnknownName, UsageError) as error:
                 if not back:
                     raise
@@ -124,7 +124,7 @@ def _gone(mode_id: str, alternative_id: str, error: ErrorInfo) -> Stale:
     return Stale(
         "stale-alternative",
         f"mode {mode_id} cannot come back as it was: with alternative {alternative_id}",
-        why=f"{error.message}: {error.why}" if error.why else error.message,
+        why=in_words(error),
         hint=f"gpumod switch {mode_id} goes to the mode as it is defined now; gpumod simulate --mode {mode_id} shows "
         "what fits",
     )

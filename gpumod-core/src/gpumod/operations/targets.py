@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from gpumod.domain.errors import GpumodError, Stale, UsageError
+from gpumod.domain.box import Box
+from gpumod.domain.errors import ErrorInfo, GpumodError, Stale, UnknownName, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, Want
 from gpumod.domain.plan import Alternative, Target, TargetMember
@@ -18,13 +19,18 @@ from gpumod.planner.changes import edited_by, with_needs
 
 
 class Targets(Base):
-    def _asked(self, params: SimulateParams, snapshot: HostSnapshot) -> Wanted:
-        """What a simulation is about: a base, with services added and removed and contexts changed."""
+    def _defined(self) -> Box:
+        """The services and modes that are stored."""
+        return Box(self._machine.store.services(), self._machine.store.modes())
+
+    def _asked(self, params: SimulateParams, snapshot: HostSnapshot, defined: Box) -> Wanted:
+        """What a simulation is about: a base among what is `defined`, with services added and removed and contexts
+        changed."""
         if params.mode is not None and params.services is not None:
             raise UsageError("bad-input", "--mode and --services cannot be combined", hint="use --mode with --add")
-        services = dict(self._machine.store.services())
+        services = dict(defined.services)
         if params.mode is not None:
-            target = target_of_mode(self._mode(params.mode))
+            target = target_of_mode(self._mode(params.mode, defined.modes))
         elif params.services is not None:
             target = Target(members=tuple(TargetMember(service=s) for s in params.services))
         else:
@@ -51,7 +57,8 @@ class Targets(Base):
                 changed[name] = self._service(name, services).with_context(tokens)
             except ValueError as error:
                 raise UsageError("bad-context", str(error), hint="give it kv_cache_per_1k and context_size") from error
-        return _with(target.model_copy(update={"members": members}), services, changed, snapshot)
+        asked = target.model_copy(update={"members": members, "context": dict(params.context)})
+        return _with(asked, services, changed, snapshot)
 
     def _refuse_strangers(
         self, removed: Iterable[str], members: Collection[str], services: Mapping[str, Service]
@@ -67,8 +74,21 @@ class Targets(Base):
                     hint=f"leave --remove {name} away",
                 )
 
-    def _alternative(self, mode_id: str, alternative_id: str, snapshot: HostSnapshot) -> Wanted:
-        """The target of a stored alternative, made anew from today's definitions."""
+    def _as_taken(
+        self, mode: Mode, alternative: str | None, snapshot: HostSnapshot, defined: Box
+    ) -> tuple[Wanted, ErrorInfo | None]:
+        """What `mode` wants with the alternative with which it was taken; as it is defined where that can no longer be
+        applied, and then why."""
+        plain = Wanted(target_of_mode(mode), defined.services)
+        if alternative is None:
+            return as_wanted(plain, snapshot), None
+        try:
+            return self._alternative(mode.id, alternative, snapshot, defined), None
+        except (Stale, UnknownName, UsageError) as error:
+            return as_wanted(plain, snapshot), error.info
+
+    def _alternative(self, mode_id: str, alternative_id: str, snapshot: HostSnapshot, defined: Box) -> Wanted:
+        """The target of a stored alternative, made anew from what is `defined`."""
         stored = self._machine.store.simulation_with(alternative_id)
         if stored is None:
             offered = {a.id for s in self._machine.store.simulations(50) for a in s.plan.alternatives}
@@ -83,9 +103,9 @@ class Targets(Base):
                 why=f"it was found for {base}",
                 hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
             )
-        wanted = as_wanted(taken(self._asked(params, snapshot), found, snapshot), snapshot)
-        stored_now, told = self._machine.store.services(), f"{self._told(alternative_id)} of mode {mode_id}"
-        altered = {s: told for s, definition in wanted.services.items() if stored_now.get(s) != definition}
+        wanted = as_wanted(taken(self._asked(params, snapshot, defined), found, snapshot), snapshot)
+        told = f"{self._told(alternative_id)} of mode {mode_id}"
+        altered = {s: told for s, definition in wanted.services.items() if defined.services.get(s) != definition}
         update = {"alternative": alternative_id, "altered": altered}
         return Wanted(wanted.target.model_copy(update=update), wanted.services)
 
@@ -94,6 +114,11 @@ class Targets(Base):
         stored = self._machine.store.simulation_with(alternative_id)
         titles = [a.title for a in stored.plan.alternatives if a.id == alternative_id] if stored else []
         return f"alternative {alternative_id} ({titles[0]})" if titles else ""
+
+
+def in_words(error: ErrorInfo) -> str:
+    """An error with its reason, as the reason of another one."""
+    return f"{error.message}: {error.why}" if error.why else error.message
 
 
 def target_of_mode(mode: Mode) -> Target:

@@ -121,6 +121,12 @@ def find_alternatives(
     return _ranked(unfit.target, search.found)
 
 
+def _asked_for(target: Target) -> str:
+    """Contexts that somebody asked for are a part of what an alternative starts."""
+    told = ", ".join(f"{service} at {tokens}" for service, tokens in sorted(target.context.items()))
+    return f" (asked for: a context of {told})" if told else ""
+
+
 def _ranked(target: Target, found: list[tuple[Candidate, Plan]]) -> tuple[Alternative, ...]:
     """The cheapest, but the best of each kind in any case."""
     ordered = sorted(found, key=lambda pair: (pair[0].cost, pair[0].title))
@@ -133,7 +139,7 @@ def _ranked(target: Target, found: list[tuple[Candidate, Plan]]) -> tuple[Altern
         Alternative(
             id=alternative_id(target, candidate.changes),
             kind=candidate.kind,
-            title=candidate.title,
+            title=f"{candidate.title}{_asked_for(target)}",
             changes=candidate.changes,
             verdict=plan.verdict,
             peak_mb=max((gpu.peak_mb for gpu in plan.gpus), default=0),

@@ -37,6 +37,16 @@ def most(*loads: Mapping[int, int]) -> Load:
     return out
 
 
+def declared(service: Service) -> Footprint:
+    """What its definition says that it takes."""
+    return Footprint(
+        service=service.id,
+        vram_mb=service.vram_mb,
+        start_peak_mb=service.start_peak_mb or service.vram_mb,
+        asleep_mb=service.asleep_mb or 0,
+    )
+
+
 class World:
     """The snapshot seen through definitions, footprints, leases and policy."""
 
@@ -47,10 +57,13 @@ class World:
         footprints: Mapping[str, Footprint],
         leases: Iterable[Lease] = (),
         policy: Policy | None = None,
+        footprints_now: Mapping[str, Footprint] | None = None,
     ) -> None:
+        """`footprints_now` are those of what is up with another definition than the one in `services`."""
         self.snapshot = snapshot
         self.services = services
         self.footprints = footprints
+        self.footprints_now = footprints_now or {}
         self.leases = tuple(leases)
         self.policy = policy or Policy()
         self.gpus = tuple(gpu.index for gpu in snapshot.gpus)
@@ -115,14 +128,7 @@ class World:
         if known is not None:
             return known
         found = self.find(service)
-        if found is None:
-            return Footprint(service=service, vram_mb=0, start_peak_mb=0)
-        return Footprint(
-            service=service,
-            vram_mb=found.vram_mb,
-            start_peak_mb=found.start_peak_mb or found.vram_mb,
-            asleep_mb=found.asleep_mb or 0,
-        )
+        return declared(found) if found else Footprint(service=service, vram_mb=0, start_peak_mb=0)
 
     def seconds(self, service: str, action: str) -> float:
         """How long `action` on it is expected to last; never zero, so that times order steps as waiting does."""
@@ -131,22 +137,23 @@ class World:
 
     # --- levels -------------------------------------------------------------------------------------------------
 
-    def awake(self, service: str, gpus: tuple[int, ...]) -> Load:
-        foot = self.footprint(service)
+    def awake(self, service: str, gpus: tuple[int, ...], foot: Footprint | None = None) -> Load:
+        """What it holds awake (`foot`: by this footprint)."""
+        foot = foot or self.footprint(service)
         return self._split(foot, foot.vram_mb, gpus) | ({RAM: foot.ram_mb} if foot.ram_mb else {})
 
-    def peak(self, service: str, gpus: tuple[int, ...]) -> Load:
+    def peak(self, service: str, gpus: tuple[int, ...], foot: Footprint | None = None) -> Load:
         """What a start reserves."""
-        foot = self.footprint(service)
+        foot = foot or self.footprint(service)
         return self._split(foot, foot.start_peak_mb, gpus) | ({RAM: foot.ram_mb} if foot.ram_mb else {})
 
-    def asleep(self, service: str, gpus: tuple[int, ...]) -> Load:
+    def asleep(self, service: str, gpus: tuple[int, ...], foot: Footprint | None = None) -> Load:
         """What it keeps asleep: its residue, and in host RAM what sleeping takes beside what it had awake.
 
         Of GPUs of different sizes it may keep the same MiB or the same part: the more is counted, but never more than
         it had awake.
         """
-        foot = self.footprint(service)
+        foot = foot or self.footprint(service)
         ram = {RAM: foot.ram_mb + foot.ram_asleep_mb} if foot.ram_mb + foot.ram_asleep_mb else {}
         kept = split(foot.asleep_mb, gpus)
         if foot.equal_part and kept:
@@ -182,7 +189,8 @@ class World:
         observed = {gpu: held_mb for gpu, held_mb in reading.vram_mb.items() if held_mb and gpu in self.gpus}
         levels = {State.RUNNING: self.awake, State.SLEEPING: self.asleep, State.STARTING: self.peak}
         level = levels.get(reading.state)
-        return most(observed, level(service, self.seat(service))) if level else observed
+        foot = self.footprints_now.get(service)
+        return most(observed, level(service, self.seat(service), foot)) if level else observed
 
     @cached_property
     def before(self) -> Load:

@@ -8,11 +8,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from gpumod.adapters.store.connect import Database, connect_file, file_engine, memory_connection, memory_engine
+from gpumod.adapters.store.connect import (
+    BUSY_TIMEOUT_MS,
+    Database,
+    connect_file,
+    file_engine,
+    memory_connection,
+    memory_engine,
+)
 from gpumod.adapters.store.faults import from_os, not_a_database, translated
 from gpumod.adapters.store.faults import read_only as refuse_writing
 from gpumod.domain.errors import Failed, MachineLacks
@@ -173,12 +182,23 @@ def _read_alone(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _patience() -> Callable[[int, int, int], None]:
+    """Ends a copy that another program's lock holds up: SQLite itself would try for ever."""
+    end = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+
+    def look(status: int, _remaining: int, _total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > end:
+            raise sqlite3.OperationalError("database is locked")
+
+    return look
+
+
 def _open_copy(path: Path, refusal: MachineLacks, schema: Schema, source: sqlite3.Connection | None) -> Database:
     """A copy in memory of what `source` (closed here; None: nothing) holds, upgraded where it is older."""
     copy = memory_connection()
     if source is not None:
         with closing(source):
-            source.backup(copy)
+            source.backup(copy, progress=_patience())
     if source is None or not check_revision(path, revision_of(copy), schema):
         from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
 
