@@ -32,8 +32,7 @@ def box(make_box: Any) -> Any:
 
 
 def ask(box: Any, operation: str, params: Any) -> Any:
-    tools = Tools(preset_tools, lambda _key, value: value, {}, dict, no_presets)
-    return box.world.clock.run(getattr(Gpumod(box.machine(), tools), operation)(params))
+    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools(presets=preset_tools)), operation)(params))
 
 
 def free(box: Any, mb: int | None = None, **more: Any) -> FreeResult:
