@@ -178,7 +178,11 @@ def _open_for_reading(path: Path, refusal: MachineLacks, schema: Schema, *, pres
 def _read_alone(path: Path) -> sqlite3.Connection:
     """A connection that keeps in its own memory what SQLite else shares with others in a file. It keeps them out."""
     connection = connect_file(path)
-    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
