@@ -200,11 +200,15 @@ def _patience() -> Callable[[int, int, int], None]:
 def _open_copy(path: Path, refusal: MachineLacks, schema: Schema, source: sqlite3.Connection | None) -> Database:
     """A copy in memory of what `source` (closed here; None: nothing) holds, upgraded where it is older."""
     copy = memory_connection()
-    if source is not None:
-        with closing(source):
-            source.backup(copy, progress=_patience())
-    if source is None or not check_revision(path, revision_of(copy), schema):
-        from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
+    try:
+        if source is not None:
+            with closing(source):
+                source.backup(copy, progress=_patience())
+        if source is None or not check_revision(path, revision_of(copy), schema):
+            from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
 
-        upgrade(copy, schema)
+            upgrade(copy, schema)
+    except BaseException:
+        copy.close()
+        raise
     return Database(memory_engine(copy), path, refusal)
