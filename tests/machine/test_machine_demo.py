@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]
+pytestmark = [pytest.mark.sim, pytest.mark.slow, pytest.mark.timeout(300)]
 PATIENCE_S = 100
 TOUR = (sys.executable, "-m", "gpumod", "--json", "demo")
 
