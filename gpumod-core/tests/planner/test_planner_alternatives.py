@@ -193,7 +193,7 @@ def test_what_if_contexts_make_other_alternatives() -> None:
     assert all(a.title.endswith("(asked for: a context of glm-code at 30000)") for a in what_if.alternatives)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes(most=5), st.integers(500, 4000))
 def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) -> None:
     variants = {service: (KV.model_copy(update={"saves_mb": saves_mb}),) for service in scene.services}
