@@ -137,3 +137,23 @@ def test_what_gpumod_writes_loads_again(home, tmp_path: Path):
     done = home.ask("preset", "load", "--folder", str(folder), "--update", code=0).json
     assert done["problems"] == []
     assert set(done["updated"]) <= {"asr"}
+
+
+def test_a_port_that_another_service_has_is_not_loaded(home, tmp_path: Path):
+    port = home.services()["glm-code"]["port"]
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(f"id: p1\ndriver: fastapi\nport: {port}\nunit_vars: {{command: x}}\n")
+    done = home.ask("preset", "load", "--folder", str(folder), code=1)
+    assert [problem["code"] for problem in done.json["problems"]] == ["port-conflict"]
+    assert "glm-code" in done.json["problems"][0]["message"]
+    assert "p1" not in home.services()
+    home.ask("service", "edit", "glm-code", "--name", "Foo", code=0)
+
+
+def test_the_keys_of_a_document_are_told_as_they_are_written_there(home, tmp_path: Path):
+    file = tmp_path / "box.yaml"
+    file.write_text("version: 1\nservices:\n- id: n\n  driver: fastapi\n  frob: 1\n")
+    why = home.ask("apply", "-f", str(file), code=2).error["why"]
+    assert "unit_vars" in why
+    assert "--set" not in why

@@ -21,8 +21,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "create table services (id text); insert into services values ('chat'), ('reranker'), ('reranker-base');"
         "create table modes (id text); insert into modes values ('code'), ('rag');"
         "create table runs (id text, started_at real); insert into runs values ('r-1', 1), ('r-2', 2);"
-        "create table simulations (seq integer, alternatives text);"
-        'insert into simulations values (1, \'["a1", "b2"]\');'
+        "create table simulations (seq integer, definition text, alternatives text);"
+        "insert into simulations values"
+        """ (1, '{"base": {"mode": "code"}}', '["a1", "b2"]'), (2, '{"base": {}}', '["c3"]');"""
     )
     database.close()
     return tmp_path

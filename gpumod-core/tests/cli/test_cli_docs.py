@@ -22,7 +22,8 @@ it is (`--help --json`). Progress and errors go to stderr; with `--json` an erro
 `{"error": {"code", "message", "why", "hint", "details"}}` on stdout. JSON and YAML are UTF-8, whatever the locale.
 
 Where the output cannot be written, the exit status still tells what was done or refused. Only an answer that could not
-be given (`status`, a simulation, a dry run) ends with 1, or with 141 where its reader went away.
+be given (`status`, a simulation, a dry run) ends with 1, or with 141 where its reader went away; a stdout that
+was closed on purpose (`>&-`) takes everything.
 
 `--set KEY=VALUE`: VALUE is JSON where it is valid JSON (`8`, `0.9`, `true`, `["a", "b"]`, `{"A": "1"}`), else text.
 To give a text that looks like JSON, quote it as JSON: `--set 'tag="8"'`.

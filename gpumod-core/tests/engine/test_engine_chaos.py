@@ -70,7 +70,7 @@ def stories(draw: st.DrawFn) -> tuple[Mode, Mode, list[Accident]]:
     return first, second, draw(st.lists(accidents(names), min_size=1, max_size=3))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(story=stories())
 def test_whatever_happens(box_in, story):
     first, second, accidents = story

@@ -107,7 +107,7 @@ edits = st.fixed_dictionaries(
 options = st.dictionaries(st.sampled_from(["load_s", "stop_s", "residue_mb"]), st.integers(1, 9), max_size=3)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=edits, unit_vars=options, reserve_mb=st.none() | st.integers(0, 900))
 def test_a_diff_after_an_edit_shows_exactly_that_edit(
     make_box: Any, fields: dict[str, Any], unit_vars: dict[str, int], reserve_mb: int | None

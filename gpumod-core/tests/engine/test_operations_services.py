@@ -11,7 +11,7 @@ from gpumod.domain.errors import Busy, Failed, GpumodError, HalfWay, Stale, Usag
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ServiceRemove, ServiceWrite, SimulateParams, SwitchParams
+from gpumod.operations.params import ModeRef, ServiceChange, ServiceRemove, ServiceWrite, SimulateParams, SwitchParams
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -175,3 +175,48 @@ def test_a_service_must_say_what_vram_it_takes(box: Any) -> None:
         ask(box, "service_add", ServiceWrite(id="x", fields=silent))
     assert caught.value.code == "no-vram"
     assert ask(box, "service_add", ServiceWrite(id="x", fields={**silent, "vram_mb": 0})).service.vram_mb == 0
+
+
+# --- turns ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(make_box: Any) -> Any:
+    """A mode in which three take turns, and one is awake beside them."""
+    made = make_box(16_000)
+    made.define(
+        world_service("base", 1000, 9011),
+        world_service("one", 6000, 9012, naps=True),
+        world_service("two", 7000, 9013, naps=True),
+        world_service("three", 8000, 9014),
+        world_mode("turns", "base", "one:time-shared", "two:time-shared", "three:time-shared"),
+    )
+    assert made.switch("turns").exit_code == 0
+    return made
+
+
+def verified(box: Any) -> Any:
+    return ask(box, "mode_verify", ModeRef(mode="turns"))
+
+
+def test_whose_turn_it_is_puts_the_other_one_to_sleep(shared: Any) -> None:
+    assert verified(shared).whole
+    for service, operation in (("one", "service_wake"), ("two", "service_wake"), ("three", "service_start")):
+        done = ask(shared, operation, ServiceChange(service=service))
+        assert done.exit_code == 0, done
+        awake = [s for s, state in shared.states().items() if state == "running"]
+        assert sorted(awake) == sorted(["base", service])
+        assert verified(shared).whole
+    slept = [(s.action, s.service, s.why) for s in done.steps if s.service == "two"]
+    assert slept == [("sleep", "two", "it is the turn of three")]
+    assert ask(shared, "service_wake", ServiceChange(service="one")).exit_code == 0  # three sleeps by being stopped
+    assert "three" not in shared.states()
+    shared.check_sound()
+
+
+def test_two_that_are_awake_at_once_are_not_the_mode(shared: Any) -> None:
+    shared.start("one")
+    shared.start("two")
+    seen = verified(shared)
+    assert not seen.whole
+    assert [m.service for m in seen.members if not m.ok] == ["one", "two"]

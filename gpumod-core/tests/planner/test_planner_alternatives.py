@@ -193,7 +193,7 @@ def test_what_if_contexts_make_other_alternatives() -> None:
     assert all(a.title.endswith("(asked for: a context of glm-code at 30000)") for a in what_if.alternatives)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes(most=5), st.integers(500, 4000))
 def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) -> None:
     variants = {service: (KV.model_copy(update={"saves_mb": saves_mb}),) for service in scene.services}
@@ -215,3 +215,12 @@ def test_every_alternative_fits_when_it_is_taken(scene: Scene, saves_mb: int) ->
         assert taken.verdict is alternative.verdict
         assert max(gpu.peak_mb for gpu in taken.gpus) == alternative.peak_mb
     assert made.verdict is VerdictKind.DOES_NOT_FIT
+
+
+def test_taking_turns_is_one_group_and_one_alternative() -> None:
+    """Two pairs that take turns would be all four of them: no two alternatives have one id."""
+    four = {f"s{n}": Service(id=f"s{n}", driver="vllm", port=8100 + n, vram_mb=9000, sleep_mode="l1") for n in range(4)}
+    target = Target(mode="four", members=tuple(TargetMember(service=s) for s in four))
+    ids = [alternative.id for alternative in make_plan(card(), target, four, {}).alternatives]
+    assert ids
+    assert len(ids) == len(set(ids))

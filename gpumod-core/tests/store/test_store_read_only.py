@@ -96,13 +96,25 @@ def test_a_file_that_may_not_be_read_is_an_error(path: Path) -> None:
     assert "cannot be read" in done.stderr.splitlines()[-1]
 
 
+FILL = """
+def fill(folder):
+    try:
+        with (folder / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+    except OSError:
+        pass
+"""
+
+
 def on_a_full_disk(tmp_path: Path, code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a namespace of its own, with a file system of 400 kB on `tmp_path`, which it is told first."""
+    """Run `code` in a namespace of its own, with a file system of 400 kB on `tmp_path`, which it is told first.
+    Code in it may `fill` that."""
     mount = f'mount -t tmpfs -o size=400k none "{tmp_path}" && exec "$@"'
     shell = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
     if subprocess.run([*shell, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no mount namespaces here")
-    argv = [*shell, sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(tmp_path), *args]
+    argv = [*shell, sys.executable, "-W", "error", "-c", FILL + textwrap.dedent(code), str(tmp_path), *args]
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -124,12 +136,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
                     assert len(store.settings()) == len(store.events(2000)) == n
                     break
         (path / "ballast").write_bytes(b"")
-        try:
-            with (path / "ballast").open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"x" * 4096)
-        except OSError:
-            pass
+        fill(path)
         with open_store(path / "gpumod.db") as store:
             assert len(store.settings()) == n
         with open_store(path / "new" / "gpumod.db") as store:
@@ -163,14 +170,36 @@ def test_on_a_full_disk_what_a_killed_process_wrote_last_is_read(tmp_path: Path)
         path = Path(sys.argv[1])
         assert (path / "gpumod.db-wal").stat().st_size > 0
         (path / "gpumod.db-shm").unlink()
-        try:
-            with (path / "ballast").open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"x" * 4096)
-        except OSError:
-            pass
+        fill(path)
         with open_store(path / "gpumod.db") as store:
             print(dict(store.settings()), store.writable)
     """
-    done = on_a_full_disk(tmp_path, code, textwrap.dedent(then))
+    done = on_a_full_disk(tmp_path, code, FILL + textwrap.dedent(then))
     assert done.stdout.strip() == "{'last': 'x'} False", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_on_a_full_disk_another_programs_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    code = """
+        import sqlite3
+        import sys
+        from pathlib import Path
+        from gpumod.adapters.store import open_store
+        from gpumod.domain.errors import Failed
+        path = Path(sys.argv[1])
+        open_store(path / "gpumod.db").close()
+        fill(path)
+        other = sqlite3.connect(path / "gpumod.db", isolation_level=None)
+        try:
+            other.execute("SELECT 1 FROM services")
+        except sqlite3.OperationalError:
+            pass  # it finds no room either, and keeps the lock that it has taken
+        try:
+            open_store(path / "gpumod.db")
+        except Failed as error:
+            print(error.code, error.info.why)
+        other.close()
+    """
+    done = on_a_full_disk(tmp_path, code)
+    assert done.stdout.strip() == "database database is locked", done.stderr

@@ -62,5 +62,6 @@ RUNS = _from_database("select id from runs order by started_at desc limit 20", "
 PRESETS = _from_database("select id from services union select id from modes order by 1")
 SETTINGS: Completer = _settings
 ALTERNATIVES = _from_database(
-    "select value from simulations, json_each(alternatives) order by seq desc, json_each.key limit 20"
+    "select distinct json_each.value from simulations, json_each(alternatives)"
+    " where json_extract(definition, '$.base.mode') is not null order by seq desc, json_each.key limit 20"
 )

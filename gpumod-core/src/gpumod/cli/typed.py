@@ -50,6 +50,8 @@ def as_typed(error: UsageError, typed: Mapping[str, str]) -> UsageError:
     from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
 
     info: ErrorInfo = error.info
+    if info.code == "bad-box":  # its fields are those of a document
+        return error
     why = info.why
     for field in info.details.get("fields", ()):
         why = re.sub(rf"(^|; ){re.escape(field)}: ", rf"\1{_option(field, typed)}: ", why)

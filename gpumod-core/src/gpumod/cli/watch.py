@@ -16,7 +16,10 @@ def watch_status(context: CliContext, *, visual: bool) -> None:
     """Redraw until Ctrl-C, which is the ordinary end."""
     console = stdout_console()
     try:
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while not console.is_terminal:  # nothing to draw over: one after the other
+            context.show(context.run("status", {}), visual=visual)
+            time.sleep(EVERY_S)
+        with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 live.update(render(context.run("status", {}), visual=visual), refresh=True)
                 time.sleep(EVERY_S)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, UsageError
-from gpumod.domain.mode import Mode
-from gpumod.domain.states import ALIVE
+from gpumod.domain.mode import Mode, Want
+from gpumod.domain.states import ALIVE, Action, State
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use
 from gpumod.engine.planning import Options, plan_for
@@ -25,6 +25,9 @@ from gpumod.operations.results import (
 )
 from gpumod.operations.targets import Targets, in_words
 from gpumod.planner import check_needs
+
+LEAVES = frozenset({Action.SLEEP, Action.STOP})
+"""All that a switch would do to a member whose turn it is."""
 
 
 class Modes(Targets):
@@ -122,7 +125,14 @@ class Modes(Targets):
             go = f"gpumod switch {mode.id} goes to the mode as it is defined now"
             notes = (f"{told}: {in_words(lost)}", go)
         planned = plan_for(self._machine, snapshot, asked, Options(cascade=True))
-        wrong = misses(planned)
+        wrong = dict(misses(planned))
+        awake = [
+            m.service
+            for m in asked.target.members
+            if m.want is Want.TIME_SHARED and snapshot.reading(m.service).state is State.RUNNING
+        ]
+        if len(awake) == 1 and {s.action for s in planned.plan.steps if s.service == awake[0]} <= LEAVES:
+            wrong.pop(awake[0], None)  # it has its turn
         wanted = {row.id: row for row in planned.plan.services}
         named = [m.service for m in asked.target.members]
         named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s].wanted != "stopped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName, UsageError
 from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue, PresetEntry
 from gpumod.domain.service import Service
@@ -112,6 +112,12 @@ class Presets(Base):
             loaded.problems.append(told.model_copy(update={"message": message}))
         except (GpumodError, ValueError) as error:
             loaded.problems.append(_refused(preset, error))
+            return
+        taken = [s for s, other in loaded.services.items() if s != new.id and new.port and other.port == new.port]
+        if taken and (old is None or old.port != new.port):
+            said = f"port {new.port} of {new.id!r} is that of {', '.join(taken)} already"
+            refused = UsageError("port-conflict", said, why="it was not loaded", hint="give one of them another port")
+            loaded.problems.append(_refused(preset, refused))
             return
         if kept:
             loaded.kept[new.id] = kept

@@ -10,19 +10,21 @@ from gpumod.domain.states import State
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.operations.base import Base, OnProgress, change_result, reporter
+from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import ServiceChange
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
+from gpumod.operations.targets import Targets
 
 
-class Running(Base):
+class Running(Targets):
     async def service_start(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
         """Start a service and what it needs; the others stay as they are."""
         return await self._do("start", params, _alone(params.service, Want.AWAKE), progress)
 
     async def service_wake(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
-        """Wake a sleeping service; one that sleeps by being stopped is started."""
+        """Wake a sleeping service; one that sleeps by being stopped is started. Where it takes turns with others of the
+        mode, the one that is awake goes to sleep (so do `start` and `restart`)."""
         return await self._do("wake", params, _alone(params.service, Want.AWAKE), progress)
 
     async def service_stop(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
@@ -53,7 +55,8 @@ class Running(Base):
                 )
             if verb == "sleep" and state is State.STOPPED and service.supports_sleep:
                 raise Failed("not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}")
-            return Wanted(target, known)
+            turn = self._turn(service.id, snapshot) if verb in ("start", "wake", "restart") else ()
+            return Wanted(target.model_copy(update={"members": (*target.members, *turn)}), known)
 
         options = Options(
             force=params.force,
@@ -67,6 +70,19 @@ class Running(Base):
             return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode)
         outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
         return change_result(outcome, mode, self._machine.store.current_mode())
+
+    def _turn(self, service: str, snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
+        """Who goes to sleep for `service`, where the mode lets members take turns: at most one of them is awake."""
+        store = self._machine.store
+        mode = store.modes().get(store.current_mode() or "")
+        if mode is None:
+            return ()
+        asked, _ = self._as_taken(mode, store.current_alternative(), snapshot, self._defined())
+        shared = {m.service for m in asked.target.members if m.want is Want.TIME_SHARED}
+        if service not in shared:
+            return ()
+        awake = sorted(s for s in shared - {service} if snapshot.reading(s).state is State.RUNNING)
+        return tuple(TargetMember(service=s, want=Want.ASLEEP, why=f"it is the turn of {service}") for s in awake)
 
 
 def _alone(service: str, want: Want) -> Target:

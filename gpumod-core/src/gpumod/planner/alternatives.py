@@ -109,6 +109,8 @@ def find_alternatives(
         if one.saves_mb + two.saves_mb >= missing_mb
         and not one.touches & two.touches
         and not (one.context_of and two.context_of)
+        # members that take turns are one group, whoever proposed them
+        and not (one.kind is two.kind is AlternativeKind.TIME_SHARE)
     ]
     pairs.sort(key=lambda pair: pair[0].cost + pair[1].cost)
     for one, two in pairs:

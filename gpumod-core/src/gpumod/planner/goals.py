@@ -121,7 +121,7 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
         why = (member.why or reason) if member else f"needed by {', '.join(sorted(needed_by[service])[:3])}"
         if want is not Want.AWAKE:
             state = State.STOPPED if level == STOP_LEVEL else State.SLEEPING
-            why = "sleeps until its turn" if want is Want.TIME_SHARED else "wanted asleep"
+            why = (member and member.why) or ("sleeps until its turn" if want is Want.TIME_SHARED else "wanted asleep")
         if state is State.STOPPED and service in upheld:
             want, state, why = Want.AWAKE, State.RUNNING, f"{upheld[service]} needs it, and it cannot sleep"
         elif state is not State.RUNNING and service in world.leased and world.state(service) is State.RUNNING:

@@ -25,8 +25,11 @@ FAMILY = """
         if os.fork() == 0:
             if kind == 'detached':
                 os.setsid()
+                between = os.getpid()
                 if os.fork():
                     os._exit(0)
+                while os.getppid() == between:
+                    time.sleep(0.001)
             if kind == 'deaf':
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if depth:

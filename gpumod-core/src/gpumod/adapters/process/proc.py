@@ -16,6 +16,8 @@ from gpumod.ports import Clock
 NONCE_VARIABLE = "GPUMOD_NONCE"
 SHIM_VARIABLE = "GPUMOD_SHIM"
 _POLL_S = 0.02
+_LOOKS = 5
+"""How often a tree is looked at that goes on changing."""
 _PROC = Path("/proc")
 
 
@@ -100,7 +102,19 @@ def trees(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
     """For each root the pids of its descendants, at any depth, without the root.
 
     Asks only the processes concerned, thread by thread, unless that costs more than looking at every process once.
+    What ends meanwhile hands its children to a process that may have been asked before: then all are asked again.
     """
+    ended_before: set[int] = set()
+    for _ in range(_LOOKS):
+        found = _trees(roots)
+        over = {pid for pids in found.values() for pid in pids if start_ticks(pid) is None}
+        if over <= ended_before:
+            break
+        ended_before |= over
+    return found
+
+
+def _trees(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
     budget = 64 + 2 * len(os.listdir("/proc"))  # noqa: PTH208
     found: dict[int, tuple[int, ...]] = {}
     try:

@@ -50,8 +50,12 @@ def _prepared(engine: Engine) -> Engine:
 
 
 def _on_connect(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    try:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.Error:
+        connection.close()  # nobody else knows of it yet, and it may hold a lock
+        raise
 
 
 def _on_begin(connection: Connection) -> None:

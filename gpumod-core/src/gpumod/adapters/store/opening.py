@@ -178,7 +178,11 @@ def _open_for_reading(path: Path, refusal: MachineLacks, schema: Schema, *, pres
 def _read_alone(path: Path) -> sqlite3.Connection:
     """A connection that keeps in its own memory what SQLite else shares with others in a file. It keeps them out."""
     connection = connect_file(path)
-    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -196,11 +200,15 @@ def _patience() -> Callable[[int, int, int], None]:
 def _open_copy(path: Path, refusal: MachineLacks, schema: Schema, source: sqlite3.Connection | None) -> Database:
     """A copy in memory of what `source` (closed here; None: nothing) holds, upgraded where it is older."""
     copy = memory_connection()
-    if source is not None:
-        with closing(source):
-            source.backup(copy, progress=_patience())
-    if source is None or not check_revision(path, revision_of(copy), schema):
-        from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
+    try:
+        if source is not None:
+            with closing(source):
+                source.backup(copy, progress=_patience())
+        if source is None or not check_revision(path, revision_of(copy), schema):
+            from gpumod.adapters.store.migrate import upgrade  # noqa: PLC0415  # imports Alembic
 
-        upgrade(copy, schema)
+            upgrade(copy, schema)
+    except BaseException:
+        copy.close()
+        raise
     return Database(memory_engine(copy), path, refusal)

@@ -110,16 +110,14 @@ def _ram(shown: Plan) -> Text | None:
 
 
 def _alternatives(shown: Plan) -> RenderableType:
+    """Those of a mode are taken by id; else they say what would help."""
     first = shown.alternatives[0]
     mode = shown.target.mode
+    rows = [(*((a.id,) if mode else ()), a.kind, a.peak_mb, _title(a)) for a in shown.alternatives]
+    heads = (*(("ID",) if mode else ()), "KIND", "PEAK MB", "WHAT")
     return stack(
         heading("What fits instead"),
-        table(
-            ("ID", "KIND", "PEAK MB", "WHAT"),
-            [(a.id, a.kind, a.peak_mb, _title(a)) for a in shown.alternatives],
-            right=("PEAK MB",),
-            fold=("WHAT",),
-        ),
+        table(heads, rows, right=("PEAK MB",), fold=("WHAT",)),
         line("take one: ", words(f"gpumod switch {shlex.quote(mode)} --with {shlex.quote(first.id)}", "bold"))
         if mode
         else None,
