@@ -41,6 +41,7 @@ NEWS = (
     waiting(START, "an answer on port 8081"),
     waiting(START, "an answer on port 8081"),
     step(START, StepStatus.FAILED, 600.0, "exit code 1"),
+    Progress(kind=ProgressKind.ROLLBACK, run_id="r", text="glm did not start"),
     Progress(kind=ProgressKind.ROLLBACK, run_id="r", plan=WAY_BACK, text="glm did not start"),
     step(BACK, StepStatus.DONE, 8.0),
     Progress(kind=ProgressKind.ENDED, run_id="r", text="rolled back"),

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from gpumod.domain.errors import Failed, HalfWay, MachineLacks, UsageError
+from gpumod.domain.progress import ProgressKind
 from gpumod.domain.run import RunStatus, StepStatus
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -71,6 +72,18 @@ def test_a_start_that_fails(box, kind, service):
     steps = {(step.phase, step.step.action, step.step.service): step.status for step in outcome.run.steps}
     assert steps["apply", "start", service] is StepStatus.FAILED
     assert steps["rollback", "start", "gone"] is StepStatus.DONE
+
+
+def test_whoever_looks_on_sees_the_plan_of_the_way_back(box):
+    box.world.fault("come", "never-ready", 0)
+    box.told.clear()
+    outcome = box.switch("new", timeout_s=6.0)
+    check_rolled_back(box, outcome)
+    begun, planned = (n for n, news in enumerate(box.told) if news.kind is ProgressKind.ROLLBACK)
+    assert box.told[begun].plan is None
+    later = [news.step for news in box.told[planned:] if news.step]
+    assert later
+    assert all(step in box.told[planned].plan.steps for step in later)
 
 
 def test_a_death_is_noticed_at_once_with_its_exit_code(box):

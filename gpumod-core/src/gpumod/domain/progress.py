@@ -18,7 +18,8 @@ class ProgressKind(StrEnum):
 
 
 class Progress(Frozen):
-    """One piece of news of a run: the plan at its beginning, a step that began, goes on or ended, the way back.
+    """One piece of news of a run: the plan at its beginning, a step that began, goes on or ended, the way back (first
+    that it begins, then its plan).
 
     `step_status` goes with STEP and WAITING; `text` says what is waited for, or why it turns back.
     """

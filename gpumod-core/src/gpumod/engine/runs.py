@@ -97,7 +97,8 @@ async def go_back(
     machine: Machine, run: Run, error: ErrorInfo | None, report: Report, interrupts: Interrupts
 ) -> Outcome:
     """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
-    report(Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for"))
+    back = Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for")
+    report(back)
     options = Options(force=True, cascade=True)
     failed: ErrorInfo | None
     try:
@@ -109,6 +110,7 @@ async def go_back(
         wanted, lost = without_lost(wanted, run, snapshot)
         error = _and_ended(error, ended)
         planned = plan_for(machine, snapshot, wanted, options)
+        report(back.model_copy(update={"plan": planned.plan}))
         offset = journalled(machine, run)
         failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset) or lost
     except GpumodError as refusal:
