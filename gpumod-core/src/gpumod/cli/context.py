@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gpumod.operations.catalogue import Operation
     from gpumod.operations.gpumod import Gpumod
 
+    Listener = Callable[[Progress], None]
+
 
 @dataclass
 class CliContext:
@@ -57,16 +59,18 @@ class CliContext:
         """The settings in effect."""
         return self.gpumod().settings_effective()
 
-    def call(self, operation: str, values: Mapping[str, Any], **view_options: Any) -> None:
+    def call(
+        self, operation: str, values: Mapping[str, Any], *, progress: Listener | None = None, **view_options: Any
+    ) -> None:
         """Run `operation` with `values`, show its result, and leave with its exit status.
 
         Raises GpumodError: UsageError `bad-input` for values that the operation's parameters refuse, else what
         the operation raises. `view_options` go to the human view alone.
         """
-        self.finish(self.run(operation, values), **view_options)
+        self.finish(self.run(operation, values, progress), **view_options)
 
-    def run(self, operation: str, values: Mapping[str, Any]) -> Frozen:
-        """Run `operation` and return its result; progress of a change goes to stderr."""
+    def run(self, operation: str, values: Mapping[str, Any], progress: Listener | None = None) -> Frozen:
+        """Run `operation` and return its result; progress of a change goes to `progress`, else to stderr."""
         import asyncio  # noqa: PLC0415  # half of the time that `gpumod --help` takes
 
         record = _record(operation)
@@ -76,12 +80,13 @@ class CliContext:
 
         try:
             result: Frozen
-            if record.effect == "change":
+            if record.effect == "change" or record.follows:
                 from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
 
-                LAST_WORD.take()
+                if record.effect == "change":
+                    LAST_WORD.take()
                 with ProgressView.on_stderr() as view:
-                    result = asyncio.run(method(params, progress=_until_it_ended(view)))
+                    result = asyncio.run(method(params, progress=_until_it_ended(progress or view)))
             else:
                 result = asyncio.run(method(params))
         except UsageError as error:
@@ -150,7 +155,7 @@ class CliContext:
             sys.stdout.flush()
 
 
-def _until_it_ended(view: Callable[[Progress], None]) -> Callable[[Progress], None]:
+def _until_it_ended(view: Listener) -> Listener:
     """Progress for `view`; when the change has ended, its result is to be told in any case."""
     from gpumod.domain.progress import ProgressKind  # noqa: PLC0415  # imports pydantic
 

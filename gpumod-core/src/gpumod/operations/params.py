@@ -220,9 +220,10 @@ class ListParams(Frozen):
 
 
 class RunRef(Frozen):
-    """A run by id, an unambiguous beginning of it, or "last"."""
+    """A run by id, an unambiguous beginning of it, or "last". `follow` waits until it has ended."""
 
     run: str
+    follow: bool = False
 
 
 class RecoverParams(Frozen):

@@ -333,7 +333,11 @@ class HistoryListResult(Frozen):
 
 
 class HistoryResult(Frozen):
+    """A run. Where it was followed to its end, `exit_code` and `error` are those of whoever did it."""
+
     run: Run
+    exit_code: int = 0
+    error: ErrorInfo | None = None
 
 
 class SimulationRow(Frozen):
