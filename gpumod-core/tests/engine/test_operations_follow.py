@@ -83,6 +83,15 @@ def test_a_switch_is_followed_to_its_end(box: Any) -> None:
     assert followed.run.id == outcome.run.id
 
 
+def test_whoever_looks_on_sees_how_a_start_gets_on(box: Any) -> None:
+    box.world.fault("code", "slow-start", 10)
+    box.world.fault("code", "reads-slowly", 40)
+    _, followed, _, seen = look_on(box, "both")
+    assert followed.exit_code == 0
+    told = [news.text for news in seen if news.kind is ProgressKind.WAITING]
+    assert any("it reads its model" in text for text in told), told
+
+
 def test_so_is_one_that_turns_back(box: Any) -> None:
     box.world.fault("code", "die-after", 0.7)
     outcome, followed, did, seen = look_on(box, "code")

@@ -16,6 +16,7 @@ from gpumod.engine.device import Held, leave_to_host
 from gpumod.engine.explain import explained
 from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import ends_with_host, start_member, stop_member
+from gpumod.engine.loading import loading
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.patience import wake_patience_s, within
@@ -40,28 +41,30 @@ async def start(ctx: RunContext, step: Step) -> str:
     began = ctx.machine.clock.monotonic()
     remark = ""
     try:
-        now, peak_mb = await _started(ctx, step, service)
+        now, peak_mb, fetched = await _started(ctx, step, service)
     except Failed as error:
         if error.code != "out-of-memory" or not await _has_room_again(ctx, step):
             raise
         ctx.waiting(step, f"{service.id} once more: it ran out of memory, and there is room now")
         remark = "it ran out of memory once, and started at the second try"
-        now, peak_mb = await _started(ctx, step, service)
-    seconds = ctx.machine.clock.monotonic() - began
+        now, peak_mb, fetched = await _started(ctx, step, service)
+    seconds = math.nan if fetched else ctx.machine.clock.monotonic() - began
     keep(ctx, service.id, "measured", now)
     record(ctx, service, start_s=seconds, settled_mb=settled_early(ctx, service, now), peak_mb=peak_mb)
     return remark
 
 
-async def _started(ctx: RunContext, step: Step, service: Service) -> tuple[Held, float]:
-    """What it holds when it is ready, and the most MiB that it was seen to hold until then (see :class:`Peak`)."""
-    async with watching(ctx, service.id) as peak:
+async def _started(ctx: RunContext, step: Step, service: Service) -> tuple[Held, float, bool]:
+    """What it holds when it is ready, the most MiB that it was seen to hold until then (see :class:`Peak`), and whether
+    it fetched something first."""
+    async with watching(ctx, service.id) as peak, loading(ctx, step, service) as load:
         if service.host:
-            await start_member(ctx, step, service)
+            await start_member(ctx, step, service, load)
         else:
-            await start_process(ctx, step, service)
+            await start_process(ctx, step, service, load.clock)
         now = await wait_arrived(ctx, step)
-    return now, max(peak.mb, now.total_mb) if now.known and not math.isnan(peak.mb) else math.nan
+    most_mb = max(peak.mb, now.total_mb) if now.known and not math.isnan(peak.mb) else math.nan
+    return now, most_mb, load.fetched
 
 
 async def _has_room_again(ctx: RunContext, step: Step) -> bool:
