@@ -68,7 +68,7 @@ async def _has_room_again(ctx: RunContext, step: Step) -> bool:
         await stop(ctx, step.model_copy(update={"action": Action.STOP}))
     except GpumodError:
         return False
-    await wait_settled(ctx.machine)  # the dead one's own memory comes back a little later
+    await wait_settled(ctx.machine, ctx.unattributed.known_mb)  # the dead one's own memory comes back a little later
     gpus, _ = await ctx.machine.read_gpus()
     return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
@@ -90,7 +90,7 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
         await machine.supervisor(handle.supervisor).stop(handle, launch_again(machine, handle, ctx.snapshot.gpus))
     remark = ""
     try:
-        remark = "" if told else await wait_released(ctx, step, before)
+        remark = "" if told else await wait_released(ctx, step, before, began)
     except Failed as error:
         told = ends_with_host(ctx, handle, error)
     if told and (host := handle.launched.host):
@@ -121,7 +121,7 @@ async def sleep(ctx: RunContext, step: Step) -> str:
         await stop(ctx, step.model_copy(update={"action": Action.STOP}), before.pids)
         ctx.stopped_instead.add(step.service)
         return f"sleeping at {service.sleep_level} freed nothing ({held_mb} MiB still held): it was stopped instead"
-    remark = await wait_released(ctx, step, before)
+    remark = await wait_released(ctx, step, before, began)
     machine.store.put_handle(machine.store.handles()[step.service], event=event(ctx, "slept", step.service))
     asleep_mb = float(after.total_mb) if after.known else math.nan
     record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=settled(before))

@@ -14,6 +14,7 @@ from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import StepStatus
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
+from gpumod.engine.unattributed import Unattributed
 
 T = TypeVar("T")
 Report = Callable[[Progress], None]
@@ -27,6 +28,7 @@ class RunContext:
     Ctrl-C, `leave` by a second one. `gate` serialises admissions; `force` skips them, and when `going_back` they wait
     for memory but turn nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing
     asleep; `left_to_host` maps a host to processes of members that end with it, since they could not be unloaded.
+    `unattributed` is the account of memory that nobody holds, on from the snapshot.
     """
 
     machine: Machine
@@ -47,6 +49,10 @@ class RunContext:
     pending: dict[int, Step] = field(default_factory=dict)
     stopped_instead: set[str] = field(default_factory=set)
     left_to_host: dict[str, frozenset[int]] = field(default_factory=dict)
+    unattributed: Unattributed = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unattributed = Unattributed.of(self.snapshot)
 
     def waiting(self, step: Step, text: str) -> None:
         """Tell what a step waits for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumod.domain.errors import Failed
@@ -14,14 +14,12 @@ from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
 from gpumod.engine.explain import ended_because
 from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.unattributed import LAG_S, TOLERANCE_MB, Reading, Release, unattributed_mb
 from gpumod.plugins.kit import poll
 
-LAG_S = 2.0
-"""A driver forgets a dead process within this."""
 GONE_LOOKS = 3
 """A service that has no process in so many looks on end is gone, and was not just asked at a bad moment."""
-TOLERANCE_MB = 64
-"""Readings of a driver jitter by less than this."""
+NO_READING: Reading = ((), ())
 
 
 @dataclass(frozen=True)
@@ -81,38 +79,55 @@ def _owner(handle: Handle) -> str:
     return handle.launched.host or "" if handle.supervisor == HOSTED else handle.service
 
 
-async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
-    """Wait until no process of the service holds GPU memory (a stop) and what it let go is back.
+async def wait_released(ctx: RunContext, step: Step, before: Held, began_s: float) -> str:
+    """Wait until no process of the service holds GPU memory (a stop) and what it let go (since `began_s`) is back.
 
     Counters lag 0.3 to 1.5 s after an exit. On timeout the step is done with a note when what is still to come fits
-    into what is free; else it fails and names the process, or "unattributed N MiB".
+    into what is free; else it fails and names the process, or "unattributed N MiB". What another service left, which
+    let go beside this one, is told there.
     """
-    machine = ctx.machine
-    gpus = sorted(before.mb)
-    last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
+    machine, stops = ctx.machine, step.action is Action.STOP
+    release = Release(step.service, before.mb, before.pids if stops else frozenset(), began_s)
+    last = NO_READING
 
     async def back() -> bool | None:
         nonlocal last
-        last = await machine.read_gpus()
-        if step.action is Action.STOP and held_by(before.pids, last[1]).mb:
-            return None
-        return all(_unattributed_mb(*last, g) <= ctx.snapshot.unattributed_mb(g) + TOLERANCE_MB for g in gpus) or None
+        last = await _look(ctx)
+        return (release.ended_s is not None and not release.missing_mb) or None
 
     ctx.waiting(step, "its memory to come back")
-    if await poll(machine.clock, back, machine.settings.release_timeout_s):
+    account = ctx.unattributed
+    account.releases.append(release)
+    try:
+        if await poll(machine.clock, back, machine.settings.release_timeout_s):
+            return ""
+        suspects = {gpu: account.suspects(release, gpu) for gpu in release.missing_mb}
+    finally:
+        account.releases.remove(release)
+    holders = [process for process in last[1] if process.pid in release.pids]
+    missing_mb = {gpu: mb for gpu, mb in release.missing_mb.items() if step.service in suspects[gpu]}
+    if not holders and not missing_mb:
         return ""
-    holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
-    culprit = await _culprit(holders, last, ctx, gpus)
+    account.lose(missing_mb)
+    others = {other for gpu in missing_mb for other in suspects[gpu]} - {step.service}
+    left_by = f" (left by {' or '.join([step.service, *sorted(others)])})" if others else ""
+    culprit = await _culprit(holders, last, ctx, before.mb, missing_mb)
     ours = await _managed_pids(machine)
-    short = {g: _still_needed_mb(ctx, g, held_by(ours, last[1]).mb.get(g, 0)) - free_mb_of(last[0], g) for g in gpus}
+    taken = held_by(ours, last[1]).mb
+    short = {g: _still_needed_mb(ctx, g, taken.get(g, 0)) - free_mb_of(last[0], g) for g in before.mb}
     if not holders and all(mb <= 0 for mb in short.values()):
-        return f"{culprit} did not come back"
+        return f"{culprit} did not come back{left_by}"
+    hint = "see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand"
+    if not holders:
+        hint = (
+            "see `nvidia-smi`; what no known process holds is back when its container or the computer is restarted"
+        )
     raise Failed(
         "memory-not-released",
         f"{step.service} let go of its memory, but the GPU did not get it back in "
         f"{machine.settings.release_timeout_s:g} s",
-        why=f"{culprit} still in use",
-        hint="see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand",
+        why=f"{culprit} still in use{left_by}",
+        hint=hint,
         service=step.service,
     )
 
@@ -144,12 +159,12 @@ async def admit(ctx: RunContext, step: Step) -> None:
     if (ctx.force and not ctx.going_back) or not any(step.takes_mb.values()):
         return
     machine = ctx.machine
-    last: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]] = ((), ())
+    last = NO_READING
 
     async def room() -> bool | None:
         nonlocal last
         async with ctx.gate:  # between the look and the reservation nobody else may be let in
-            last = await machine.read_gpus()
+            last = await _look(ctx)
             free_mb = await _unreserved_mb(ctx, last)
             short = {g: mb - free_mb.get(g, 0) for g, mb in step.takes_mb.items() if mb}
             if any(mb > TOLERANCE_MB for mb in short.values()):
@@ -163,21 +178,26 @@ async def admit(ctx: RunContext, step: Step) -> None:
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
     free_mb = await _unreserved_mb(ctx, last)
     free = ", ".join(f"{free_mb.get(g, 0)} MiB" for g in gpus)
+    nobodys_mb = {g: unattributed_mb(last, g) - ctx.snapshot.unattributed_mb(g) for g in gpus}
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
-        why=await _culprit([], last, ctx, gpus) + " since the plan was made",
+        why=await _culprit([], last, ctx, gpus, nobodys_mb) + " since the plan was made",
         hint="end what took the memory, or leave a service out; `gpumod ps` shows who holds what",
         service=step.service,
     )
 
 
-async def wait_settled(machine: Machine) -> None:
-    """Wait a little while the device still counts memory of processes that have just died: a plan would miss it."""
+async def wait_settled(machine: Machine, known_mb: Callable[[int], int] = lambda _gpu: 0) -> None:
+    """Wait a little while the device still counts memory of processes that have just died: a plan would miss it.
+
+    `known_mb` of a GPU is what nobody waits for there.
+    """
 
     async def settled() -> bool | None:
-        gpus, processes = await machine.read_gpus()
-        return all(_unattributed_mb(gpus, processes, gpu.index) <= TOLERANCE_MB for gpu in gpus) or None
+        reading = await machine.read_gpus()
+        left = (unattributed_mb(reading, gpu.index) - known_mb(gpu.index) for gpu in reading[0])
+        return all(mb <= TOLERANCE_MB for mb in left) or None
 
     await poll(machine.clock, settled, LAG_S)
 
@@ -202,9 +222,8 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
         return has_come or gone >= GONE_LOOKS or None
 
     async def untold() -> bool:  # the driver names no process, but the memory has come
-        reading = await machine.read_gpus()
-        come = [_unattributed_mb(*reading, gpu) - ctx.snapshot.unattributed_mb(gpu) for gpu in step.placed_on]
-        return sum(come) >= expected_mb * 0.2
+        reading = await _look(ctx)
+        return sum(ctx.unattributed.excess_mb(reading, gpu) for gpu in step.placed_on) >= expected_mb * 0.2
 
     if await poll(machine.clock, arrived, 2.0) and now.pids:
         return now
@@ -236,9 +255,12 @@ async def _ended(machine: Machine, service: str) -> Failed | None:
     return None if status.alive else await ended_because(machine, handle, status)
 
 
-async def _unreserved_mb(
-    ctx: RunContext, reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
-) -> Mapping[int, int]:
+async def _look(ctx: RunContext) -> Reading:
+    """One reading of the GPUs, with which the run keeps its account of what nobody holds."""
+    return ctx.unattributed.see(await ctx.machine.read_gpus(), ctx.machine.clock.monotonic())
+
+
+async def _unreserved_mb(ctx: RunContext, reading: Reading) -> Mapping[int, int]:
     """Free MiB of each GPU, less what running starts and wakes will still take."""
     gpus, processes = reading
     free_mb = {gpu.index: gpu.free_mb for gpu in gpus}
@@ -265,25 +287,18 @@ def free_mb_of(gpus: Iterable[GpuReading], index: int) -> int:
     return next((gpu.free_mb for gpu in gpus if gpu.index == index), 0)
 
 
-def _unattributed_mb(gpus: Iterable[GpuReading], processes: Iterable[GpuProcess], index: int) -> int:
-    used = next((gpu.used_mb for gpu in gpus if gpu.index == index), 0)
-    return max(0, used - sum(p.vram_mb or 0 for p in processes if p.gpu == index))
-
-
 async def _culprit(
-    holders: Iterable[GpuProcess],
-    reading: tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]],
+    holders: Sequence[GpuProcess],
+    reading: Reading,
     ctx: RunContext,
-    gpus: Iterable[int],
+    gpus: Collection[int],
+    nobodys_mb: Mapping[int, int],
 ) -> str:
     """Who holds memory that should be free: the service's own processes, newcomers, or nobody that is named."""
     known = {p.pid for p in ctx.snapshot.processes} | await _managed_pids(ctx.machine)
-    named = list(holders) or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
+    named = holders or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
     parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
-    for gpu in gpus:
-        extra = _unattributed_mb(*reading, gpu) - ctx.snapshot.unattributed_mb(gpu)
-        if extra > TOLERANCE_MB:
-            parts.append(f"unattributed {extra} MiB on GPU {gpu}")
+    parts += [f"unattributed {mb} MiB on GPU {gpu}" for gpu, mb in sorted(nobodys_mb.items()) if mb > TOLERANCE_MB]
     return ", ".join(parts) or "memory"
 
 
