@@ -119,9 +119,7 @@ async def wait_released(ctx: RunContext, step: Step, before: Held, began_s: floa
         return f"{culprit} did not come back{left_by}"
     hint = "see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand"
     if not holders:
-        hint = (
-            "see `nvidia-smi`; what no known process holds is back when its container or the computer is restarted"
-        )
+        hint = "see `nvidia-smi`; what no known process holds is back when its container or the computer is restarted"
     raise Failed(
         "memory-not-released",
         f"{step.service} let go of its memory, but the GPU did not get it back in "
