@@ -68,7 +68,7 @@ def test_room_is_made_by_sleep_and_put_back(box: Any) -> None:
 
 
 def test_a_lease_ends_with_its_process(box: Any) -> None:
-    made = free(box, 4000, attended=True, what="train")
+    made = free(box, 4000, pid=os.getpid(), what="train")
     assert made.lease is not None
     assert made.lease.holder == f"somebody: train (pid {os.getpid()})"
     with pytest.raises(Failed, match="4000 MiB of GPU 0 are leased to somebody: train"):
@@ -91,7 +91,7 @@ def test_a_lease_of_nobody_in_particular_ends_with_the_boot(box: Any) -> None:
 
 
 def test_a_lease_ends_when_its_time_is_over(box: Any) -> None:
-    made = free(box, 4000, attended=True, for_s=60)
+    made = free(box, 4000, pid=os.getpid(), for_s=60)
     assert made.lease is not None
     assert made.lease.until == made.lease.since + 60
     assert box.switch("on").exit_code == 3
@@ -101,7 +101,7 @@ def test_a_lease_ends_when_its_time_is_over(box: Any) -> None:
 
 
 def test_what_comes_back_is_what_was_there(box: Any) -> None:
-    free(box, 7000, attended=True)
+    free(box, 7000, pid=os.getpid())
     assert "nap" in box.world.states()
     box.define(WEB.model_copy(update={"vram_mb": 1000}))
     box.world.gone.add(os.getpid())
@@ -244,7 +244,7 @@ def alone(box: Any) -> Any:
 @pytest.mark.parametrize(("operation", "params"), TAKEN)
 @pytest.mark.parametrize("over", [False, True])
 def test_what_a_lease_is_to_bring_back_is_not_removed(alone: Any, operation: str, params: Any, over: bool) -> None:
-    free(alone, 4000, attended=over)
+    free(alone, 4000, pid=os.getpid() if over else None)
     alone.world.gone |= {os.getpid()} if over else set()
     before = alone.world.states()
     with pytest.raises(Failed) as refused:
