@@ -229,7 +229,12 @@ def test_a_kill_while_room_is_made_is_closed_by_recover(machine: Machine, until)
 def test_whoever_switches_meanwhile_decides_what_runs(machine: Machine, until) -> None:
     process = begin(machine, until, *gate(machine))
     machine.ok("mode", "create", "talk", "--services", "tts")
-    assert machine.gpumod("switch", "talk").code == 0
+    switched = machine.gpumod("switch", "talk")
+    assert switched.code == 0, switched
+    (note,) = switched.json["notes"]
+    assert "leased to" in note
+    assert note.endswith("what made room for it (glm-code) is not put back once mode talk is reached")
+    assert note in switched.stderr
     open_gate(machine)
     outcome = machine.end(process)
     assert outcome.code == 0, outcome

@@ -14,7 +14,15 @@ from gpumod.domain.errors import Busy, DoesNotFit, Failed, HalfWay
 from gpumod.domain.run import Event
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.lease_results import FreeResult
-from gpumod.operations.params import ApplyParams, FreeParams, NoParams, ServiceRemove
+from gpumod.operations.params import (
+    ApplyParams,
+    FreeParams,
+    NoParams,
+    ServiceChange,
+    ServiceRemove,
+    SimulateParams,
+    SwitchParams,
+)
 from gpumod.operations.ports import Tools
 from gpumod.ports import Holder
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -162,6 +170,61 @@ def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
     box.world.clock.run(Gpumod(box.machine(), tools).free(FreeParams(back=True), hear))
     assert told[0] == "somebody is changing this machine: switch"
     assert box.world.states() == {"web": "ready", "nap": "ready"}
+
+
+# --- what others are told while it is held ----------------------------------------------------------------------------
+
+
+def switch(box: Any, mode: str, **more: Any) -> Any:
+    return ask(box, "switch", SwitchParams(mode=mode, **more))
+
+
+LEASED = "4000 MiB of GPU 0 are leased to somebody: train (pid"
+NOT_BACK = "; what made room for it (nap) is not put back once mode off is reached"
+
+
+def test_a_switch_says_whose_the_room_is_and_what_becomes_of_what_made_it(box: Any) -> None:
+    free(box, 4000, pid=os.getpid(), what="train", for_s=3600)
+    news: list[Any] = []
+    tools = Tools(no_presets, lambda _key, value: value, {}, dict, no_presets)
+    shown = switch(box, "off", dry_run=True)
+    done = box.world.clock.run(Gpumod(box.machine(), tools).switch(SwitchParams(mode="off"), news.append))
+    (note,) = done.notes
+    assert note.startswith(LEASED)
+    assert ", until " in note
+    assert note.endswith(NOT_BACK)
+    assert (done.exit_code, shown.plan.notes, done.plan.notes) == (0, (note,), (note,))
+    assert next(one.plan.notes for one in news if one.plan) == (note,)
+    again = switch(box, "off")
+    assert (again.status, again.notes) == ("nothing-to-do", (note.removesuffix(NOT_BACK),))
+    box.world.gone.add(os.getpid())
+    assert switch(box, "on").notes == ()
+
+
+def test_a_switch_to_what_made_the_room_does_not_say_that_it_stays_away(box: Any) -> None:
+    free(box, 4000, pid=os.getpid(), what="train")
+    refused = switch(box, "on")
+    assert refused.exit_code == 3
+    assert [note.startswith(LEASED) for note in refused.plan.notes] == [True]
+    assert "not put back" not in refused.plan.notes[0]
+    forced = switch(box, "on", force=True)
+    assert (forced.exit_code, len(forced.notes)) == (0, 1)
+    assert forced.notes[0].startswith(f"passed over: {LEASED}")
+
+
+def test_one_service_that_is_started_beside_it_says_so_too(box: Any) -> None:
+    box.define(world_service("small", 100, 9003))
+    free(box, 4000, pid=os.getpid(), what="train")
+    done = ask(box, "service_start", ServiceChange(service="small"))
+    assert (done.exit_code, len(done.notes)) == (0, 1)
+    assert done.notes[0].startswith(LEASED)
+    assert "put back" not in done.notes[0]
+
+
+def test_what_runs_on_no_card_of_this_machine_is_leased_to_nobody(box: Any) -> None:
+    free(box, 4000, pid=os.getpid(), what="train")
+    assert ask(box, "simulate", SimulateParams(mode="off", gpu_total_mb=8000)).notes == ()
+    assert len(ask(box, "simulate", SimulateParams(mode="off")).notes) == 1
 
 
 # --- what becomes of a lease when its run is left half-way ------------------------------------------------------------

@@ -125,7 +125,8 @@ class Freeing(Base):
         debt, defined = debt_of(self._machine, due), self._machine.store.services()
         wanted = way_back(debt, snapshot, defined)
         # its own lease is over then, so it does not count here
-        planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, force=bool(ending) or params.force))
+        counts = not ending and not params.force
+        planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, leases=counts))
         return FreeResult(back=dry(planned, self._machine.store.current_mode()), notes=_told(debt, defined))
 
     async def _put_back(self, ending: Sequence[Holding], options: Options, progress: OnProgress) -> FreeResult:
