@@ -46,7 +46,7 @@ def preset_tools() -> PresetTools:
         dump_mode=presets.dump_mode_preset,
         merge=presets.merge_for_reload,
         dump_box=presets.dump_box,
-        load_box=presets.load_box,
+        read_box=presets.read_box,
         bad_box=presets.bad_box,
         expand=presets.expand_given,
     )

@@ -86,7 +86,10 @@ STATUS = r.StatusResult(
             uptime_seconds=None, port=8204, pid=None, last_error=None,
         ),
     ),
-    foreign=(r.ForeignProcess(pid=1200, name="Xorg", vram_mb=900, gpu=0),),
+    foreign=(
+        r.ForeignProcess(pid=1200, name="Xorg", vram_mb=600, gpu=0),
+        r.ForeignProcess(pid=None, name="unattributed", vram_mb=300, gpu=0),
+    ),
     ram_total_mb=64000,
     ram_available_mb=51000,
 )  # fmt: skip

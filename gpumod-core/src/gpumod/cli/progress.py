@@ -44,6 +44,7 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         self._now = now
         self._rows: dict[int, Row] = {}
         self._back = ""
+        self._notes: tuple[str, ...] = ()
         self._live: Live | None = None
         self._said: str | None = None
 
@@ -75,9 +76,10 @@ class ProgressView(AbstractContextManager["ProgressView"]):
     def _begin(self, news: Progress) -> None:
         """A plan begins: the run's own, or the way back, whose steps replace those of the way there."""
         if news.kind is ProgressKind.ROLLBACK:
-            self._back = news.text or "it failed"
+            self._back, self._notes = news.text or "it failed", ()
         if news.plan is not None:
             self._rows = {step.n: Row(step) for step in news.plan.steps}
+            self._notes = news.plan.notes
 
     def _update(self, news: Progress, step: Step) -> None:
         row = self._rows.setdefault(step.n, Row(step))
@@ -115,6 +117,7 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         ]
         return stack(
             words(f"going back: {self._back}", "yellow") if self._back else None,
+            *(words(note, "yellow") for note in self._notes),
             table(
                 ("N", "STEP", "SERVICE", "STATUS", "TAKES", "EXPECTED", "WAITS FOR"),
                 rows,
@@ -133,6 +136,8 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         if text is not None and text.plain != self._said:
             self._said = text.plain
             self._console.print(text, soft_wrap=True)
+        for note in news.plan.notes if news.plan is not None else ():
+            self._console.print(words(note), soft_wrap=True)
 
     def _sentence(self, news: Progress) -> Text | None:
         """One plain line of news, or None where there is nothing new to say."""

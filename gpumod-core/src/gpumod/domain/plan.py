@@ -111,7 +111,10 @@ class Step(Frozen):
 
 
 class PlanGpu(Frozen):
-    """One GPU in a plan. `exceeds_by_mb` is `peak_mb - budget_mb` where that is positive because of the plan."""
+    """One GPU in a plan. `exceeds_by_mb` is `peak_mb - budget_mb` where that is positive because of the plan.
+
+    `unattributed_mb` is the part of `foreign_mb` that no known process holds.
+    """
 
     index: int
     name: str
@@ -123,6 +126,7 @@ class PlanGpu(Frozen):
     peak_mb: int
     after_mb: int
     exceeds_by_mb: int = 0
+    unattributed_mb: int = 0
 
 
 class PlanService(Frozen):

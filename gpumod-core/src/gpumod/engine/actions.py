@@ -73,7 +73,7 @@ async def _has_room_again(ctx: RunContext, step: Step) -> bool:
         await stop(ctx, step.model_copy(update={"action": Action.STOP}))
     except GpumodError:
         return False
-    await wait_settled(ctx.machine)  # the dead one's own memory comes back a little later
+    await wait_settled(ctx.machine, ctx.unattributed.known_mb)  # the dead one's own memory comes back a little later
     gpus, _ = await ctx.machine.read_gpus()
     return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
@@ -96,7 +96,7 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
     ctx.device_mb.pop(step.service, None)
     remark = ""
     try:
-        remark = "" if told else await wait_released(ctx, step, before)
+        remark = "" if told else await wait_released(ctx, step, before, began)
     except Failed as error:
         told = ends_with_host(ctx, handle, error)
     if told and (host := handle.launched.host):
@@ -129,7 +129,7 @@ async def sleep(ctx: RunContext, step: Step) -> str:
         kept = f"{now.total_mb} MiB still held{now.said}"
         return f"sleeping at {service.sleep_level} freed nothing ({kept}): it was stopped instead"
     keep(ctx, step.service, "slept", after)
-    remark = await wait_released(ctx, step, before)
+    remark = await wait_released(ctx, step, before, began)
     asleep_mb = float(after.total_mb) if after.known else math.nan
     record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=settled(before))
     return remark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -70,7 +71,29 @@ def listening() -> Iterator[Interrupts]:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupts.hit))
     signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
     try:
-        yield interrupts
+        with _woken(loop):
+            yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal wake `loop` at once: one that another thread is given, or that comes just before the loop begins to
+    wait, interrupts no wait, and its handler would run at the next timer. Who has set this up already keeps it."""
+    told, tell = socket.socketpair()
+    with told, tell:
+        for end in (told, tell):
+            end.setblocking(False)
+        others = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+        if others != -1:
+            signal.set_wakeup_fd(others)
+            yield
+            return
+        loop.add_reader(told, told.recv, 4096)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(told)

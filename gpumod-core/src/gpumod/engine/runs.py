@@ -99,7 +99,7 @@ async def go_back(
     """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
     back = Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for")
     report(back)
-    options = Options(force=True, cascade=True)
+    options = Options(force=True, leases=False, cascade=True)
     failed: ErrorInfo | None
     try:
         if not await interrupts.spare(conclude(machine, run)):

@@ -21,7 +21,7 @@ from gpumod.domain.errors import (
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
-from gpumod.domain.run import Event, Run
+from gpumod.domain.run import Event, Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE, Settings, device_list
 from gpumod.domain.states import GONE
@@ -165,8 +165,9 @@ def steps_of(run: Run) -> tuple[StepResult, ...]:
 
 
 def change_result(outcome: Outcome, mode: str | None, mode_now: str | None) -> ChangeResult:
-    """An outcome as `--json` prints it."""
+    """An outcome as `--json` prints it. What the plan noted is told where it was reached: a refusal shows its plan."""
     run = outcome.run
+    noted = outcome.plan.notes if outcome.status in (RunStatus.DONE, RunStatus.NOTHING_TO_DO) else ()
     steps = steps_of(run) if run else ()
     return ChangeResult(
         run_id=run.id if run else None,
@@ -177,5 +178,5 @@ def change_result(outcome: Outcome, mode: str | None, mode_now: str | None) -> C
         error=outcome.error,
         plan=outcome.plan,
         exit_code=outcome.exit_code,
-        notes=tuple(f"{step.service}: {step.detail}" for step in steps if step.detail),
+        notes=(*noted, *(f"{step.service}: {step.detail}" for step in steps if step.detail)),
     )

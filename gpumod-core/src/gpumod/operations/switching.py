@@ -26,7 +26,7 @@ IMAGINARY_RAM_MB = 1_000_000
 class Switching(Targets):
     async def simulate(self, params: SimulateParams) -> SimulateResult:
         """Plan without executing; stored where the home can be written, so that an alternative can be taken by id."""
-        options = Options(cascade=True, force=params.gpu_total_mb is not None)  # nobody leases an imaginary card
+        options = Options(cascade=True, leases=params.gpu_total_mb is None)  # nobody leases an imaginary card
         if params.gpu_total_mb is None:
             snapshot = await observe(self._machine)
         else:

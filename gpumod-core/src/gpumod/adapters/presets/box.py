@@ -14,7 +14,7 @@ from gpumod.adapters.presets.problems import from_validation, problem
 from gpumod.adapters.presets.schema import ModePreset, read_service
 from gpumod.adapters.presets.strict_yaml import BadYaml, Document, Loc, parse_document
 from gpumod.adapters.settings import check_setting
-from gpumod.domain.box import Box
+from gpumod.domain.box import Box, ReadBox
 from gpumod.domain.errors import ErrorInfo, GpumodError, UsageError
 from gpumod.domain.mode import Mode
 from gpumod.domain.service import Service
@@ -48,10 +48,11 @@ def _sorted(value: Any) -> Any:
     return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
-def load_box(text: str, source: str, settings: Settings) -> Box:
-    """The box that `text` says; `source` names it in errors. Variables in paths are those of its own settings.
+def read_box(text: str, source: str, settings: Settings) -> ReadBox:
+    """The box that `text` says, with every problem and its line; `source` names it there. Variables in paths are those
+    of its own settings.
 
-    Raises UsageError: `bad-box` that names every problem with its line, `box-version` for a version of its own.
+    Raises UsageError where nothing can be read: `bad-box`, `box-version` for a version of its own.
     """
     where = Path(source)
     try:
@@ -68,9 +69,17 @@ def load_box(text: str, source: str, settings: Settings) -> Box:
     known = variables(_with(settings, said))
     services = _entries(where, document, "service", known, problems, Service)
     modes = _entries(where, document, "mode", known, problems, Mode)
-    if problems:
-        raise bad_box(source, problems)
-    return Box(services, modes, said)
+    return ReadBox(Box(services, modes, said), tuple(problems), _unread(document, services))
+
+
+def _unread(document: Document, services: Mapping[str, Service]) -> frozenset[str] | None:
+    """As in :class:`ReadBox`; an unknown section may be a misspelt one."""
+    given = document.data.get("services") or []
+    if not isinstance(given, list) or any(key not in KEYS for key in document.data):
+        return None
+    ids = [entry.get("id") if isinstance(entry, Mapping) else None for entry in given]
+    named = [name for name in ids if isinstance(name, str)]
+    return frozenset(named) - services.keys() if len(named) == len(ids) else None
 
 
 def bad_box(source: str, problems: list[ErrorInfo]) -> UsageError:

@@ -89,14 +89,15 @@ def _notes(service: ServiceStatus) -> list[Text]:
 
 
 def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
+    rows = [(p.pid, p.name, p.gpu, "?" if p.vram_mb is None else p.vram_mb) for p in foreign if p.pid is not None]
+    nobodys = [
+        words(f"{mb(p.vram_mb)} of GPU {p.gpu} are unattributed: no known process holds them", "yellow")
+        for p in foreign
+        if p.pid is None
+    ]
+    columns = ("PID", "PROCESS", "GPU", "VRAM MB")
     return stack(
-        heading("Not ours"),
-        table(
-            ("PID", "PROCESS", "GPU", "VRAM MB"),
-            [(p.pid, p.name, p.gpu, "?" if p.vram_mb is None else p.vram_mb) for p in foreign],
-            right=("VRAM MB",),
-            fold=("PROCESS",),
-        ),
+        heading("Not ours"), table(columns, rows, right=("VRAM MB",), fold=("PROCESS",)) if rows else None, *nobodys
     )
 
 
