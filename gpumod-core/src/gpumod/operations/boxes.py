@@ -27,6 +27,7 @@ from gpumod.operations.differences import differences, in_event
 from gpumod.operations.modes import modes_naming
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
+from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.services import Services
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets, in_words
@@ -143,6 +144,7 @@ class Boxes(Services, Targets):
         unnamed = [f"service {s}" for s in now.services if s in then.services and s not in services]
         unnamed += [f"mode {m}" for m in now.modes if m in then.modes and m not in box.modes]
         notes = [f"setting {k} is left as it is: it belongs to a simulated machine" for k in box.settings if k in kept]
+        notes += [note for service in box.services.values() for note in told_of_secrets(service)]
         return Edits(now, then, changes, tuple(unnamed), tuple(notes))
 
     def _box_problems(self, then: Box, changes: tuple[ObjectChange, ...]) -> Iterator[ErrorInfo]:

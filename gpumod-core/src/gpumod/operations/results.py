@@ -234,7 +234,7 @@ class ServiceListResult(Frozen):
 class ServiceResult(Frozen):
     """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
     `drift` names fields that differ from what runs; `apply` says how to apply them. `notes` say why it cannot start on
-    this machine."""
+    this machine, and which of its options hold secrets: these are not in `service`."""
 
     service: Service
     footprint: Footprint
