@@ -174,6 +174,22 @@ def test_bad_input_names_the_field(home: Path, args: list[str], named: str) -> N
     result = run(home, "--json", *args)
     assert result.exit_code == 2
     assert named in error_of(result)["why"]
+    assert f"gpumod {args[0]}" in error_of(result)["hint"]
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["template", "edit", "unit.service.j2", "--file", "/nonexistent"], "a file with its text"),
+        (["template", "edit", "unit.service.j2", "--file", ""], "a file with its text"),
+        (["diff", "--file", "/nonexistent"], "a YAML file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_with_what_it_should_be(home: Path, args: list[str], what: str) -> None:
+    error = error_of(run(home, "--json", *args))
+    assert error["code"] == "bad-file"
+    assert (args[-1] or "''") in error["message"]
+    assert what in error["hint"]
 
 
 def test_unknown_names_exit_4(home: Path) -> None:

@@ -104,7 +104,7 @@ class CliContext:
         try:
             return record.params.model_validate({key: v for key, v in values.items() if v is not None})
         except ValidationError as error:
-            raise bad_params(error, _typed()) from error
+            raise bad_params(error, _typed(), _command_path()) from error
 
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
@@ -171,6 +171,12 @@ def _typed() -> Mapping[str, str]:
     """What is typed for each parameter of the command that runs."""
     current = click.get_current_context(silent=True)
     return options_of(current.command) if current else {}
+
+
+def _command_path() -> str:
+    """The command that runs, as it is typed."""
+    current = click.get_current_context(silent=True)
+    return current.command_path if current else "gpumod"
 
 
 @contextlib.contextmanager

@@ -51,9 +51,15 @@ def edit(context: CliContext, template: str, file: str | None, restore: bool) ->
 
     Nothing is restarted: `gpumod service unit` shows the difference.
     """
-    if file and restore:
+    if file is not None and restore:
         raise click.UsageError("give either --file or --default")
-    text = None if restore else read_text(file)[0] if file else _edited(context, template)
+    text = (
+        None
+        if restore
+        else read_text(file, "a file with its text")[0]
+        if file is not None
+        else _edited(context, template)
+    )
     context.call("template_edit", {"template": template, "text": text})
 
 

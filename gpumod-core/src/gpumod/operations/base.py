@@ -95,12 +95,14 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
     return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r:.100}", why=why, hint=hint)
 
 
-def bad_input(what: str, error: ValidationError) -> UsageError:
-    """A validation error as a usage error that names each field and what is wrong with it."""
+def bad_input(what: str, error: ValidationError, command: str) -> UsageError:
+    """A validation error as a usage error that names each field, what is wrong with it, and the `command` whose help
+    says what it may be."""
     found = findings(error.errors(include_url=False))
     why = "; ".join(f"{field}: {said}" if field else said for field, said in found)
     fields = [field for field, _ in found if field]
-    return UsageError("bad-input", f"{what} is not valid", why=why, hint="correct it and try again", fields=fields)
+    hint = f"`{command} --help` says what each option takes"
+    return UsageError("bad-input", f"{what} is not valid", why=why, hint=hint, fields=fields)
 
 
 def failure_of(outcome: Outcome) -> GpumodError:

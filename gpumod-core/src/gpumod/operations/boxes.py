@@ -24,7 +24,7 @@ from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
-from gpumod.operations.modes import modes_naming
+from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.secrets import told_of_secrets
@@ -169,8 +169,12 @@ class Boxes(Services, Targets):
 
     def _check_removal(self, removed: ObjectChange, then: Box) -> None:
         if removed.kind == "mode" and self._machine.store.current_mode() == removed.id:
+            first = f"{switch_first(removed.id, then.modes)}, or " if then.modes else ""
             raise Failed(
-                "mode-is-current", f"mode {removed.id!r} is the current one", hint="gpumod switch to another one first"
+                "mode-is-current",
+                f"mode {removed.id!r} would be removed, and is the current one",
+                why="its services may be running",
+                hint=f"{first}name it in the document too",
             )
         if removed.kind == "service":
             naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]

@@ -91,7 +91,7 @@ class Setup(Presets, Units):
             )
         elif not os.access(machine.home, os.W_OK):
             yield Check(
-                name="home", level="problem", message=f"{machine.home} cannot be written", hint="check its owner"
+                name="home", level="problem", message=f"{machine.home} cannot be written", hint=f"ls -ld {machine.home}"
             )
         else:
             yield Check(name="home", level="ok", message=str(machine.home))

@@ -101,7 +101,9 @@ class Targets(Base):
                 "other-alternative",
                 f"alternative {alternative_id} does not belong to mode {mode_id}",
                 why=f"it was found for {base}",
-                hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
+                hint=f"gpumod switch {params.mode} --with {alternative_id}"
+                if params.mode
+                else f"gpumod simulate --mode {mode_id}",
             )
         wanted = as_wanted(taken(self._asked(params, snapshot, defined), found, snapshot), snapshot)
         told = f"{self._told(alternative_id)} of mode {mode_id}"
@@ -143,7 +145,7 @@ def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wa
             "stale-alternative",
             f"alternative {alternative.id} can no longer be applied",
             why=str(error),
-            hint="simulate again",
+            hint=f"gpumod simulate --mode {asked.target.mode}" if asked.target.mode else "gpumod simulate",
         ) from error
     changed = {s: d for s, d in services.items() if asked.services.get(s) != d}
     # what runs as the alternative has it already (it was taken before) need not restart
