@@ -37,8 +37,8 @@ class CliContext:
     done: int | None = None
     _gpumod: Gpumod | None = field(default=None, repr=False)
 
-    def gpumod(self) -> Gpumod:
-        """The application, opened at the first call."""
+    def gpumod(self, *, make_named: bool = False) -> Gpumod:
+        """The application, opened at the first call. A home that is named is made where `make_named` says so alone."""
         if self._gpumod is None:
             import logging  # noqa: PLC0415  # `--help` does without it
 
@@ -46,7 +46,7 @@ class CliContext:
 
             # where nobody listens, logging itself would print the tracebacks that are kept for --debug
             logging.getLogger("gpumod").handlers[:] = [] if self.debug else [logging.NullHandler()]
-            self._gpumod = open_gpumod(self.home, os.environ)
+            self._gpumod = open_gpumod(self.home, os.environ, make_named=make_named)
         return self._gpumod
 
     def reopen(self) -> None:
@@ -71,7 +71,7 @@ class CliContext:
 
         record = _record(operation)
         params = self.params(record, values)
-        method = getattr(self.gpumod(), record.name)
+        method = getattr(self.gpumod(make_named=record.name == "init"), record.name)
         from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
 
         try:
