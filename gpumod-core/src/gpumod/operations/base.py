@@ -78,6 +78,11 @@ class Base:
         found = (p for p in self._machine.store.problems() if (p.details["table"], p.details["row"]) == (table, row))
         return next(found, None)
 
+    def _told_settings(self) -> tuple[str, ...]:
+        """What to say of settings whose stored value is wrong: plans are made with their defaults."""
+        wrong = (p for p in self._machine.store.problems() if p.details["table"] == "settings")
+        return tuple(f"{p.message}: {p.hint}" for p in wrong)
+
     def _refuse_broken(self, table: str, row: str) -> None:
         info = self._broken(table, row)
         if info is not None:

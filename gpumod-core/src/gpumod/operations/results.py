@@ -343,7 +343,7 @@ class RecoverResult(Frozen):
 
 class SettingRow(Frozen):
     """`value` is in force, and comes from `source`. `stored` is what the database has; where the environment wins over
-    it, `note` says so."""
+    it, or what is stored is no value, `note` says so."""
 
     key: str
     value: str | None

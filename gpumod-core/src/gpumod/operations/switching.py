@@ -43,7 +43,8 @@ class Switching(Targets):
             )
         except MachineLacks:  # a read-only home: the answer is still right, it just has no id
             stored = None
-        return SimulateResult.model_validate({**planned.plan.model_dump(), "simulation_id": stored})
+        notes = (*planned.plan.notes, *self._told_settings())
+        return SimulateResult.model_validate({**planned.plan.model_dump(), "notes": notes, "simulation_id": stored})
 
     async def switch(self, params: SwitchParams, progress: OnProgress = None) -> ChangeResult:
         """Go to a mode: everything that it does not name stops, unless it is pinned.
@@ -53,7 +54,7 @@ class Switching(Targets):
         mode_id, alternative = self._place(params)
         self._check_drivers(self._mode(mode_id))
         back = params.alternative is None
-        notes = self._came_back(mode_id, alternative) if back else ()
+        notes = (*(self._came_back(mode_id, alternative) if back else ()), *self._told_settings())
 
         def build(snapshot: HostSnapshot) -> Wanted:
             if alternative is None:
