@@ -274,7 +274,9 @@ class Boxes(Services, Targets):
             return ()
         differs = {s: drift(services[s], snapshot.reading(s)) for s in services}
         up = [s for s in sorted(differs) if differs[s] and snapshot.reading(s).state in SERVING]
-        return tuple(DriftRow(service=s, fields=differs[s], command=f"gpumod service restart {s}") for s in up)
+        altered = {s: snapshot.reading(s).altered for s in up}
+        again = {s: f"gpumod service restart {s}" for s in up}
+        return tuple(DriftRow(service=s, fields=differs[s], command=again[s], altered=altered[s]) for s in up)
 
 
 def _renewed(asked: Wanted, snapshot: HostSnapshot, removed: Iterable[str]) -> Wanted:

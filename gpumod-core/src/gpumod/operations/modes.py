@@ -23,7 +23,7 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
-from gpumod.operations.targets import Targets, in_words
+from gpumod.operations.targets import Targets, in_words, told_of_edits
 from gpumod.planner import check_needs
 
 LEAVES = frozenset({Action.SLEEP, Action.STOP})
@@ -118,6 +118,7 @@ class Modes(Targets):
             go = f"gpumod switch {mode.id} goes to the mode as it is defined now"
             notes = (f"{told}: {in_words(lost)}", go)
         planned = plan_for(self._machine, snapshot, asked, Options(cascade=True))
+        notes = (*notes, *told_of_edits(asked, snapshot, planned.plan))
         wrong = dict(misses(planned))
         awake = [
             m.service

@@ -233,14 +233,16 @@ class ServiceListResult(Frozen):
 
 class ServiceResult(Frozen):
     """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
-    `drift` names fields that differ from what runs; `apply` says how to apply them. `notes` say why it cannot start on
-    this machine, and which of its options hold secrets: these are not in `service`."""
+    `drift` names fields that differ from what runs, and `altered` the alternative that made it so, where one did;
+    `apply` says how to run it as it is defined. `notes` say why it cannot start on this machine, and which of its
+    options hold secrets: these are not in `service`."""
 
     service: Service
     footprint: Footprint
     edited: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+    altered: str = ""
     apply: str = ""
     notes: tuple[str, ...] = ()
 

@@ -285,6 +285,7 @@ class Services(Units):
             edited=tuple(sorted(store.user_edited(service.id))),
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
+            altered=snapshot.reading(service.id).altered if snapshot and differs else "",
             apply=f"gpumod service restart {service.id}" if differs else "",
             notes=(*_notes(service, snapshot), *told_of_secrets(service)),
         )
