@@ -70,12 +70,15 @@ def _beside(result: DiffResult) -> RenderableType | None:
     notes: list[Text] = [words(note) for note in result.notes]
     if result.unnamed:
         notes.append(words(f"not in {result.source}, so left alone (--prune removes it): {commas(result.unnamed)}"))
-    notes += [line(words(f"{row.service} runs {_how(row)}", "yellow"), f": {row.command}") for row in result.drift]
+    notes += [_drift(row) for row in result.drift]
     if len(result.drift) > 1:
         notes.append(words(f"all at once: gpumod apply -f {result.source} --now"))
     return stack(bullets(notes)) if notes else None
 
 
-def _how(row: DriftRow) -> str:
-    changed = f"as {row.altered} changed it, " if row.altered else ""
-    return f"{changed}with another {commas(row.fields)}"
+def _drift(row: DriftRow) -> Text:
+    fields = commas(row.fields)
+    if row.altered:
+        how = f"{row.service} runs as {row.altered} changed it, with another {fields}"
+        return line(words(how, "yellow"), f" ({row.command} undoes that)")
+    return line(words(f"{row.service} runs with another {fields}", "yellow"), f": {row.command}")
