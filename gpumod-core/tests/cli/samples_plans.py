@@ -35,6 +35,7 @@ STEPS = (
     Step(
         n=1, action=Action.STOP, service="chat", why="not in mode code", placed_on=(0,), gives_mb={0: 7000},
         gpus=(StepGpu(index=0, before_mb=9500, peak_mb=9500, after_mb=2500),), expected_s=1.5,
+        expected_measured=True,
     ),
     Step(
         n=2, action=Action.START, service="glm-code", why="wanted by mode code", waits_for=(1,), placed_on=(0,),
@@ -160,7 +161,13 @@ RUN = Run(
 )
 RESULTS = tuple(
     r.StepResult(
-        n=step.n, action=step.action, service=step.service, status="done", seconds=1.4, expected_s=step.expected_s
+        n=step.n,
+        action=step.action,
+        service=step.service,
+        status="done",
+        seconds=1.4,
+        expected_s=step.expected_s,
+        expected_measured=step.expected_measured,
     )
     for step in STEPS
 )

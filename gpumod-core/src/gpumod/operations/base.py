@@ -147,6 +147,7 @@ def steps_of(run: Run) -> tuple[StepResult, ...]:
             phase=record.phase,
             why=record.step.why,
             expected_s=record.step.expected_s,
+            expected_measured=record.step.expected_measured,
             detail=record.detail,
             error=record.error,
         )

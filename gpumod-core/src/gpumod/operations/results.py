@@ -196,6 +196,8 @@ class DeletedResult(Frozen):
 
 
 class StepResult(Frozen):
+    """`expected_s` is a guess unless `expected_measured`."""
+
     n: int
     action: str
     service: str
@@ -204,6 +206,7 @@ class StepResult(Frozen):
     phase: str = "apply"
     why: str = ""
     expected_s: float | None = None
+    expected_measured: bool = False
     detail: str = ""
     error: ErrorInfo | None = None
 
