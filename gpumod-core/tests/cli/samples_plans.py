@@ -263,6 +263,17 @@ SAMPLES: dict[str, Frozen] = {
                 peak_mb=27600,
                 alternatives=("a1f4c2", "b77e01"),
             ),
+            r.SimulationRow(
+                id="s-19",
+                at=1_767_225_600.0,
+                base={"services": ["chat", "tts"], "context": {"chat": 8192}, "gpu_total_mb": 24576},
+                verdict="fits",
+                peak_mb=12000,
+                alternatives=(),
+            ),
+            r.SimulationRow(
+                id="s-18", at=1_767_225_600.0, base={}, verdict="nothing-to-do", peak_mb=0, alternatives=()
+            ),
         )
     ),
 }

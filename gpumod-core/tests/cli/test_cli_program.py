@@ -179,48 +179,6 @@ def test_bad_input_names_the_field(home: Path, args: list[str], named: str) -> N
     assert f"gpumod {args[0]}" in error_of(result)["hint"]
 
 
-@pytest.mark.parametrize(
-    ("args", "what"),
-    [
-        (["template", "edit", "unit.service.j2", "--file", "/nonexistent"], "a file with its text"),
-        (["template", "edit", "unit.service.j2", "--file", ""], "a file with its text"),
-        (["diff", "--file", "/nonexistent"], "a YAML file"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_told_with_what_it_should_be(home: Path, args: list[str], what: str) -> None:
-    error = error_of(run(home, "--json", *args))
-    assert error["code"] == "bad-file"
-    assert (args[-1] or "''") in error["message"]
-    assert what in error["hint"]
-
-
-@pytest.mark.parametrize("args", [["status"], ["mode", "list"], ["switch", "code"], ["settings", "list"], ["plugins"]])
-def test_a_home_that_is_named_wrongly_is_not_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
-) -> None:
-    typo = tmp_path / "ho me"
-    result = run(typo, "--json", *args)
-    assert (result.exit_code, error_of(result)["code"]) == (2, "no-such-home")
-    assert error_of(result)["why"].startswith("--home ")
-    assert error_of(result)["hint"] == f"`gpumod --home '{typo}' init` makes one there"
-    monkeypatch.setenv("GPUMOD_HOME", str(typo))
-    by_variable = CliRunner().invoke(root, ["--json", *args])
-    assert error_of(by_variable)["why"].startswith("GPUMOD_HOME ")
-    assert not typo.exists()
-
-
-def test_what_makes_a_home_is_init_and_for_the_usual_one_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    named = tmp_path / "named"
-    run(named, "--json", "init")  # whether this machine has a GPU or not
-    assert (named / "gpumod.db").exists()
-    monkeypatch.delenv("GPUMOD_HOME", raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert CliRunner().invoke(root, ["--json", "settings", "list"]).exit_code == 0
-    assert (tmp_path / "gpumod" / "gpumod.db").exists()
-
-
 def test_unknown_names_exit_4(home: Path) -> None:
     for args in (
         ["service", "show", "nope"],

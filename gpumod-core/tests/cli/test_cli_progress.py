@@ -81,7 +81,7 @@ def test_on_a_terminal_the_table_counts_up(monkeypatch: pytest.MonkeyPatch) -> N
         table.print(view.table())
     lines = [line.split() for line in output(table).splitlines()]
     assert lines[1][:7] == ["1", "stop", "chat", "done", "1.5", "s", "2.0"]
-    assert " ".join(lines[2]) == "2 start [red]glm running 12 s 42 s an answer on port 8081"
+    assert " ".join(lines[2]) == "2 start [red]glm running 12 s ~42 s an answer on port 8081"
     shown = output(console)
     assert "\x1b[1mglm" not in shown
     assert "\x1b[?25h" in shown  # the cursor is back
