@@ -78,10 +78,14 @@ def _state(service: ServiceStatus) -> Text:
 def _notes(service: ServiceStatus) -> list[Text]:
     notes = [words(f"{service.id}: {service.last_error}", "red")] if service.last_error else []
     if service.drift:
-        fields = commas(service.drift)
-        by = f" ({service.altered})" if service.altered else ""
-        notes.append(words(f"{service.id}: runs with another {fields} than is defined now{by}", "yellow"))
+        notes.append(words(f"{service.id}: {_drift(service)}", "yellow"))
     return notes
+
+
+def _drift(service: ServiceStatus) -> str:
+    if service.altered:
+        return f"runs as {service.altered} changed it, with another {commas(service.drift)}"
+    return f"runs with another {commas(service.drift)} than is defined now"
 
 
 def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
@@ -132,10 +136,16 @@ def service_status(result: ServiceStatus) -> RenderableType:
             "port": result.port,
             "pid": result.pid,
             "up": seconds(result.uptime_seconds),
-            "drift": f"{commas(result.drift)}: apply with `gpumod service restart {result.id}`" if result.drift else "",
+            "drift": _drift_of_one(result),
             "last error": words(result.last_error or "", "red"),
         }
     )
+
+
+def _drift_of_one(result: ServiceStatus) -> str:
+    if not result.drift:
+        return ""
+    return _drift(result) + ("" if result.altered else f": `gpumod service restart {result.id}` applies it")
 
 
 def processes(result: PsResult) -> RenderableType:
