@@ -178,7 +178,7 @@ def test_what_is_wrong_is_named_with_its_line(text: str, code: str, named: str) 
 )
 def test_what_to_try_is_said_with_the_command(text: str, source: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load_box(text, source, Settings())
+        load(text, source, Settings())
     assert caught.value.info.hint.startswith(hint)
 
 
