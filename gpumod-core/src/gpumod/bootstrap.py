@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -77,12 +78,16 @@ def surroundings() -> Surroundings:
     return ThisMachine()
 
 
-def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
+def open_gpumod(
+    home: Path | None = None, environ: Mapping[str, str] | None = None, *, make_named: bool = True
+) -> Gpumod:
     """Open a home, making it (0700) when it is not there. A home that cannot be written, or whose disk is full, reads.
 
-    The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home.
+    The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home. Without
+    `make_named` one that `home` or GPUMOD_HOME names must be there: a slip of the pen makes none.
 
-    Raises Failed (`not-a-database`, `database-too-new`), UsageError (`bad-home`) and MachineLacks (`no-home`).
+    Raises Failed (`not-a-database`, `database-too-new`), UsageError (`bad-home`, `no-such-home`) and MachineLacks
+    (`no-home`).
     """
     environ = os.environ if environ is None else environ
     folder = (home or default_home(environ)).expanduser().absolute()
@@ -92,6 +97,13 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             f"{str(folder)!r} cannot be a home",
             why="its path holds control characters (a newline, a tab, an escape or the like)",
             hint="name another one with --home or GPUMOD_HOME",
+        )
+    if not make_named and not os.access(folder, os.F_OK) and (home or environ.get("GPUMOD_HOME")):
+        raise UsageError(
+            "no-such-home",
+            f"there is no gpumod home at {folder}",
+            why=f"{'--home' if home else 'GPUMOD_HOME'} names a folder that is not there",
+            hint=f"`gpumod --home {shlex.quote(str(folder))} init` makes one there",
         )
     try:
         ensure_home(folder, known_by=(HOME_ID_FILE, DATABASE))

@@ -216,7 +216,7 @@ async def test_a_server_restarted_on_its_port() -> None:
 async def test_many_at_once() -> None:
     http = LoopbackHttp()
     async with server(answers(reply(b"{}"))) as port:
-        got = await asyncio.gather(*(http.request("GET", port, "/") for _ in range(200)))
+        got = await asyncio.gather(*(http.request("GET", port, "/", timeout_s=60) for _ in range(200)))
     assert {reply.status for reply in got} == {200}
 
 

@@ -116,6 +116,8 @@ EDITS = (
 DRIFT = tuple(
     b.DriftRow(service=s, fields=("port", "unit_vars"), command=f"gpumod service restart {s}") for s in ("tts", "asr")
 )
+ALTERED = "alternative a1b2c3 (glm-code with 8192 tokens of context) of mode code"
+ALTERED_ROW = (DRIFT[0].model_copy(update={"altered": ALTERED}),)
 BESIDE = {"source": "box.yaml", "unnamed": ("mode rag",), "drift": DRIFT, "notes": ("bin_path is left as it is",)}
 
 UNIT = u.UnitResult(
@@ -154,6 +156,7 @@ SAMPLES: dict[str, Frozen] = {
     ),
     "status-empty": r.StatusResult(mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"),
     "service-status": STATUS.services[1],
+    "service-status-altered": STATUS.services[1].model_copy(update={"altered": ALTERED}),
     "ps": r.PsResult(
         processes=(
             r.PsRow(pid=4301, name="llama-server", service="glm-code", gpu=0, vram_mb=19100),
@@ -253,6 +256,13 @@ SAMPLES: dict[str, Frozen] = {
         drift=("context_size",),
         apply="gpumod service restart glm-code",
     ),
+    "service-altered": r.ServiceResult(
+        service=EMBEDDING,
+        footprint=Footprint(service="embedding-code", vram_mb=2500, start_peak_mb=2500),
+        drift=("context_size",),
+        altered=ALTERED,
+        apply="gpumod service restart embedding-code",
+    ),
     "logs": r.LogsResult(service="glm-code", lines=("loading model", "\tcuda: 24 GB", "ready"), path="/tmp/x.log"),
     "preset-list": r.PresetListResult(
         presets=(
@@ -286,6 +296,7 @@ SAMPLES: dict[str, Frozen] = {
     "preset-validate": r.PresetValidateResult(ok=False, checked=9, problems=(ERROR,)),
     "export": b.ExportResult(yaml="version: 1\nservices:\n- id: chat\n", left_out=("service chat: env.HF_TOKEN",)),
     "diff": b.DiffResult(changes=EDITS, **BESIDE),
+    "diff-altered": b.DiffResult(source="box.yaml", changes=(), drift=ALTERED_ROW),
     "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
     "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
     "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),

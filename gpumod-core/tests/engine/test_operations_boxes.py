@@ -293,8 +293,10 @@ def test_what_is_named_elsewhere_is_not_removed(box: Any) -> None:
         apply(box, text, prune=True)
     assert "mode on, mode web, service code names it" in caught.value.info.why
     box.switch("off")
-    with pytest.raises(UsageError, match="is not right"):
+    with pytest.raises(UsageError, match="is not right") as caught:
         apply(box, without(export(box), "modes", "off"), prune=True)
+    assert "mode 'off' would be removed, and is the current one: its services may be running" in caught.value.info.why
+    assert caught.value.info.hint == "`gpumod switch on` first, or name it in the document too"
 
 
 def test_what_runs_is_removed_only_after_it_was_stopped(box: Any) -> None:

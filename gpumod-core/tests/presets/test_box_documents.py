@@ -166,6 +166,22 @@ def test_what_is_wrong_is_named_with_its_line(text: str, code: str, named: str) 
     assert named in f"{caught.value.info.message}\n{caught.value.info.why}"
 
 
+@pytest.mark.parametrize(
+    ("text", "source", "hint"),
+    [
+        ("version: 1\nservices: [a]", "my box.yaml", "`gpumod diff -f 'my box.yaml'` checks it again"),
+        ("version: 1\nservices: [a]", "stdin", "`gpumod diff -f -` checks it again"),
+        ("version: 1\nservices: [a, {id: b, prot: 1}]", "b.yaml", "`gpumod diff -f b.yaml` checks it again"),
+        ("services: []", "b.yaml", "version: 1"),
+        ("id: a\ndriver: d", "/p/a.yaml", "it looks like a preset: `gpumod preset load --folder /p`"),
+    ],
+)
+def test_what_to_try_is_said_with_the_command(text: str, source: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(text, source, Settings())
+    assert caught.value.info.hint.startswith(hint)
+
+
 def test_all_problems_are_told_at_once() -> None:
     text = "version: 1\nsettings: {a: 1}\nservices: [{id: a, prot: 1}, 5]\nmodes: [{id: /}]"
     read = read_box(text, "b.yaml", Settings())

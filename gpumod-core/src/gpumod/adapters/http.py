@@ -8,6 +8,7 @@ the same port is never asked on a dead one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import socket
@@ -125,11 +126,16 @@ def _load_httpx() -> None:
     if importlib.util.find_spec("sniffio") is None:
         # httpcore tries to import it several times for each request, and each search of the path takes long
         sys.modules["sniffio"] = None  # type: ignore[assignment]  # "it is not there"
-    import anyio  # noqa: PLC0415 - httpcore speaks through it
-    import httpcore  # noqa: F401, PLC0415 - httpx imports it late
-    import httpx  # noqa: F401, PLC0415 - as above
+    asyncio.run(_ask_nobody())
 
-    anyio.run(anyio.sleep, 0)  # it imports its own backend at the first use
+
+async def _ask_nobody() -> None:
+    """httpx imports half of what it needs at its first request; at port 0 there is nobody."""
+    import httpx  # noqa: PLC0415 - as above
+
+    async with httpx.AsyncHTTPTransport(verify=_bare_context(), trust_env=False) as transport:
+        with contextlib.suppress(httpx.HTTPError):
+            await transport.handle_async_request(httpx.Request("GET", f"http://{HOST}:0/"))
 
 
 @cache

@@ -39,8 +39,8 @@ class CliContext:
     done: int | None = None
     _gpumod: Gpumod | None = field(default=None, repr=False)
 
-    def gpumod(self) -> Gpumod:
-        """The application, opened at the first call."""
+    def gpumod(self, *, make_named: bool = False) -> Gpumod:
+        """The application, opened at the first call. A home that is named is made where `make_named` says so alone."""
         if self._gpumod is None:
             import logging  # noqa: PLC0415  # `--help` does without it
 
@@ -48,7 +48,7 @@ class CliContext:
 
             # where nobody listens, logging itself would print the tracebacks that are kept for --debug
             logging.getLogger("gpumod").handlers[:] = [] if self.debug else [logging.NullHandler()]
-            self._gpumod = open_gpumod(self.home, os.environ)
+            self._gpumod = open_gpumod(self.home, os.environ, make_named=make_named)
         return self._gpumod
 
     def reopen(self) -> None:
@@ -75,7 +75,7 @@ class CliContext:
 
         record = _record(operation)
         params = self.params(record, values)
-        method = getattr(self.gpumod(), record.name)
+        method = getattr(self.gpumod(make_named=record.name == "init"), record.name)
         from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
 
         try:
@@ -109,7 +109,7 @@ class CliContext:
         try:
             return record.params.model_validate({key: v for key, v in values.items() if v is not None})
         except ValidationError as error:
-            raise bad_params(error, _typed()) from error
+            raise bad_params(error, _typed(), _command_path()) from error
 
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
@@ -176,6 +176,12 @@ def _typed() -> Mapping[str, str]:
     """What is typed for each parameter of the command that runs."""
     current = click.get_current_context(silent=True)
     return options_of(current.command) if current else {}
+
+
+def _command_path() -> str:
+    """The command that runs, as it is typed."""
+    current = click.get_current_context(silent=True)
+    return current.command_path if current else "gpumod"
 
 
 @contextlib.contextmanager

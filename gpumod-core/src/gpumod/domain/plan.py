@@ -91,7 +91,8 @@ class Step(Frozen):
 
     `gpus` are the machine's managed totals along the predicted schedule; `takes_mb` and `gives_mb` map GPU index to
     what this step reserves at admission and gives back when done. `placed_on` is where the service lives. An
-    `exclusive` step runs while no other step changes memory on its GPUs.
+    `exclusive` step runs while no other step changes memory on its GPUs. `expected_s` was measured in earlier runs
+    where `expected_measured` says so; else it is a guess, the same for every service.
     """
 
     n: int
@@ -107,6 +108,7 @@ class Step(Frozen):
     takes_mb: Mapping[int, int] = {}
     gives_mb: Mapping[int, int] = {}
     expected_s: float | None = None
+    expected_measured: bool = False
     starts_at_s: float = 0.0
 
 

@@ -95,6 +95,11 @@ class Base:
         found = (p for p in self._machine.store.problems() if (p.details["table"], p.details["row"]) == (table, row))
         return next(found, None)
 
+    def _told_settings(self) -> tuple[str, ...]:
+        """What to say of settings whose stored value is wrong: plans are made with their defaults."""
+        wrong = (p for p in self._machine.store.problems() if p.details["table"] == "settings")
+        return tuple(f"{p.message}: {p.hint}" for p in wrong)
+
     def _refuse_broken(self, table: str, row: str) -> None:
         info = self._broken(table, row)
         if info is not None:
@@ -112,12 +117,14 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
     return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r:.100}", why=why, hint=hint)
 
 
-def bad_input(what: str, error: ValidationError) -> UsageError:
-    """A validation error as a usage error that names each field and what is wrong with it."""
+def bad_input(what: str, error: ValidationError, command: str) -> UsageError:
+    """A validation error as a usage error that names each field, what is wrong with it, and the `command` whose help
+    says what it may be."""
     found = findings(error.errors(include_url=False))
     why = "; ".join(f"{field}: {said}" if field else said for field, said in found)
     fields = [field for field, _ in found if field]
-    return UsageError("bad-input", f"{what} is not valid", why=why, hint="correct it and try again", fields=fields)
+    hint = f"`{command} --help` says what each option takes"
+    return UsageError("bad-input", f"{what} is not valid", why=why, hint=hint, fields=fields)
 
 
 def failure_of(outcome: Outcome) -> GpumodError:
@@ -157,6 +164,7 @@ def steps_of(run: Run) -> tuple[StepResult, ...]:
             phase=record.phase,
             why=record.step.why,
             expected_s=record.step.expected_s,
+            expected_measured=record.step.expected_measured,
             detail=record.detail,
             error=record.error,
         )

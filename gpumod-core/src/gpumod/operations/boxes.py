@@ -24,9 +24,10 @@ from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
-from gpumod.operations.modes import modes_naming
+from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
+from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.services import Services
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets, in_words
@@ -149,6 +150,7 @@ class Boxes(Services, Targets):
         unnamed = [f"service {s}" for s in now.services if s in then.services and s not in services]
         unnamed += [f"mode {m}" for m in now.modes if m in then.modes and m not in box.modes]
         notes = [f"setting {k} is left as it is: it belongs to a simulated machine" for k in box.settings if k in kept]
+        notes += [note for service in box.services.values() for note in told_of_secrets(service)]
         return Edits(now, then, changes, tuple(unnamed), tuple(notes))
 
     def _box_problems(self, read: ReadBox, then: Box, changes: tuple[ObjectChange, ...]) -> Iterator[ErrorInfo]:
@@ -180,8 +182,12 @@ class Boxes(Services, Targets):
 
     def _check_removal(self, removed: ObjectChange, then: Box) -> None:
         if removed.kind == "mode" and self._machine.store.current_mode() == removed.id:
+            first = f"{switch_first(removed.id, then.modes)}, or " if then.modes else ""
             raise Failed(
-                "mode-is-current", f"mode {removed.id!r} is the current one", hint="gpumod switch to another one first"
+                "mode-is-current",
+                f"mode {removed.id!r} would be removed, and is the current one",
+                why="its services may be running",
+                hint=f"{first}name it in the document too",
             )
         if removed.kind == "service":
             naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]
@@ -281,7 +287,9 @@ class Boxes(Services, Targets):
             return ()
         differs = {s: drift(services[s], snapshot.reading(s)) for s in services}
         up = [s for s in sorted(differs) if differs[s] and snapshot.reading(s).state in SERVING]
-        return tuple(DriftRow(service=s, fields=differs[s], command=f"gpumod service restart {s}") for s in up)
+        altered = {s: snapshot.reading(s).altered for s in up}
+        again = {s: f"gpumod service restart {s}" for s in up}
+        return tuple(DriftRow(service=s, fields=differs[s], command=again[s], altered=altered[s]) for s in up)
 
 
 def _beside(read: ReadBox, now: Box) -> Box:

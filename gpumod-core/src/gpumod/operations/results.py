@@ -214,6 +214,8 @@ class DeletedResult(Frozen):
 
 
 class StepResult(Frozen):
+    """`expected_s` is a guess unless `expected_measured`."""
+
     n: int
     action: str
     service: str
@@ -222,6 +224,7 @@ class StepResult(Frozen):
     phase: str = "apply"
     why: str = ""
     expected_s: float | None = None
+    expected_measured: bool = False
     detail: str = ""
     error: ErrorInfo | None = None
 
@@ -251,14 +254,16 @@ class ServiceListResult(Frozen):
 
 class ServiceResult(Frozen):
     """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
-    `drift` names fields that differ from what runs; `apply` says how to apply them. `notes` say why it cannot start on
-    this machine."""
+    `drift` names fields that differ from what runs, and `altered` the alternative that made it so, where one did;
+    `apply` says how to run it as it is defined. `notes` say why it cannot start on this machine, and which of its
+    options hold secrets: these are not in `service`."""
 
     service: Service
     footprint: Footprint
     edited: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+    altered: str = ""
     apply: str = ""
     notes: tuple[str, ...] = ()
 
@@ -365,7 +370,7 @@ class RecoverResult(Frozen):
 
 class SettingRow(Frozen):
     """`value` is in force, and comes from `source`. `stored` is what the database has; where the environment wins over
-    it, `note` says so."""
+    it, or what is stored is no value, `note` says so."""
 
     key: str
     value: str | None

@@ -12,6 +12,7 @@ from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName,
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
+from gpumod.domain.secrets import discreet
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
@@ -25,6 +26,7 @@ from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
+from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
 from gpumod.ports.units import KeepsJournal, LooksAfter, WritesUnits
@@ -35,13 +37,14 @@ NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
 
 class Services(Units):
     async def service_list(self, params: NoParams) -> ServiceListResult:
-        """Every definition, and the rows that cannot be read."""
+        """Every definition, without the secrets among its options, and the rows that cannot be read."""
         store = self._machine.store
         services = store.services()
-        return ServiceListResult(services=tuple(services[s] for s in sorted(services)), problems=store.problems())
+        shown = tuple(discreet(services[s]) for s in sorted(services))
+        return ServiceListResult(services=shown, problems=store.problems())
 
     async def service_show(self, params: ServiceRef) -> ServiceResult:
-        """A definition, what it takes and where the numbers come from."""
+        """A definition without the secrets among its options, what it takes and where the numbers come from."""
         service = self._service(params.service)
         return self._shown(service, await self._seen())
 
@@ -108,7 +111,7 @@ class Services(Units):
             grown = _grown(base, fields, params.unset)
             service = Service.model_validate({**kept, **grown, **fields, "unit_vars": unit_vars})
         except ValidationError as error:
-            raise bad_input(f"service {params.id!r}", error) from error
+            raise bad_input(f"service {params.id!r}", error, "gpumod service edit") from error
         except ValueError as error:
             raise UsageError("bad-context", str(error), hint="give it another context_size, or vram_mb") from error
         self._check(service)
@@ -288,13 +291,14 @@ class Services(Units):
         if snapshot and not differs and self._unit_differs(service, snapshot):
             differs = ("unit",)
         return ServiceResult(
-            service=service,
+            service=discreet(service),
             footprint=self._footprint(service, snapshot),
             edited=tuple(sorted(store.user_edited(service.id))),
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
+            altered=snapshot.reading(service.id).altered if snapshot and differs else "",
             apply=f"gpumod service restart {service.id}" if differs else "",
-            notes=_notes(service, snapshot),
+            notes=(*_notes(service, snapshot), *told_of_secrets(service)),
         )
 
 

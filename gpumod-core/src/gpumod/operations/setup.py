@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gpumod.domain.errors import GpumodError, MachineLacks
@@ -22,7 +24,7 @@ from gpumod.operations.params import InitParams, NoParams, PresetLoad
 from gpumod.operations.presets import Presets
 from gpumod.operations.results import Check, DoctorResult, InitResult
 from gpumod.operations.units import Units
-from gpumod.ports.units import Advises
+from gpumod.ports.units import Advises, FindsStrays, Stray
 
 
 class Setup(Discovering, Presets, Units):
@@ -79,12 +81,14 @@ class Setup(Discovering, Presets, Units):
 
     async def doctor(self, params: NoParams) -> DoctorResult:
         """Check this machine and home; every finding says how to mend it."""
-        checks = (*self._checks(), *await self._check_units())
+        strays = await self._strays()
+        checks = (*self._checks(strays), *await self._check_units())
         return DoctorResult(ok=all(check.level == "ok" for check in checks), checks=checks)
 
-    def _checks(self) -> Iterator[Check]:
-        parts = (self._check_home, self._check_gpus, self._check_plugins, self._check_supervisors, self._check_services)
-        for check in parts:
+    def _checks(self, strays: Sequence[Stray]) -> Iterator[Check]:
+        parts = (self._check_home, self._check_gpus, self._check_plugins, self._check_supervisors)
+        about_services = (partial(self._check_strays, strays), partial(self._check_services, strays))
+        for check in (*parts, *about_services):
             try:
                 yield from check()
             except GpumodError as error:  # what is broken is a finding, whatever it is
@@ -102,7 +106,7 @@ class Setup(Discovering, Presets, Units):
             )
         elif not os.access(machine.home, os.W_OK):
             yield Check(
-                name="home", level="problem", message=f"{machine.home} cannot be written", hint="check its owner"
+                name="home", level="problem", message=f"{machine.home} cannot be written", hint=f"ls -ld {machine.home}"
             )
         else:
             yield Check(name="home", level="ok", message=str(machine.home))
@@ -158,11 +162,32 @@ class Setup(Discovering, Presets, Units):
             for message, hint in supervisor.advice() if isinstance(supervisor, Advises) else ():
                 yield Check(name=f"supervisor {name}", level="warning", message=message, hint=hint)
 
-    def _check_services(self) -> Iterator[Check]:
+    async def _strays(self) -> Sequence[Stray]:
+        """What runs for this home, and no handle names."""
+        found: list[Stray] = []
+        for name in self._machine.plugins.supervisors.names():
+            with suppress(GpumodError):  # one that is not here keeps nothing; a broken store is told elsewhere
+                supervisor, handles = self._machine.supervisor(name), self._machine.store.handles()
+                if isinstance(supervisor, FindsStrays):
+                    found += await supervisor.strays(handles.values())
+        return found
+
+    def _check_strays(self, strays: Sequence[Stray]) -> Iterator[Check]:
+        for stray in strays:
+            yield Check(
+                name=f"service {stray.service}",
+                level="problem",
+                message=f"pid {stray.pid or '?'} is a process of this home that the database does not name:"
+                " it was edited by hand, or is an older copy",
+                hint=f"`{stray.end}` ends it, with its workers; then start it again",
+            )
+
+    def _check_services(self, strays: Sequence[Stray]) -> Iterator[Check]:
         machine = self._machine
         handles = machine.store.handles()
         services = machine.store.services()
-        silent = {s.port for s in services.values() if s.port and s.id not in handles}
+        told = {*handles, *(stray.service for stray in strays)}
+        silent = {s.port for s in services.values() if s.port and s.id not in told}
         users = machine.local.port_users(silent)
         for service in services.values():
             problem, hint = "", f"gpumod service edit {service.id}"
@@ -176,7 +201,7 @@ class Setup(Discovering, Presets, Units):
             except ValueError as error:
                 problem = str(error)
             user = users.get(service.port or 0)
-            if not problem and user is not None and service.id not in handles:
+            if not problem and user is not None and service.id not in told:
                 who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
                 problem, hint = f"port {service.port} is taken by {who}", "end it, or " + hint
             if problem:

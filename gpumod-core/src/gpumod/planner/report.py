@@ -97,7 +97,7 @@ def _steps(world: World, schedule: Schedule) -> tuple[tuple[Step, ...], Load]:
             for key in touched:
                 level[key] -= task.gives(key)
             end[here] = {key: level[key] for key in touched}
-    steps = [_step(schedule.slots[here], number, n, begin[here], end[here]) for here, n in number.items()]
+    steps = [_step(world, schedule.slots[here], number, n, begin[here], end[here]) for here, n in number.items()]
     if steps:
         waited_for = {n for step in steps for n in step.waits_for}
         steps.append(
@@ -114,7 +114,7 @@ def _steps(world: World, schedule: Schedule) -> tuple[tuple[Step, ...], Load]:
     return tuple(steps), level
 
 
-def _step(slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) -> Step:
+def _step(world: World, slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) -> Step:
     task = slot.task
     gpus = sorted(key for key in begin if key != RAM)
     ram = None
@@ -137,6 +137,7 @@ def _step(slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) ->
         takes_mb={gpu: task.takes(gpu) for gpu in gpus},
         gives_mb={gpu: task.gives(gpu) for gpu in gpus},
         expected_s=round(task.seconds, 3),
+        expected_measured=world.measured_s(task.service, task.action.value) is not None,
         starts_at_s=round(slot.start, 3),
     )
 

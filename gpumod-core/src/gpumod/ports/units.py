@@ -1,8 +1,9 @@
-"""Optional powers of supervisors that are strangers' programs, and write a text for each service that they start."""
+"""Optional powers of supervisors that are strangers' programs, write a text for each service that they start, or find
+again what was forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,6 +31,21 @@ class Advises(Protocol):
     """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
 
     def advice(self) -> Sequence[tuple[str, str]]: ...
+
+
+class Stray(Frozen):
+    """A living process of a home that no handle names: `end` is a command for a shell that ends it, workers too."""
+
+    service: str
+    pid: int | None
+    end: str
+
+
+@runtime_checkable
+class FindsStrays(Protocol):
+    """A supervisor that finds what it started for its home, and what none of `handles` names any more."""
+
+    async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]: ...
 
 
 @runtime_checkable

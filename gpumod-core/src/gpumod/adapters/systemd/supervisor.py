@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
-from gpumod.ports.units import UnitText
+from gpumod.ports.units import Stray, UnitText
 
 START_TIMEOUT_S = 120.0
 KILL_TIMEOUT_S = 10.0
@@ -234,6 +234,18 @@ class SystemdSupervisor:
                 await ended(Proc(status.pid, ticks), None, self._clock)
             else:
                 await self._clock.sleep(_POLL_S)
+
+    async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
+        """The units of this home that are up, and whose services have no handle here."""
+        known = {handle.service for handle in handles if handle.supervisor == self.name}
+        there = {s: path.name for s, path in units.ours(self._manager.scope, self._home_id).items() if s not in known}
+        shown = await self._manager.show(list(there.values()), states.ASKED)
+        systemctl = "systemctl --user" if self._manager.scope == "user" else "systemctl"
+        up = {s: shown[name] for s, name in there.items() if name in shown and states.is_active(shown[name])}
+        return [
+            Stray(service=s, pid=states.number(seen, "MainPID"), end=f"{systemctl} stop {there[s]}")
+            for s, seen in up.items()
+        ]
 
     # --- stop ---------------------------------------------------------------------------------------------------
 

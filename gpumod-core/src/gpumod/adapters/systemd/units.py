@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
@@ -95,6 +96,17 @@ def there(path: Path, home_id: str, service: str) -> str | None:
     if (marks.get("Home"), marks.get("Service")) != (home_id, service):
         raise foreign(path, "it does not carry the mark of this home" if not marks else "it is of another home")
     return text
+
+
+def ours(scope: Scope, home_id: str) -> dict[str, Path]:
+    """The units of a home that are there, by service."""
+    found = {}
+    for path in sorted(unit_folder(scope).glob("gpumod-*.service")):
+        with contextlib.suppress(OSError):
+            marks = marks_of(path.read_text("utf-8", "replace"))
+            if marks.get("Home") == home_id and "Service" in marks:
+                found[marks["Service"]] = path
+    return found
 
 
 def foreign(path: Path | str, why: str) -> Failed:

@@ -173,6 +173,11 @@ def seconds(value: float | None) -> str:
     return f"{whole} s"
 
 
+def expected(value: float | None, *, measured: bool) -> str:
+    """How long something is expected to take; `~30 s` where that is a guess."""
+    return seconds(value) if measured or value is None else f"~{seconds(value)}"
+
+
 def moment(at: float) -> str:
     """Seconds since the epoch as local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

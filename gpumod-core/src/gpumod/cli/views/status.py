@@ -82,10 +82,14 @@ def _notes(service: ServiceStatus) -> list[Text]:
     if service.source == "device":
         notes.append(words(f"{service.id}: {DIFFERENCE}"))
     if service.drift:
-        fields = commas(service.drift)
-        by = f" ({service.altered})" if service.altered else ""
-        notes.append(words(f"{service.id}: runs with another {fields} than is defined now{by}", "yellow"))
+        notes.append(words(f"{service.id}: {_drift(service)}", "yellow"))
     return notes
+
+
+def _drift(service: ServiceStatus) -> str:
+    if service.altered:
+        return f"runs as {service.altered} changed it, with another {commas(service.drift)}"
+    return f"runs with another {commas(service.drift)} than is defined now"
 
 
 def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
@@ -137,10 +141,16 @@ def service_status(result: ServiceStatus) -> RenderableType:
             "port": result.port,
             "pid": result.pid,
             "up": seconds(result.uptime_seconds),
-            "drift": f"{commas(result.drift)}: apply with `gpumod service restart {result.id}`" if result.drift else "",
+            "drift": _drift_of_one(result),
             "last error": words(result.last_error or "", "red"),
         }
     )
+
+
+def _drift_of_one(result: ServiceStatus) -> str:
+    if not result.drift:
+        return ""
+    return _drift(result) + ("" if result.altered else f": `gpumod service restart {result.id}` applies it")
 
 
 def processes(result: PsResult) -> RenderableType:
