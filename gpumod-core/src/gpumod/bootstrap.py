@@ -25,6 +25,7 @@ from gpumod.operations.ports import InstallsWatch, PresetTools, TemplateShelf, T
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 from gpumod.plugins.registry import Plugins
+from gpumod.ports.checkup import Checkup
 from gpumod.ports.foreign import Surroundings
 
 DATABASE = "gpumod.db"
@@ -77,6 +78,13 @@ def surroundings() -> Surroundings:
     return ThisMachine()
 
 
+def checkup() -> Checkup:
+    """What `gpumod doctor` asks of this machine."""
+    from gpumod.adapters.checkup import ThisComputer  # noqa: PLC0415 - for that alone
+
+    return ThisComputer()
+
+
 def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
     """Open a home, making it (0700) when it is not there. A home that cannot be written, or whose disk is full, reads.
 
@@ -127,5 +135,6 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             templates=lambda: template_shelf(folder, plugins),
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
             surroundings=surroundings,
+            checkup=checkup,
         ),
     )

@@ -165,6 +165,14 @@ SAMPLES: dict[str, Frozen] = {
             r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
             r.Check(name="vllm", level="problem", message="not found", hint="set vllm_bin to the program's path"),
             r.Check(name="disk", level="warning", message="120 MB free"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules"),
+        ),
+    ),
+    "doctor-well": r.DoctorResult(
+        ok=True,
+        checks=(
+            r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),
         ),
     ),
     "plugins": r.PluginsResult(

@@ -132,14 +132,16 @@ class PsResult(Frozen):
 
 
 class Check(Frozen):
+    """`unknown` is what could not be looked at, or cannot be told from here."""
+
     name: str
-    level: Literal["ok", "warning", "problem"]
+    level: Literal["ok", "unknown", "warning", "problem"]
     message: str
     hint: str = ""
 
 
 class DoctorResult(Frozen):
-    """`ok` is true when nothing is wrong (warnings included)."""
+    """`ok` is true when there is no problem and no warning."""
 
     ok: bool
     checks: tuple[Check, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -23,13 +22,6 @@ class LooksAfter(Protocol):
     """A supervisor of what somebody else set up: of which things it speaks it is told by their handles."""
 
     def meet(self, handle: Handle) -> None: ...
-
-
-@runtime_checkable
-class Advises(Protocol):
-    """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
-
-    def advice(self) -> Sequence[tuple[str, str]]: ...
 
 
 @runtime_checkable
