@@ -1,14 +1,18 @@
-"""gpumod doctor on a simulated machine: by the real program, with real processes and ports."""
+"""gpumod doctor, and the marks of status, on a simulated machine: the real program, real processes and ports."""
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpumod_sim.ledger import Ledger
+from tests.machine.strangers import started
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -83,3 +87,26 @@ def test_services_that_listen_for_the_network(machine: Machine) -> None:
     assert "it listens on 0.0.0.0" in wrong(machine)["service hyde"]["message"]
     machine.change("service", "stop", "hyde")
     assert wrong(machine) == {}
+
+
+def test_marks_of_status(machine: Machine, until: Callable[..., Any]) -> None:
+    port = machine.unused.pop()
+    vllm = str(Path(machine.sim.folder) / "bin" / "vllm")
+    argv = (vllm, "serve", "acme/Writer", "--port", str(port), "--gpu-memory-utilization", "0.25")
+    with started(*argv, ready=f"http://127.0.0.1:{port}/health", until=until) as process:
+        machine.ok("service", "adopt", str(process.pid))
+        machine.change("service", "start", "hyde")
+        machine.ok("service", "edit", "hyde", "--context-size", "2048")
+        rows = {row["id"]: row for row in machine.status()["services"]}
+        assert rows["writer"]["adopted"] == f"process {process.pid}"
+        assert rows["hyde"]["adopted"] is None
+        assert "context_size" in rows["hyde"]["drift"]
+        assert rows["writer"]["drift"] == []
+        argv = tuple(word for word in machine.argv("status") if word != "--json")
+        shown = subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"})
+        lines = {line.split()[0]: line for line in shown.stdout.splitlines() if line.strip()}
+        assert " A" in lines["writer"]
+        assert " D" in lines["hyde"]
+        assert "A adopted from others; D drift: defined otherwise now" in shown.stdout
+        assert "with another context_size" in wrong(machine)["service hyde"]["message"]
+        machine.ok("service", "release", "writer")

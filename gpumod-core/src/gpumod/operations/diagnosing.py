@@ -63,7 +63,7 @@ class Diagnosing(Adopting):
                     unit = supervisor.unit(started, launch).name
         if unit is None:
             return None
-        differs = snapshot is not None and self._unit_differs(service, snapshot)
+        differs = snapshot is not None and self._unit_differs(service, handle, snapshot)
         return Kept(manager=manager, name=unit, launch=launch, differs=differs)
 
     def _watched(self) -> Manager | None:
