@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import pytest
 from gpumod.adapters.checkup import ThisComputer
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.run import Sample
+from gpumod.domain.service import Service
 from gpumod.engine.footprints import key_of
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import NoParams
 from gpumod.operations.results import Check, DoctorResult
+from gpumod.plugins.offers import SleepStrategyOffer
 from gpumod.ports import Holder
 from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.computer import Computer
 from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import Nap, world_mode, world_service
 
 WEB = world_service("web", 3000, 9001)
 CODE = world_service("code", 5000, 9002, naps=True)
@@ -233,6 +236,44 @@ def test_an_adopted_unit_that_is_no_longer_what_was_adopted(patient: Patient) ->
     patient.files.unit("system", "theirs.service", NeedDaemonReload="yes")
     told = [check.message for check in patient.doctor().checks if check.name == "service theirs"]
     assert "the file of its unit theirs.service was changed since systemd read it" in told
+
+
+class Deep(Nap):
+    """A sleep level that keeps everything in host RAM."""
+
+    def ram_mb(self, service: Service, vram_mb: int) -> int | None:
+        return vram_mb
+
+
+def test_what_sleep_takes_of_host_memory(patient: Patient) -> None:
+    offer = SleepStrategyOffer(name="deep", summary="keeps all in host RAM", drivers=("world",), factory=Deep)
+    patient.box.offers = (offer,)
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, limits[1]))
+    try:
+        assert patient.said("pinned memory").message.startswith("1 MiB may be locked")
+        patient.box.define(world_service("code", 5000, 9002, sleep_mode="deep"))
+        assert "pinned memory" in patient.wrong()
+        said = patient.said("pinned memory")
+        assert said.level == "unknown"  # whether the driver counts it is not known
+        assert said.message.startswith("code may lock 1 MiB (RLIMIT_MEMLOCK), and asleep it keeps 5000 MiB")
+        patient.box.world.ram_mb = 5500
+        assert (
+            "asleep at deep it takes 5000 MiB of host RAM, of which there are 5500" in patient.wrong()["service code"]
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
+
+
+def test_a_unit_that_would_be_ended_for_its_memory(patient: Patient) -> None:
+    patient.box.offers = (SleepStrategyOffer(name="deep", summary="deep", drivers=("world",), factory=Deep),)
+    patient.adopt(sleep_mode="deep")
+    patient.files.boot(system="running")
+    for limit_mb, dies in ((1, True), (2000, False)):
+        patient.files.unit("system", "theirs.service", MemoryMax=str(limit_mb << 20), LimitMEMLOCK="infinity")
+        told = [check.message for check in patient.doctor().checks if "(MemoryMax=)" in check.message]
+        assert len(told) == dies
+    assert patient.said("pinned memory").level == "ok"  # the unit says that there is no limit
 
 
 # --- the computer -----------------------------------------------------------------------------------------------------
