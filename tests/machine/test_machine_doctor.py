@@ -87,6 +87,10 @@ def test_services_that_listen_for_the_network(machine: Machine) -> None:
     assert "it listens on 0.0.0.0" in wrong(machine)["service hyde"]["message"]
     machine.change("service", "stop", "hyde")
     assert wrong(machine) == {}
+    machine.ok(
+        "service", "edit", "tts", "--set", 'command=["uvicorn", "app:app", "--host", "0.0.0.0", "--port", "{port}"]'
+    )
+    assert "it is to listen on 0.0.0.0, for the network" in wrong(machine)["service tts"]["message"]
 
 
 def test_marks_of_status(machine: Machine, until: Callable[..., Any]) -> None:

@@ -101,5 +101,5 @@ def test_units_of_others(machine: Machine, units: Units, until: Callable[..., An
     assert "listen" not in said  # it says --host 127.0.0.1 now
     file.write_text(file.read_text().replace(" --host 127.0.0.1", ""))
     systemctl("user", "daemon-reload")
-    assert "its unit says that it is to listen on 0.0.0.0" in told(machine)["service writer"]
+    assert "its command line says that it is to listen on 0.0.0.0" in told(machine)["service writer"]
     machine.ok("service", "release", "writer")

@@ -148,8 +148,17 @@ def test_the_version_of_a_python_program_is_read_not_asked(tmp_path: Path) -> No
     for path in (python, program):
         path.chmod(0o755)
     (told,) = find([str(program)], Settings())
-    assert (told.version, asked.exists()) == ("0.1 by itself", True)
+    assert (told.version, told.failed, asked.exists()) == ("0.1 by itself", False, True)
     asked.unlink()
     (tmp_path / "venv/lib/python3.12/site-packages/vllm-0.33.0.dist-info").mkdir(parents=True)
     (told,) = find([str(program)], Settings())
     assert (told.name, told.path, told.version, asked.exists()) == ("vllm", str(program), "0.33.0", False)
+
+
+def test_a_program_that_cannot_run_tells_no_version(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\necho llama-server: libcudart.so.12: cannot open shared object file >&2\nexit 127\n")
+    program.chmod(0o755)
+    (told,) = find([str(program)], Settings())
+    assert (told.version, told.failed) == (None, True)
+    assert told.why == "it ended with status 127: llama-server: libcudart.so.12: cannot open shared object file"

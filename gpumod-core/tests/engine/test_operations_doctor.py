@@ -24,6 +24,7 @@ from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.computer import Computer
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import Nap, world_mode, world_service
+from gpumod.testing.world_odd import Oddity, odd_offers
 
 WEB = world_service("web", 3000, 9001)
 CODE = world_service("code", 5000, 9002, naps=True)
@@ -360,3 +361,12 @@ def test_a_program_that_services_need(patient: Patient) -> None:
     assert "vllm" not in {check.name for check in patient.doctor().checks}  # nobody asks for that driver
     patient.box.define(world_service("chat", 100, 9003, driver="vllm"))
     assert "vllm was not found, and services need it" in patient.wrong()["vllm"]
+
+
+def test_a_strangers_driver_that_breaks_is_a_finding(patient: Patient) -> None:
+    oddity = Oddity()
+    patient.box.offers = odd_offers(oddity)
+    patient.box.define(world_service("odd", 100, 9004, driver="odd"))
+    assert patient.wrong() == {}
+    oddity.raises["launch"] = TypeError("a stranger's bug")
+    assert "its driver breaks: TypeError: a stranger's bug" in patient.wrong()["service odd"]

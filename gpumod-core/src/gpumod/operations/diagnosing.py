@@ -8,6 +8,7 @@ from contextlib import suppress
 from gpumod.domain.adopted import Manager
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import at_work
@@ -16,6 +17,7 @@ from gpumod.operations.checks import checks
 from gpumod.operations.checks.case import MANAGERS, Case, Kept
 from gpumod.operations.params import NoParams
 from gpumod.operations.results import DoctorResult
+from gpumod.ports import Launch
 from gpumod.ports.units import WritesUnits
 
 
@@ -35,6 +37,7 @@ class Diagnosing(Adopting):
                 busy = at_work(holder)
             snapshot = await observe(machine)
         services = store.services()
+        launched = {s: how for s, one in services.items() if (how := self._how(one, snapshot))}
         return Case(
             machine=machine,
             computer=self._tools.checkup(),
@@ -42,34 +45,42 @@ class Diagnosing(Adopting):
             services=services,
             handles=store.handles(),
             snapshot=snapshot,
-            kept={s: kept for s, one in services.items() if (kept := self._kept(one, snapshot))},
+            launches={s: launch for s, (_, launch) in launched.items()},
+            kept={s: kept for s, one in services.items() if (kept := self._kept(one, launched.get(s), snapshot))},
             watch=self._watched(),
             busy=busy,
         )
 
-    def _kept(self, service: Service, snapshot: HostSnapshot | None) -> Kept | None:
+    def _how(self, service: Service, snapshot: HostSnapshot | None) -> tuple[Handle, Launch] | None:
+        """How a service would be started; None for a member of a host, and where that cannot be told."""
+        with suppress(Exception):  # what is wrong, be it a stranger's driver, is told with its definition
+            if snapshot is not None and service.host is None:
+                return self._launch(service, self._machine.supervisor_name(service), snapshot)
+        return None
+
+    def _kept(
+        self, service: Service, started: tuple[Handle, Launch] | None, snapshot: HostSnapshot | None
+    ) -> Kept | None:
         """The unit that a service is, or would be; None where it is none, or nobody knows."""
         handle = self._machine.store.handles().get(service.id)
         name = handle.supervisor if handle else self._machine.supervisor_name(service)
         manager = MANAGERS.get(name)
         if manager is None:
             return None
-        launch, unit = None, service.adopted.unit if service.adopted else None
+        unit = service.adopted.unit if service.adopted else None
         with suppress(GpumodError):  # that it cannot be started is told with its definition
-            if snapshot is not None:
-                started, launch = self._launch(service, name, snapshot)
-                supervisor = self._machine.supervisor(name)
-                if isinstance(supervisor, WritesUnits):
-                    unit = supervisor.unit(started, launch).name
+            supervisor = self._machine.supervisor(name)
+            if started is not None and isinstance(supervisor, WritesUnits):
+                unit = supervisor.unit(*started).name
         if unit is None:
             return None
         differs = snapshot is not None and self._unit_differs(service, handle, snapshot)
-        return Kept(manager=manager, name=unit, launch=launch, differs=differs)
+        return Kept(manager=manager, name=unit, differs=differs)
 
     def _watched(self) -> Manager | None:
         """Whose manager runs `gpumod watch`; None where its unit is not written."""
         for scope in ("user", "system"):
-            with suppress(GpumodError):
+            with suppress(GpumodError, KeyError):  # who is not in the password file has no units
                 manager, unit = self._tools.watch_unit(scope)
                 if unit.path.is_file():
                     return manager

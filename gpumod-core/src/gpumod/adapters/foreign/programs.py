@@ -49,13 +49,20 @@ def _found(name: str, path: str) -> ProgramFound:
     except subprocess.TimeoutExpired:
         return ProgramFound(name=base, path=path, why=f"it did not tell its version within {VERSION_S:g} s")
     except OSError as error:
-        return ProgramFound(name=base, path=path, why=error.strerror or str(error))
+        return ProgramFound(name=base, path=path, why=error.strerror or str(error), failed=True)
     lines = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace").splitlines()
-    told = next((line.strip() for line in lines if re.search(r"\d", line)), "")
-    clean = "".join(c for c in told if not has_control_characters(c))[:80]
+    if done.returncode:  # a library that it needs is missing, say
+        said = _clean(next((line for line in reversed(lines) if line.strip()), "nothing"))
+        why = f"it ended with status {done.returncode}: {said}"
+        return ProgramFound(name=base, path=path, why=why, failed=True)
+    clean = _clean(next((line for line in lines if re.search(r"\d", line)), ""))
     return ProgramFound(
         name=base, path=path, version=clean or None, why="" if clean else "it does not tell its version"
     )
+
+
+def _clean(line: str) -> str:
+    return "".join(c for c in line.strip() if not has_control_characters(c))[:120]
 
 
 def _installed_version(name: str, script: Path) -> str:

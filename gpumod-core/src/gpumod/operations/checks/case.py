@@ -28,12 +28,11 @@ MANAGERS: Mapping[str, Manager] = {
 
 @dataclass(frozen=True)
 class Kept:
-    """A service that is a unit of `manager`, called `name`. `launch` is how it would be started, where that is known;
-    `differs` is True for one that runs with another unit than gpumod would write now."""
+    """A service that is a unit of `manager`, called `name`. `differs` is True for one that runs with another unit than
+    gpumod would write now."""
 
     manager: Manager
     name: str
-    launch: Launch | None = None
     differs: bool = False
 
 
@@ -41,6 +40,7 @@ class Kept:
 class Case:
     """`snapshot` is None where the machine cannot be observed: the part that looks at GPUs tells why.
 
+    `launches` are how services would be started, as far as that can be told; `kept` are those that are units.
     `watch` is whose manager runs `gpumod watch`; None where it is not installed. `busy` is who changes the machine now.
     """
 
@@ -50,6 +50,7 @@ class Case:
     services: Mapping[str, Service]
     handles: Mapping[str, Handle]
     snapshot: HostSnapshot | None
+    launches: Mapping[str, Launch]
     kept: Mapping[str, Kept]
     watch: Manager | None = None
     busy: str = ""

@@ -10,6 +10,7 @@ from gpumod.domain.service import Service
 from gpumod.engine.machine import HOSTED
 from gpumod.operations.checks.case import Case, problem
 from gpumod.operations.results import Check
+from gpumod.plugins.isolation import reason
 
 
 def check_definitions(case: Case) -> Iterator[Check]:
@@ -24,6 +25,9 @@ def check_definitions(case: Case) -> Iterator[Check]:
             yield problem(name, error.info.message, error.info.hint)
         except ValueError as error:
             yield problem(name, str(error), f"gpumod service edit {service.id}")
+        except Exception as error:  # noqa: BLE001 - a stranger's driver that breaks is a finding, too
+            hint = f"update or repair what offers the driver {service.driver}: gpumod plugins"
+            yield problem(name, f"its driver breaks: {reason(error)}", hint)
 
 
 def _check_start(case: Case, service: Service) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gpumod.domain.errors import GpumodError
+from gpumod.domain.service import Service
 from gpumod.operations.checks.case import Case, fine, warning
 from gpumod.operations.results import Check
 from gpumod.operations.subjects import of_unit, read
+from gpumod.ports.commands import CommandLine
 
 LOOPBACK = ("127.", "::1", "localhost")
 FENCE = "a firewall, or a proxy with a password in front of it, if that is meant"
@@ -37,10 +39,10 @@ def check_exposure(case: Case) -> Iterator[Check]:
             _mend(case, service),
         )
     seen = {ports[port] for port in found}
-    down = [*_units_that_bind(case)]
+    down = [*_would_bind(case)]
     for service, address in down:
-        if service not in seen:
-            message = f"its unit says that it is to listen on {address}, for the network"
+        if service not in seen and not (everywhere and case.services[service].adopted is None):
+            message = f"its command line says that it is to listen on {address}, for the network"
             yield warning(f"service {service}", message, _mend(case, service))
     if not everywhere and not found and not down:
         yield fine("network", "services listen on this computer's loopback alone")
@@ -52,16 +54,23 @@ def _mend(case: Case, service: str) -> str:
     return f"gpumod service edit {service}: its command takes the address from {{host}}; or {FENCE}"
 
 
-def _units_that_bind(case: Case) -> Iterator[tuple[str, str]]:
-    """Adopted units that are down, and would listen for the network by their command lines."""
+def _would_bind(case: Case) -> Iterator[tuple[str, str]]:
+    """Services that are down, and would listen for the network by their command lines; and the address."""
     for service in case.services.values():
-        adopted = service.adopted
-        if adopted is None or adopted.unit is None or adopted.manager is None or case.is_up(service.id):
+        if case.is_up(service.id):
             continue
+        told = read(case.machine, _commands(case, service), service.driver)
+        if told is not None and told[1].binds and not told[1].binds.startswith(LOOPBACK):
+            yield service.id, told[1].binds
+
+
+def _commands(case: Case, service: Service) -> Sequence[CommandLine]:
+    adopted = service.adopted
+    if adopted is not None and adopted.unit is not None and adopted.manager is not None:
         try:
             unit = case.around.unit(adopted.unit, adopted.manager)
         except GpumodError:  # told with the manager
-            continue
-        told = read(case.machine, of_unit(case.around, unit).commands, service.driver) if unit else None
-        if told is not None and told[1].binds and not told[1].binds.startswith(LOOPBACK):
-            yield service.id, told[1].binds
+            return ()
+        return of_unit(case.around, unit).commands if unit else ()
+    launch = case.launches.get(service.id)
+    return (CommandLine(argv=launch.argv, env=launch.env),) if launch and adopted is None else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gpumod.operations.checks.case import Case, fine, warning
+from gpumod.operations.checks.case import Case, fine, unseen, warning
 from gpumod.operations.results import Check
 
 PROGRAMS: Mapping[str, tuple[str, str]] = {
@@ -33,7 +33,13 @@ def _program(case: Case, name: str, word: str, setting: str, *, needed: bool) ->
     found = case.around.programs((word,), case.machine.settings)
     if found:
         program = found[0]
-        yield fine(name, f"{program.path}: {program.version or program.why}")
+        if program.failed:
+            hint = f"run `{program.path} --version` yourself: what it lacks (a library, say) keeps services down"
+            yield warning(name, f"{program.path}: {program.why}", hint)
+        elif program.version is None:
+            yield unseen(name, f"{program.path}: {program.why}")
+        else:
+            yield fine(name, f"{program.path}: {program.version}")
     elif needed:
         hint = f"install it; or say where it is: gpumod settings set bin_path FOLDER, or {setting} PATH"
         yield warning(name, f"{word} was not found, and services need it", hint)

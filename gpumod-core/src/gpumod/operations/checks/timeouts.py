@@ -51,7 +51,7 @@ def _of_units(case: Case) -> Iterator[Check]:
                 f"its unit (Type={unit.kind}) is ended after {limit_s:g} s of starting, and a start took {took_s:.0f}",
                 f"{edit}: TimeoutStartSec=infinity, or Type=exec",
             )
-        wanted_s = kept.launch.stop_timeout_s if kept.launch else None
+        wanted_s = case.launches[service].stop_timeout_s if service in case.launches else None
         if wanted_s is not None and unit.stop_timeout_s is not None and unit.stop_timeout_s < wanted_s:
             yield warning(
                 name,
