@@ -26,6 +26,7 @@ from gpumod.operations.ports import InstallsWatch, PresetTools, TemplateShelf, T
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 from gpumod.plugins.registry import Plugins
+from gpumod.ports.checkup import Checkup
 from gpumod.ports.foreign import Surroundings
 
 DATABASE = "gpumod.db"
@@ -76,6 +77,13 @@ def surroundings() -> Surroundings:
     from gpumod.adapters.foreign.looking import ThisMachine  # noqa: PLC0415 - for discovery alone
 
     return ThisMachine()
+
+
+def checkup() -> Checkup:
+    """What `gpumod doctor` asks of this machine."""
+    from gpumod.adapters.checkup import ThisComputer  # noqa: PLC0415 - for that alone
+
+    return ThisComputer()
 
 
 def open_gpumod(
@@ -139,5 +147,6 @@ def open_gpumod(
             templates=lambda: template_shelf(folder, plugins),
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
             surroundings=surroundings,
+            checkup=checkup,
         ),
     )

@@ -75,11 +75,13 @@ STATUS = r.StatusResult(
         ),
         r.ServiceStatus(
             id="hyde", driver="vllm", state="sleeping", vram_mb=0, sleep_level="l1", health_ok=None,
-            uptime_seconds=12.2, port=8201, pid=4400, last_error=None,
+            uptime_seconds=12.2, port=8201, pid=4400, last_error=None, adopted="user unit hyde.service",
+            drift=("unit",),
         ),
         r.ServiceStatus(
             id="tts", driver="fastapi", state="failed", vram_mb=0, sleep_level=None, health_ok=False,
             uptime_seconds=None, port=8300, pid=None, last_error="exit code 3: no module named tts",
+            adopted="process 4711",
         ),
         r.ServiceStatus(
             id="chat", driver="vllm", state="stopped", vram_mb=0, sleep_level=None, health_ok=None,
@@ -171,6 +173,14 @@ SAMPLES: dict[str, Frozen] = {
             r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
             r.Check(name="vllm", level="problem", message="not found", hint="set vllm_bin to the program's path"),
             r.Check(name="disk", level="warning", message="120 MB free"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules"),
+        ),
+    ),
+    "doctor-well": r.DoctorResult(
+        ok=True,
+        checks=(
+            r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),
         ),
     ),
     "plugins": r.PluginsResult(

@@ -31,6 +31,8 @@ GONE_LOOKS = 3
 ARRIVES_S = 2.0
 """So long what a service takes may take to show, once it answers."""
 NO_READING: Reading = ((), ())
+ENOUGH, LEAST_MB = 0.2, 256
+"""What holds less than the first of what it should, and should hold the second at least (MiB), is not on its GPU."""
 
 
 async def held(ctx: RunContext, service_id: str, also: frozenset[int] = frozenset()) -> Held:
@@ -208,7 +210,7 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     """
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
-    enough_mb = expected_mb * 0.2
+    enough_mb = expected_mb * ENOUGH
     gone, hidden = 0, False
     now = by_device = Held({}, frozenset())
 
@@ -227,7 +229,7 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
             now = by_device
         return now.total_mb >= enough_mb or gone >= GONE_LOOKS or None
 
-    if expected_mb < 256 or not step.placed_on:
+    if expected_mb < LEAST_MB or not step.placed_on:
         await arrived()
         return now
     came = await poll(machine.clock, arrived, ARRIVES_S)

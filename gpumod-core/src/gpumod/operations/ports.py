@@ -13,6 +13,7 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.ports.checkup import Checkup
 from gpumod.ports.foreign import Surroundings
 
 
@@ -74,3 +75,4 @@ class Tools:
     templates: Callable[[], TemplateShelf]
     watch_unit: Callable[[Literal["user", "system"] | None], tuple[Literal["user", "system"], InstallsWatch]]
     surroundings: Callable[[], Surroundings]
+    checkup: Callable[[], Checkup]

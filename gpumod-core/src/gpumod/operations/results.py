@@ -52,8 +52,9 @@ class GpuStatus(Frozen):
 
 class ServiceStatus(Frozen):
     """`vram_mb` is what it holds now, `source` where that number comes from: told by process, or the device's
-    difference. `drift` names the fields whose definition differs from what runs, and `altered` the alternative that
-    made it so, where one did."""
+    difference. `adopted` says what it was adopted from (None: it is gpumod's own). `drift` names the fields whose
+    definition differs from what runs, or is `unit` where its systemd unit alone does, and `altered` the alternative
+    that made it so, where one did."""
 
     id: str
     driver: str
@@ -73,6 +74,7 @@ class ServiceStatus(Frozen):
     drift: tuple[str, ...] = ()
     altered: str = ""
     in_mode: bool = False
+    adopted: str | None = None
 
 
 class ForeignProcess(Frozen):
@@ -132,14 +134,16 @@ class PsResult(Frozen):
 
 
 class Check(Frozen):
+    """`unknown` is what could not be looked at, or cannot be told from here."""
+
     name: str
-    level: Literal["ok", "warning", "problem"]
+    level: Literal["ok", "unknown", "warning", "problem"]
     message: str
     hint: str = ""
 
 
 class DoctorResult(Frozen):
-    """`ok` is true when nothing is wrong (warnings included)."""
+    """`ok` is true when there is no problem and no warning."""
 
     ok: bool
     checks: tuple[Check, ...]

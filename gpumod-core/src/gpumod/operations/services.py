@@ -21,7 +21,7 @@ from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.room import refuse_owed
-from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
+from gpumod.operations.base import OnProgress, bad_input, failure_of, reporter, unknown
 from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
@@ -287,9 +287,7 @@ class Services(Units):
 
     def _shown(self, service: Service, snapshot: HostSnapshot | None) -> ServiceResult:
         store = self._machine.store
-        differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
-        if snapshot and not differs and self._unit_differs(service, snapshot):
-            differs = ("unit",)
+        differs = self._drift(service, store.handles().get(service.id), snapshot) if snapshot else ()
         return ServiceResult(
             service=discreet(service),
             footprint=self._footprint(service, snapshot),

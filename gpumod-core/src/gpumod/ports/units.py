@@ -26,13 +26,6 @@ class LooksAfter(Protocol):
     def meet(self, handle: Handle) -> None: ...
 
 
-@runtime_checkable
-class Advises(Protocol):
-    """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
-
-    def advice(self) -> Sequence[tuple[str, str]]: ...
-
-
 class Stray(Frozen):
     """A living process of a home that no handle names: `end` is a command for a shell that ends it, workers too."""
 

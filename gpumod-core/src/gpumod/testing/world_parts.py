@@ -126,7 +126,7 @@ class WorldProbe:
         for gpu, total in enumerate(world.totals_mb):
             used = min(total, world.used_mb(gpu))
             if gpu in world.lost:
-                fault = ErrorInfo(code="gpu-lost", message=f"GPU {gpu} (world card) is lost")
+                fault = ErrorInfo(code="gpu-lost", message=f"GPU {gpu} (world card) is lost", hint="reboot")
                 none = {"total_mb": 0, "used_mb": 0, "free_mb": 0}
                 cards.append(GpuReading(index=gpu, name="world card", fault=fault, **none))
                 continue

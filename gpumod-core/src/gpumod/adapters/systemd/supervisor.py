@@ -21,7 +21,7 @@ from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.cgroups import kill_all
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.journal import lines_of
-from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, lingers, refused
+from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
@@ -69,12 +69,6 @@ class SystemdSupervisor:
     def reach(self) -> None:
         """Raise MachineLacks where there is no such manager."""
         self._manager.reach()
-
-    def advice(self) -> Sequence[tuple[str, str]]:
-        """What ends services, or hides their words, without gpumod's doing."""
-        if self._manager.scope == "user" and not lingers():
-            return (("your systemd manager ends, with all its services, when you log out", "loginctl enable-linger"),)
-        return ()
 
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText:
         """The unit as it should be, and what is there. Raises what :meth:`check` raises of values and templates."""

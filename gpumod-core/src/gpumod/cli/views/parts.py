@@ -28,6 +28,7 @@ STATE_STYLES = {
     "stopped": "dim",
     "done": "green",
     "ok": "green",
+    "unknown": "yellow",
     "warning": "yellow",
     "problem": "red",
     "rolled-back": "yellow",

@@ -23,6 +23,8 @@ from gpumod.cli.views.parts import (
 )
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, ServiceStatus, StatusResult
 
+MARKS = {"A": "adopted from others", "D": "drift: defined otherwise now, a restart applies it"}
+"""What stands beside a service."""
 DIFFERENCE = "its VRAM is the device's difference: the driver does not tell what a process holds"
 
 
@@ -65,12 +67,23 @@ def _gpus(result: StatusResult) -> RenderableType:
 
 
 def _services(services: tuple[ServiceStatus, ...]) -> RenderableType:
-    rows = [(s.id, s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds)) for s in services]
-    columns = ("SERVICE", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP")
+    rows = [
+        (s.id, _marks(s), s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds))
+        for s in services
+    ]
+    columns = ("SERVICE", "MARK", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP")
     notes = [note for service in services for note in _notes(service)]
+    seen = {mark for service in services for mark in _marks(service)}
+    legend = "; ".join(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in seen)
     return stack(
-        table(columns, rows, right=("VRAM MB", "PORT", "PID"), fold=("DRIVER",)), bullets(notes) if notes else None
+        table(columns, rows, right=("VRAM MB", "PORT", "PID"), fold=("DRIVER",)),
+        words(legend, "dim") if legend else None,
+        bullets(notes) if notes else None,
     )
+
+
+def _marks(service: ServiceStatus) -> str:
+    return "A" * (service.adopted is not None) + "D" * bool(service.drift)
 
 
 def _state(service: ServiceStatus) -> Text:
@@ -133,6 +146,7 @@ def service_status(result: ServiceStatus) -> RenderableType:
             "service": words(result.id, "bold"),
             "name": result.name,
             "driver": result.driver,
+            "adopted": result.adopted,
             "state": _state(result),
             "healthy": {True: "yes", False: "no", None: ""}[result.health_ok],
             "VRAM": f"{mb(result.vram_mb)} (declared {mb(result.declared_mb)})"
