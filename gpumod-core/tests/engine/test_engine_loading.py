@@ -66,7 +66,7 @@ def test_what_only_reads_is_not_waited_for_for_ever(box: Any, service: str) -> N
 
 @BOTH
 def test_a_download_takes_the_time_that_it_takes_and_is_no_measure_of_a_start(box: Any, service: str) -> None:
-    box.world.fault(service, "slow-start", 20 * TIMEOUT_S)
+    box.world.fault(service, "slow-start", 12 * TIMEOUT_S)
     box.world.fault(service, "downloads", 0.5)
     outcome = box.switch(MODE_OF[service])
     assert outcome.status is RunStatus.DONE, outcome.error
