@@ -123,6 +123,18 @@ def test_what_comes_back_after_all_is_waited_for_again():
     account = Unattributed({0: 200})
     account.lose({0: 3000})
     assert account.excess_mb(account.see(looked(3200), 1.0), 0) == 0
-    assert account.excess_mb(account.see(looked(700), 2.0), 0) == 0
-    assert account.lost_mb == {0: 500}
-    assert account.excess_mb(account.see(looked(3200), 3.0), 0) == 2500
+    account.see(looked(700), 2.0)
+    account.see(looked(900), 3.0)
+    assert account.lost_mb == {0: 3000}
+    assert account.excess_mb(account.see(looked(900), 4.0), 0) == 0
+    assert account.lost_mb == {0: 700}
+    assert account.excess_mb(account.see(looked(3200), 5.0), 0) == 2300
+
+
+def test_a_look_that_meets_a_process_before_its_memory_is_no_return():
+    account = Unattributed({0: 0})
+    account.lose({0: 3000})
+    for now_s, used_mb in enumerate((1200, 3000, 1200, 3000, 1200, 3000)):
+        card = GpuReading(index=0, name="card", total_mb=9000, used_mb=used_mb, free_mb=9000 - used_mb)
+        account.see(((card,), ()), float(now_s))
+    assert account.lost_mb == {0: 3000}

@@ -43,8 +43,9 @@ def free(
 
     Services are rather put to sleep than stopped; pinned ones stay. Other gpumod commands see the lease, count it, and
     give way unless they are forced. COMMAND has the terminal, the signals and CUDA_VISIBLE_DEVICES; with --for it is
-    ended when the time is over (exit 124). The lease is COMMAND's: it outlives a gpumod that is killed, and then
-    `gpumod free --back` puts back. Without COMMAND and --for the room stays until `gpumod free --back`.
+    ended when the time is over (exit 124). The lease is COMMAND's: it outlives a gpumod that is killed (then
+    `gpumod free --back` puts back), and ends with it: from then on others may take the room. Without COMMAND and --for
+    the room stays until `gpumod free --back`.
 
     The exit status is COMMAND's own (128+N: ended by signal N) when all went well, 126 where it cannot be executed, 127
     where it is not found; 3 when there is no such room, others as always. With --json the document follows what

@@ -72,6 +72,15 @@ def hidden(value: Any, name: str = "") -> Any:
     return HIDDEN if left is None else f"{left} {HIDDEN}"
 
 
+def is_hidden(value: Any) -> bool:
+    """True where :data:`HIDDEN` is in `value`: it was copied from where secrets are left out."""
+    if isinstance(value, Mapping):
+        return any(map(is_hidden, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(is_hidden, value))
+    return isinstance(value, str) and HIDDEN in value
+
+
 def discreet(service: Service) -> Service:
     """`service` as it may be shown beside other things."""
     return service.model_copy(update={"unit_vars": hidden(service.unit_vars)})

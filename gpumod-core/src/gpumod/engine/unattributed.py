@@ -54,6 +54,8 @@ class Unattributed:
     before_mb: Mapping[int, int]
     lost_mb: dict[int, int] = field(default_factory=dict)
     releases: list[Release] = field(default_factory=list)
+    back: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Since when some of what is lost seems to be back, and how much at least (MiB per GPU)."""
 
     @classmethod
     def of(cls, snapshot: HostSnapshot) -> Unattributed:
@@ -69,8 +71,8 @@ class Unattributed:
 
     def see(self, reading: Reading, now_s: float) -> Reading:
         """Take a look into account, and hand it on."""
-        for gpu, mb in self.lost_mb.items():
-            self.lost_mb[gpu] = max(0, min(mb, mb + self.excess_mb(reading, gpu)))
+        for gpu in self.lost_mb:
+            self._come_back(gpu, -self.excess_mb(reading, gpu), now_s)
         holding = {process.pid for process in reading[1]}
         for release in self.releases:
             if not holding & release.pids:
@@ -79,6 +81,17 @@ class Unattributed:
                     excess_mb = self.excess_mb(reading, gpu)
                     release.left_mb[gpu] = min(release.left_mb.get(gpu, excess_mb), excess_mb)
         return reading
+
+    def _come_back(self, gpu: int, mb: int, now_s: float) -> None:
+        """Some of what is lost is lost no longer, when `mb` less than that was in use for as long as a driver lags: one
+        look alone may have met a process that was told before its memory was counted."""
+        if mb <= 0 or not self.lost_mb[gpu]:
+            self.back.pop(gpu, None)
+            return
+        since_s, least_mb = self.back.get(gpu, (now_s, mb))
+        self.back[gpu] = since_s, min(least_mb, mb)
+        if now_s - since_s >= LAG_S:
+            self.lost_mb[gpu] -= min(self.lost_mb[gpu], self.back.pop(gpu)[1])
 
     def suspects(self, release: Release, gpu: int) -> tuple[str, ...]:
         """Who can have left what `release` misses on `gpu`, by what each held, and when it let go.

@@ -12,7 +12,7 @@ from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName,
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
-from gpumod.domain.secrets import discreet
+from gpumod.domain.secrets import HIDDEN, discreet, is_hidden
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
@@ -98,6 +98,10 @@ class Services(Units):
                 raise unknown(
                     "field", name, set(Service.model_fields) - {"id", "unit_vars"}, "gpumod service add --help"
                 )
+        if is_hidden(set_vars):
+            why = f"{HIDDEN} stands for a value that is not shown"
+            hint = f"give the value itself, or keep it apart: gpumod service secret set {params.id} NAME"
+            raise UsageError("hidden-value", f"an option of service {params.id!r} is {HIDDEN}", why=why, hint=hint)
         unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
