@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -92,9 +93,18 @@ def free(
         update={"lease": None, "back": back_again.back, "command_exit": ended, "notes": back_again.notes}
     )
     if argv and not context.json:
+        _tell(whole.notes)
         context.conclude(whole)
     else:
         context.finish(whole)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """What COMMAND's own output leaves no place for."""
+    from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
+
+    for note in notes:
+        click.echo(safe(f"note: {note}"), err=True)
 
 
 def _short(text: str) -> str:

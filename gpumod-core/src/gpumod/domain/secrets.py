@@ -20,6 +20,8 @@ WORDS = frozenset(
         "password",
         "passwd",
         "passphrase",
+        "pass",
+        "pwd",
         "credential",
         "credentials",
         "key",

@@ -13,6 +13,7 @@ from gpumod.domain.errors import (
     Failed,
     GpumodError,
     HalfWay,
+    MachineLacks,
     RolledBack,
     UnknownName,
     UsageError,
@@ -62,16 +63,34 @@ class Base:
 
     def _check_offered(self, key: str, value: str | None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, and UsageError for a
-        folder that is no simulated machine."""
+        folder that is no simulated machine, or a reserve that leaves nothing."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
             self._machine.plugins.supervisors.offer(value)
+        elif value and key == "reserve_mb":
+            self._check_reserve(int(value))
         elif value and key == "sim_machine":
             why = unavailable(self._machine.plugins.simulator(), Settings(sim_machine=value))
             if why is not None:
                 hint = f'gpumod init --sim "RTX 4090:24564" --sim-dir {value} makes one there'
                 raise UsageError("bad-setting", f"the setting {key} cannot be {value!r}", why=why, hint=hint, key=key)
+
+    def _check_reserve(self, reserve_mb: int) -> None:
+        """Refuse a reserve that leaves nothing of any GPU; where no GPU can be read now, any is taken."""
+        try:
+            gpus, _ = self._machine.probe.read()
+        except MachineLacks:
+            return
+        most_mb = max((gpu.total_mb for gpu in gpus), default=0)
+        if most_mb and reserve_mb >= most_mb:
+            raise UsageError(
+                "bad-setting",
+                f"the setting reserve_mb cannot be {reserve_mb}",
+                why=f"the largest GPU has {most_mb} MiB",
+                hint="gpumod settings set reserve_mb 512",
+                key="reserve_mb",
+            )
 
     def _broken(self, table: str, row: str) -> ErrorInfo | None:
         """What is wrong with a row of the database that cannot be read."""

@@ -114,7 +114,8 @@ class Services(Units):
             grown = _grown(base, fields, params.unset)
             service = Service.model_validate({**kept, **grown, **fields, "unit_vars": unit_vars})
         except ValidationError as error:
-            raise bad_input(f"service {params.id!r}", error, "gpumod service edit") from error
+            verb = "edit" if base.keys() - {"id"} else "add"
+            raise bad_input(f"service {params.id!r}", error, f"gpumod service {verb}") from error
         except ValueError as error:
             raise UsageError("bad-context", str(error), hint="give it another context_size, or vram_mb") from error
         self._check(service)
