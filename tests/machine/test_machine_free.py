@@ -265,7 +265,7 @@ def test_two_leases_end_in_any_order(machine: Machine, until) -> None:
     open_gate(machine, "one")
     done = machine.end(first)
     assert done.code == 0, done
-    assert "it is put back when this is over" in done.json["notes"][-1]
+    assert "nothing is put back before this is over" in done.json["notes"][-1]
     assert machine.states() == {"embedding-code": "running"}
     open_gate(machine, "two")
     done = machine.end(second)

@@ -86,6 +86,17 @@ def checkup() -> Checkup:
     return ThisComputer()
 
 
+def _is_missing(folder: Path) -> bool:
+    """True where surely nothing is there; what cannot be looked at is told by who opens it."""
+    try:
+        os.stat(folder)  # noqa: PTH116 - Path.exists hides why
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def open_gpumod(
     home: Path | None = None, environ: Mapping[str, str] | None = None, *, make_named: bool = True
 ) -> Gpumod:
@@ -106,7 +117,7 @@ def open_gpumod(
             why="its path holds control characters (a newline, a tab, an escape or the like)",
             hint="name another one with --home or GPUMOD_HOME",
         )
-    if not make_named and not os.access(folder, os.F_OK) and (home or environ.get("GPUMOD_HOME")):
+    if not make_named and (home or environ.get("GPUMOD_HOME")) and _is_missing(folder):
         raise UsageError(
             "no-such-home",
             f"there is no gpumod home at {folder}",

@@ -122,5 +122,16 @@ def test_what_comes_back_after_all_is_waited_for_again():
     account.see((), {0: 0}, {}, 1.0)
     assert account.lost_mb == {0: 3000}
     account.see((), {0: -2500}, {}, 2.0)
-    assert account.lost_mb == {0: 500}
-    assert account.known_mb(0) == 700
+    account.see((), {0: -2300}, {}, 3.0)
+    assert account.lost_mb == {0: 3000}
+    account.see((), {0: -2300}, {}, 4.0)
+    assert account.lost_mb == {0: 700}
+    assert account.known_mb(0) == 900
+
+
+def test_a_look_that_meets_a_process_before_its_memory_is_no_return():
+    account = Unattributed({0: 0})
+    account.lose({0: 3000})
+    for now_s, more_mb in enumerate((-1800, 0, -1800, 0, -1800, 0)):
+        account.see((), {0: more_mb}, {}, float(now_s))
+    assert account.lost_mb == {0: 3000}

@@ -166,6 +166,15 @@ def test_a_document_that_sets_a_secret_is_told_so(box: Any) -> None:
     assert box.store.services()["web"].unit_vars == {**VARS, "api_key": SECRET}
 
 
+def test_what_stands_for_a_secret_is_not_taken_for_one(box: Any) -> None:
+    shown = ask(box, "service_show", ServiceRef(service="web")).service.unit_vars
+    with pytest.raises(UsageError) as refused:
+        ask(box, "service_edit", ServiceWrite(id="web", unit_vars={"env": shown["env"] | {"A": "2"}}, fields={}))
+    assert refused.value.code == "hidden-value"
+    assert "service secret set web" in refused.value.info.hint
+    assert box.store.services()["web"].unit_vars == VARS
+
+
 def test_nothing_that_is_told_of_a_run_holds_a_secret(box: Any) -> None:
     box.switch("on")
     box.world.fault("code", "oom-at-start")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -43,8 +44,9 @@ def free(
 
     Services are rather put to sleep than stopped; pinned ones stay. Other gpumod commands see the lease, count it, and
     give way unless they are forced. COMMAND has the terminal, the signals and CUDA_VISIBLE_DEVICES; with --for it is
-    ended when the time is over (exit 124). The lease is COMMAND's: it outlives a gpumod that is killed, and then
-    `gpumod free --back` puts back. Without COMMAND and --for the room stays until `gpumod free --back`.
+    ended when the time is over (exit 124). The lease is COMMAND's: it outlives a gpumod that is killed (then
+    `gpumod free --back` puts back), and ends with it: from then on others may take the room. Without COMMAND and --for
+    the room stays until `gpumod free --back`.
 
     The exit status is COMMAND's own (128+N: ended by signal N) when all went well, 126 where it cannot be executed, 127
     where it is not found; 3 when there is no such room, others as always. With --json the document follows what
@@ -91,9 +93,18 @@ def free(
         update={"lease": None, "back": back_again.back, "command_exit": ended, "notes": back_again.notes}
     )
     if argv and not context.json:
+        _tell(whole.notes)
         context.conclude(whole)
     else:
         context.finish(whole)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """What COMMAND's own output leaves no place for."""
+    from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
+
+    for note in notes:
+        click.echo(safe(f"note: {note}"), err=True)
 
 
 def _short(text: str) -> str:

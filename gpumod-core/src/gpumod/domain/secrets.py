@@ -20,6 +20,8 @@ WORDS = frozenset(
         "password",
         "passwd",
         "passphrase",
+        "pass",
+        "pwd",
         "credential",
         "credentials",
         "key",
@@ -72,6 +74,15 @@ def hidden(value: Any, name: str = "") -> Any:
     if isinstance(left, list):
         return [*left, HIDDEN]
     return HIDDEN if left is None else f"{left} {HIDDEN}"
+
+
+def is_hidden(value: Any) -> bool:
+    """True where :data:`HIDDEN` is in `value`: it was copied from where secrets are left out."""
+    if isinstance(value, Mapping):
+        return any(map(is_hidden, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(is_hidden, value))
+    return isinstance(value, str) and HIDDEN in value
 
 
 def discreet(service: Service) -> Service:

@@ -8,7 +8,11 @@ import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+from gpumod.domain.errors import Failed
+
+T = TypeVar("T")
 
 
 class Interrupts:
@@ -43,13 +47,20 @@ class Interrupts:
 
     async def spare(self, work: Coroutine[Any, Any, None]) -> bool:
         """Wait for `work`, but not beyond `event`. False when it was given up for that."""
+        return await self._until_called(work) is not None
+
+    async def look(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` sees. Raises Failed `interrupted` when it was given up for a signal: nothing was changed."""
+        seen = await self._until_called(work)
+        if seen is None:
+            raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
+        return seen[0]
+
+    async def _until_called(self, work: Coroutine[Any, Any, T]) -> tuple[T] | None:
         doing, called = asyncio.ensure_future(work), asyncio.ensure_future(self.event.wait())
         try:
             await asyncio.wait({doing, called}, return_when=asyncio.FIRST_COMPLETED)
-            if doing.done():
-                await doing
-                return True
-            return False
+            return (await doing,) if doing.done() else None
         finally:
             for task in (doing, called):
                 task.cancel()

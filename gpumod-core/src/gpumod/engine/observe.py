@@ -62,15 +62,23 @@ async def observe(machine: Machine) -> HostSnapshot:
 
 
 async def observe_twice(machine: Machine) -> HostSnapshot:
-    """As :func:`observe`, before something is done: what seems unhealthy is looked at once more.
+    """As :func:`observe`, before something is done: only what seems unhealthy in two looks is.
 
     A service that works hard, or a busy computer, may miss one probe; for that nothing is restarted.
     """
-    snapshot = await observe(machine)
-    if any(reading.state is State.UNHEALTHY for reading in snapshot.services.values()):
-        await machine.clock.sleep(AGAIN_S)
-        snapshot = await observe(machine)
-    return snapshot
+    first = await observe(machine)
+    unwell = {s for s, reading in first.services.items() if reading.state is State.UNHEALTHY}
+    if not unwell:
+        return first
+    await machine.clock.sleep(AGAIN_S)
+    second = await observe(machine)
+    well = {s: reading for s, reading in first.services.items() if s not in unwell}
+    missed = {
+        s: well[s]
+        for s, reading in second.services.items()
+        if reading.state is State.UNHEALTHY and s in well and well[s].pid == reading.pid
+    }
+    return second.model_copy(update={"services": {**second.services, **missed}})
 
 
 async def look_at(machine: Machine, handles: Mapping[str, Handle]) -> Mapping[str, Seen]:

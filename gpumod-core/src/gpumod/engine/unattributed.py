@@ -45,6 +45,8 @@ class Unattributed:
     before_mb: Mapping[int, int]
     lost_mb: dict[int, int] = field(default_factory=dict)
     releases: list[Release] = field(default_factory=list)
+    back: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Since when some of what is lost seems to be back, and how much at least (MiB per GPU)."""
 
     @classmethod
     def of(cls, snapshot: HostSnapshot) -> Unattributed:
@@ -62,15 +64,25 @@ class Unattributed:
         """
         excess_mb = dict(more_mb)
         for gpu, mb in self.lost_mb.items():
-            back_mb = min(mb, max(0, -excess_mb.get(gpu, 0)))
-            self.lost_mb[gpu] = mb - back_mb
-            excess_mb[gpu] = excess_mb.get(gpu, 0) + back_mb
+            self._come_back(gpu, -excess_mb.get(gpu, 0), now_s)
+            excess_mb[gpu] = excess_mb.get(gpu, 0) + mb - self.lost_mb[gpu]
         for release in self.releases:
             if release.pids.isdisjoint(holding):
                 release.ended_s = now_s if release.ended_s is None else release.ended_s
                 for gpu in release.held_mb:
                     missing_mb = excess_mb.get(gpu, 0) - coming_mb.get(gpu, 0)
                     release.left_mb[gpu] = min(release.left_mb.get(gpu, missing_mb), missing_mb)
+
+    def _come_back(self, gpu: int, mb: int, now_s: float) -> None:
+        """Some of what is lost is lost no longer, when `mb` less than that was in use for as long as a driver lags: one
+        look alone may have met a process that was told before its memory was counted."""
+        if mb <= 0 or not self.lost_mb[gpu]:
+            self.back.pop(gpu, None)
+            return
+        since_s, least_mb = self.back.get(gpu, (now_s, mb))
+        self.back[gpu] = since_s, min(least_mb, mb)
+        if now_s - since_s >= LAG_S:
+            self.lost_mb[gpu] -= min(self.lost_mb[gpu], self.back.pop(gpu)[1])
 
     def suspects(self, release: Release, gpu: int) -> tuple[str, ...]:
         """Who can have left what `release` misses on `gpu`, by what each held, and when it let go.

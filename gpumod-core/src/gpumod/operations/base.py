@@ -63,7 +63,8 @@ class Base:
 
     def _check_offered(self, key: str, value: str | None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not
-        defined; UsageError for a GPU that is not there, or a folder that is no simulated machine."""
+        defined; UsageError for a GPU that is not there, a folder that is no simulated machine, or a reserve that leaves
+        nothing."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
@@ -72,6 +73,8 @@ class Base:
             self._check_devices(value)
         elif value and key == "boot_mode" and value != LAST_MODE:
             self._mode(value)
+        elif value and key == "reserve_mb":
+            self._check_reserve(int(value))
         elif value and key == "sim_machine":
             why = unavailable(self._machine.plugins.simulator(), Settings(sim_machine=value))
             if why is not None:
@@ -89,6 +92,22 @@ class Base:
         except MachineLacks as error:
             info = error.info
             raise UsageError("bad-setting", info.message, why=info.why, hint=info.hint, key="cuda_devices") from error
+
+    def _check_reserve(self, reserve_mb: int) -> None:
+        """Refuse a reserve that leaves nothing of any GPU; where no GPU can be read now, any is taken."""
+        try:
+            gpus, _ = self._machine.probe.read()
+        except MachineLacks:
+            return
+        most_mb = max((gpu.total_mb for gpu in gpus), default=0)
+        if most_mb and reserve_mb >= most_mb:
+            raise UsageError(
+                "bad-setting",
+                f"the setting reserve_mb cannot be {reserve_mb}",
+                why=f"the largest GPU has {most_mb} MiB",
+                hint="gpumod settings set reserve_mb 512",
+                key="reserve_mb",
+            )
 
     def _broken(self, table: str, row: str) -> ErrorInfo | None:
         """What is wrong with a row of the database that cannot be read."""

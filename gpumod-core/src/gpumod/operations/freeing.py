@@ -156,7 +156,10 @@ class Freeing(Base):
         outcome = await _patiently(machine, build, options, progress)
         result = change_result(outcome, store.current_mode(), store.current_mode())
         if outcome.status is RunStatus.REFUSED and standing(machine):
-            waits = f"it is put back when this is over: {in_words(standing(machine)[0])}"
+            waits = (
+                f"nothing is put back before this is over: {in_words(standing(machine)[0])}; the gpumod that made that"
+                f" room does it then, or `{BACK}`"
+            )
             result = result.model_copy(update={"error": None, "exit_code": 0})
             return FreeResult(back=result, notes=(*notes, waits))
         if outcome.status is RunStatus.REFUSED:

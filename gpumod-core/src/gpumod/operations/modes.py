@@ -70,6 +70,8 @@ class Modes(Targets):
         """Store what `params` make of `old`. Called inside one transaction, in which `old` was read too."""
         given = {k: v for k, v in params.model_dump(include={"name", "description"}).items() if v is not None}
         services = self._machine.store.services()
+        for name in {*params.add, *params.want} & {*params.remove} - {*old.services}:
+            raise UsageError("bad-input", f"{name} is both added and removed", hint=f"leave --remove {name} away")
         try:
             members = params.members_after(old.members)
         except UsageError:

@@ -12,7 +12,7 @@ from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName,
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
-from gpumod.domain.secrets import discreet
+from gpumod.domain.secrets import HIDDEN, discreet, is_hidden
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
@@ -99,6 +99,10 @@ class Services(Units):
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
             if name not in Service.model_fields or name in NO_FIELDS:
                 raise unknown("field", name, set(Service.model_fields) - NO_FIELDS, "gpumod service add --help")
+        if is_hidden(set_vars):
+            why = f"{HIDDEN} stands for a value that is not shown"
+            hint = f"give the value itself, or keep it apart: gpumod service secret set {params.id} NAME"
+            raise UsageError("hidden-value", f"an option of service {params.id!r} is {HIDDEN}", why=why, hint=hint)
         unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
@@ -111,7 +115,8 @@ class Services(Units):
             grown = _grown(base, fields, params.unset)
             service = Service.model_validate({**kept, **grown, **fields, "unit_vars": unit_vars})
         except ValidationError as error:
-            raise bad_input(f"service {params.id!r}", error, "gpumod service edit") from error
+            verb = "edit" if base.keys() - {"id"} else "add"
+            raise bad_input(f"service {params.id!r}", error, f"gpumod service {verb}") from error
         except ValueError as error:
             raise UsageError("bad-context", str(error), hint="give it another context_size, or vram_mb") from error
         self._check(service)

@@ -165,10 +165,15 @@ class ProcessSupervisor:
         known = {handle.nonce for handle in handles}
         found = []
         for service, nonce, token in self._records.last_runs():
-            main, shim = main_process(token), shim_process(token)
-            living = [process for process in (main, shim) if process.alive]
-            if nonce not in known and living:
-                found.append(Stray(service=service, pid=living[0].pid, end=f"kill {living[-1].pid}"))
+            if nonce in known:
+                continue
+            main = main_process(token)
+            # the shim takes all along; without it each has to be named
+            enders = [shim_process(token)] if _has_shim(token) else by_nonce([nonce])[nonce]
+            if enders:
+                pid = main.pid if main.alive else enders[0].pid
+                end = " ".join(str(process.pid) for process in enders)
+                found.append(Stray(service=service, pid=pid, end=f"kill {end}"))
         return found
 
     def _is_over(self, handle: Handle) -> bool:
