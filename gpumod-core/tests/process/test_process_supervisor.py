@@ -29,6 +29,7 @@ async def test_a_stray_that_lost_its_shim_is_ended_with_all_its_workers(machine:
     handle = await machine.start(FAMILY)
     await machine.lines(handle, 6)
     os.kill(handle.token["shim_pid"], signal.SIGKILL)
+    await machine.until(lambda: start_ticks(handle.token["shim_pid"]) is None)
     (found,) = await machine.another().strays([])
     assert (found.service, found.pid) == ("svc", handle.token["pid"])
     kill, *pids = found.end.split()
@@ -36,7 +37,7 @@ async def test_a_stray_that_lost_its_shim_is_ended_with_all_its_workers(machine:
     for pid in pids:
         os.kill(int(pid), signal.SIGKILL)  # some of them do not hear the gentler one
     await machine.until(lambda: not machine.living(handle))
-    assert list(await machine.another().strays([])) == []
+    assert list(await machine.another().strays([])) == []  # nothing is left to keep it company
 
 
 def nurseries() -> list[psutil.Process]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.words import field_of, said
@@ -19,6 +18,7 @@ _REPAIR = {
     "modes": "`gpumod mode delete {row}` takes it away, `gpumod preset load --update` writes presets anew",
     "settings": "`gpumod settings set {row} VALUE`, or --default; until then the default is in force",
 }
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 _RESTORE = "put the field right in the database, or restore a backup of it"
 
 
@@ -38,9 +38,9 @@ def bad_row(table: str, row: object, field: str, problem: str) -> Failed:
 def parse(table: str, row: object, column: str, text: str) -> Any:
     """The JSON in a column. Raises Failed(`bad-row`)."""
     try:
-        return json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise bad_row(table, row, column, f"is not JSON: {error}") from error
+        return _JSON.validate_json(text)  # not json.loads: its depth is that of Python's own calls
+    except ValidationError as error:
+        raise bad_row(table, row, column, f"is not JSON: {error.errors()[0]['msg']}") from error
 
 
 def parse_strings(table: str, row: object, column: str, text: str) -> tuple[str, ...]:
