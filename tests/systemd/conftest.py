@@ -13,6 +13,7 @@ from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.systemd import SystemdSupervisor
 from gpumod.adapters.systemd.manager import Scope
 from gpumod.testing.supervisor_bench import Bench
+from tests.systemd.users import User
 
 HOME_ID = "0123456789ab"
 FOLDERS = {"system": Path("/etc/systemd/system"), "user": Path.home() / ".config/systemd/user"}
@@ -80,3 +81,11 @@ def system(tmp_path: Path) -> Iterator[UnitBench]:
     bench = UnitBench(tmp_path / "home", "system")
     yield bench
     bench.sweep()
+
+
+@pytest.fixture
+def ann() -> Iterator[User]:
+    ann = User("ann")
+    ann.gpumod("init", "--sim", "RTX 4090:24564", "--yes")
+    yield ann
+    ann.forget()

@@ -48,7 +48,7 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
             return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
         starts = launches(machine, planned)
         async with prepared(machine, starts):
-            preflight(machine, planned, starts)
+            await preflight(machine, planned, starts)
             return await _do(machine, new_run(machine, command, planned), planned, options, report, interrupts)
 
 

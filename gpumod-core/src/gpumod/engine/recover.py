@@ -46,7 +46,7 @@ async def recover(
             return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
         starts = launches(machine, planned)
         async with prepared(machine, starts):
-            preflight(machine, planned, starts)
+            await preflight(machine, planned, starts)
             report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
             offset = journalled(machine, run)
             try:

@@ -19,6 +19,14 @@ class CanBeAway(Protocol):
 
 
 @runtime_checkable
+class NeedsLeave(Protocol):
+    """A supervisor that not everybody may tell what to do. `may` raises MachineLacks where whoever asks may not start
+    and stop these services; nothing becomes of them by the question."""
+
+    async def may(self, services: Sequence[str]) -> None: ...
+
+
+@runtime_checkable
 class LooksAfter(Protocol):
     """A supervisor of what somebody else set up: of which things it speaks it is told by their handles."""
 

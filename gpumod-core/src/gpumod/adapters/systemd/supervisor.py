@@ -25,7 +25,7 @@ from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, 
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
-from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -125,6 +125,24 @@ class SystemdSupervisor:
         differs = units.there(unit.path, self._home_id, handle.service) != unit.text
         if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
             raise units.cannot_write(unit)
+
+    async def may(self, services: Sequence[str]) -> None:
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `services`.
+
+        Whether polkit would allow it can only be asked by doing: what is down is stopped, and what is up is told that
+        it has not failed. Neither changes anything.
+        """
+        if self._manager.scope == "user" or os.geteuid() == 0:
+            return
+        names = [self._rendering.name(service) for service in services]
+        shown = await self._manager.show(names, states.ASKED)
+        up = [name for name in names if states.is_active(shown.get(name, {}))]
+        for verb, asked in (("stop", [name for name in names if name not in up]), ("reset-failed", up)):
+            answer = await self._manager.call(verb, "--", *asked) if asked else None
+            if answer is not None and answer.code:
+                error = refused(self._manager.scope, "cannot be started and stopped", answer, ", ".join(asked))
+                if isinstance(error, MachineLacks):
+                    raise error
 
     async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
         """Write the units that differ, and see that the manager knows them as they are; `shown` is what it knows.
