@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -128,6 +129,16 @@ def test_a_secret_reaches_its_service_and_nothing_else(machine: Machine) -> None
 def test_secrets_go_with_their_service(machine: Machine) -> None:
     told(machine, "s3cr3t", "service", "secret", "set", "tts", "API_KEY")
     machine.ok("service", "remove", "tts", "--cascade")
+    assert not [path for path in machine.home.rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()]
+
+
+def test_secrets_go_with_a_service_that_a_document_no_longer_names(machine: Machine) -> None:
+    told(machine, "s3cr3t", "service", "secret", "set", "tts", "API_KEY")
+    machine.ok("mode", "edit", "speak", "--remove", "tts")
+    box = yaml.safe_load(machine.ok("export").json["yaml"])
+    box["services"] = [row for row in box["services"] if row["id"] != "tts"]
+    applied = told(machine, yaml.safe_dump(box), "apply", "--prune", "-f", "-")
+    assert [(c["action"], c["id"]) for c in applied["changes"]] == [("remove", "tts")]
     assert not [path for path in machine.home.rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()]
 
 

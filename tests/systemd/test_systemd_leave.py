@@ -193,3 +193,19 @@ def test_a_unit_reads_nothing_that_its_user_may_not(ann: User, allow: Allow) -> 
     while b"ermission denied" not in subprocess.run(words, capture_output=True).stdout:
         assert time.monotonic() < give_up, "its shell was to be refused the file"
         time.sleep(0.05)
+
+
+def test_a_unit_that_only_root_may_remove_is_told(ann: User) -> None:
+    ann.gpumod("settings", "set", "supervisor", "systemd-system")
+    tts, asr = by_root(ann, "tts", "asr")
+    ann.gpumod("settings", "set", "supervisor", "process")
+    assert tts.exists()
+    told = {check["name"]: check for check in ann.gpumod("doctor", code=1)["checks"] if "is left" in check["message"]}
+    assert set(told) == {"service tts", "service asr"}
+    assert str(tts) in told["service tts"]["hint"]
+    ann.gpumod("service", "start", "tts")  # it is no hindrance
+    ann.gpumod("service", "stop", "tts")
+    (note,) = ann.gpumod("service", "remove", "tts", "--cascade")["notes"]
+    assert str(tts) in note
+    ann.gpumod("service", "remove", "asr", "--cascade", as_root=True)
+    assert not asr.exists()

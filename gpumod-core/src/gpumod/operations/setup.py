@@ -11,6 +11,7 @@ from gpumod.domain.errors import GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.engine.leftovers import leftovers
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
@@ -157,6 +158,8 @@ class Setup(Discovering, Presets, Units):
                 continue
             for message, hint in supervisor.advice() if isinstance(supervisor, Advises) else ():
                 yield Check(name=f"supervisor {name}", level="warning", message=message, hint=hint)
+        for left in leftovers(machine):
+            yield Check(name=f"service {left.service}", level="warning", message=left.message, hint=left.hint)
 
     def _check_services(self) -> Iterator[Check]:
         machine = self._machine

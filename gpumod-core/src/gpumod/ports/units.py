@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -62,10 +62,13 @@ class UnitText(Frozen):
 class WritesUnits(Protocol):
     """A supervisor that writes a text for each service that it starts.
 
-    `unit` tells what would be written, from `template` if one is named; `install` writes it; `forget` removes all that
-    was written for a service. None of them touches what is not gpumod's own.
+    `unit` tells what would be written, from `template` if one is named; `install` writes it; `units` tells what is
+    there, by service. `withdraw` removes the text for a service, `forget` all that was written for it; False where it
+    is up, and so keeps it. None of them touches what is not gpumod's own.
     """
 
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText: ...
+    def units(self) -> Mapping[str, Path]: ...
     async def install(self, handle: Handle, launch: Launch) -> None: ...
-    async def forget(self, service: str) -> None: ...
+    async def withdraw(self, service: str) -> bool: ...
+    async def forget(self, service: str) -> bool: ...

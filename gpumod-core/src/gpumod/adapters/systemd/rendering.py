@@ -43,8 +43,13 @@ class Rendering:
     def name(self, service: str) -> str:
         return unit_name(service, self._home, self._home_id, self._scope)
 
+    @property
+    def folder(self) -> Path:
+        """Where units are written."""
+        return unit_folder(self._scope)
+
     def path(self, service: str) -> Path:
-        return unit_folder(self._scope) / self.name(service)
+        return self.folder / self.name(service)
 
     def unit(self, handle: Handle, launch: Launch, found: Resolved, template: str | None = None) -> Unit:
         """The unit of a service as it should be now, of what its launch alone means (`found`).

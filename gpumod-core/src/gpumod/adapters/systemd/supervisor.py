@@ -95,12 +95,32 @@ class SystemdSupervisor:
             wanted = [self._unit(handle, launch)]
             await self._write(wanted, await self._ask(wanted))
 
-    async def forget(self, service: str) -> None:
-        """Remove what was written for a service: its unit, and the file of its variables."""
-        path = self._rendering.path(service)
-        self._rendering.environment_file(service).unlink(missing_ok=True)
-        if units.remove(path, self._home_id, service):
-            await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
+    def units(self) -> Mapping[str, Path]:
+        """The units of this home that are there, by service."""
+        found = units.of_home(self._rendering.folder, self._home_id)
+        return {service: path for service, path in found if path.name == self._rendering.name(service)}
+
+    async def withdraw(self, service: str) -> bool:
+        """Remove the unit of a service, so that nothing of it is left here. False where it is up, and so needs it.
+
+        Raises MachineLacks `unit-needs-root`, and where there is a unit but no manager to ask.
+        """
+        path = self.units().get(service)
+        if path is None:
+            return True
+        shown = await self._shown(path.name)
+        if states.is_active(shown) or states.pids_of(shown):
+            return False
+        units.remove(path, self._home_id, service)
+        await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
+        return True
+
+    async def forget(self, service: str) -> bool:
+        """Remove what was written for a service: its unit, and the file of its variables. Else as :meth:`withdraw`."""
+        gone = await self.withdraw(service)
+        if gone:
+            self._rendering.environment_file(service).unlink(missing_ok=True)
+        return gone
 
     def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
         return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
