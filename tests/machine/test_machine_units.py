@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +153,19 @@ def test_secrets_that_others_could_read_are_not_used(machine: Machine) -> None:
     file.chmod(0o600)
 
 
-@pytest.mark.parametrize(("name", "value"), [("A-B", "x"), ("1A", "x"), ("A", "")])
+@pytest.mark.parametrize("secrets", [{"A-B": "x"}, {"NOTIFY_SOCKET": "x"}, {"A": "a\0b"}, {"A": "\ud800"}, {"A": 1}])
+def test_secrets_that_no_process_can_be_given_are_found_before_the_first_stop(machine: Machine, secrets: Any) -> None:
+    machine.change("service", "start", "hyde")
+    told(machine, "s3cr3t", "service", "secret", "set", "tts", "API_KEY")
+    file = machine.home / "secrets" / "tts.json"
+    file.write_text(json.dumps(secrets))
+    machine.ok("mode", "create", "other", "--services", "tts")
+    done = machine.quick("switch", "other")
+    assert (done.code, done.error["code"]) == (1, "bad-secrets"), done
+    assert machine.states() == {"hyde": "running"}
+    file.unlink()
+
+
+@pytest.mark.parametrize(("name", "value"), [("A-B", "x"), ("1A", "x"), ("A", ""), ("LISTEN_FDS", "1")])
 def test_what_is_no_secret_is_refused(machine: Machine, name: str, value: str) -> None:
     told(machine, value, "service", "secret", "set", "tts", name, code=2)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from gpumod.adapters.launches import Resolved
 from gpumod.adapters.systemd import units
-from gpumod.adapters.systemd.envfile import SYSTEMDS_OWN, environment_text
+from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.manager import Manager, runtime_dir
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.states import ending_at
 from gpumod.adapters.templates import ENV_NAME, systemd_path, systemd_program
 from gpumod.domain.errors import Failed, MachineLacks, UsageError
 from gpumod.domain.run import Handle
+from gpumod.domain.secrets import SYSTEMDS_OWN
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.ports import Launch

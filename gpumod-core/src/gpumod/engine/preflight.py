@@ -50,6 +50,7 @@ async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
     check_reach(machine, planned)
     for handle, launch in starts:
         machine.supervisor(handle.supervisor).check(handle, launch)
+        machine.secrets.values(handle.service)  # that they can be read
     check_ports(machine, starts, planned.snapshot)
     await check_leave(machine, planned, starts)
 

@@ -103,7 +103,7 @@ def check_owner(folder: Path, own: str | None, scope: Scope) -> None:
         return
     named = [Path(own)] if own and own.startswith("/") else []
     for file in (*sorted(folder.glob("*")), *named):
-        if file.exists() and file.lstat().st_uid != 0:
+        if os.path.lexists(file) and file.lstat().st_uid != 0:  # a name that is too long is none
             raise Failed(
                 "foreign-template",
                 f"root makes no unit of the template {file}",
