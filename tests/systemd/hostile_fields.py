@@ -29,7 +29,7 @@ class Seen:
 
     words: list[bytes]
     env: dict[bytes, bytes]
-    cwd: bytes
+    cwd: os.stat_result
     title: str | None
 
 
@@ -65,11 +65,17 @@ class Place:
         return path
 
 
-def base(driver: str, program: Path) -> Definition:
+def base(driver: str, program: Path, port: int) -> Definition:
     """A definition whose process is the recorder (for vllm and llamacpp by their settings)."""
     options: Definition = {"command": [str(program), "--port", "{port}"]} if driver == "fastapi" else {}
     model = {"model_path": "/m.gguf"} if driver == "llamacpp" else {"model_id": "m"}
-    return {"driver": driver, "port": 9, "vram_mb": 1, "unit_vars": options, **(model if driver != "fastapi" else {})}
+    return {
+        "driver": driver,
+        "port": port,
+        "vram_mb": 1,
+        "unit_vars": options,
+        **(model if driver != "fastapi" else {}),
+    }
 
 
 def fields_of(driver: str, place: Place) -> list[Field]:
@@ -84,7 +90,9 @@ def fields_of(driver: str, place: Place) -> list[Field]:
         Field("/unit_template", "unit_template", lambda d, v: {**d, "unit_template": place.path("template", v)}),
         Field("unit_vars key", "unit_vars", lambda d, v: {**d, "unit_vars": {**d["unit_vars"], v: "x"}}),
     ]
-    found += [Field(f"option {name}", name, _option(name), _flag(name, driver)) for name in OPTIONS[driver].model_fields]
+    found += [
+        Field(f"option {name}", name, _option(name), _flag(name, driver)) for name in OPTIONS[driver].model_fields
+    ]
     found += [
         Field("env value", "env", _option("env", lambda v: {"HOSTILE": v}), lambda s, v: s.env[b"HOSTILE"] == v),
         Field("env name", "env", _option("env", lambda v: {v: "x"}), lambda s, v: s.env[v] == b"x"),
@@ -93,7 +101,7 @@ def fields_of(driver: str, place: Place) -> list[Field]:
     if driver == "fastapi":
         words = [str(place.program), "--port", "{port}"]
         found += [
-            Field("command word", "command", _option("command", lambda v: [*words, v, f"--x={v}"]), _last_words),
+            Field("command words", "command", _command(words), _four_words),
             Field("command line", "command", _option("command", lambda v: _line([*words, v, f"--x={v}"])), _last_words),
             Field(
                 "program",
@@ -101,12 +109,11 @@ def fields_of(driver: str, place: Place) -> list[Field]:
                 _option("command", lambda v: [place.path("program", v), *words[1:]]),
                 lambda s, v: s.words[0] == os.fsencode(place.folder) + b"/program/" + v,
             ),
-            Field("model in command", "command", _model_in_command(words), _last_words),
             Field(
                 "/cwd",
                 "cwd",
                 _option("cwd", lambda v: place.path("cwd", v)),
-                lambda s, v: s.cwd == os.fsencode(place.folder) + b"/cwd/" + v,
+                lambda s, v: os.path.samestat(s.cwd, Path(place.path("cwd", v.decode())).stat()),
             ),
         ]
         paths = ("sleep_path", "wake_path", "activity_path")
@@ -143,10 +150,13 @@ def _option(name: str, made: Callable[[str], Any] = lambda v: v) -> Callable[[De
     return lambda definition, value: {**definition, "unit_vars": {**definition["unit_vars"], name: made(value)}}
 
 
-def _model_in_command(words: list[str]) -> Callable[[Definition, str], Definition]:
+def _command(words: list[str]) -> Callable[[Definition, str], Definition]:
+    """The value as a word, and filled in for the model."""
+
     def put(definition: Definition, value: str) -> Definition:
-        command = [*words, "{model_id}", "--x={model_path}"]
-        return {**definition, "model_id": value, "model_path": value, "unit_vars": {"command": command}}
+        command = [*words, value, f"--a={value}", "{model_id}", "--x={model_path}"]
+        options = {**definition["unit_vars"], "command": command}
+        return {**definition, "model_id": value, "model_path": value, "unit_vars": options}
 
     return put
 
@@ -163,14 +173,16 @@ def _last_words(seen: Seen, value: bytes) -> bool:
     return seen.words[-2:] == [value, b"--x=" + value]
 
 
+def _four_words(seen: Seen, value: bytes) -> bool:
+    return seen.words[-4:] == [value, b"--a=" + value, value, b"--x=" + value]
+
+
 def _after(flag: str, before: bytes = b"") -> Callable[[Seen, bytes], bool]:
     name = flag.encode()
     return lambda seen, value: seen.words[seen.words.index(name) + 1] == before + value
 
 
 def _flag(name: str, driver: str) -> Callable[[Seen, bytes], bool] | None:
-    if (driver, name) == ("fastapi", "cwd"):
-        return lambda seen, value: seen.cwd == value
     if name == "env":
         return lambda s, v: all(s.env[key] == value for key, _, value in (w.partition(b"=") for w in _split(v)))
     if name == "extra_args":
@@ -182,9 +194,9 @@ def _flag(name: str, driver: str) -> Callable[[Seen, bytes], bool] | None:
 def _common(name: str, driver: str) -> Callable[[Seen, bytes], bool] | None:
     if name == "name":
         return _title
-    if name == "model_id":
-        return {"vllm": lambda s, v: s.words[2] == v, "llamacpp": None}.get(driver)
-    return {"vllm": lambda s, v: s.words[2] == v, "llamacpp": _after("-m")}.get(driver) if name == "model_path" else None
+    if name in ("model_id", "model_path") and driver == "vllm":
+        return lambda s, v: s.words[2] == (v or b"m")  # an empty one is none
+    return _after("-m") if (name, driver) == ("model_path", "llamacpp") else None
 
 
 def _model_path(driver: str) -> Callable[[Seen, bytes], bool] | None:
@@ -193,7 +205,7 @@ def _model_path(driver: str) -> Callable[[Seen, bytes], bool] | None:
 
 def _title(seen: Seen, value: bytes) -> bool:
     """systemd's Description= ends before blanks; a backslash at its end is doubled, where one would join lines."""
-    if seen.title is None:
+    if seen.title is None or not value:  # nobody keeps a title for it, or it has none but its id
         return True
     text = f"gpumod: {value.decode()}".rstrip(" ")
     return seen.title in (text, text + "\\")

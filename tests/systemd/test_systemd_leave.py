@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.systemd.users import User
+from tests.systemd.users import User, documented, needs_polkit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,32 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.systemd
 
 UNITS = Path("/etc/systemd/system")
-RULE = Path("/etc/polkit-1/rules.d/50-gpumod.rules")
-DOCS = Path(__file__).parents[2] / "docs" / "systemd.md"
 Allow = Callable[[str], None]
-
-needs_polkit = pytest.mark.skipif(not RULE.parent.is_dir(), reason="polkit is not installed")
-
-
-def documented(user: User) -> str:
-    """The rule as the documentation gives it, filled in as it says."""
-    (rule,) = re.findall(r"^```javascript\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
-    home_id = (user.home / "home-id").read_text().strip()
-    return str(rule).replace("USER", user.name).replace("HOME_ID", home_id)
-
-
-@pytest.fixture
-def allow() -> Iterator[Allow]:
-    """Puts a rule in force: polkit has read it when this returns."""
-
-    def put(rule: str) -> None:
-        RULE.write_text(rule)
-        RULE.chmod(0o644)
-        subprocess.run(["systemctl", "restart", "polkit"], check=True)
-
-    yield put
-    RULE.unlink(missing_ok=True)
-    subprocess.run(["systemctl", "restart", "polkit"], check=True)
 
 
 def by_root(user: User, *services: str) -> list[Path]:

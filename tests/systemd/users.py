@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import gpumod
+
+RULE = Path("/etc/polkit-1/rules.d/50-gpumod.rules")
+needs_polkit = pytest.mark.skipif(not RULE.parent.is_dir(), reason="polkit is not installed")
+DOCS = Path(__file__).parents[2] / "docs" / "systemd.md"
 
 
 class User:
@@ -59,3 +66,10 @@ class User:
             subprocess.run(["systemctl", "stop", unit.name])
             unit.unlink()
         subprocess.run(["userdel", "--remove", self.name], check=True, capture_output=True)
+
+
+def documented(user: User) -> str:
+    """The rule as the documentation gives it, filled in as it says."""
+    (rule,) = re.findall(r"^```javascript\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    home_id = (user.home / "home-id").read_text().strip()
+    return str(rule).replace("USER", user.name).replace("HOME_ID", home_id)

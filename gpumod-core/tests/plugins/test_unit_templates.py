@@ -1,6 +1,9 @@
 """Templates: who wins, what is refused, and that any text reaches a unit as itself."""
 
+import os
 import re
+import sys
+import unicodedata
 
 import pytest
 from hypothesis import assume, given
@@ -222,3 +225,24 @@ def test_text_is_not_escaped_as_html_and_lines_of_blocks_vanish(house):
         "{% if name %}\n  {% for c in name %}\n{{ c }}<\n  {% endfor %}\n{% endif %}\n"
     )
     assert Templates(house).render("x.j2", name="&<") == "&<\n<<\n"
+
+
+def test_a_template_that_is_changed_counts_at_once(tmp_path):
+    """Also where its length and its time stay the same: what was compiled is known by its text."""
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    (folder / "x.j2").write_text("one {{ text }}")
+    shelf = Templates(tmp_path)
+    assert shelf.render("x.j2", text="a") == "one a"
+    times = (folder / "x.j2").stat().st_atime_ns, (folder / "x.j2").stat().st_mtime_ns
+    (folder / "x.j2").write_text("two {{ text }}")
+    os.utime(folder / "x.j2", ns=times)
+    assert shelf.render("x.j2", text="a") == "two a"
+    assert shelf.render("x.j2", text="b") == "two b"
+
+
+def test_control_characters_are_those_of_the_categories():
+    for code in range(sys.maxunicode + 1):
+        character = chr(code)
+        is_control = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character != "\u200d"
+        assert has_control_characters(character) == is_control, hex(code)

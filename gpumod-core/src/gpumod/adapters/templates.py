@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.bccache import Bucket
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gpumod.domain.base import has_control_characters
@@ -106,10 +107,30 @@ def systemd_path(value: object) -> str:
 def systemd_program(value: object) -> str:
     """The program of an Exec line: the absolute path that gpumod found, as a word; a `$` in it is not doubled there.
 
-    Raises UsageError (`bad-unit-text`) as :func:`systemd_path` does.
+    Raises UsageError (`bad-unit-text`) as :func:`systemd_path` does, and for quotes and backslashes.
     """
     systemd_path(value)
+    if set("\"'\\") & set(str(value)):
+        raise UsageError(
+            "bad-unit-text",
+            f"a unit cannot start the program {str(value)[:200]!r}",
+            why="systemd takes none with a quote or a backslash in its path",
+            hint="rename it or its folder, or start it by a link of another name",
+        )
     return systemd_word(value).replace("$$", "$")
+
+
+class _Compiled(jinja2.BytecodeCache):
+    """What was compiled, by its text: a plan renders the same few templates for each of its services."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._kept.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._kept[bucket.key, bucket.checksum] = bucket.code
 
 
 class Templates:
@@ -127,6 +148,7 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
             cache_size=0,  # a file that the user adds while we run wins at once
+            bytecode_cache=_Compiled(),
         )
         for word in (systemd_word, systemd_env, systemd_text, systemd_path, systemd_program):
             self._environment.filters[word.__name__] = word
