@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,18 @@ class User:
             for folder in Path(place).parents:  # the interpreter may lie in root's home
                 folder.chmod(folder.stat().st_mode | 0o055)
 
-    def gpumod(self, *words: str, code: int = 0, as_root: bool = False, **env: str) -> Any:
+    def argv(self, *words: str, as_root: bool = False) -> list[str]:
         uid, gid = (0, 0) if as_root else (self.entry.pw_uid, self.entry.pw_gid)
         drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+        return [*drop, sys.executable, "-m", "gpumod", "--json", "--home", str(self.home), *words]
+
+    def environ(self, more: Mapping[str, str], *, as_root: bool = False) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        home = "/root" if as_root else self.entry.pw_dir
-        argv = [*drop, sys.executable, "-m", "gpumod", "--json", "--home", str(self.home), *words]
-        done = subprocess.run(argv, env={**kept, "HOME": home, **env}, cwd="/", capture_output=True, text=True)
+        return {**kept, "HOME": "/root" if as_root else self.entry.pw_dir, **more}
+
+    def gpumod(self, *words: str, code: int = 0, as_root: bool = False, **env: str) -> Any:
+        argv, environ = self.argv(*words, as_root=as_root), self.environ(env, as_root=as_root)
+        done = subprocess.run(argv, env=environ, cwd="/", capture_output=True, text=True)
         assert done.returncode == code, (done.stdout[-3000:], done.stderr[-3000:])
         return json.loads(done.stdout)
 
