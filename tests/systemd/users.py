@@ -70,6 +70,7 @@ class User:
             time.sleep(0.02)
         for unit in Path("/etc/systemd/system").glob("gpumod-*.service") if units else ():
             subprocess.run(["systemctl", "stop", unit.name])
+            subprocess.run(["systemctl", "reset-failed", unit.name], stderr=subprocess.DEVNULL)
             unit.unlink()
         subprocess.run(["userdel", "--remove", self.name], check=True, capture_output=True)
 
