@@ -75,3 +75,9 @@ def test_a_router_is_told_as_one() -> None:
 
 def test_other_commands_are_not_its_own() -> None:
     assert DRIVER.read_command(CommandLine(argv=("llama-cli", "-m", "x.gguf"))) is None
+
+
+def test_the_address_that_it_listens_on() -> None:
+    assert read("llama-server", "-m", "/m/x.gguf").binds == "127.0.0.1"
+    assert read("llama-server", "-m", "/m/x.gguf", "--host", "0.0.0.0").binds == "0.0.0.0"
+    assert read("llama-server", LLAMA_ARG_HOST="::").binds == "::"

@@ -90,3 +90,8 @@ def test_forms_that_people_write() -> None:
 )
 def test_other_commands_are_not_its_own(argv: tuple[str, ...]) -> None:
     assert DRIVER.read_command(CommandLine(argv=argv)) is None
+
+
+def test_the_address_that_it_listens_on() -> None:
+    assert read("vllm", "serve", "m").binds == "0.0.0.0"  # vLLM's own
+    assert read("vllm", "serve", "m", "--host", "127.0.0.1").binds == "127.0.0.1"

@@ -119,8 +119,22 @@ def test_a_broken_setting_can_be_set_right(home, value):
     assert "reserve_mb" in status["problems"][0]["message"]
     assert "settings set reserve_mb" in status["problems"][0]["hint"]
     assert home.ask("settings", "get", "reserve_mb").json["source"] == "default"
+    told = "row 'reserve_mb': field value is wrong"
+    shown = home.ask("doctor", code=1).json["checks"], home.ask("settings", "list").json["settings"]
+    assert [row["name"] for row in shown[0] if told in row["message"]] == ["database"]
+    assert [row["key"] for row in shown[1] if told in row["note"]] == ["reserve_mb"]
+    flat = home.say("settings", "list", env={"COLUMNS": "300"}).stdout
+    assert "until then the default is in force" in flat
+    planned = [
+        ("simulate", "--mode", "code"),
+        ("switch", "code", "--dry-run"),
+        ("service", "start", "asr", "--dry-run"),
+    ]
+    for command in planned:
+        assert told in home.ask(*command).json["notes"][-1]
     home.ask("settings", "set", "reserve_mb", "600", code=0)
     assert home.ask("status").json["problems"] == []
+    assert [home.ask(*command).json["notes"] for command in planned] == [[], [], []]
 
 
 def test_a_mode_on_record_that_is_no_name(home):

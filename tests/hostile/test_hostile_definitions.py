@@ -253,3 +253,16 @@ def test_the_current_mode_cannot_be_deleted_but_edited(home):
     home.ask("mode", "delete", "blank", code=0)
     # The mode before the current one is gone with its definition.
     assert home.ask("switch", "-", code=2).error["code"] == "no-previous-mode"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("mode", "edit", "code", "--add", "tts", "--remove", "tts"), "bad-input", "tts is both added and removed"),
+        (("settings", "set", "reserve_mb", "99999"), "bad-setting", "reserve_mb cannot be 99999"),
+    ],
+)
+def test_what_contradicts_itself_or_the_card_is_refused(home, args, code, said):
+    error = home.ask(*args, code=2).error
+    assert error["code"] == code
+    assert said in error["message"]

@@ -1,6 +1,7 @@
 """Names that are not there, and texts that want to be something else, at every entrance."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -257,10 +258,33 @@ def test_homes_that_cannot_be(tmp_path: Path, bare):
         (tmp_path / "\x1b[31mx", 2, "bad-home"),
     ):
         bare.path = path
-        assert bare.ask("status", code=exit_code).error["code"] == code
+        nothing_there = path == Path("/proc/nope")  # for what makes no home that is all there is to say
+        asked = (2, "no-such-home") if nothing_there else (exit_code, code)
+        assert bare.ask("status", code=asked[0]).error["code"] == asked[1]
         assert bare.ask("init", "--yes", "--sim", "X:1000", code=exit_code).error["code"] == code
     assert file.read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"file", "outside"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder takes root")
+def test_a_home_that_may_not_be_looked_into_is_not_said_to_be_missing(tmp_path: Path):
+    shut = tmp_path / "theirs"
+    shut.mkdir(mode=0o700)
+    program = """if True:
+        import os, sys
+        from pathlib import Path
+        from gpumod.bootstrap import open_gpumod
+        from gpumod.domain.errors import GpumodError
+        os.setuid(65534)
+        try:
+            open_gpumod(Path(sys.argv[1]), {}, make_named=False)
+        except GpumodError as error:
+            print(error.info.code, error.info.why)
+    """
+    argv = [sys.executable, "-c", program, str(shut / "home")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("no-home "), done
+    assert "Permission denied" in done.stdout
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("news/*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 DOTTED = re.compile(r"`(gpumod(?:_[a-z]+)?(?:\.[A-Za-z_][A-Za-z0-9_]*)+)`")
+SERVICE = re.compile(r"gpumod (?:--home \S+ )?service (?:secret )?(?:edit|logs|unit|set|list|remove)\s+([a-z][\w-]*)")
 VERB = re.compile(r"nox -s ([a-z-]+)")
 
 
@@ -82,6 +83,15 @@ def test_verbs_exist() -> None:
     verbs = {verb.replace("_", "-") for verb in verbs if not verb.startswith("_")}
     for page in PAGES:
         assert not set(VERB.findall(page.read_text())) - verbs, page
+
+
+def test_examples_with_units_are_of_services_that_have_one() -> None:
+    """Members of a host have no process of their own: no unit, no journal, no secrets."""
+    files = (ROOT / "presets" / "src").glob("gpumod_presets/*/*.yaml")
+    presets = {preset["id"]: preset for preset in (yaml.safe_load(file.read_text()) for file in files)}
+    named = set(SERVICE.findall((ROOT / "docs" / "systemd.md").read_text()))
+    assert named
+    assert [service for service in named if "port" not in presets.get(service, {})] == []
 
 
 def test_ci_runs_every_default_rung() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.machine.conftest import Machine
 
 pytestmark = pytest.mark.sim
@@ -72,3 +77,21 @@ def test_removing_it_stops_it_only_if_that_is_asked_for(machine: Machine) -> Non
     machine.ok("service", "remove", "embedding-code", "--stop")
     machine.nothing_left()
     assert machine.status()["problems"] == []
+
+
+def test_doctor_names_what_runs_without_a_row_and_how_to_end_it(machine: Machine, until: Callable[..., Any]) -> None:
+    machine.change("service", "start", "embedding-code")
+    machine.change("service", "start", "asr")
+    rows = {row["id"]: row for row in machine.status()["services"]}
+    by_hand(machine, "DELETE FROM handles WHERE service = 'embedding-code'")
+    found = [check for check in machine.quick("doctor").json["checks"] if check["level"] == "problem"]
+    assert [check["name"] for check in found] == ["service embedding-code"]
+    assert f"pid {rows['embedding-code']['pid']} " in found[0]["message"]
+    command = re.match(r"`kill (\d+)` ends it", found[0]["hint"])
+    assert command, found
+    os.kill(int(command[1]), signal.SIGTERM)
+    until(lambda: machine.quick("doctor").code == 0, "doctor to find nothing any more")
+    assert set(machine.held()) == {"asr"}
+    machine.change("service", "start", "embedding-code")
+    machine.change("switch", "blank")
+    machine.nothing_left()

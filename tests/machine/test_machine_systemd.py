@@ -91,6 +91,7 @@ def test_a_new_template_restarts_nothing_and_is_shown(machine: Machine) -> None:
     assert "+Nice=5" in shown["difference"]
     assert not shown["edited"]
     assert machine.ok("service", "show", "hyde").json["drift"] == ["unit"]
+    assert {row["id"]: row["drift"] for row in machine.status()["services"] if row["drift"]} == {"hyde": ["unit"]}
     found = machine.quick("doctor").json["checks"]
     assert [check["name"] for check in found if "its unit" in check["message"]] == ["service hyde"]
     machine.change("service", "start", "hyde")  # it is up: nothing to do

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.systemd.users import User, documented, needs_polkit
+from tests.systemd.users import RULE, User, documented, needs_polkit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,10 @@ def test_root_writes_units_and_without_a_rule_nothing_is_touched(ann: User) -> N
         assert error["code"] == "not-allowed"
         assert "polkit" in error["hint"]
         assert "docs/systemd.md" in error["hint"]
+    checks = {check["name"]: check for check in ann.gpumod("doctor", code=None)["checks"]}
+    assert checks["systemd system"]["level"] == "ok"
+    assert checks["polkit"]["level"] == ("unknown" if RULE.parent.is_dir() else "warning")  # she may not read the rules
+    assert "docs/systemd.md" in checks["polkit"]["hint"]
     status = ann.gpumod("status")
     assert (status["mode"], status["open_run"]) == ("before", None)
     assert {row["id"]: row["pid"] for row in status["services"] if row["pid"]} == {"tts": pid}

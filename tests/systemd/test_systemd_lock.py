@@ -44,7 +44,7 @@ class OnTheCard(User):
         self.gpumod(*words, "--health-endpoint", "/", "--set", f"command={json.dumps(command)}")
         self.gpumod("mode", "create", "slow", "--services", f"{name}s")
 
-    def gpumod(self, *words: str, code: int = 0, as_root: bool = False, **env: str) -> Any:
+    def gpumod(self, *words: str, code: int | None = 0, as_root: bool = False, **env: str) -> Any:
         return super().gpumod(*words, code=code, as_root=as_root, **self.env, **env)
 
     def begin(self, *words: str) -> subprocess.Popen[str]:

@@ -34,10 +34,10 @@ def test_a_manager_that_ends_with_the_session_is_told(ann: User) -> None:
     subprocess.run(["systemctl", "start", ann.manager], check=True)
     ann.gpumod("settings", "set", "supervisor", "systemd-user")
     told = {check["name"]: check["hint"] for check in ann.gpumod("doctor", code=1)["checks"]}
-    assert told["supervisor systemd-user"] == "loginctl enable-linger"
+    assert told["linger"] == "loginctl enable-linger"
     subprocess.run(["loginctl", "enable-linger", ann.name], check=True)
     told = {check["name"]: check["hint"] for check in ann.gpumod("doctor")["checks"]}
-    assert "supervisor systemd-user" not in told
+    assert told["linger"] == ""
     subprocess.run(["loginctl", "disable-linger", ann.name], check=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from gpumod.operations.ports import InstallsWatch, PresetTools, TemplateShelf, T
 from gpumod.plugins.entries import list_commands
 from gpumod.plugins.loader import load_plugins
 from gpumod.plugins.registry import Plugins
+from gpumod.ports.checkup import Checkup
 from gpumod.ports.foreign import Surroundings
 
 DATABASE = "gpumod.db"
@@ -46,7 +48,7 @@ def preset_tools() -> PresetTools:
         dump_mode=presets.dump_mode_preset,
         merge=presets.merge_for_reload,
         dump_box=presets.dump_box,
-        load_box=presets.load_box,
+        read_box=presets.read_box,
         bad_box=presets.bad_box,
         expand=presets.expand_given,
     )
@@ -77,12 +79,34 @@ def surroundings() -> Surroundings:
     return ThisMachine()
 
 
-def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = None) -> Gpumod:
+def checkup() -> Checkup:
+    """What `gpumod doctor` asks of this machine."""
+    from gpumod.adapters.checkup import ThisComputer  # noqa: PLC0415 - for that alone
+
+    return ThisComputer()
+
+
+def _is_missing(folder: Path) -> bool:
+    """True where surely nothing is there; what cannot be looked at is told by who opens it."""
+    try:
+        os.stat(folder)  # noqa: PTH116 - Path.exists hides why
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def open_gpumod(
+    home: Path | None = None, environ: Mapping[str, str] | None = None, *, make_named: bool = True
+) -> Gpumod:
     """Open a home, making it (0700) when it is not there. A home that cannot be written, or whose disk is full, reads.
 
-    The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home.
+    The mode of a folder that is there is left alone; one that is shared, or somebody else's, becomes no home. Without
+    `make_named` one that `home` or GPUMOD_HOME names must be there: a slip of the pen makes none.
 
-    Raises Failed (`not-a-database`, `database-too-new`), UsageError (`bad-home`) and MachineLacks (`no-home`).
+    Raises Failed (`not-a-database`, `database-too-new`), UsageError (`bad-home`, `no-such-home`) and MachineLacks
+    (`no-home`).
     """
     environ = os.environ if environ is None else environ
     folder = (home or default_home(environ)).expanduser().absolute()
@@ -92,6 +116,13 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             f"{str(folder)!r} cannot be a home",
             why="its path holds control characters (a newline, a tab, an escape or the like)",
             hint="name another one with --home or GPUMOD_HOME",
+        )
+    if not make_named and (home or environ.get("GPUMOD_HOME")) and _is_missing(folder):
+        raise UsageError(
+            "no-such-home",
+            f"there is no gpumod home at {folder}",
+            why=f"{'--home' if home else 'GPUMOD_HOME'} names a folder that is not there",
+            hint=f"`gpumod --home {shlex.quote(str(folder))} init` makes one there",
         )
     try:
         ensure_home(folder, known_by=(HOME_ID_FILE, DATABASE))
@@ -127,5 +158,6 @@ def open_gpumod(home: Path | None = None, environ: Mapping[str, str] | None = No
             templates=lambda: template_shelf(folder, plugins),
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
             surroundings=surroundings,
+            checkup=checkup,
         ),
     )

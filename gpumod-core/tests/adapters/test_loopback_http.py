@@ -216,7 +216,7 @@ async def test_a_server_restarted_on_its_port() -> None:
 async def test_many_at_once() -> None:
     http = LoopbackHttp()
     async with server(answers(reply(b"{}"))) as port:
-        got = await asyncio.gather(*(http.request("GET", port, "/") for _ in range(200)))
+        got = await asyncio.gather(*(http.request("GET", port, "/", timeout_s=60) for _ in range(200)))
     assert {reply.status for reply in got} == {200}
 
 
@@ -257,3 +257,32 @@ def test_neither_httpx_nor_certificates_are_paid_for_before_a_request() -> None:
     code = "import sys, gpumod.adapters.http; print([m for m in ('httpx', 'certifi') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+SLOW_IMPORT = """
+import asyncio, sys, time
+
+class Slowly:
+    def find_spec(self, name, path=None, target=None):
+        if name == "httpcore":
+            time.sleep(1.0)
+
+sys.meta_path.insert(0, Slowly())
+from gpumod.adapters.http import LoopbackHttp
+
+async def ask():
+    http = LoopbackHttp()
+    replies = await asyncio.gather(*(http.request("GET", int(sys.argv[1]), "/", timeout_s=0.5) for _ in range(3)))
+    return [reply.text for reply in replies]
+
+print(asyncio.run(ask()))
+"""
+
+
+async def test_what_this_side_has_to_load_first_is_not_taken_for_the_servers_silence() -> None:
+    async with server(answers(reply(b"here"))) as port:
+        asker = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SLOW_IMPORT, str(port), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, err = await asker.communicate()
+    assert out.decode().strip() == str(["here"] * 3), err.decode()

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gpumod.adapters.bounded import Bounded
 from gpumod.adapters.local import memory_pressure
-from gpumod.adapters.nvml.bounded import Bounded
+from gpumod.adapters.nvml.faults import TIMEOUT, driver_error
 from gpumod.adapters.nvml.people import lives, name_of
 from gpumod.adapters.nvml.place import PLACES, shared_folder
 from gpumod.adapters.nvml.probe import NvmlProbe
@@ -65,7 +66,7 @@ def test_the_lock_is_where_everybody_may_write_or_where_it_is_said() -> None:
 
 
 def test_a_late_call_is_left_behind_and_nobody_waits_for_another() -> None:
-    bounded: Bounded[int] = Bounded(0.05)
+    bounded: Bounded[int] = Bounded(0.05, lambda told: driver_error(TIMEOUT, told))
     hanging, calls = threading.Event(), []
 
     def hangs() -> int:
@@ -79,9 +80,9 @@ def test_a_late_call_is_left_behind_and_nobody_waits_for_another() -> None:
         assert caught.value.code == "gpu-timeout"
     assert len(calls) == 1
     hanging.set()
-    assert Bounded[int](20)(lambda: 7) == 7
+    assert Bounded[int](20, lambda told: driver_error(TIMEOUT, told))(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        Bounded[float](20)(lambda: 1 / 0)
+        Bounded[float](20, lambda told: driver_error(TIMEOUT, told))(lambda: 1 / 0)
 
 
 def test_who_lives_here() -> None:

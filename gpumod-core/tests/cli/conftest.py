@@ -75,18 +75,23 @@ STATUS = r.StatusResult(
         ),
         r.ServiceStatus(
             id="hyde", driver="vllm", state="sleeping", vram_mb=0, sleep_level="l1", health_ok=None,
-            uptime_seconds=12.2, port=8201, pid=4400, last_error=None,
+            uptime_seconds=12.2, port=8201, pid=4400, last_error=None, adopted="user unit hyde.service",
+            drift=("unit",),
         ),
         r.ServiceStatus(
             id="tts", driver="fastapi", state="failed", vram_mb=0, sleep_level=None, health_ok=False,
             uptime_seconds=None, port=8300, pid=None, last_error="exit code 3: no module named tts",
+            adopted="process 4711",
         ),
         r.ServiceStatus(
             id="chat", driver="vllm", state="stopped", vram_mb=0, sleep_level=None, health_ok=None,
             uptime_seconds=None, port=8204, pid=None, last_error=None,
         ),
     ),
-    foreign=(r.ForeignProcess(pid=1200, name="Xorg", vram_mb=900, gpu=0),),
+    foreign=(
+        r.ForeignProcess(pid=1200, name="Xorg", vram_mb=600, gpu=0),
+        r.ForeignProcess(pid=None, name="unattributed", vram_mb=300, gpu=0),
+    ),
     ram_total_mb=64000,
     ram_available_mb=51000,
 )  # fmt: skip
@@ -113,6 +118,8 @@ EDITS = (
 DRIFT = tuple(
     b.DriftRow(service=s, fields=("port", "unit_vars"), command=f"gpumod service restart {s}") for s in ("tts", "asr")
 )
+ALTERED = "alternative a1b2c3 (glm-code with 8192 tokens of context) of mode code"
+ALTERED_ROW = (DRIFT[0].model_copy(update={"altered": ALTERED}),)
 BESIDE = {"source": "box.yaml", "unnamed": ("mode rag",), "drift": DRIFT, "notes": ("bin_path is left as it is",)}
 
 UNIT = u.UnitResult(
@@ -151,6 +158,7 @@ SAMPLES: dict[str, Frozen] = {
     ),
     "status-empty": r.StatusResult(mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"),
     "service-status": STATUS.services[1],
+    "service-status-altered": STATUS.services[1].model_copy(update={"altered": ALTERED}),
     "ps": r.PsResult(
         processes=(
             r.PsRow(pid=4301, name="llama-server", service="glm-code", gpu=0, vram_mb=19100),
@@ -165,6 +173,14 @@ SAMPLES: dict[str, Frozen] = {
             r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
             r.Check(name="vllm", level="problem", message="not found", hint="set vllm_bin to the program's path"),
             r.Check(name="disk", level="warning", message="120 MB free"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules"),
+        ),
+    ),
+    "doctor-well": r.DoctorResult(
+        ok=True,
+        checks=(
+            r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),
         ),
     ),
     "plugins": r.PluginsResult(
@@ -250,6 +266,13 @@ SAMPLES: dict[str, Frozen] = {
         drift=("context_size",),
         apply="gpumod service restart glm-code",
     ),
+    "service-altered": r.ServiceResult(
+        service=EMBEDDING,
+        footprint=Footprint(service="embedding-code", vram_mb=2500, start_peak_mb=2500),
+        drift=("context_size",),
+        altered=ALTERED,
+        apply="gpumod service restart embedding-code",
+    ),
     "logs": r.LogsResult(service="glm-code", lines=("loading model", "\tcuda: 24 GB", "ready"), path="/tmp/x.log"),
     "preset-list": r.PresetListResult(
         presets=(
@@ -283,6 +306,7 @@ SAMPLES: dict[str, Frozen] = {
     "preset-validate": r.PresetValidateResult(ok=False, checked=9, problems=(ERROR,)),
     "export": b.ExportResult(yaml="version: 1\nservices:\n- id: chat\n", left_out=("service chat: env.HF_TOKEN",)),
     "diff": b.DiffResult(changes=EDITS, **BESIDE),
+    "diff-altered": b.DiffResult(source="box.yaml", changes=(), drift=ALTERED_ROW),
     "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
     "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
     "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),

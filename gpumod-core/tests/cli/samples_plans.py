@@ -35,6 +35,7 @@ STEPS = (
     Step(
         n=1, action=Action.STOP, service="chat", why="not in mode code", placed_on=(0,), gives_mb={0: 7000},
         gpus=(StepGpu(index=0, before_mb=9500, peak_mb=9500, after_mb=2500),), expected_s=1.5,
+        expected_measured=True,
     ),
     Step(
         n=2, action=Action.START, service="glm-code", why="wanted by mode code", waits_for=(1,), placed_on=(0,),
@@ -160,7 +161,13 @@ RUN = Run(
 )
 RESULTS = tuple(
     r.StepResult(
-        n=step.n, action=step.action, service=step.service, status="done", seconds=1.4, expected_s=step.expected_s
+        n=step.n,
+        action=step.action,
+        service=step.service,
+        status="done",
+        seconds=1.4,
+        expected_s=step.expected_s,
+        expected_measured=step.expected_measured,
     )
     for step in STEPS
 )
@@ -255,6 +262,17 @@ SAMPLES: dict[str, Frozen] = {
                 verdict="does-not-fit",
                 peak_mb=27600,
                 alternatives=("a1f4c2", "b77e01"),
+            ),
+            r.SimulationRow(
+                id="s-19",
+                at=1_767_225_600.0,
+                base={"services": ["chat", "tts"], "context": {"chat": 8192}, "gpu_total_mb": 24576},
+                verdict="fits",
+                peak_mb=12000,
+                alternatives=(),
+            ),
+            r.SimulationRow(
+                id="s-18", at=1_767_225_600.0, base={}, verdict="nothing-to-do", peak_mb=0, alternatives=()
             ),
         )
     ),

@@ -25,6 +25,11 @@ Where the output cannot be written, the exit status still tells what was done or
 be given (`status`, a simulation, a dry run) ends with 1, or with 141 where its reader went away; a stdout that
 was closed on purpose (`>&-`) takes everything.
 
+While a change is under way, Ctrl-C or SIGTERM goes back to what was there, with exit status 6; a second one leaves the
+machine as it is, with 7, for `gpumod recover`. While it still looks and plans they end it with 1, and nothing was
+changed; commands that only read end with 130 and 143. SIGHUP (a terminal that is closed, ssh that is lost) ends no
+change: it goes on, and `gpumod history show last` tells how it ended.
+
 `--set KEY=VALUE`: VALUE is JSON where it is valid JSON (`8`, `0.9`, `true`, `["a", "b"]`, `{"A": "1"}`), else text.
 To give a text that looks like JSON, quote it as JSON: `--set 'tag="8"'`.
 """

@@ -45,7 +45,9 @@ OWN = own_commands()
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def run(home: Path, *args: str) -> Result:
@@ -174,6 +176,7 @@ def test_bad_input_names_the_field(home: Path, args: list[str], named: str) -> N
     result = run(home, "--json", *args)
     assert result.exit_code == 2
     assert named in error_of(result)["why"]
+    assert f"gpumod {args[0]}" in error_of(result)["hint"]
 
 
 def test_unknown_names_exit_4(home: Path) -> None:

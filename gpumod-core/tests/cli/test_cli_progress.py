@@ -17,10 +17,12 @@ from gpumod.domain.run import StepStatus
 from gpumod.domain.states import Action
 from gpumod.operations.results import LogsResult
 
-STOP = Step(n=1, action=Action.STOP, service="chat", why="not wanted", expected_s=2.0)
+STOP = Step(n=1, action=Action.STOP, service="chat", why="not wanted", expected_s=2.0, expected_measured=True)
 START = Step(n=2, action=Action.START, service="[red]\x1b[1mglm", why="wanted", waits_for=(1,), expected_s=42.0)
 BACK = Step(n=1, action=Action.START, service="chat", why="what was there")
-PLAN = Plan(id="p", target=Target(), verdict=VerdictKind.FITS, steps=(STOP, START), expected_s=44.0)
+PLAN = Plan(
+    id="p", target=Target(), verdict=VerdictKind.FITS, steps=(STOP, START), expected_s=44.0, notes=("leased to bob",)
+)
 WAY_BACK = Plan(id="q", target=Target(), verdict=VerdictKind.FITS, steps=(BACK,))
 
 
@@ -60,15 +62,15 @@ def test_without_a_terminal_each_piece_of_news_is_a_line() -> None:
             view(news)
     assert output(console).splitlines() == [
         "2 steps, about 44 s",
+        "leased to bob",
         "1 stop chat: running (about 2.0 s)",
         "1 stop chat: done after 1.5 s",
-        "2 start [red]glm: running (about 42 s)",
+        "2 start [red]glm: running (not measured yet, perhaps 42 s)",
         "2 start [red]glm: running: an answer on port 8081",
         "2 start [red]glm: failed after 10 min: exit code 1",
         "going back: glm did not start",
         "1 start chat: done after 8.0 s",
-        "rolled back",
-    ]
+    ], "how it ended is told once, by the result"
 
 
 def test_on_a_terminal_the_table_counts_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +84,9 @@ def test_on_a_terminal_the_table_counts_up(monkeypatch: pytest.MonkeyPatch) -> N
         table = Console(file=StringIO(), width=80, markup=False)
         table.print(view.table())
     lines = [line.split() for line in output(table).splitlines()]
+    assert lines.pop(0) == ["leased", "to", "bob"]
     assert lines[1][:7] == ["1", "stop", "chat", "done", "1.5", "s", "2.0"]
-    assert " ".join(lines[2]) == "2 start [red]glm running 12 s 42 s an answer on port 8081"
+    assert " ".join(lines[2]) == "2 start [red]glm running 12 s ~42 s an answer on port 8081"
     shown = output(console)
     assert "\x1b[1mglm" not in shown
     assert "\x1b[?25h" in shown  # the cursor is back

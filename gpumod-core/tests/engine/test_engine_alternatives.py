@@ -14,10 +14,12 @@ from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import (
     ApplyParams,
+    DiffParams,
     FreeParams,
     ModeDelete,
     ModeRef,
     NoParams,
+    ServiceRef,
     ServiceWrite,
     SimulateParams,
     SwitchParams,
@@ -214,6 +216,12 @@ def test_the_next_mode_has_the_stored_definition_and_says_why_it_restarts(roomy:
     assert (
         why.removeprefix("runs with ") in next(s for s in ask(roomy, "status", NoParams()).services if s.drift).altered
     )
+    same = DiffParams(text=ask(roomy, "export", NoParams()).yaml, source="box.yaml")
+    drifted = ask(roomy, "diff", same).drift
+    assert [row.service for row in drifted] == ["code"]
+    for shown in (ask(roomy, "service_show", ServiceRef(service="code")), *drifted):
+        assert shown.altered == why.removeprefix("runs with ")
+    assert verified(roomy).notes == (f"it {why.removesuffix(' of mode both')}",)
     shown = ask(roomy, "simulate", SimulateParams(mode="big"))
     assert stop_of(shown, "code") == why
     done = switch(roomy, "big")
@@ -248,8 +256,18 @@ def test_an_edit_of_the_user_is_shown_and_restarts_nothing(roomy: Any) -> None:
     switch(roomy, "big")
     pid = roomy.world.alive()["code"].pid
     ask(roomy, "service_edit", ServiceWrite(id="code", fields={"context_size": 8192}))
-    assert switch(roomy, "big").status is RunStatus.NOTHING_TO_DO
+    done = switch(roomy, "big")
+    assert done.status is RunStatus.NOTHING_TO_DO
     assert roomy.world.alive()["code"].pid == pid
+    told = verified(roomy, "big")
+    assert told.whole
+    assert done.notes == told.notes == switch(roomy, "big", dry_run=True).notes
+    assert done.notes[0].startswith("code was edited since its start and runs with another context_size")
+    assert "`gpumod service restart code` applies it" in done.notes[0]
+    assert ask(roomy, "service_show", ServiceRef(service="code")).altered == ""
+    switch(roomy, "web")
+    assert switch(roomy, "big").notes == (), "what is started is started as it is defined"
+    ask(roomy, "service_edit", ServiceWrite(id="code", fields={"context_size": 4096}))
     row = next(s for s in ask(roomy, "status", NoParams()).services if s.id == "code")
     assert ("context_size" in row.drift, row.altered) == (True, "")
 

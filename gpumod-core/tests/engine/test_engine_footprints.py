@@ -30,12 +30,14 @@ def test_memory_and_times_are_measured_and_used(box):
     first = box.switch("on")
     assert counted(first) == (4000, Source.DECLARED)
     assert expected_s(first, Action.START) != pytest.approx(7.0, abs=0.5)
+    assert not any(step.expected_measured for step in first.plan.steps)
     box.switch("nap")
     box.switch("on")
     box.switch("off")
     again = box.switch("nap")
     assert counted(again) == (5200, Source.MEASURED)
     assert expected_s(again, Action.START) == pytest.approx(7.0, abs=0.2)
+    assert {s.action: s.expected_measured for s in again.plan.steps}[Action.START]
     woken = box.switch("on")
     assert expected_s(woken, Action.WAKE) == pytest.approx(1.5, abs=0.2)
     assert [gpu.before_mb for gpu in woken.plan.gpus] == [700]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
+import time
 
 import pytest
 
@@ -11,6 +13,7 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import RunStatus
 from gpumod.engine.change import change
+from gpumod.engine.interrupts import listening
 from gpumod.engine.planning import Options, Wanted
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -238,6 +241,40 @@ def test_a_restart_that_was_done_when_gpumod_was_killed(box):
     assert left.recover("resume").exit_code == 0
     assert left.world.alive()["gone"].pid == new
     left.close()
+
+
+async def test_one_that_another_thread_is_given_is_heard_at_once():
+    def elsewhere():
+        time.sleep(0.1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    fd = signal.set_wakeup_fd(-1)
+    try:
+        with listening() as interrupts:
+            began = time.monotonic()
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            await asyncio.wait_for(interrupts.event.wait(), 20)
+            thread.join()
+        assert time.monotonic() - began < 10
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.set_wakeup_fd(fd)
+
+
+async def test_whoever_is_woken_by_signals_already_stays_so():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, lambda: None)
+    theirs = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(theirs)
+    try:
+        with listening() as interrupts:
+            interrupt()
+            await asyncio.wait_for(interrupts.event.wait(), 20)
+            now = signal.set_wakeup_fd(theirs)
+        assert now == theirs != -1
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
 
 
 def test_one_that_is_ignored_stays_so(box):

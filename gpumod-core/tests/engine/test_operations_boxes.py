@@ -204,6 +204,44 @@ def test_what_is_wrong_is_refused_whole(box: Any, services: str, modes: str, nam
     assert events(box) == []
 
 
+BOTH = """\
+version: 1
+settings: {reserve_mb: x, supervisor: nope}
+services:
+- {id: a, driver: world, port: 9001}
+- {id: b, driver: world, prot: 5}
+- {id: c, driver: world, port: 9003, depends_on: [b]}
+- {id: extra, driver: world, port: 9100, colour: red}
+- {id: d, driver: world, port: 9200, unit_vars: {nope: 1}}
+modes: [{id: m, services: [b, a, nowhere]}]
+"""
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_problems_of_the_text_and_conflicts_are_told_at_once(box: Any, prune: bool) -> None:
+    before = export(box)
+    with pytest.raises(UsageError) as caught:
+        apply(box, BOTH, prune=prune)
+    told = caught.value.info.why.splitlines()
+    conflicts = [] if prune else ["port 9001 of 'a' is that of web already"]
+    conflicts += ["driver world refuses service 'd'", "setting 'supervisor': there is no supervisor 'nope'"]
+    assert [line for line in told[:3] if line.startswith("box.yaml:")] == told[:3]
+    assert ["reserve_mb" in told[0], "prot" in told[1], "colour" in told[2]] == [True] * 3
+    for conflict in conflicts:
+        assert [line for line in told[3:] if conflict in line], (conflict, told)
+    assert len(told) == 3 + len(conflicts), told  # b may be a service, and 9003 no longer the port of extra
+    assert export(box) == before
+
+
+def test_where_not_even_the_ids_are_known_little_is_said_of_conflicts(box: Any) -> None:
+    text = "version: 1\nserivces: [{id: web, port: 1}]\nservices: [{id: a, driver: nope, port: 9001}]\n"
+    with pytest.raises(UsageError) as caught:
+        apply(box, f"{text}modes: [{{id: m, services: [zz]}}]", prune=True)
+    (field, driver) = caught.value.info.why.splitlines()
+    assert "serivces is unknown" in field
+    assert "there is no driver 'nope'" in driver
+
+
 def test_settings_that_nobody_offers_are_refused(box: Any) -> None:
     with pytest.raises(UsageError) as caught:
         apply(box, "version: 1\nsettings: {supervisor: nope}\n")
@@ -255,8 +293,10 @@ def test_what_is_named_elsewhere_is_not_removed(box: Any) -> None:
         apply(box, text, prune=True)
     assert "mode on, mode web, service code names it" in caught.value.info.why
     box.switch("off")
-    with pytest.raises(UsageError, match="is not right"):
+    with pytest.raises(UsageError, match="is not right") as caught:
         apply(box, without(export(box), "modes", "off"), prune=True)
+    assert "mode 'off' would be removed, and is the current one: its services may be running" in caught.value.info.why
+    assert caught.value.info.hint == "`gpumod switch on` first, or name it in the document too"
 
 
 def test_what_runs_is_removed_only_after_it_was_stopped(box: Any) -> None:

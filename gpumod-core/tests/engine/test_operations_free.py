@@ -14,7 +14,15 @@ from gpumod.domain.errors import Busy, DoesNotFit, Failed, HalfWay, MachineLacks
 from gpumod.domain.run import Event
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.lease_results import FreeResult
-from gpumod.operations.params import ApplyParams, FreeParams, NoParams, ServiceRemove
+from gpumod.operations.params import (
+    ApplyParams,
+    FreeParams,
+    NoParams,
+    ServiceChange,
+    ServiceRemove,
+    SimulateParams,
+    SwitchParams,
+)
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -63,7 +71,7 @@ def test_room_is_made_by_sleep_and_put_back(box: Any) -> None:
 
 
 def test_a_lease_ends_with_its_process(box: Any) -> None:
-    made = free(box, 4000, attended=True, what="train")
+    made = free(box, 4000, pid=os.getpid(), what="train")
     assert made.lease is not None
     assert made.lease.holder == f"somebody: train (pid {os.getpid()})"
     with pytest.raises(Failed, match="4000 MiB of GPU 0 are leased to somebody: train"):
@@ -86,7 +94,7 @@ def test_a_lease_of_nobody_in_particular_ends_with_the_boot(box: Any) -> None:
 
 
 def test_a_lease_ends_when_its_time_is_over(box: Any) -> None:
-    made = free(box, 4000, attended=True, for_s=60)
+    made = free(box, 4000, pid=os.getpid(), for_s=60)
     assert made.lease is not None
     assert made.lease.until == made.lease.since + 60
     assert box.switch("on").exit_code == 3
@@ -96,7 +104,7 @@ def test_a_lease_ends_when_its_time_is_over(box: Any) -> None:
 
 
 def test_what_comes_back_is_what_was_there(box: Any) -> None:
-    free(box, 7000, attended=True)
+    free(box, 7000, pid=os.getpid())
     assert "nap" in box.world.states()
     box.define(WEB.model_copy(update={"vram_mb": 1000}))
     box.world.gone.add(os.getpid())
@@ -134,7 +142,7 @@ def test_where_no_process_is_told_what_is_taken_counts_once_too(box: Any, told: 
     box.switch("off")
     setattr(box.world, told, False)
     box.switch("on")
-    free(box, 4000, attended=True)
+    free(box, 4000, pid=os.getpid())
     box.world.foreign(2500)
     (lease,) = status(box).leases
     assert lease.used_mb == 2500
@@ -145,7 +153,7 @@ def test_where_no_process_is_told_what_is_taken_counts_once_too(box: Any, told: 
 
 def test_a_card_that_is_lost_gives_no_room_and_its_lease_hinders_nobody(make_box: Any) -> None:
     box = make_box(8000, 8000, define=[WEB, NAP, *MODES])
-    assert free(box, 4000, gpu=1, attended=True).lease is not None
+    assert free(box, 4000, gpu=1, pid=os.getpid()).lease is not None
     box.world.lost.add(1)
     assert box.switch("on").exit_code == 0
     with pytest.raises(MachineLacks, match="GPU 1") as caught:
@@ -186,6 +194,61 @@ def test_putting_back_waits_for_whoever_changes_the_machine(box: Any) -> None:
     box.world.clock.run(Gpumod(box.machine(), bare_tools()).free(FreeParams(back=True), hear))
     assert told[0] == "somebody is changing this machine: switch"
     assert box.world.states() == {"web": "ready", "nap": "ready"}
+
+
+# --- what others are told while it is held ----------------------------------------------------------------------------
+
+
+def switch(box: Any, mode: str, **more: Any) -> Any:
+    return ask(box, "switch", SwitchParams(mode=mode, **more))
+
+
+LEASED = "4000 MiB of GPU 0 are leased to somebody: train (pid"
+NOT_BACK = "; what made room for it (nap) is not put back once mode off is reached"
+
+
+def test_a_switch_says_whose_the_room_is_and_what_becomes_of_what_made_it(box: Any) -> None:
+    free(box, 4000, pid=os.getpid(), what="train", for_s=3600)
+    news: list[Any] = []
+    tools = bare_tools()
+    shown = switch(box, "off", dry_run=True)
+    done = box.world.clock.run(Gpumod(box.machine(), tools).switch(SwitchParams(mode="off"), news.append))
+    (note,) = done.notes
+    assert note.startswith(LEASED)
+    assert ", until " in note
+    assert note.endswith(NOT_BACK)
+    assert (done.exit_code, shown.plan.notes, done.plan.notes) == (0, (note,), (note,))
+    assert next(one.plan.notes for one in news if one.plan) == (note,)
+    again = switch(box, "off")
+    assert (again.status, again.notes) == ("nothing-to-do", (note.removesuffix(NOT_BACK),))
+    box.world.gone.add(os.getpid())
+    assert switch(box, "on").notes == ()
+
+
+def test_a_switch_to_what_made_the_room_does_not_say_that_it_stays_away(box: Any) -> None:
+    free(box, 4000, pid=os.getpid(), what="train")
+    refused = switch(box, "on")
+    assert refused.exit_code == 3
+    assert [note.startswith(LEASED) for note in refused.plan.notes] == [True]
+    assert "not put back" not in refused.plan.notes[0]
+    forced = switch(box, "on", force=True)
+    assert (forced.exit_code, len(forced.notes)) == (0, 1)
+    assert forced.notes[0].startswith(f"passed over: {LEASED}")
+
+
+def test_one_service_that_is_started_beside_it_says_so_too(box: Any) -> None:
+    box.define(world_service("small", 100, 9003))
+    free(box, 4000, pid=os.getpid(), what="train")
+    done = ask(box, "service_start", ServiceChange(service="small"))
+    assert (done.exit_code, len(done.notes)) == (0, 1)
+    assert done.notes[0].startswith(LEASED)
+    assert "put back" not in done.notes[0]
+
+
+def test_what_runs_on_no_card_of_this_machine_is_leased_to_nobody(box: Any) -> None:
+    free(box, 4000, pid=os.getpid(), what="train")
+    assert ask(box, "simulate", SimulateParams(mode="off", gpu_total_mb=8000)).notes == ()
+    assert len(ask(box, "simulate", SimulateParams(mode="off")).notes) == 1
 
 
 # --- what becomes of a lease when its run is left half-way ------------------------------------------------------------
@@ -268,7 +331,7 @@ def alone(box: Any) -> Any:
 @pytest.mark.parametrize(("operation", "params"), TAKEN)
 @pytest.mark.parametrize("over", [False, True])
 def test_what_a_lease_is_to_bring_back_is_not_removed(alone: Any, operation: str, params: Any, over: bool) -> None:
-    free(alone, 4000, attended=over)
+    free(alone, 4000, pid=os.getpid() if over else None)
     alone.world.gone |= {os.getpid()} if over else set()
     before = alone.world.states()
     with pytest.raises(Failed) as refused:

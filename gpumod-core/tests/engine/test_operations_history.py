@@ -1,4 +1,4 @@
-"""What history shows: the run that is meant, and never a secret."""
+"""What history shows: the run that is meant, and never a secret; nor do definitions that are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ListParams, RecoverParams, RunRef, ServiceWrite, SimulateParams
+from gpumod.operations.params import (
+    ApplyParams,
+    DiffParams,
+    ListParams,
+    NoParams,
+    RecoverParams,
+    RunRef,
+    ServiceRef,
+    ServiceWrite,
+    SimulateParams,
+)
 from gpumod.plugins.offers import DriverOffer
 from gpumod.ports import Allocation, Capabilities, Launch
 from gpumod.testing.tools import bare_tools
@@ -129,6 +139,40 @@ def test_an_edit_tells_what_changed_without_the_secrets(box: Any) -> None:
         "unit_vars.cmd": {"old": "run (secret)", "new": "run"},
     }
     assert box.store.services()["web"].unit_vars == changed
+
+
+def test_no_definition_is_shown_with_its_secrets(box: Any) -> None:
+    edited = ask(box, "service_edit", ServiceWrite(id="web", fields={"name": "Web"}))
+    shown, listed = ask(box, "service_show", ServiceRef(service="web")), ask(box, "service_list", NoParams())
+    for told in (edited, shown, listed):
+        assert SECRET not in told.model_dump_json()
+    assert shown.service.unit_vars["env"] == {"HF_TOKEN": "(secret)", "A": "1"}
+    assert shown.notes == edited.notes
+    assert "env.HF_TOKEN" in shown.notes[0]
+    assert "`gpumod service secret set web HF_TOKEN`" in shown.notes[0]
+    assert ask(box, "service_show", ServiceRef(service="code")).notes == ()
+    assert box.store.services()["web"].unit_vars == VARS
+
+
+def test_a_document_that_sets_a_secret_is_told_so(box: Any) -> None:
+    text = ask(box, "export", NoParams()).yaml
+    same = ask(box, "diff", DiffParams(text=text, source="box.yaml"))
+    assert (same.changes, same.notes) == ((), ())
+    text = text.replace("unit_vars:\n", f"unit_vars:\n    api_key: {SECRET}\n", 1)
+    told = ask(box, "apply", ApplyParams(text=text, source="box.yaml"))
+    assert told.applied
+    assert "web holds a secret in api_key" in told.notes[0]
+    assert SECRET not in told.model_dump_json()
+    assert box.store.services()["web"].unit_vars == {**VARS, "api_key": SECRET}
+
+
+def test_what_stands_for_a_secret_is_not_taken_for_one(box: Any) -> None:
+    shown = ask(box, "service_show", ServiceRef(service="web")).service.unit_vars
+    with pytest.raises(UsageError) as refused:
+        ask(box, "service_edit", ServiceWrite(id="web", unit_vars={"env": shown["env"] | {"A": "2"}}, fields={}))
+    assert refused.value.code == "hidden-value"
+    assert "service secret set web" in refused.value.info.hint
+    assert box.store.services()["web"].unit_vars == VARS
 
 
 def test_nothing_that_is_told_of_a_run_holds_a_secret(box: Any) -> None:

@@ -280,6 +280,7 @@ def test_a_boot_in_the_middle_of_a_switch(box: Any) -> None:
     cut.close()
 
 
+@pytest.mark.slow
 def test_a_boot_mode_that_does_not_fit_is_tried_again_and_given_up(box: Any) -> None:
     box.settings["boot_mode"] = "on"
     box.switch("on")

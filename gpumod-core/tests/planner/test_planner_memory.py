@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpumod.domain.footprint import Footprint
+from gpumod.domain.machine import GpuProcess
 from gpumod.domain.plan import Lease, TargetMember, VerdictKind
 from gpumod.domain.states import State
 from gpumod.testing.examples import SERVICES, acts, asleep, machine, plan, reading, want
@@ -37,6 +38,15 @@ def test_leased_and_foreign_memory_lower_the_budget() -> None:
     made = plan(machine(foreign_mb=1000), want("glm-code"), leases=(Lease(id="1", holder="job", gpu=0, vram_mb=2000),))
     assert (made.gpus[0].budget_mb, made.gpus[0].foreign_mb) == (24564 - 512 - 1000 - 2000, 1000)
     assert made.fits
+
+
+def test_memory_that_no_process_holds_is_not_said_to_be_of_processes() -> None:
+    found = machine(foreign_mb=5000)
+    game = GpuProcess(pid=7, name="game", gpu=0, vram_mb=2000)
+    made = plan(found.model_copy(update={"processes": (game,)}), want("glm-code", "chat"))
+    assert (made.gpus[0].foreign_mb, made.gpus[0].unattributed_mb) == (5000, 3000)
+    assert "; other processes hold 2000 MiB; 3000 MiB are unattributed (no known process holds them)" in made.why
+    assert "other processes" not in plan(found, want("glm-code", "chat")).why
 
 
 def test_when_a_foreign_process_grew_releasing_fits_and_starting_does_not() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumod.adapters.presets import dump_box, load_box
+from gpumod.adapters.presets import bad_box, dump_box, read_box
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.box import Box
 from gpumod.domain.errors import UsageError
@@ -53,11 +53,18 @@ boxes = st.builds(
 )
 
 
+def load(text: str, source: str, settings: Settings) -> Box:
+    read = read_box(text, source, settings)
+    if read.problems:
+        raise bad_box(source, list(read.problems))
+    return read.box
+
+
 @settings(max_examples=40, deadline=None)
 @given(boxes)
 def test_a_dumped_box_loads_as_itself_and_is_dumped_the_same(box: Box) -> None:
     text = dump_box(box)
-    loaded = load_box(text, "box.yaml", Settings())
+    loaded = load(text, "box.yaml", Settings())
     assert loaded == box
     assert dump_box(loaded) == text
 
@@ -121,9 +128,9 @@ def test_an_option_that_is_edited_keeps_its_secret() -> None:
 
 def test_paths_are_expanded_with_the_settings_of_the_document() -> None:
     text = "version: 1\nsettings: {models_dir: /m}\nservices: [{id: a, driver: d, model_path: $MODELS_DIR/x}]\n"
-    assert load_box(text, "b", Settings(models_dir="/other")).services["a"].model_path == "/m/x"
+    assert load(text, "b", Settings(models_dir="/other")).services["a"].model_path == "/m/x"
     text = text.replace("/m}", "null}")
-    assert str(load_box(text, "b", Settings(models_dir="/other")).services["a"].model_path).endswith("/models/x")
+    assert str(load(text, "b", Settings(models_dir="/other")).services["a"].model_path).endswith("/models/x")
 
 
 @pytest.mark.parametrize(
@@ -154,20 +161,52 @@ def test_paths_are_expanded_with_the_settings_of_the_document() -> None:
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, code: str, named: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load_box(text, "b.yaml", Settings())
+        load(text, "b.yaml", Settings())
     assert caught.value.code == code
     assert named in f"{caught.value.info.message}\n{caught.value.info.why}"
 
 
+@pytest.mark.parametrize(
+    ("text", "source", "hint"),
+    [
+        ("version: 1\nservices: [a]", "my box.yaml", "`gpumod diff -f 'my box.yaml'` checks it again"),
+        ("version: 1\nservices: [a]", "stdin", "`gpumod diff -f -` checks it again"),
+        ("version: 1\nservices: [a, {id: b, prot: 1}]", "b.yaml", "`gpumod diff -f b.yaml` checks it again"),
+        ("services: []", "b.yaml", "version: 1"),
+        ("id: a\ndriver: d", "/p/a.yaml", "it looks like a preset: `gpumod preset load --folder /p`"),
+    ],
+)
+def test_what_to_try_is_said_with_the_command(text: str, source: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(text, source, Settings())
+    assert caught.value.info.hint.startswith(hint)
+
+
 def test_all_problems_are_told_at_once() -> None:
     text = "version: 1\nsettings: {a: 1}\nservices: [{id: a, prot: 1}, 5]\nmodes: [{id: /}]"
-    with pytest.raises(UsageError) as caught:
-        load_box(text, "b.yaml", Settings())
-    assert len(caught.value.info.details["problems"]) == 5
+    read = read_box(text, "b.yaml", Settings())
+    assert len(read.problems) == 5
+    assert read.unread is None
+
+
+@pytest.mark.parametrize(
+    ("text", "unread"),
+    [
+        ("services: [{id: a, driver: d}]", frozenset()),
+        ("services: [{id: a, driver: d}, {id: b, prot: 1}]", frozenset("b")),
+        ("services: [{id: a, driver: d}, {driver: d}]", None),
+        ("services: [{id: [a], driver: d}]", None),
+        ("services: {a: 1}", None),
+        ("serivces: [{id: a, driver: d}]", None),
+        ("modes: [{id: /}]", frozenset()),
+    ],
+)
+def test_what_could_not_be_read_is_known(text: str, unread: frozenset[str] | None) -> None:
+    assert read_box(f"version: 1\n{text}", "b.yaml", Settings()).unread == unread
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
 def test_no_text_makes_the_loader_raise_anything_else(text: str) -> None:
     for whole in (text, f"version: 1\nservices: {text}", f"version: 1\nsettings:\n {text}"):
         with suppress(UsageError):
-            load_box(whole, "b.yaml", Settings())
+            load(whole, "b.yaml", Settings())

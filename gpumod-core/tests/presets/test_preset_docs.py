@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpumod.adapters.presets import load_box, load_presets, mode_schema, service_schema
+from gpumod.adapters.presets import load_presets, mode_schema, read_box, service_schema
 from gpumod.adapters.presets.schema import FileKeys
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(not DOC.exists(), reason="docs/presets.md is not
 def test_every_example_loads(tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", DOC.read_text(), re.MULTILINE | re.DOTALL)
     boxes = [block for block in blocks if block.startswith("version:")]
-    assert [load_box(block, "docs", Settings()).modes.keys() for block in boxes] == [{"writing"}]
+    assert [read_box(block, "docs", Settings()).problems for block in boxes] == [()]
+    assert [read_box(block, "docs", Settings()).box.modes.keys() for block in boxes] == [{"writing"}]
     for number, block in enumerate(block for block in blocks if block not in boxes):
         (tmp_path / f"{number:02}.yaml").write_text(block)
     catalogue = load_presets([("docs", tmp_path)], Settings())

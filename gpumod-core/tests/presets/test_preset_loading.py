@@ -221,6 +221,13 @@ def test_a_pipe_and_a_link_to_nothing_are_problems(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["version: 1\nservices: [{id: a, driver: vllm}]", "modes: [{id: a}]", "settings: {}"])
+def test_a_document_of_a_machine_is_no_preset(tmp_path: Path, text: str) -> None:
+    problem = only_problem(load(tmp_path, box=text))
+    assert "describes a whole machine" in problem.message
+    assert f"`gpumod diff -f {tmp_path}/box.yaml`" in problem.hint
+
+
 def test_what_is_no_preset_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / ".hidden.yaml").write_text("id: h\ndriver: vllm")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from gpumod.adapters.process.proc import start_ticks
 from gpumod.domain.errors import MachineLacks, UsageError
-from gpumod.testing.supervisor_bench import SLEEPER
+from gpumod.testing.supervisor_bench import FAMILY, SLEEPER
 
 
 async def test_the_token_names_processes_by_their_start(machine: Any) -> None:
@@ -21,6 +23,20 @@ async def test_the_token_names_processes_by_their_start(machine: Any) -> None:
     assert start_ticks(token["pid"]) == token["pid_started"]
     assert start_ticks(token["shim_pid"]) == token["shim_started"]
     assert (await machine.one(handle)).token == token
+
+
+async def test_a_stray_that_lost_its_shim_is_ended_with_all_its_workers(machine: Any) -> None:
+    handle = await machine.start(FAMILY)
+    await machine.lines(handle, 6)
+    os.kill(handle.token["shim_pid"], signal.SIGKILL)
+    (found,) = await machine.another().strays([])
+    assert (found.service, found.pid) == ("svc", handle.token["pid"])
+    kill, *pids = found.end.split()
+    assert (kill, len(pids)) == ("kill", 7)
+    for pid in pids:
+        os.kill(int(pid), signal.SIGKILL)  # some of them do not hear the gentler one
+    await machine.until(lambda: not machine.living(handle))
+    assert list(await machine.another().strays([])) == []
 
 
 def nurseries() -> list[psutil.Process]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from gpumod.api import CommandLine, Told, gpus_in, words_from
 
 FLAGS = ("--port", "-p", "--http-port", "--server-port")
+HOSTS = ("--host", "-h", "--hostname", "--server-name")
 PLACES = ("--bind", "-b", "--listen", "--listen-address", "--address")
 _PORT = re.compile(r"(?:^|:)([0-9]{1,5})$")
+_ADDRESS = re.compile(r"localhost|[0-9]+(?:\.[0-9]+){3}|[0-9a-fA-F:]*::[0-9a-fA-F:]*")
 
 
 class Known(NamedTuple):
@@ -45,7 +48,16 @@ def read_command(command: CommandLine) -> Told | None:
     options: dict[str, Any] = {"command": list(words)}
     if PurePosixPath(command.cwd).is_absolute() and command.cwd != "/":
         options["cwd"] = command.cwd
-    return Told(fields={**fields, "unit_vars": options}, sure=False)
+    return Told(fields={**fields, "unit_vars": options}, sure=False, binds=_address(command))
+
+
+def _address(command: CommandLine) -> str:
+    """The address that the command says, by a flag or by a known program's variable; empty where it says none."""
+    said = [command.env.get(known.variable, "") for name, known in PROGRAMS.items() if words_from(command.argv, name)]
+    words = [part for word in command.argv for part in (word.split("=", 1) if word.startswith("-") else [word])]
+    said += [after for before, after in pairwise(words) if before in (*HOSTS, *PLACES)]
+    found = [_PORT.sub("", place.removeprefix("http://")).strip("[]") for place in said]
+    return next((place for place in found if _ADDRESS.fullmatch(place)), "")
 
 
 def _with_port(argv: tuple[str, ...]) -> tuple[int | None, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from gpumod_llamacpp.options import ALL_LAYERS, DENIED_FLAGS
 
 PROGRAM = "llama-server"
 DEFAULT_PORT = 8080
+DEFAULT_HOST = "127.0.0.1"
 NAMES: Mapping[Flag, tuple[str, ...]] = {
     Flag("model_path"): ("-m", "--model"),
     Flag("model_id"): ("-hf", "-hfr", "--hf-repo"),
@@ -34,7 +35,12 @@ NAMES: Mapping[Flag, tuple[str, ...]] = {
 }
 KNOWN = {name: flag for flag, names in NAMES.items() for name in names}
 ATTENTION = ("-fa", "--flash-attn")
-VARIABLES = {"LLAMA_ARG_PORT": "--port", "LLAMA_ARG_MODEL": "--model", "LLAMA_ARG_CTX_SIZE": "--ctx-size"}
+VARIABLES = {
+    "LLAMA_ARG_HOST": "--host",
+    "LLAMA_ARG_PORT": "--port",
+    "LLAMA_ARG_MODEL": "--model",
+    "LLAMA_ARG_CTX_SIZE": "--ctx-size",
+}
 FIELDS = ("model_path", "model_id", "port", "context_size")
 NO_OPTIONS = (*FIELDS, "bind_host", "alias", "metrics", "fit", "n_gpu_layers")
 
@@ -49,13 +55,14 @@ def read_command(command: CommandLine) -> Told | None:
     said, rest = read_flags((*(word for pair in by_variables for word in pair), *plain), KNOWN)
     extra, dropped = keep_flags(rest, DENIED_FLAGS)
     notes = [f"left out: {', '.join(dropped)}"] if dropped else []
+    binds = str(said.get("bind_host", DEFAULT_HOST))
     options: dict[str, Any] = {"llama_server_bin": words[0]} if "/" in words[0] else {}
     if extra:
         options["extra_args"] = list(extra)
     if "model_path" not in said and "model_id" not in said:
         notes.append("it is a router: the models that it loads by itself are counted as its own")
         fields = {"port": said.get("port", DEFAULT_PORT), "unit_vars": {"router": True, **options}}
-        return Told(fields=fields, notes=tuple(notes))
+        return Told(fields=fields, notes=tuple(notes), binds=binds)
     options |= {name: value for name, value in said.items() if name not in NO_OPTIONS} | attention
     options |= _layers(said.get("n_gpu_layers"))
     if said.get("fit", "on") != "off" and "n_gpu_layers" not in said:
@@ -66,7 +73,7 @@ def read_command(command: CommandLine) -> Told | None:
             place[name] = str(PurePosixPath(command.cwd or "/", place[name]))
     if visible := gpus_in(command.env):
         fields["gpus"] = visible
-    return Told(fields=fields, notes=tuple(notes))
+    return Told(fields=fields, notes=tuple(notes), binds=binds)
 
 
 def _attention(words: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -9,6 +9,7 @@ from gpumod.api import CommandLine, Flag, Told, gpus_in, keep_flags, read_flags,
 from gpumod_vllm.options import DENIED_FLAGS
 
 DEFAULT_PORT = 8000
+EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # what vLLM listens on where it is not told
 DEFAULT_UTILIZATION = 0.92
 """vLLM's own (0.90 in older ones, of which this is the safe side)."""
 SERVERS = frozenset({"vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"})
@@ -63,7 +64,8 @@ def read_command(command: CommandLine) -> Told | None:
             notes.append("it cannot be put to sleep: it runs without VLLM_SERVER_DEV_MODE=1")
     if extra:
         options["extra_args"] = list(extra)
-    return Told(fields={**fields, "unit_vars": options}, notes=tuple(notes))
+    binds = str(said.get("bind_host") or EVERY_ADDRESS)
+    return Told(fields={**fields, "unit_vars": options}, notes=tuple(notes), binds=binds)
 
 
 def _arguments(argv: tuple[str, ...]) -> tuple[tuple[str, ...] | None, dict[str, Any]]:

@@ -8,11 +8,13 @@ the same port is never asked on a dead one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -48,10 +50,13 @@ class LoopbackHttp:
         """
         if not path.startswith("/"):
             raise HttpFailure("protocol", f"the path {path!r} does not begin with /")
+        began_s = time.monotonic()
         try:
-            async with asyncio.timeout(timeout_s):
-                if port not in self._heard:
+            if port not in self._heard:
+                async with asyncio.timeout(timeout_s):
                     await _knock(port)
+                began_s += await self._prepared()
+            async with asyncio.timeout(timeout_s - (time.monotonic() - began_s)):
                 reply = await _exchange(method, port, _target(path, query), json_body)
         except TimeoutError:
             raise HttpFailure("timeout", f"no whole answer from port {port} within {timeout_s:g} s") from None
@@ -63,11 +68,19 @@ class LoopbackHttp:
         self._heard.add(port)
         return reply
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> asyncio.Future[None]:
         """Import what the first answer will need while somebody waits for it anyhow."""
-        if self._importing is None:
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._importing is None or self._importing.get_loop() is not loop:
             self._importing = loop.run_in_executor(None, _load_httpx)
+        return self._importing
+
+    async def _prepared(self) -> float:
+        """Wait until that is imported; the seconds that it took. On a busy computer it takes longer than a server may
+        for its answer, and is not the server's fault."""
+        began_s = time.monotonic()
+        await asyncio.shield(self._prepare())
+        return time.monotonic() - began_s
 
 
 async def _knock(port: int) -> None:
@@ -113,7 +126,16 @@ def _load_httpx() -> None:
     if importlib.util.find_spec("sniffio") is None:
         # httpcore tries to import it several times for each request, and each search of the path takes long
         sys.modules["sniffio"] = None  # type: ignore[assignment]  # "it is not there"
-    import httpx  # noqa: F401, PLC0415 - as above
+    asyncio.run(_ask_nobody())
+
+
+async def _ask_nobody() -> None:
+    """httpx imports half of what it needs at its first request; at port 0 there is nobody."""
+    import httpx  # noqa: PLC0415 - as above
+
+    async with httpx.AsyncHTTPTransport(verify=_bare_context(), trust_env=False) as transport:
+        with contextlib.suppress(httpx.HTTPError):
+            await transport.handle_async_request(httpx.Request("GET", f"http://{HOST}:0/"))
 
 
 @cache

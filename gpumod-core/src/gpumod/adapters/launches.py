@@ -69,7 +69,7 @@ def already_running(service: str, pid: int | None) -> Failed:
         "already-running",
         f"a process of service {service} is running already",
         why=f"its pid is {pid}" if pid else "what keeps it says so",
-        hint=f"stop it first: gpumod service stop {service}",
+        hint=f"stop it first: gpumod service stop {service}; `gpumod doctor` tells how where that does not find it",
     )
 
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb
+from gpumod.adapters.loading import load_signs
 from gpumod.adapters.lock import Holder as LockHolder
 from gpumod.adapters.lock import MachineLock, user_name
 from gpumod.adapters.ports_in_use import port_users, stranger_on
 from gpumod.adapters.process.proc import boot_id, start_ticks, trees
-from gpumod.domain.machine import PortUser
+from gpumod.domain.machine import LoadSigns, PortUser
 from gpumod.ports import Holder
 
 PRESSURE = Path("/proc/pressure/memory")
@@ -44,6 +45,9 @@ class LocalComputer:
 
     def memory_pressure(self) -> float | None:
         return memory_pressure()
+
+    def load_signs(self, pids: Collection[int]) -> LoadSigns:
+        return load_signs(pids)
 
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:

@@ -252,4 +252,5 @@ class Templates:
 
 
 def _bad(name: str, why: str) -> Failed:
-    return Failed("bad-template", f"the template {name!r} cannot be rendered", why=why, hint="correct the template")
+    hint = f"mend it; `gpumod template show {BASE}` is what all units are made of, docs/systemd.md lists its variables"
+    return Failed("bad-template", f"the template {name!r} cannot be rendered", why=why, hint=hint)

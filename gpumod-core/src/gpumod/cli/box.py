@@ -51,7 +51,7 @@ def diff(context: CliContext, file: str, prune: bool, exit_code: bool) -> None:
     Exit status 0, whether something differs or not (1 would mean that it failed); with --exit-code 1 when something
     differs, as in `git diff`.
     """
-    text, source = read_text(file)
+    text, source = read_text(file, "a YAML file")
     result: Any = context.run("diff", {"text": text, "source": source, "prune": prune})
     context.show(result)
     if exit_code and result.changes:
@@ -70,5 +70,5 @@ def apply(context: CliContext, /, file: str, **values: Any) -> None:
     without --now: services that run with an old definition are shown. With --now a plan that does not fit, or fails,
     leaves the definitions as they were.
     """
-    text, source = read_text(file)
+    text, source = read_text(file, "a YAML file")
     context.call("apply", {"text": text, "source": source, **values})

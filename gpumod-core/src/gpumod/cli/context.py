@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gpumod.operations.catalogue import Operation
     from gpumod.operations.gpumod import Gpumod
 
+    Listener = Callable[[Progress], None]
+
 
 @dataclass
 class CliContext:
@@ -37,8 +39,8 @@ class CliContext:
     done: int | None = None
     _gpumod: Gpumod | None = field(default=None, repr=False)
 
-    def gpumod(self) -> Gpumod:
-        """The application, opened at the first call."""
+    def gpumod(self, *, make_named: bool = False) -> Gpumod:
+        """The application, opened at the first call. A home that is named is made where `make_named` says so alone."""
         if self._gpumod is None:
             import logging  # noqa: PLC0415  # `--help` does without it
 
@@ -46,7 +48,7 @@ class CliContext:
 
             # where nobody listens, logging itself would print the tracebacks that are kept for --debug
             logging.getLogger("gpumod").handlers[:] = [] if self.debug else [logging.NullHandler()]
-            self._gpumod = open_gpumod(self.home, os.environ)
+            self._gpumod = open_gpumod(self.home, os.environ, make_named=make_named)
         return self._gpumod
 
     def reopen(self) -> None:
@@ -57,31 +59,34 @@ class CliContext:
         """The settings in effect."""
         return self.gpumod().settings_effective()
 
-    def call(self, operation: str, values: Mapping[str, Any], **view_options: Any) -> None:
+    def call(
+        self, operation: str, values: Mapping[str, Any], *, progress: Listener | None = None, **view_options: Any
+    ) -> None:
         """Run `operation` with `values`, show its result, and leave with its exit status.
 
         Raises GpumodError: UsageError `bad-input` for values that the operation's parameters refuse, else what
         the operation raises. `view_options` go to the human view alone.
         """
-        self.finish(self.run(operation, values), **view_options)
+        self.finish(self.run(operation, values, progress), **view_options)
 
-    def run(self, operation: str, values: Mapping[str, Any]) -> Frozen:
-        """Run `operation` and return its result; progress of a change goes to stderr."""
+    def run(self, operation: str, values: Mapping[str, Any], progress: Listener | None = None) -> Frozen:
+        """Run `operation` and return its result; progress of a change goes to `progress`, else to stderr."""
         import asyncio  # noqa: PLC0415  # half of the time that `gpumod --help` takes
 
         record = _record(operation)
         params = self.params(record, values)
-        method = getattr(self.gpumod(), record.name)
+        method = getattr(self.gpumod(make_named=record.name == "init"), record.name)
         from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
 
         try:
             result: Frozen
-            if record.effect == "change":
+            if record.effect == "change" or record.follows:
                 from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
 
-                LAST_WORD.take()
+                if record.effect == "change":
+                    LAST_WORD.take()
                 with ProgressView.on_stderr() as view:
-                    result = asyncio.run(method(params, progress=_until_it_ended(view)))
+                    result = asyncio.run(method(params, progress=_until_it_ended(progress or view)))
             else:
                 result = asyncio.run(method(params))
         except UsageError as error:
@@ -104,7 +109,7 @@ class CliContext:
         try:
             return record.params.model_validate({key: v for key, v in values.items() if v is not None})
         except ValidationError as error:
-            raise bad_params(error, _typed()) from error
+            raise bad_params(error, _typed(), _command_path()) from error
 
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
@@ -150,7 +155,7 @@ class CliContext:
             sys.stdout.flush()
 
 
-def _until_it_ended(view: Callable[[Progress], None]) -> Callable[[Progress], None]:
+def _until_it_ended(view: Listener) -> Listener:
     """Progress for `view`; when the change has ended, its result is to be told in any case."""
     from gpumod.domain.progress import ProgressKind  # noqa: PLC0415  # imports pydantic
 
@@ -171,6 +176,12 @@ def _typed() -> Mapping[str, str]:
     """What is typed for each parameter of the command that runs."""
     current = click.get_current_context(silent=True)
     return options_of(current.command) if current else {}
+
+
+def _command_path() -> str:
+    """The command that runs, as it is typed."""
+    current = click.get_current_context(silent=True)
+    return current.command_path if current else "gpumod"
 
 
 @contextlib.contextmanager

@@ -11,5 +11,9 @@ from gpumod.cli.lazy import command
 @command("doctor", "doctor")
 @click.pass_obj
 def doctor(context: CliContext) -> None:
-    """Check GPUs, programs, database, plugins and services; exit 1 when something is wrong."""
+    """Check this machine, this home and its services; exit 0 only when nothing is wrong.
+
+    Each finding says how to mend it. A warning counts as wrong, too; what could not be looked at (`unknown`) does not.
+    Nothing is changed.
+    """
     context.call("doctor", {})

@@ -19,6 +19,8 @@ def exit_code_of(result: Frozen) -> int:
     if isinstance(result, r.ChangeResult):
         misfit = result.dry_run and result.plan is not None and not result.plan.fits
         return result.exit_code or (DOES_NOT_FIT if misfit else 0)
+    if isinstance(result, r.HistoryResult):
+        return result.exit_code
     if isinstance(result, r.RecoverResult | b.ApplyResult):
         return exit_code_of(result.change) if result.change else 0
     if isinstance(result, l.FreeResult):
@@ -49,7 +51,7 @@ def did_something(result: Frozen) -> bool:
 
 def error_of(result: Frozen) -> ErrorInfo | None:
     """The error inside a result, which people see on stderr."""
-    if isinstance(result, r.ChangeResult):
+    if isinstance(result, r.ChangeResult | r.HistoryResult):
         return result.error
     if isinstance(result, r.RecoverResult | b.ApplyResult) and result.change:
         return result.change.error

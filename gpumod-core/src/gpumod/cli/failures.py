@@ -47,11 +47,25 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> None:
 def _report_click(error: click.ClickException, *, as_json: bool) -> None:
     ctx = getattr(error, "ctx", None)
     if as_json:
-        hint = f"see {ctx.command_path} --help" if ctx is not None else "see gpumod --help"
+        hint = (
+            _json_of_a_group(error)
+            or f"`{ctx.command_path if ctx is not None else 'gpumod'} --help` tells what there is"
+        )
         bare = isinstance(error, click.exceptions.NoArgsIsHelpError)  # its message is the whole help
         _print_plain("usage", "Missing command." if bare else error.format_message(), "", hint, as_json=True)
     else:
         error.show(file=sys.stderr)
+
+
+def _json_of_a_group(error: click.ClickException) -> str:
+    """Where `--json` goes, if that is what is wrong: a group of commands has no output of its own."""
+    ctx = getattr(error, "ctx", None)
+    lone = isinstance(error, click.NoSuchOption) and error.option_name == "--json"
+    if not lone or ctx is None or not isinstance(ctx.command, click.Group):
+        return ""
+    commands = ctx.command.list_commands(ctx)
+    one = "list" if "list" in commands else next(iter(commands), "COMMAND")
+    return f"--json goes after the command, as in `{ctx.command_path} {one} --json`, or right after gpumod"
 
 
 def print_error(info: ErrorInfo, *, as_json: bool, compact: bool = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -42,7 +44,9 @@ def free(
 
     Services are rather put to sleep than stopped; pinned ones stay. Other gpumod commands see the lease, count it, and
     give way unless they are forced. COMMAND has the terminal, the signals and CUDA_VISIBLE_DEVICES; with --for it is
-    ended when the time is over (exit 124). Without COMMAND and --for the room stays until `gpumod free --back`.
+    ended when the time is over (exit 124). The lease is COMMAND's: it outlives a gpumod that is killed (then
+    `gpumod free --back` puts back), and ends with it: from then on others may take the room. Without COMMAND and --for
+    the room stays until `gpumod free --back`.
 
     The exit status is COMMAND's own (128+N: ended by signal N) when all went well, 126 where it cannot be executed, 127
     where it is not found; 3 when there is no such room, others as always. With --json the document follows what
@@ -64,20 +68,24 @@ def free(
         said = "is not found" if code == foreground.NOT_FOUND else "cannot be executed"
         click.echo(f"error: {safe(argv[0])} {said}; nothing was changed", err=True)
         raise click.exceptions.Exit(code)
-    attended = bool(argv) or for_s is not None
-    asked = {"mb": mb, "what": what, "for_s": for_s, "attended": attended, **values}
-    made: Any = context.run("free", asked)
-    if made.lease is None or not attended:
-        context.finish(made)
-        return
-    LAST_WORD.due = False  # the lease ends with this process, or with COMMAND: that is no time to be deaf
-    if not context.json:
-        click.echo(safe(made.lease.in_words), err=True)
+    runs = foreground.Command(argv) if argv and not values["dry_run"] else None
+    held_by = runs.pid if runs else None if for_s is None else os.getpid()
     ended: int | None = None
-    if argv:
-        ended = foreground.run(argv, made.env, made.lease.until)
-    else:
-        foreground.wait(made.lease.until)
+    try:
+        made: Any = context.run("free", {"mb": mb, "what": what, "for_s": for_s, "pid": held_by, **values})
+        if made.lease is None or held_by is None:
+            context.finish(made)
+            return
+        LAST_WORD.due = False  # the lease ends with this process, or with COMMAND: that is no time to be deaf
+        if not context.json:
+            click.echo(safe(made.lease.in_words), err=True)
+        if runs:
+            ended = runs.run(made.env, made.lease.until)
+        else:
+            foreground.wait(made.lease.until)
+    finally:
+        if runs:
+            runs.drop()
     with foreground.unhurried():
         context.reopen()
         back_again: Any = context.run("free", {"back": True, "lease": made.lease.id, **_of_the_way_back(values)})
@@ -85,9 +93,18 @@ def free(
         update={"lease": None, "back": back_again.back, "command_exit": ended, "notes": back_again.notes}
     )
     if argv and not context.json:
+        _tell(whole.notes)
         context.conclude(whole)
     else:
         context.finish(whole)
+
+
+def _tell(notes: Iterable[str]) -> None:
+    """What COMMAND's own output leaves no place for."""
+    from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
+
+    for note in notes:
+        click.echo(safe(f"note: {note}"), err=True)
 
 
 def _short(text: str) -> str:

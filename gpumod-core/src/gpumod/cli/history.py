@@ -24,10 +24,14 @@ def list_runs(context: CliContext, limit: int | None) -> None:
 
 @subcommand(history, "show", "history_show")
 @click.argument("run", default="last", shell_complete=RUNS)
+@click.option("-f", "--follow", is_flag=True, help="Go on until it has ended, and leave with its exit status.")
 @click.pass_obj
-def show(context: CliContext, run: str) -> None:
-    """One run, step by step. RUN is its id or the beginning of it; without it, the last run."""
-    context.call("history_show", {"run": run})
+def show(context: CliContext, run: str, follow: bool) -> None:
+    """One run, step by step. RUN is its id or the beginning of it; without it, the last run.
+
+    With --follow a run that goes on elsewhere (`gpumod switch --detach`) is shown live; Ctrl-C ends the showing alone.
+    """
+    context.call("history_show", {"run": run, "follow": follow})
 
 
 @subcommand(history, "simulations", "simulations")

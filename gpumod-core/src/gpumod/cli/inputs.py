@@ -22,11 +22,14 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
-def read_text(file: str) -> tuple[str, str]:
-    """The text of a file (`-`: of stdin) and its name for messages. UsageError `bad-file` for what is no text file."""
+def read_text(file: str, kind: str = "a text file") -> tuple[str, str]:
+    """The text of a file (`-`: of stdin) and its name for messages; `kind` says what file it should be.
+
+    Raises UsageError `bad-file` for what is no text file.
+    """
     from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
 
-    name = "stdin" if file == "-" else file
+    name, hint = "stdin" if file == "-" else file or "''", f"name {kind} that can be read, or - for stdin"
     try:
         if file == "-":
             content = sys.stdin.buffer.read(MAX_FILE + 1)
@@ -34,13 +37,12 @@ def read_text(file: str) -> tuple[str, str]:
             with Path(file).open("rb") as opened:
                 content = opened.read(MAX_FILE + 1)
         if len(content) > MAX_FILE:
-            raise UsageError("bad-file", f"{name} is larger than {MAX_FILE // 1024} KiB", hint="is it the right file?")
+            raise UsageError("bad-file", f"{name} is larger than {MAX_FILE // 1024} KiB", hint=hint)
         if b"\0" in content:
-            raise UsageError("bad-file", f"{name} is no text file", hint="is it the right file?")
+            raise UsageError("bad-file", f"{name} is no text file", why="it holds a zero character", hint=hint)
         return content.decode(), name
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        hint = "name a YAML file, or - for stdin"
         raise UsageError("bad-file", f"{name} cannot be read", why=why, hint=hint) from error
 
 

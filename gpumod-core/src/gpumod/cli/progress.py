@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from gpumod.cli.views import stderr_console
-from gpumod.cli.views.parts import line, seconds, stack, state, table, words
+from gpumod.cli.views.parts import expected, line, seconds, stack, state, table, words
 from gpumod.domain.plan import Step
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import StepStatus
@@ -44,6 +44,7 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         self._now = now
         self._rows: dict[int, Row] = {}
         self._back = ""
+        self._notes: tuple[str, ...] = ()
         self._live: Live | None = None
         self._said: str | None = None
 
@@ -75,9 +76,10 @@ class ProgressView(AbstractContextManager["ProgressView"]):
     def _begin(self, news: Progress) -> None:
         """A plan begins: the run's own, or the way back, whose steps replace those of the way there."""
         if news.kind is ProgressKind.ROLLBACK:
-            self._back = news.text or "it failed"
+            self._back, self._notes = news.text or "it failed", ()
         if news.plan is not None:
             self._rows = {step.n: Row(step) for step in news.plan.steps}
+            self._notes = news.plan.notes
 
     def _update(self, news: Progress, step: Step) -> None:
         row = self._rows.setdefault(step.n, Row(step))
@@ -108,13 +110,14 @@ class ProgressView(AbstractContextManager["ProgressView"]):
                 r.step.service,
                 state(r.status),
                 self._elapsed(r),
-                seconds(r.step.expected_s),
+                expected(r.step.expected_s, measured=r.step.expected_measured),
                 r.text or " ",
             )
             for r in sorted(self._rows.values(), key=lambda row: row.step.n)
         ]
         return stack(
             words(f"going back: {self._back}", "yellow") if self._back else None,
+            *(words(note, "yellow") for note in self._notes),
             table(
                 ("N", "STEP", "SERVICE", "STATUS", "TAKES", "EXPECTED", "WAITS FOR"),
                 rows,
@@ -133,9 +136,11 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         if text is not None and text.plain != self._said:
             self._said = text.plain
             self._console.print(text, soft_wrap=True)
+        for note in news.plan.notes if news.plan is not None else ():
+            self._console.print(words(note), soft_wrap=True)
 
     def _sentence(self, news: Progress) -> Text | None:
-        """One plain line of news, or None where there is nothing new to say."""
+        """One plain line of news, or None where there is nothing new to say: how it ended, its result says."""
         if news.kind is ProgressKind.PLANNED and news.plan is not None:
             steps = len(news.plan.steps)
             time_s = f", about {seconds(news.plan.expected_s)}" if news.plan.expected_s else ""
@@ -143,12 +148,17 @@ class ProgressView(AbstractContextManager["ProgressView"]):
         if news.kind is ProgressKind.ROLLBACK:
             return line(f"going back: {self._back}")
         if news.step is None:
-            return line(news.text) if news.text else None
+            return line(news.text) if news.text and news.kind is not ProgressKind.ENDED else None
         status = news.step_status or StepStatus.RUNNING
         took = (
             f" after {seconds(news.seconds)}" if news.seconds is not None and status is not StepStatus.RUNNING else ""
         )
-        expected = news.step.expected_s
-        wait = f" (about {seconds(expected)})" if expected and news.kind is ProgressKind.STEP and not took else ""
+        wait = _wait(news.step) if news.kind is ProgressKind.STEP and not took else ""
         text = f": {news.text}" if news.text else ""
         return line(f"{news.step.n} {news.step.action} {news.step.service}: {status}{took}{wait}{text}")
+
+
+def _wait(step: Step) -> str:
+    if not step.expected_s:
+        return ""
+    return f" ({'about' if step.expected_measured else 'not measured yet, perhaps'} {seconds(step.expected_s)})"

@@ -34,7 +34,12 @@ _OPTIONS = (
         "--start-peak-mb", type=int, metavar="MB",
         help="MiB that it takes at most while it starts (default: --vram-mb).",
     ),
-    click.option("--startup-timeout", type=float, metavar="S", help="Seconds that a start may take (default 600)."),
+    click.option(
+        "--startup-timeout",
+        type=float,
+        metavar="S",
+        help="Seconds that a start may take, without those in which it reads or fetches its model (default 600).",
+    ),
     click.option(
         "--health-endpoint", metavar="PATH",
         help="The path that answers 200 when it is ready (default /health).",

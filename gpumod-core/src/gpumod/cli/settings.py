@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from gpumod.cli.complete import SETTINGS
 from gpumod.cli.context import CliContext
-from gpumod.cli.lazy import subcommand
+from gpumod.cli.lazy import OperationCommand, subcommand
 
 
 @click.group("settings")
@@ -29,7 +31,16 @@ def get(context: CliContext, key: str) -> None:
     context.call("settings_get", {"key": key})
 
 
-@subcommand(settings, "set", "settings_set")
+class SetCommand(OperationCommand):
+    """A negative number is a value here, not an option: it is then refused, or taken, as such."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        numbers = [] if "--" in args else [arg for arg in args if re.fullmatch(r"-[\d.]+", arg)]
+        rest = [arg for arg in args if arg not in numbers]
+        return super().parse_args(ctx, [*rest, "--", *numbers] if numbers else args)
+
+
+@settings.command("set", cls=SetCommand, operation="settings_set")
 @click.argument("key", shell_complete=SETTINGS)
 @click.argument("value", required=False)
 @click.option("--default", "restore", is_flag=True, help="Forget what was stored: the default holds again.")

@@ -22,11 +22,18 @@ from gpumod.cli.lazy import command
     help="Take this alternative (gpumod simulate finds them) of a mode that does not fit.",
 )
 @change_options
+@click.option("--detach", is_flag=True, help="Leave once it has begun: it goes on without this terminal.")
 @click.pass_obj
-def switch(context: CliContext, /, **values: Any) -> None:
+def switch(context: CliContext, /, detach: bool, **values: Any) -> None:
     """Switch the machine to MODE (`-`: the previous one): stop, sleep, wake and start what that takes.
 
     `-` brings the previous mode back as it was, with the alternative of it that had been taken.
-    What fails on the way is rolled back. Ctrl-C rolls back too; a second one leaves it for `gpumod recover`.
+    What fails on the way is rolled back. Ctrl-C rolls back too; a second one leaves it for `gpumod recover`. What was
+    detached is followed by `gpumod history show --follow`.
     """
-    context.call("switch", values)
+    if detach:
+        from gpumod.cli.detach import detached  # noqa: PLC0415  # beside its use
+
+        detached(context, "switch", values)
+    else:
+        context.call("switch", values)

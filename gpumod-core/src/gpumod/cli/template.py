@@ -51,14 +51,27 @@ def edit(context: CliContext, template: str, file: str | None, restore: bool) ->
 
     Nothing is restarted: `gpumod service unit` shows the difference.
     """
-    if file and restore:
+    if file is not None and restore:
         raise click.UsageError("give either --file or --default")
-    text = None if restore else read_text(file)[0] if file else _edited(context, template)
+    if restore:
+        text = None
+    else:
+        text = _edited(context, template) if file is None else read_text(file, "a file with its text")[0]
     context.call("template_edit", {"template": template, "text": text})
 
 
 def _edited(context: CliContext, template: str) -> str:
     """The text as the user's editor leaves it."""
     shown: Any = context.run("template_show", {"template": template})
-    text = click.edit(shown.text, extension=".service.j2", require_save=False)
+    try:
+        text = click.edit(shown.text, extension=".service.j2", require_save=False)
+    except (click.ClickException, ValueError) as error:  # ValueError: EDITOR holds a quote that is not closed
+        from gpumod.domain.errors import Failed  # noqa: PLC0415  # imports pydantic
+
+        raise Failed(
+            "no-editor",
+            "your editor could not be used, so nothing was changed",
+            why=str(error),
+            hint=f"set VISUAL or EDITOR to one that is there, or: gpumod template edit {template} --file FILE",
+        ) from error
     return str(shown.text if text is None else text)

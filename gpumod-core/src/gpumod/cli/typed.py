@@ -35,14 +35,15 @@ def options_of(command: click.Command) -> dict[str, str]:
     return typed
 
 
-def bad_params(error: ValidationError, typed: Mapping[str, str]) -> UsageError:
-    """A UsageError `bad-input` that names each option and what it may be."""
+def bad_params(error: ValidationError, typed: Mapping[str, str], command: str) -> UsageError:
+    """A UsageError `bad-input` of `command` that names each option and what it may be."""
     from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
     from gpumod.domain.words import findings  # noqa: PLC0415  # as above
 
     found = findings(error.errors(include_url=False))
     texts = [f"{_option(field, typed)}: {what}" for field, what in found]
-    return UsageError("bad-input", "the input is not valid", why="\n".join(texts), hint="see --help", problems=texts)
+    hint = f"`{command} --help` says what each option takes"
+    return UsageError("bad-input", "the input is not valid", why="\n".join(texts), hint=hint, problems=texts)
 
 
 def as_typed(error: UsageError, typed: Mapping[str, str]) -> UsageError:

@@ -97,6 +97,14 @@ class PortUser(Frozen):
     name: str = ""
 
 
+class LoadSigns(Frozen):
+    """What some processes have done so far that shows how they load a model: bytes that they read from files, and
+    `downloads`: files that they have open and that are not whole yet, by name (all in MiB)."""
+
+    read_mb: float = 0.0
+    downloads: Mapping[str, float] = {}
+
+
 class HostSnapshot(Frozen):
     """The machine at one instant. `at` is seconds since the epoch."""
 

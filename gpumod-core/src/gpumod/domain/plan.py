@@ -91,7 +91,8 @@ class Step(Frozen):
 
     `gpus` are the machine's managed totals along the predicted schedule; `takes_mb` and `gives_mb` map GPU index to
     what this step reserves at admission and gives back when done. `placed_on` is where the service lives. An
-    `exclusive` step runs while no other step changes memory on its GPUs.
+    `exclusive` step runs while no other step changes memory on its GPUs. `expected_s` was measured in earlier runs
+    where `expected_measured` says so; else it is a guess, the same for every service.
     """
 
     n: int
@@ -107,11 +108,15 @@ class Step(Frozen):
     takes_mb: Mapping[int, int] = {}
     gives_mb: Mapping[int, int] = {}
     expected_s: float | None = None
+    expected_measured: bool = False
     starts_at_s: float = 0.0
 
 
 class PlanGpu(Frozen):
-    """One GPU in a plan. `exceeds_by_mb` is `peak_mb - budget_mb` where that is positive because of the plan."""
+    """One GPU in a plan. `exceeds_by_mb` is `peak_mb - budget_mb` where that is positive because of the plan.
+
+    `unattributed_mb` is the part of `foreign_mb` that no known process holds.
+    """
 
     index: int
     name: str
@@ -123,6 +128,7 @@ class PlanGpu(Frozen):
     peak_mb: int
     after_mb: int
     exceeds_by_mb: int = 0
+    unattributed_mb: int = 0
 
 
 class PlanService(Frozen):

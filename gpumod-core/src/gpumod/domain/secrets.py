@@ -20,6 +20,8 @@ WORDS = frozenset(
         "password",
         "passwd",
         "passphrase",
+        "pass",
+        "pwd",
         "credential",
         "credentials",
         "key",
@@ -30,6 +32,7 @@ WORDS = frozenset(
 )
 PLACES = frozenset({"file", "path", "dir"})
 HIDDEN = "(secret)"
+SHORTEST = 4
 NOTHING = object()
 """A key that is not there: null is a value, and takes a secret away."""
 
@@ -45,6 +48,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 _LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
+_BETWEEN = re.compile(r"[\s=]+")
 _VALUE = re.compile(r"""(=|\s+(?!-))('[^']*'|"[^"]*"|\S+)""")
 
 
@@ -94,9 +98,33 @@ def hidden(value: Any, name: str = "") -> Any:
     return HIDDEN if left is None else f"{left} {HIDDEN}"
 
 
+def is_hidden(value: Any) -> bool:
+    """True where :data:`HIDDEN` is in `value`: it was copied from where secrets are left out."""
+    if isinstance(value, Mapping):
+        return any(map(is_hidden, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(is_hidden, value))
+    return isinstance(value, str) and HIDDEN in value
+
+
 def discreet(service: Service) -> Service:
     """`service` as it may be shown beside other things."""
     return service.model_copy(update={"unit_vars": hidden(service.unit_vars)})
+
+
+def secret_values(service: Service) -> frozenset[str]:
+    """The words among the secrets of a service's options, wherever they might be repeated; short ones hide nothing."""
+    words: set[str] = set()
+    waiting = [_split_mapping(service.unit_vars)[1]]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, str):
+            words |= {word.strip("'\"") for word in _BETWEEN.split(value) if not word.startswith("-")}
+    return frozenset(word for word in words if len(word) >= SHORTEST)
 
 
 def public(service: Service) -> tuple[Service, tuple[str, ...]]:

@@ -16,6 +16,7 @@ from gpumod.engine.device import Held, leave_to_host
 from gpumod.engine.explain import explained
 from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import ends_with_host, start_member, stop_member
+from gpumod.engine.loading import loading
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.memory import held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.patience import wake_patience_s, within
@@ -40,28 +41,30 @@ async def start(ctx: RunContext, step: Step) -> str:
     began = ctx.machine.clock.monotonic()
     remark = ""
     try:
-        now, peak_mb = await _started(ctx, step, service)
+        now, peak_mb, fetched = await _started(ctx, step, service)
     except Failed as error:
         if error.code != "out-of-memory" or not await _has_room_again(ctx, step):
             raise
         ctx.waiting(step, f"{service.id} once more: it ran out of memory, and there is room now")
         remark = "it ran out of memory once, and started at the second try"
-        now, peak_mb = await _started(ctx, step, service)
-    seconds = ctx.machine.clock.monotonic() - began
+        now, peak_mb, fetched = await _started(ctx, step, service)
+    seconds = math.nan if fetched else ctx.machine.clock.monotonic() - began
     keep(ctx, service.id, "measured", now)
     record(ctx, service, start_s=seconds, settled_mb=settled_early(ctx, service, now), peak_mb=peak_mb)
     return remark
 
 
-async def _started(ctx: RunContext, step: Step, service: Service) -> tuple[Held, float]:
-    """What it holds when it is ready, and the most MiB that it was seen to hold until then (see :class:`Peak`)."""
-    async with watching(ctx, service.id) as peak:
+async def _started(ctx: RunContext, step: Step, service: Service) -> tuple[Held, float, bool]:
+    """What it holds when it is ready, the most MiB that it was seen to hold until then (see :class:`Peak`), and whether
+    it fetched something first."""
+    async with watching(ctx, service.id) as peak, loading(ctx, step, service) as load:
         if service.host:
-            await start_member(ctx, step, service)
+            await start_member(ctx, step, service, load)
         else:
-            await start_process(ctx, step, service)
+            await start_process(ctx, step, service, load.clock)
         now = await wait_arrived(ctx, step)
-    return now, max(peak.mb, now.total_mb) if now.known and not math.isnan(peak.mb) else math.nan
+    most_mb = max(peak.mb, now.total_mb) if now.known and not math.isnan(peak.mb) else math.nan
+    return now, most_mb, load.fetched
 
 
 async def _has_room_again(ctx: RunContext, step: Step) -> bool:
@@ -70,7 +73,7 @@ async def _has_room_again(ctx: RunContext, step: Step) -> bool:
         await stop(ctx, step.model_copy(update={"action": Action.STOP}))
     except GpumodError:
         return False
-    await wait_settled(ctx.machine)  # the dead one's own memory comes back a little later
+    await wait_settled(ctx.machine, ctx.unattributed.known_mb)  # the dead one's own memory comes back a little later
     gpus, _ = await ctx.machine.read_gpus()
     return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
@@ -93,7 +96,7 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
     ctx.device_mb.pop(step.service, None)
     remark = ""
     try:
-        remark = "" if told else await wait_released(ctx, step, before)
+        remark = "" if told else await wait_released(ctx, step, before, began)
     except Failed as error:
         told = ends_with_host(ctx, handle, error)
     if told and (host := handle.launched.host):
@@ -126,7 +129,7 @@ async def sleep(ctx: RunContext, step: Step) -> str:
         kept = f"{now.total_mb} MiB still held{now.said}"
         return f"sleeping at {service.sleep_level} freed nothing ({kept}): it was stopped instead"
     keep(ctx, step.service, "slept", after)
-    remark = await wait_released(ctx, step, before)
+    remark = await wait_released(ctx, step, before, began)
     asleep_mb = float(after.total_mb) if after.known else math.nan
     record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=settled(before))
     return remark

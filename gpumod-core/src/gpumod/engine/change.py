@@ -18,7 +18,7 @@ from gpumod.engine.leases import put_lease
 from gpumod.engine.leftovers import is_moving, sweep
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import begin, refuse_open_run
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, launches, preflight, prepared
@@ -48,11 +48,12 @@ async def _planned(
     machine: Machine, command: str, build: Build, options: Options, report: Report, interrupts: Interrupts
 ) -> Outcome:
     """Observe and plan, refuse what cannot be, and do it. Called under the lock."""
-    snapshot = await observe(machine)
+    snapshot = await interrupts.look(observe_twice(machine))
     planned = plan_for(machine, snapshot, build(snapshot), options)
     if not planned.plan.fits and any(snapshot.unattributed_mb(gpu.index) for gpu in snapshot.gpus):
-        await wait_settled(machine)  # something may just have died: its memory is as good as free
-        snapshot = await observe(machine)
+        # something may just have died: its memory is as good as free
+        await interrupts.look(wait_settled(machine))
+        snapshot = await interrupts.look(observe_twice(machine))
         planned = plan_for(machine, snapshot, build(snapshot), options)
     plan = planned.plan
     refuse_lost(plan, snapshot)

@@ -14,6 +14,7 @@ from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import StepStatus
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
+from gpumod.engine.unattributed import Unattributed
 
 T = TypeVar("T")
 Report = Callable[[Progress], None]
@@ -28,6 +29,7 @@ class RunContext:
     for memory but turn nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing
     asleep; `left_to_host` maps a host to processes of members that end with it, since they could not be unloaded.
     `device_mb` is what each service holds, by GPU (MiB), where no process is told for it.
+    `unattributed` is the account of memory that nobody holds, on from the snapshot.
     """
 
     machine: Machine
@@ -49,9 +51,11 @@ class RunContext:
     stopped_instead: set[str] = field(default_factory=set)
     left_to_host: dict[str, frozenset[int]] = field(default_factory=dict)
     device_mb: dict[str, Mapping[int, int]] = field(default_factory=dict)
+    unattributed: Unattributed = field(init=False)
 
     def __post_init__(self) -> None:
         self.device_mb |= {r.service: r.device_mb for r in self.snapshot.services.values() if r.device_mb}
+        self.unattributed = Unattributed.of(self.snapshot)
 
     def waiting(self, step: Step, text: str) -> None:
         """Tell what a step waits for."""

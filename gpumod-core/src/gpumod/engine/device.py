@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from gpumod.domain.errors import ErrorInfo, Failed, MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
-from gpumod.domain.plan import Step
 from gpumod.domain.run import Handle
 from gpumod.domain.sharing import Claim, share_out
 from gpumod.domain.states import Action, State
@@ -128,8 +127,9 @@ def nobodys_mb(ctx: RunContext, reading: Reading, gpu: int, *, but: str = "") ->
 
 
 def more_mb(ctx: RunContext, reading: Reading, gpu: int, *, but: str = "") -> int:
-    """By how much that is more than when the run began. Memory that was nobody's then is never anybody's of ours."""
-    return nobodys_mb(ctx, reading, gpu, but=but) - ctx.snapshot.unattributed_mb(gpu)
+    """By how much that is more than what is known to be nobody's: what was so when the run began, and what did not
+    come back since. That is never anybody's of ours."""
+    return nobodys_mb(ctx, reading, gpu, but=but) - ctx.unattributed.known_mb(gpu)
 
 
 def is_untold(ctx: RunContext, reading: Reading, gpu: int) -> bool:
@@ -146,12 +146,12 @@ def leave_to_host(ctx: RunContext, host: str, before: Held) -> None:
         ctx.device_mb[host] = added(ctx.device_mb.get(host, {}), before.mb)
 
 
-def coming_mb(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> int:
-    """What other starts and wakes under way may have taken of `gpu` without being told by process."""
+def coming_mb(ctx: RunContext, reading: Reading, gpu: int) -> int:
+    """What starts and wakes under way may have taken of `gpu` without being told by process."""
     if not is_untold(ctx, reading, gpu):
         return 0
-    others = [other for other in ctx.running.values() if other.n != step.n]
-    return sum(other.takes_mb.get(gpu, 0) for other in others if other.action in (Action.START, Action.WAKE))
+    coming = (step for step in ctx.running.values() if step.action in (Action.START, Action.WAKE))
+    return sum(step.takes_mb.get(gpu, 0) for step in coming)
 
 
 def find(gpus: Iterable[GpuReading], index: int) -> GpuReading | None:

@@ -14,14 +14,16 @@ from gpumod.engine.asking import ask_members
 from gpumod.engine.context import RunContext
 from gpumod.engine.explain import explained
 from gpumod.engine.footprints import footprint
+from gpumod.engine.loading import Loading
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.patience import GRACE_S, within
 from gpumod.engine.starting import allocate, new_handle
 from gpumod.ports import Allocation, HostsMembers, MemberReading
 
 
-async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
-    """Write the member into its host's configuration and load it. The handle is journalled first."""
+async def start_member(ctx: RunContext, step: Step, service: Service, load: Loading) -> None:
+    """Write the member into its host's configuration and load it, by the clock of `load`. The handle is journalled
+    first."""
     machine = ctx.machine
     host, port, driver = _host(ctx, machine.store.handles(), service)
     handle = new_handle(ctx, step, service, HOSTED)
@@ -33,8 +35,8 @@ async def start_member(ctx: RunContext, step: Step, service: Service) -> None:
             seat = allocate(machine, ctx.snapshot, service, step.placed_on)
             await _configure(ctx, host, driver, port, {service.id: seat})
         ctx.waiting(step, f"{host.service} to load it")
-        async with within(bounded.startup_timeout + GRACE_S, service, "load"):
-            await driver.load(bounded, port, machine.http, machine.clock)
+        async with within(bounded.startup_timeout + GRACE_S, service, "load") as load.limit:
+            await driver.load(bounded, port, machine.http, load.clock)
     loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
     machine.store.put_handle(handle, event=loaded)
 

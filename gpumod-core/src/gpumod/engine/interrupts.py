@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+from gpumod.domain.errors import Failed
+
+T = TypeVar("T")
 
 
 class Interrupts:
@@ -42,13 +47,20 @@ class Interrupts:
 
     async def spare(self, work: Coroutine[Any, Any, None]) -> bool:
         """Wait for `work`, but not beyond `event`. False when it was given up for that."""
+        return await self._until_called(work) is not None
+
+    async def look(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` sees. Raises Failed `interrupted` when it was given up for a signal: nothing was changed."""
+        seen = await self._until_called(work)
+        if seen is None:
+            raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
+        return seen[0]
+
+    async def _until_called(self, work: Coroutine[Any, Any, T]) -> tuple[T] | None:
         doing, called = asyncio.ensure_future(work), asyncio.ensure_future(self.event.wait())
         try:
             await asyncio.wait({doing, called}, return_when=asyncio.FIRST_COMPLETED)
-            if doing.done():
-                await doing
-                return True
-            return False
+            return (await doing,) if doing.done() else None
         finally:
             for task in (doing, called):
                 task.cancel()
@@ -70,7 +82,29 @@ def listening() -> Iterator[Interrupts]:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupts.hit))
     signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
     try:
-        yield interrupts
+        with _woken(loop):
+            yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _woken(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal wake `loop` at once: one that another thread is given, or that comes just before the loop begins to
+    wait, interrupts no wait, and its handler would run at the next timer. Who has set this up already keeps it."""
+    told, tell = socket.socketpair()
+    with told, tell:
+        for end in (told, tell):
+            end.setblocking(False)
+        others = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+        if others != -1:
+            signal.set_wakeup_fd(others)
+            yield
+            return
+        loop.add_reader(told, told.recv, 4096)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(told)

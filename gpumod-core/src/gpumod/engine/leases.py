@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.plan import Lease
+from gpumod.domain.plan import Lease, Target
 from gpumod.domain.run import Event
 from gpumod.engine.machine import Machine
+from gpumod.planner import target_of
 
 
 def holds(machine: Machine, holding: Holding) -> bool:
@@ -59,6 +60,19 @@ def counted(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding
         for holding in holdings
         if holding.gpu in known
     )
+
+
+def in_the_way(holdings: Sequence[Holding], target: Target, *, forced: bool, leads_to: str | None) -> tuple[str, ...]:
+    """What leases mean for a plan, a line each: whose they are, and what mode `leads_to`, once reached, leaves away."""
+    told = []
+    wanted = {member.service for member in target.members}
+    for holding in holdings:
+        line = f"passed over: {in_words(holding)}" if forced else in_words(holding)
+        owed = [m.service for m in target_of(holding.before, holding.definitions).members if m.service not in wanted]
+        if owed and leads_to is not None:
+            line += f"; what made room for it ({', '.join(owed)}) is not put back once mode {leads_to} is reached"
+        told.append(line)
+    return tuple(told)
 
 
 def put_lease(machine: Machine, holding: Holding) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
@@ -14,25 +14,25 @@ from gpumod.engine.context import RunContext
 from gpumod.engine.device import (
     Held,
     coming_mb,
-    find,
     held_by,
     is_untold,
     more_mb,
+    nobodys_mb,
     refuse_fault,
     told_by,
 )
 from gpumod.engine.explain import ended_because
 from gpumod.engine.machine import HOSTED, Machine, Reading
+from gpumod.engine.unattributed import LAG_S, TOLERANCE_MB, Release
 from gpumod.plugins.kit import poll
 
-LAG_S = 2.0
-"""A driver forgets a dead process within this."""
 GONE_LOOKS = 3
 """A service that has no process in so many looks on end is gone, and was not just asked at a bad moment."""
 ARRIVES_S = 2.0
 """So long what a service takes may take to show, once it answers."""
-TOLERANCE_MB = 64
-"""Readings of a driver jitter by less than this."""
+NO_READING: Reading = ((), ())
+ENOUGH, LEAST_MB = 0.2, 256
+"""What holds less than the first of what it should, and should hold the second at least (MiB), is not on its GPU."""
 
 
 async def held(ctx: RunContext, service_id: str, also: frozenset[int] = frozenset()) -> Held:
@@ -66,49 +66,55 @@ def _owner(handle: Handle) -> str:
     return handle.launched.host or "" if handle.supervisor == HOSTED else handle.service
 
 
-async def wait_released(ctx: RunContext, step: Step, before: Held) -> str:
-    """Wait until no process of the service holds GPU memory (a stop) and what it let go is back.
+async def wait_released(ctx: RunContext, step: Step, before: Held, began_s: float) -> str:
+    """Wait until no process of the service holds GPU memory (a stop) and what it let go (since `began_s`) is back.
 
     Counters lag 0.3 to 1.5 s after an exit. On timeout the step is done with a note when what is still to come fits
-    into what is free; else it fails and names the process, or "unattributed N MiB". Of a card that is lost nothing can
-    be waited for.
+    into what is free; else it fails and names the process, or "unattributed N MiB". What another service left, which
+    let go beside this one, is told there. Of a card that is lost nothing can be waited for.
     """
-    machine = ctx.machine
-    gpus = sorted(before.mb)
-    last: Reading = ((), ())
+    machine, stops = ctx.machine, step.action is Action.STOP
+    release = Release(step.service, before.mb, before.pids if stops else frozenset(), began_s)
+    last = NO_READING
 
     async def back() -> bool | None:
         nonlocal last
-        last = await machine.read_gpus()
-        if step.action is Action.STOP and told_by(before.pids, last[1]).mb:
-            return None
-        return all(_is_back(ctx, last, g, step) for g in gpus) or None
+        last = await _look(ctx)
+        return (release.ended_s is not None and not release.missing_mb) or None
 
     ctx.waiting(step, "its memory to come back")
-    if await poll(machine.clock, back, machine.settings.release_timeout_s):
-        lost = [gpu.fault.message for gpu in last[0] if gpu.index in gpus and gpu.fault]
-        return "; ".join(f"{message}: its memory cannot be looked at" for message in lost)
-    holders = [p for p in last[1] if p.pid in before.pids] if step.action is Action.STOP else []
-    culprit = await _culprit(holders, last, ctx, gpus)
+    account = ctx.unattributed
+    account.releases.append(release)
+    try:
+        if await poll(machine.clock, back, machine.settings.release_timeout_s):
+            lost = [gpu.fault.message for gpu in last[0] if gpu.index in before.mb and gpu.fault]
+            return "; ".join(f"{message}: its memory cannot be looked at" for message in lost)
+        suspects = {gpu: account.suspects(release, gpu) for gpu in release.missing_mb}
+    finally:
+        account.releases.remove(release)
+    holders = [process for process in last[1] if process.pid in release.pids]
+    missing_mb = {gpu: mb for gpu, mb in release.missing_mb.items() if step.service in suspects[gpu]}
+    if not holders and not missing_mb:
+        return ""
+    account.lose(missing_mb)
+    others = {other for gpu in missing_mb for other in suspects[gpu]} - {step.service}
+    left_by = f" (left by {' or '.join([step.service, *sorted(others)])})" if others else ""
+    culprit = await _culprit(holders, last, ctx, before.mb, missing_mb)
     ours = told_by(await _managed_pids(machine), last[1])
-    short = {g: _still_needed_mb(ctx, g, _managed_mb(ctx, ours, g)) - free_mb_of(last[0], g) for g in gpus}
+    short = {g: _still_needed_mb(ctx, g, _managed_mb(ctx, ours, g)) - free_mb_of(last[0], g) for g in before.mb}
     if not holders and all(mb <= 0 for mb in short.values()):
-        return f"{culprit} did not come back"
+        return f"{culprit} did not come back{left_by}"
+    hint = "see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand"
+    if not holders:
+        hint = "see `nvidia-smi`; what no known process holds is back when its container or the computer is restarted"
     raise Failed(
         "memory-not-released",
         f"{step.service} let go of its memory, but the GPU did not get it back in "
         f"{machine.settings.release_timeout_s:g} s",
-        why=f"{culprit} still in use",
-        hint="see `gpumod ps` and `nvidia-smi`; the process that holds it may have to be ended by hand",
+        why=f"{culprit} still in use{left_by}",
+        hint=hint,
         service=step.service,
     )
-
-
-def _is_back(ctx: RunContext, reading: Reading, gpu: int, step: Step) -> bool:
-    card = find(reading[0], gpu)
-    if card is None or card.fault is not None:
-        return True
-    return more_mb(ctx, reading, gpu) <= TOLERANCE_MB + coming_mb(ctx, reading, gpu, step)
 
 
 async def wait_freed(ctx: RunContext, step: Step, before: Held) -> Held | None:
@@ -136,7 +142,7 @@ def _kept(ctx: RunContext, step: Step, before: Held, pids: frozenset[int], readi
     """What a sleeper keeps, by the device's difference."""
     mb = {}
     for gpu, had_mb in before.mb.items():
-        more = more_mb(ctx, reading, gpu, but=step.service) - coming_mb(ctx, reading, gpu, step)
+        more = more_mb(ctx, reading, gpu, but=step.service) - coming_mb(ctx, reading, gpu)
         mb[gpu] = min(had_mb, max(0, more))
     return Held(mb, pids, known=False)
 
@@ -150,12 +156,12 @@ async def admit(ctx: RunContext, step: Step) -> None:
     if (ctx.force and not ctx.going_back) or not any(step.takes_mb.values()):
         return
     machine = ctx.machine
-    last: Reading = ((), ())
+    last = NO_READING
 
     async def room() -> bool | None:
         nonlocal last
         async with ctx.gate:  # between the look and the reservation nobody else may be let in
-            last = await machine.read_gpus()
+            last = await _look(ctx)
             refuse_fault(last[0], step.placed_on)
             free_mb = await _unreserved_mb(ctx, last)
             short = {g: mb - free_mb.get(g, 0) for g, mb in step.takes_mb.items() if mb}
@@ -170,23 +176,28 @@ async def admit(ctx: RunContext, step: Step) -> None:
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
     free_mb = await _unreserved_mb(ctx, last)
     free = ", ".join(f"{free_mb.get(g, 0)} MiB" for g in gpus)
+    newly_mb = {g: nobodys_mb(ctx, last, g) - ctx.snapshot.unattributed_mb(g) for g in gpus}
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
-        why=await _culprit([], last, ctx, gpus) + " since the plan was made",
+        why=await _culprit([], last, ctx, gpus, newly_mb) + " since the plan was made",
         hint="end what took the memory, or leave a service out; `gpumod ps` shows who holds what",
         service=step.service,
     )
 
 
-async def wait_settled(machine: Machine) -> None:
-    """Wait a little while the device still counts memory of processes that have just died: a plan would miss it."""
+async def wait_settled(machine: Machine, known_mb: Callable[[int], int] = lambda _gpu: 0) -> None:
+    """Wait a little while the device still counts memory of processes that have just died: a plan would miss it.
+
+    `known_mb` of a GPU is what nobody waits for there.
+    """
     handles = machine.store.handles().values()
 
     async def settled() -> bool | None:
         gpus, processes = await machine.read_gpus()
         ours = {gpu.index: sum(h.device_mb.get(gpu.index, 0) for h in handles) for gpu in gpus}
-        return all(untold_mb(gpu, processes) <= ours[gpu.index] + TOLERANCE_MB for gpu in gpus) or None
+        left = (untold_mb(gpu, processes) - ours[gpu.index] - known_mb(gpu.index) for gpu in gpus)
+        return all(mb <= TOLERANCE_MB for mb in left) or None
 
     await poll(machine.clock, settled, LAG_S)
 
@@ -199,14 +210,14 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
     """
     machine = ctx.machine
     expected_mb = ctx.footprints[step.service].vram_mb
-    enough_mb = expected_mb * 0.2
+    enough_mb = expected_mb * ENOUGH
     gone, hidden = 0, False
     now = by_device = Held({}, frozenset())
 
     async def arrived() -> bool | None:
         nonlocal now, by_device, gone, hidden
         pids = (await pids_of(machine, step.service))[step.service]
-        reading = await machine.read_gpus()
+        reading = await _look(ctx)
         refuse_fault(reading[0], step.placed_on)
         now = told_by(pids, reading[1])
         gone = 0 if now.pids else gone + 1
@@ -218,7 +229,7 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
             now = by_device
         return now.total_mb >= enough_mb or gone >= GONE_LOOKS or None
 
-    if expected_mb < 256 or not step.placed_on:
+    if expected_mb < LEAST_MB or not step.placed_on:
         await arrived()
         return now
     came = await poll(machine.clock, arrived, ARRIVES_S)
@@ -270,6 +281,16 @@ async def _ended(machine: Machine, service: str) -> Failed | None:
     return None if status.alive else await ended_because(machine, handle, status)
 
 
+async def _look(ctx: RunContext) -> Reading:
+    """One reading of the GPUs, with which the run keeps its account of what nobody holds."""
+    reading = await ctx.machine.read_gpus()
+    seen = [gpu.index for gpu in reading[0] if gpu.fault is None]
+    more = {gpu: more_mb(ctx, reading, gpu) for gpu in seen}
+    coming = {gpu: coming_mb(ctx, reading, gpu) for gpu in seen}
+    ctx.unattributed.see({process.pid for process in reading[1]}, more, coming, ctx.machine.clock.monotonic())
+    return reading
+
+
 async def _unreserved_mb(ctx: RunContext, reading: Reading) -> Mapping[int, int]:
     """Free MiB of each GPU, less what running starts and wakes will still take."""
     gpus, processes = reading
@@ -305,19 +326,17 @@ def _managed_mb(ctx: RunContext, told: Held, gpu: int) -> int:
 
 
 async def _culprit(
-    holders: Iterable[GpuProcess],
+    holders: Sequence[GpuProcess],
     reading: Reading,
     ctx: RunContext,
-    gpus: Iterable[int],
+    gpus: Collection[int],
+    nobodys_mb: Mapping[int, int],
 ) -> str:
     """Who holds memory that should be free: the service's own processes, newcomers, or nobody that is named."""
     known = {p.pid for p in ctx.snapshot.processes} | await _managed_pids(ctx.machine)
-    named = list(holders) or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
+    named = holders or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
     parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
-    for gpu in gpus:
-        extra = more_mb(ctx, reading, gpu)
-        if extra > TOLERANCE_MB:
-            parts.append(f"unattributed {extra} MiB on GPU {gpu}")
+    parts += [f"unattributed {mb} MiB on GPU {gpu}" for gpu, mb in sorted(nobodys_mb.items()) if mb > TOLERANCE_MB]
     return ", ".join(parts) or "memory"
 
 

@@ -37,9 +37,13 @@ def at_work(holder: Holder) -> str:
 def refuse_open_run(machine: Machine) -> None:
     """Refuse every change while a run is left half-way; reads go on. Called under the lock: nobody is at work."""
     run = machine.store.open_run()
-    if run is None:
-        return
-    raise HalfWay(
+    if run is not None:
+        raise run_left(run)
+
+
+def run_left(run: Run) -> HalfWay:
+    """The error of a run that nobody is at work on, and that was not done."""
+    return HalfWay(
         "interrupted-run",
         f"run {run.id} ({run.command}) was left half-way",
         why=run.error.message if run.error else "the gpumod that did it was ended before it was done",

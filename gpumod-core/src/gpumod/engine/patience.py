@@ -22,11 +22,14 @@ def wake_patience_s(machine: Machine, service: Service, timeout_s: float | None 
 
 
 @asynccontextmanager
-async def within(seconds: float, service: Service, verb: str) -> AsyncIterator[None]:
-    """Bound what a driver does inside. Raises Failed `VERB-timeout` (it may still come about) when time is out."""
+async def within(seconds: float, service: Service, verb: str) -> AsyncIterator[asyncio.Timeout]:
+    """Bound what a driver does inside; gives the limit, which can be put off.
+
+    Raises Failed `VERB-timeout` (it may still come about) when time is out.
+    """
     try:
         async with asyncio.timeout(seconds) as limit:
-            yield
+            yield limit
     except TimeoutError as error:
         if not limit.expired():
             raise

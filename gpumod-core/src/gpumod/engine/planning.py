@@ -12,7 +12,7 @@ from gpumod.domain.plan import Plan, Policy, Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import SERVING, Action
 from gpumod.engine.footprints import footprint, placed_on, variants
-from gpumod.engine.leases import counted, in_words, standing
+from gpumod.engine.leases import counted, in_the_way, standing
 from gpumod.engine.machine import Machine
 from gpumod.planner import make_plan
 from gpumod.planner.changes import with_needs
@@ -35,9 +35,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Options:
-    """How a change is done. `timeout_s` bounds each start; `force` also passes over leases, as a way back does."""
+    """How a change is done. `timeout_s` bounds each start; `force` also passes over leases, and says so; without
+    `leases` nobody's are looked at, as on a way back."""
 
     force: bool = False
+    leases: bool = True
     rollback: bool = True
     cascade: bool = False
     timeout_s: float | None = None
@@ -67,8 +69,9 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         return footprint(machine, service, snapshot.gpus, samples, seats.get(service.id, ()))
 
     policy = policy_of(machine, options)
-    held = () if options.force else (*standing(machine), *([wanted.holding] if wanted.holding else ()))
-    leases, told = counted(machine, snapshot, held), tuple(in_words(holding) for holding in held)
+    held = standing(machine) if options.leases else ()
+    own = (wanted.holding,) if wanted.holding else ()
+    leases = () if options.force else counted(machine, snapshot, (*held, *own))
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -87,9 +90,15 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         )
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
+            told = in_the_way(held, plan.target, forced=options.force, leads_to=_mode_it_leads_to(machine, plan))
             noted = plan.model_copy(update={"notes": (*plan.notes, *told)})
             return Planned(noted, services, prints, snapshot, wanted.holding)
         begun |= more  # dependents that restart too, or move: seen only in the plan
+
+
+def _mode_it_leads_to(machine: Machine, plan: Plan) -> str | None:
+    """The mode that is recorded anew when `plan` is done."""
+    return plan.target.mode if plan.steps or plan.target.mode != machine.store.current_mode() else None
 
 
 def policy_of(machine: Machine, options: Options) -> Policy:

@@ -15,7 +15,7 @@ from gpumod.engine.execute import INTERRUPTED
 from gpumod.engine.interrupts import Interrupts, listening
 from gpumod.engine.leftovers import sweep
 from gpumod.engine.machine import Machine
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase, tidied
@@ -53,7 +53,7 @@ async def _closed(
         return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
     if not await interrupts.spare(conclude(machine, run)):
         return finish(machine, run, RunStatus.HALF_WAY, INTERRUPTED, HalfWay.exit_code, report)
-    snapshot = await observe(machine)
+    snapshot = await observe_twice(machine)
     target = run.target.model_copy(update={"restart": still_to_restart(machine, run)})
     wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.wanted}))
     planned = plan_for(machine, snapshot, wanted, options)

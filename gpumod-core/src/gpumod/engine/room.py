@@ -17,8 +17,9 @@ from gpumod.engine.device import unusable
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.leases import counted, in_words, standing
 from gpumod.engine.machine import Machine
-from gpumod.engine.memory import TOLERANCE_MB, free_mb_of
+from gpumod.engine.memory import free_mb_of
 from gpumod.engine.planning import Options, Wanted, altered_in, definitions, launched, policy_of
+from gpumod.engine.unattributed import LAG_S, TOLERANCE_MB
 from gpumod.planner import Room, make_room, target_of
 from gpumod.plugins.kit import poll
 
@@ -54,13 +55,16 @@ def put_away(snapshot: HostSnapshot, room: Room) -> tuple[dict[str, ServiceReadi
 
 
 async def is_there(machine: Machine, mb: int, gpu: int) -> bool:
-    """Wait until the device itself says that so much is free; False where it does not in time."""
+    """Wait until the device itself says that so much is free; False where it does not in time.
+
+    What the steps freed was waited for already: only what has just died may still come.
+    """
 
     async def there() -> bool | None:
         gpus, _ = await machine.read_gpus()
         return free_mb_of(gpus, gpu) >= mb - TOLERANCE_MB or None
 
-    return bool(await poll(machine.clock, there, machine.settings.release_timeout_s))
+    return bool(await poll(machine.clock, there, LAG_S))
 
 
 @dataclass(frozen=True)

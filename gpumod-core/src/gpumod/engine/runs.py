@@ -20,7 +20,7 @@ from gpumod.engine.execute import INTERRUPTED, Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.leases import drop_lease
 from gpumod.engine.machine import Machine
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
 from gpumod.planner import check_needs, target_of
 
@@ -99,12 +99,12 @@ async def go_back(
     """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
     back = Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for")
     report(back)
-    options = Options(force=True, cascade=True)
+    options = Options(force=True, leases=False, cascade=True)
     failed: ErrorInfo | None
     try:
         if not await interrupts.spare(conclude(machine, run)):
             return finish(machine, run, RunStatus.HALF_WAY, error or INTERRUPTED, HalfWay.exit_code, report)
-        snapshot = await observe(machine)
+        snapshot = await observe_twice(machine)
         wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
         wanted, ended = without_ended(with_hosts(run, snapshot, wanted), snapshot)
         wanted, lost = without_lost(wanted, run, snapshot)

@@ -17,7 +17,7 @@ from gpumod.engine.explain import LOG_LINES, ended_because, fatal_error, fatal_l
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
-from gpumod.ports import Allocation, NoticesEnd, ProbeResult
+from gpumod.ports import Allocation, Clock, NoticesEnd, ProbeResult
 
 LOOK_AT_PROCESS_S = 0.25
 """A service that says in its log that it cannot start is noticed within this and one poll; so is one that dies, where
@@ -58,8 +58,8 @@ def new_handle(ctx: RunContext, step: Step, service: Service, supervisor: str) -
     )
 
 
-async def start_process(ctx: RunContext, step: Step, service: Service) -> None:
-    """Spawn and wait until ready. The nonce is journalled before the spawn, so that a crash orphans nothing."""
+async def start_process(ctx: RunContext, step: Step, service: Service, clock: Clock) -> None:
+    """Spawn and wait until ready, by `clock`. The nonce is journalled before: a crash orphans nothing."""
     machine = ctx.machine
     allocation = allocate(machine, ctx.snapshot, service, step.placed_on)
     launch = machine.driver(service).launch(service, allocation, machine.settings)
@@ -71,10 +71,10 @@ async def start_process(ctx: RunContext, step: Step, service: Service) -> None:
     handle = handle.model_copy(update={"token": token})
     spawned = Event(at=machine.clock.now(), kind="spawned", subject=service.id, data={**data, **token})
     machine.store.put_handle(handle, event=spawned)
-    await wait_ready(ctx, step, handle)
+    await wait_ready(ctx, step, handle, clock)
 
 
-async def wait_ready(ctx: RunContext, step: Step, handle: Handle) -> None:
+async def wait_ready(ctx: RunContext, step: Step, handle: Handle, clock: Clock) -> None:
     """Wait for the service's own word; a dead process or a fatal log line ends the wait at once."""
     machine, service = ctx.machine, handle.launched
     timeout_s = ctx.timeout_s or service.startup_timeout
@@ -96,7 +96,7 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle) -> None:
         return True if answer.state == "ready" else None
 
     try:
-        if await poll(machine.clock, ready, timeout_s):
+        if await poll(clock, ready, timeout_s):
             return
     finally:
         if ended is not None:

@@ -163,7 +163,7 @@ class Adopting(Services):
         try:
             service = Service.model_validate({**fields, "id": params.id or slug(_stem(subject, fields), known)})
         except ValidationError as error:
-            raise bad_input(f"what {subject.adopted} says of itself", error) from error
+            raise bad_input(f"what {subject.adopted} says of itself", error, "gpumod service adopt") from error
         if subject.pids and "health_endpoint" not in fields and service.port in listening:
             service = service.model_copy(update=await self._health(service))
         self._check(service)

@@ -21,7 +21,7 @@ from gpumod.domain.errors import (
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Mode
 from gpumod.domain.progress import Progress
-from gpumod.domain.run import Event, Run
+from gpumod.domain.run import Event, Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE, Settings, device_list
 from gpumod.domain.states import GONE
@@ -63,7 +63,8 @@ class Base:
 
     def _check_offered(self, key: str, value: str | None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not
-        defined; UsageError for a GPU that is not there, or a folder that is no simulated machine."""
+        defined; UsageError for a GPU that is not there, a folder that is no simulated machine, or a reserve that leaves
+        nothing."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
@@ -72,6 +73,8 @@ class Base:
             self._check_devices(value)
         elif value and key == "boot_mode" and value != LAST_MODE:
             self._mode(value)
+        elif value and key == "reserve_mb":
+            self._check_reserve(int(value))
         elif value and key == "sim_machine":
             why = unavailable(self._machine.plugins.simulator(), Settings(sim_machine=value))
             if why is not None:
@@ -90,10 +93,31 @@ class Base:
             info = error.info
             raise UsageError("bad-setting", info.message, why=info.why, hint=info.hint, key="cuda_devices") from error
 
+    def _check_reserve(self, reserve_mb: int) -> None:
+        """Refuse a reserve that leaves nothing of any GPU; where no GPU can be read now, any is taken."""
+        try:
+            gpus, _ = self._machine.probe.read()
+        except MachineLacks:
+            return
+        most_mb = max((gpu.total_mb for gpu in gpus), default=0)
+        if most_mb and reserve_mb >= most_mb:
+            raise UsageError(
+                "bad-setting",
+                f"the setting reserve_mb cannot be {reserve_mb}",
+                why=f"the largest GPU has {most_mb} MiB",
+                hint="gpumod settings set reserve_mb 512",
+                key="reserve_mb",
+            )
+
     def _broken(self, table: str, row: str) -> ErrorInfo | None:
         """What is wrong with a row of the database that cannot be read."""
         found = (p for p in self._machine.store.problems() if (p.details["table"], p.details["row"]) == (table, row))
         return next(found, None)
+
+    def _told_settings(self) -> tuple[str, ...]:
+        """What to say of settings whose stored value is wrong: plans are made with their defaults."""
+        wrong = (p for p in self._machine.store.problems() if p.details["table"] == "settings")
+        return tuple(f"{p.message}: {p.hint}" for p in wrong)
 
     def _refuse_broken(self, table: str, row: str) -> None:
         info = self._broken(table, row)
@@ -112,12 +136,14 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
     return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r:.100}", why=why, hint=hint)
 
 
-def bad_input(what: str, error: ValidationError) -> UsageError:
-    """A validation error as a usage error that names each field and what is wrong with it."""
+def bad_input(what: str, error: ValidationError, command: str) -> UsageError:
+    """A validation error as a usage error that names each field, what is wrong with it, and the `command` whose help
+    says what it may be."""
     found = findings(error.errors(include_url=False))
     why = "; ".join(f"{field}: {said}" if field else said for field, said in found)
     fields = [field for field, _ in found if field]
-    return UsageError("bad-input", f"{what} is not valid", why=why, hint="correct it and try again", fields=fields)
+    hint = f"`{command} --help` says what each option takes"
+    return UsageError("bad-input", f"{what} is not valid", why=why, hint=hint, fields=fields)
 
 
 def failure_of(outcome: Outcome) -> GpumodError:
@@ -157,6 +183,7 @@ def steps_of(run: Run) -> tuple[StepResult, ...]:
             phase=record.phase,
             why=record.step.why,
             expected_s=record.step.expected_s,
+            expected_measured=record.step.expected_measured,
             detail=record.detail,
             error=record.error,
         )
@@ -165,8 +192,9 @@ def steps_of(run: Run) -> tuple[StepResult, ...]:
 
 
 def change_result(outcome: Outcome, mode: str | None, mode_now: str | None) -> ChangeResult:
-    """An outcome as `--json` prints it."""
+    """An outcome as `--json` prints it. What the plan noted is told where it was reached: a refusal shows its plan."""
     run = outcome.run
+    noted = outcome.plan.notes if outcome.status in (RunStatus.DONE, RunStatus.NOTHING_TO_DO) else ()
     steps = steps_of(run) if run else ()
     return ChangeResult(
         run_id=run.id if run else None,
@@ -177,5 +205,5 @@ def change_result(outcome: Outcome, mode: str | None, mode_now: str | None) -> C
         error=outcome.error,
         plan=outcome.plan,
         exit_code=outcome.exit_code,
-        notes=tuple(f"{step.service}: {step.detail}" for step in steps if step.detail),
+        notes=(*noted, *(f"{step.service}: {step.detail}" for step in steps if step.detail)),
     )

@@ -33,11 +33,13 @@ class ObjectChange(Frozen):
 
 
 class DriftRow(Frozen):
-    """A service that runs with another definition, in these fields; `command` brings it to the present one."""
+    """A service that runs with another definition, in these fields; `command` brings it to the present one. `altered`
+    is the alternative that made it so, where one did."""
 
     service: str
     fields: tuple[str, ...]
     command: str
+    altered: str = ""
 
 
 class DiffResult(Frozen):

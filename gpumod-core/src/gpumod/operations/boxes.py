@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from gpumod.domain.box import Box
+from gpumod.domain.box import Box, ReadBox
 from gpumod.domain.errors import ErrorInfo, Failed, GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
@@ -25,9 +25,10 @@ from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
-from gpumod.operations.modes import modes_naming
+from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
+from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.services import Services
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets, in_words
@@ -36,6 +37,10 @@ from gpumod.planner.changes import with_needs
 
 OF_A_SIMULATION = ("sim_machine", "gpu_probe", "bin_path")
 """The settings that tie a home to a simulated machine: that is not part of what is defined on it."""
+
+
+NOT_THERE = ("unknown-service", "unknown-dependency")
+"""What is told of a service that is named and not defined."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +134,14 @@ class Boxes(Services, Targets):
         """The settings that a document neither holds nor changes."""
         return OF_A_SIMULATION if self._machine.store.settings().get("sim_machine") else OF_A_SIMULATION[:1]
 
-    def _read_box(self, params: BoxDocument) -> Box:
-        return self._tools.presets().load_box(params.text, params.source, self._machine.settings)
+    def _read_box(self, params: BoxDocument) -> ReadBox:
+        return self._tools.presets().read_box(params.text, params.source, self._machine.settings)
 
-    def _edits(self, params: BoxDocument, box: Box) -> Edits:
-        """What applying `box` does. Raises UsageError `bad-box` that names everything that is wrong with it."""
-        now, kept = self._stored_box(), self._of_this_machine()
+    def _edits(self, params: BoxDocument, read: ReadBox) -> Edits:
+        """What applying a box does. Raises UsageError `bad-box` that names everything that is wrong with it: with its
+        text, and with what could be read of it among what is defined."""
+        box, kept = read.box, self._of_this_machine()
+        now = _beside(read, self._stored_box())
         services = {s: with_secrets_of(found, now.services.get(s)) for s, found in box.services.items()}
         said = {key: value for key, value in box.settings.items() if key not in kept}
         stay = {key: now.settings[key] for key in now.settings if key in kept or not params.prune}
@@ -143,17 +150,23 @@ class Boxes(Services, Targets):
         if params.prune:
             then = Box(services, box.modes, settings)
         changes = differences(now, then)
-        problems = list(self._box_problems(then, changes))
+        problems = [*read.problems, *self._box_problems(read, then, changes)]
         if problems:
             raise self._tools.presets().bad_box(params.source, problems)
         unnamed = [f"service {s}" for s in now.services if s in then.services and s not in services]
         unnamed += [f"mode {m}" for m in now.modes if m in then.modes and m not in box.modes]
         notes = [f"setting {k} is left as it is: it belongs to a simulated machine" for k in box.settings if k in kept]
+        notes += [note for service in box.services.values() for note in told_of_secrets(service)]
         return Edits(now, then, changes, tuple(unnamed), tuple(notes))
 
-    def _box_problems(self, then: Box, changes: tuple[ObjectChange, ...]) -> Iterator[ErrorInfo]:
-        """What is wrong with what a box makes. What it leaves as it is is not looked at again."""
+    def _box_problems(self, read: ReadBox, then: Box, changes: tuple[ObjectChange, ...]) -> Iterator[ErrorInfo]:
+        """What is wrong with what a box makes. What it leaves as it is is not looked at again.
+
+        What may only be so because a part of the text could not be read is left out: a removal, a missing service.
+        """
         for change_ in changes:
+            if read.problems and change_.action == "remove":
+                continue
             try:
                 if change_.kind == "setting":
                     self._check_offered(change_.id, then.settings.get(change_.id))
@@ -166,6 +179,8 @@ class Boxes(Services, Targets):
                         self._service(service, then.services)
                     check_needs(then.services, then.modes[change_.id].services)
             except GpumodError as error:
+                if read.misses_services and error.info.code in NOT_THERE:
+                    continue
                 message, why = error.info.message, error.info.why
                 named = f"{message}{f': {why}' if why else ''}"
                 about = "" if repr(change_.id) in message else f"{change_.kind} {change_.id!r}: "
@@ -173,8 +188,12 @@ class Boxes(Services, Targets):
 
     def _check_removal(self, removed: ObjectChange, then: Box) -> None:
         if removed.kind == "mode" and self._machine.store.current_mode() == removed.id:
+            first = f"{switch_first(removed.id, then.modes)}, or " if then.modes else ""
             raise Failed(
-                "mode-is-current", f"mode {removed.id!r} is the current one", hint="gpumod switch to another one first"
+                "mode-is-current",
+                f"mode {removed.id!r} would be removed, and is the current one",
+                why="its services may be running",
+                hint=f"{first}name it in the document too",
             )
         if removed.kind == "service":
             naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]
@@ -274,7 +293,16 @@ class Boxes(Services, Targets):
             return ()
         differs = {s: drift(services[s], snapshot.reading(s)) for s in services}
         up = [s for s in sorted(differs) if differs[s] and snapshot.reading(s).state in SERVING]
-        return tuple(DriftRow(service=s, fields=differs[s], command=f"gpumod service restart {s}") for s in up)
+        altered = {s: snapshot.reading(s).altered for s in up}
+        again = {s: f"gpumod service restart {s}" for s in up}
+        return tuple(DriftRow(service=s, fields=differs[s], command=again[s], altered=altered[s]) for s in up)
+
+
+def _beside(read: ReadBox, now: Box) -> Box:
+    """What is defined already, without the services that the unread parts of a text may define anew."""
+    if read.unread is None:
+        return replace(now, services={s: now.services[s] for s in now.services.keys() & read.box.services.keys()})
+    return replace(now, services={s: found for s, found in now.services.items() if s not in read.unread})
 
 
 def _renewed(asked: Wanted, snapshot: HostSnapshot, removed: Iterable[str]) -> Wanted:

@@ -19,12 +19,14 @@ from gpumod.operations import watch_results as w
 @dataclass(frozen=True)
 class Operation:
     """`name` is the method of :class:`gpumod.operations.gpumod.Gpumod`; `effect` what it may do to the machine:
-    `read` nothing, `plan` store something of gpumod's own, `change` processes and memory."""
+    `read` nothing, `plan` store something of gpumod's own, `change` processes and memory. `follows`: it takes
+    `progress`, as every change does, though it changes nothing."""
 
     name: str
     params: type[Frozen]
     result: type[Frozen]
     effect: Literal["read", "plan", "change"]
+    follows: bool = False
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -71,7 +73,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("preset_load", p.PresetLoad, r.PresetLoadResult, "plan"),
     Operation("preset_validate", p.PresetValidate, r.PresetValidateResult, "read"),
     Operation("history_list", p.ListParams, r.HistoryListResult, "read"),
-    Operation("history_show", p.RunRef, r.HistoryResult, "read"),
+    Operation("history_show", p.RunRef, r.HistoryResult, "read", follows=True),
     Operation("simulations", p.ListParams, r.SimulationsResult, "read"),
     Operation("recover", p.RecoverParams, r.RecoverResult, "change"),
     Operation("export", p.NoParams, b.ExportResult, "read"),

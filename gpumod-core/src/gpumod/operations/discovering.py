@@ -56,7 +56,7 @@ class Discovering(Importing, Adopting):
             counts[unit.manager] = counts.get(unit.manager, 0) + 1
         folders = await asyncio.to_thread(around.model_folders, machine.settings)
         return Found(
-            programs=tuple(ProgramRow(**program.model_dump()) for program in await asked),
+            programs=tuple(ProgramRow(**program.model_dump(exclude={"failed"})) for program in await asked),
             model_folders=tuple(FolderRow(**folder.model_dump()) for folder in folders),
             units=counts,
             proposals=tuple(proposals),

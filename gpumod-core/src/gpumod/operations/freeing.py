@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 
@@ -56,7 +55,7 @@ class Freeing(Base):
         def build(snapshot: HostSnapshot) -> Wanted:
             room = find_room(machine, snapshot, mb, params.gpu, options)
             before, definitions = put_away(snapshot, room)
-            now, pid = machine.clock.now(), os.getpid() if params.attended else None
+            now, pid = machine.clock.now(), params.pid
             what = f": {params.what}" if params.what else ""
             holding = Holding(
                 id=uuid.uuid4().hex[:12],
@@ -87,7 +86,7 @@ class Freeing(Base):
             return await self._not_there(holding, result, options, progress)
         row = lease_row(machine, holding, await observe(machine))
         env = dict(machine.probe.child_env([holding.gpu]))
-        return FreeResult(lease=row, change=result, env=env, next="" if params.attended else BACK)
+        return FreeResult(lease=row, change=result, env=env, next=BACK if params.pid is None else "")
 
     async def _not_there(
         self, holding: Holding, made: ChangeResult, options: Options, progress: OnProgress
@@ -116,8 +115,8 @@ class Freeing(Base):
             raise Failed(
                 "lease-in-use",
                 in_words(others[0]),
-                why="its process puts everything back when it ends",
-                hint="end it (Ctrl-C there), or --force, which puts back while it goes on",
+                why=f"it lasts as long as its process (pid {others[0].pid})",
+                hint="end that, or --force, which puts back while it goes on",
             )
         if not params.dry_run:
             return await self._put_back(ending, options, progress)
@@ -126,7 +125,8 @@ class Freeing(Base):
         debt, defined = debt_of(self._machine, due), self._machine.store.services()
         wanted = way_back(debt, snapshot, defined)
         # its own lease is over then, so it does not count here
-        planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, force=bool(ending) or params.force))
+        counts = not ending and not params.force
+        planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, leases=counts))
         return FreeResult(back=dry(planned, self._machine.store.current_mode()), notes=_told(debt, defined))
 
     async def _put_back(self, ending: Sequence[Holding], options: Options, progress: OnProgress) -> FreeResult:
@@ -156,7 +156,10 @@ class Freeing(Base):
         outcome = await _patiently(machine, build, options, progress)
         result = change_result(outcome, store.current_mode(), store.current_mode())
         if outcome.status is RunStatus.REFUSED and standing(machine):
-            waits = f"it is put back when this is over: {in_words(standing(machine)[0])}"
+            waits = (
+                f"nothing is put back before this is over: {in_words(standing(machine)[0])}; the gpumod that made that"
+                f" room does it then, or `{BACK}`"
+            )
             result = result.model_copy(update={"error": None, "exit_code": 0})
             return FreeResult(back=result, notes=(*notes, waits))
         if outcome.status is RunStatus.REFUSED:

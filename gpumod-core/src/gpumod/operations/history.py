@@ -12,6 +12,7 @@ from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
+from gpumod.operations.following import ended_with, followed
 from gpumod.operations.leases import to_put_back
 from gpumod.operations.params import ListParams, RecoverParams, RunRef
 from gpumod.operations.results import (
@@ -35,22 +36,31 @@ class History(Base):
             runs=tuple(_row(run) for run in store.runs(params.limit)), events=store.events(params.limit)
         )
 
-    async def history_show(self, params: RunRef) -> HistoryResult:
-        """One run with every step."""
+    async def history_show(self, params: RunRef, progress: OnProgress = None) -> HistoryResult:
+        """One run with every step; with `follow`, as it goes on until it has ended."""
+        run = self._run(params.run)
+        if not params.follow:
+            return HistoryResult(run=discreetly(run))
+        run = await followed(self._machine, run, reporter(progress))
+        code, error = ended_with(run)
+        return HistoryResult(run=discreetly(run), exit_code=code, error=error)
+
+    def _run(self, named: str) -> Run:
+        """A run by its id, the beginning of it, or "last". Raises UnknownName, and UsageError `ambiguous-run`."""
         store = self._machine.store
-        if params.run == "last":
+        if named == "last":
             newest = store.run_ids("", 1)
             if not newest:
-                raise unknown("run", params.run, (), "gpumod history list")
-            return HistoryResult(run=discreetly(store.run(newest[0])))
-        found = store.run_ids(params.run, SHOWN + 1) if is_id(params.run) else ()
+                raise unknown("run", named, (), "gpumod history list")
+            return store.run(newest[0])
+        found = store.run_ids(named, SHOWN + 1) if is_id(named) else ()
         if not found:
-            raise unknown("run", params.run, store.run_ids("", SHOWN), "gpumod history list")
-        if params.run not in found and len(found) > 1:
-            named = ", ".join(found[:SHOWN])
-            why = f"{named} and others" if len(found) > SHOWN else named
-            raise UsageError("ambiguous-run", f"{params.run!r} begins the ids of several runs", why=why)
-        return HistoryResult(run=discreetly(store.run(found[0])))
+            raise unknown("run", named, store.run_ids("", SHOWN), "gpumod history list")
+        if named not in found and len(found) > 1:
+            listed = ", ".join(found[:SHOWN])
+            why = f"{listed} and others" if len(found) > SHOWN else listed
+            raise UsageError("ambiguous-run", f"{named!r} begins the ids of several runs", why=why)
+        return store.run(named if named in found else found[0])
 
     async def simulations(self, params: ListParams) -> SimulationsResult:
         """The last simulations, newest first."""

@@ -105,7 +105,7 @@ class Importing(Adopting):
         try:
             service = Service.model_validate(fields)
         except ValidationError as error:
-            raise bad_input("it", error) from error
+            raise bad_input("it", error, "gpumod service add") from error
         if self._footprint(service, None).vram_mb == 0 and "gpu_memory_utilization" not in service.unit_vars:
             notes.append(NOT_KNOWN)
         return service, tuple(notes)

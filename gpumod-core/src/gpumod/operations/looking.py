@@ -10,13 +10,13 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import at_work, left_half_way
-from gpumod.operations.base import Base, drift
 from gpumod.operations.leases import lease_rows, to_put_back
 from gpumod.operations.params import NoParams, ServiceRef
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, PsRow, ServiceStatus, StatusResult
+from gpumod.operations.units import Units
 
 
-class Looking(Base):
+class Looking(Units):
     async def status(self, params: NoParams) -> StatusResult:
         """GPUs, services and foreign processes as observed, the recorded mode, and who is changing the machine."""
         machine, store = self._machine, self._machine.store
@@ -29,6 +29,7 @@ class Looking(Base):
         members = set(modes[mode].services) if mode is not None and mode in modes else set()
         open_run, holder = await asyncio.to_thread(left_half_way, machine)
         errors = store.last_errors()
+        drifts = {s: self._drift(one, handles.get(s), snapshot) for s, one in services.items()}
         return StatusResult(
             mode=mode,
             previous_mode=store.previous_mode(),
@@ -51,7 +52,8 @@ class Looking(Base):
                 for gpu in snapshot.gpus
             ),
             services=tuple(
-                _status(services[s], services, handles, snapshot, errors.get(s), s in members) for s in sorted(services)
+                _status(services[s], services, handles, snapshot, errors.get(s), s in members, drifts[s])
+                for s in sorted(services)
             ),
             foreign=foreign(snapshot),
             ram_total_mb=snapshot.ram_total_mb,
@@ -115,13 +117,13 @@ def _status(
     snapshot: HostSnapshot,
     last_error: str | None,
     in_mode: bool,
+    differs: tuple[str, ...],
 ) -> ServiceStatus:
     reading = snapshot.reading(service.id)
     shown = reading.launched or service
     host = services.get(shown.host or "")
     if shown.host is not None and shown.host in handles:
         host = handles[shown.host].launched
-    differs = drift(service, reading)
     return ServiceStatus(
         id=service.id,
         name=service.title,
@@ -141,4 +143,5 @@ def _status(
         drift=differs,
         altered=reading.altered if differs else "",
         in_mode=in_mode,
+        adopted=str(service.adopted) if service.adopted else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
@@ -23,7 +23,7 @@ from gpumod.operations.results import (
     ModeRow,
     ModeStatusResult,
 )
-from gpumod.operations.targets import Targets, in_words
+from gpumod.operations.targets import Targets, in_words, told_of_edits
 from gpumod.planner import check_needs
 
 LEAVES = frozenset({Action.SLEEP, Action.STOP})
@@ -70,6 +70,8 @@ class Modes(Targets):
         """Store what `params` make of `old`. Called inside one transaction, in which `old` was read too."""
         given = {k: v for k, v in params.model_dump(include={"name", "description"}).items() if v is not None}
         services = self._machine.store.services()
+        for name in {*params.add, *params.want} & {*params.remove} - {*old.services}:
+            raise UsageError("bad-input", f"{name} is both added and removed", hint=f"leave --remove {name} away")
         try:
             members = params.members_after(old.members)
         except UsageError:
@@ -80,7 +82,7 @@ class Modes(Targets):
         try:
             mode = Mode.model_validate({**old.model_dump(), **given, "members": members})
         except ValidationError as error:
-            raise bad_input(f"mode {params.id!r}", error) from error
+            raise bad_input(f"mode {params.id!r}", error, "gpumod mode edit") from error
         for member in mode.members:
             self._service(member.service, services)
         check_needs(services, mode.services)
@@ -98,7 +100,7 @@ class Modes(Targets):
                     "mode-is-current",
                     f"mode {mode.id!r} is the current one",
                     why="its services may be running",
-                    hint="switch to another mode first: gpumod switch blank",
+                    hint=switch_first(mode.id, store.modes()),
                 )
             refuse_in_use(self._machine, f"mode delete {params.mode}", lambda run: run.target.mode == params.mode)
             if self._machine.settings.boot_mode == params.mode:
@@ -125,6 +127,7 @@ class Modes(Targets):
             go = f"gpumod switch {mode.id} goes to the mode as it is defined now"
             notes = (f"{told}: {in_words(lost)}", go)
         planned = plan_for(self._machine, snapshot, asked, Options(cascade=True))
+        notes = (*notes, *told_of_edits(asked, snapshot, planned.plan))
         wrong = dict(misses(planned))
         awake = [
             m.service
@@ -160,6 +163,14 @@ class Modes(Targets):
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:
         """The same, for scripts: the CLI's exit status says whether the mode is whole."""
         return await self.mode_status(params)
+
+
+def switch_first(mode: str, modes: Collection[str]) -> str:
+    """How to leave `mode`, to one of the others among `modes` (to the empty one where that is there)."""
+    others = sorted({*modes} - {mode}, key=lambda other: (other != "blank", other))
+    return (
+        f"`gpumod switch {others[0]}` first" if others else "`gpumod mode create blank --services ''`, and switch to it"
+    )
 
 
 def modes_naming(modes: Mapping[str, Mode], service_id: str) -> tuple[str, ...]:

@@ -220,9 +220,10 @@ class ListParams(Frozen):
 
 
 class RunRef(Frozen):
-    """A run by id, an unambiguous beginning of it, or "last"."""
+    """A run by id, an unambiguous beginning of it, or "last". `follow` waits until it has ended."""
 
     run: str
+    follow: bool = False
 
 
 class RecoverParams(Frozen):
@@ -272,15 +273,15 @@ class ApplyParams(BoxDocument):
 class FreeParams(Frozen):
     """Room of `mb` MiB on `gpu` (None: where it is cheapest) for `what`, at most for `for_s` seconds.
 
-    `attended`: the lease ends with this process. With `back` what was put away is put back: for `lease`, and for every
-    lease that is over or that no process holds.
+    `pid` is the process with which the lease ends (None: when it is given back). With `back` what was put away is put
+    back: for `lease`, and for every lease that is over or that no process holds.
     """
 
     mb: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     gpu: Annotated[int, Field(ge=0, le=255)] | None = None
     what: Text = ""
     for_s: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
-    attended: bool = False
+    pid: Annotated[int, Field(ge=1)] | None = None
     back: bool = False
     lease: str | None = None
     dry_run: bool = False

@@ -7,27 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from gpumod.domain.box import Box
+from gpumod.domain.box import Box, ReadBox
 from gpumod.domain.errors import ErrorInfo, UsageError
 from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.ports.checkup import Checkup
 from gpumod.ports.foreign import Surroundings
 
 
 @dataclass(frozen=True)
 class PresetTools:
-    """Reading and writing presets. `load` takes (distribution, folder or file) pairs, `load_box` a text and where it
-    is from (it raises UsageError); `bad_box` makes one error of all problems of a box. `expand` puts values in the
-    place of variables in the paths among a service's fields (it raises UsageError)."""
+    """Reading and writing presets. `load` takes (distribution, folder or file) pairs, `read_box` a text and where it
+    is from (it raises UsageError where nothing can be read); `bad_box` makes one error of all problems of a box.
+    `expand` puts values in the place of variables in the paths among a service's fields (it raises UsageError)."""
 
     load: Callable[[Sequence[tuple[str, Path]], Settings], PresetCatalogue]
     dump_service: Callable[[Service], str]
     dump_mode: Callable[[Mode], str]
     merge: Callable[[Service | None, Service, frozenset[str], bool], tuple[Service, tuple[str, ...]]]
     dump_box: Callable[[Box], str]
-    load_box: Callable[[str, str, Settings], Box]
+    read_box: Callable[[str, str, Settings], ReadBox]
     bad_box: Callable[[str, list[ErrorInfo]], UsageError]
     expand: Callable[[Mapping[str, Any], Settings], dict[str, Any]]
 
@@ -74,3 +75,4 @@ class Tools:
     templates: Callable[[], TemplateShelf]
     watch_unit: Callable[[Literal["user", "system"] | None], tuple[Literal["user", "system"], InstallsWatch]]
     surroundings: Callable[[], Surroundings]
+    checkup: Callable[[], Checkup]

@@ -52,8 +52,9 @@ class GpuStatus(Frozen):
 
 class ServiceStatus(Frozen):
     """`vram_mb` is what it holds now, `source` where that number comes from: told by process, or the device's
-    difference. `drift` names the fields whose definition differs from what runs, and `altered` the alternative that
-    made it so, where one did."""
+    difference. `adopted` says what it was adopted from (None: it is gpumod's own). `drift` names the fields whose
+    definition differs from what runs, or is `unit` where its systemd unit alone does, and `altered` the alternative
+    that made it so, where one did."""
 
     id: str
     driver: str
@@ -73,6 +74,7 @@ class ServiceStatus(Frozen):
     drift: tuple[str, ...] = ()
     altered: str = ""
     in_mode: bool = False
+    adopted: str | None = None
 
 
 class ForeignProcess(Frozen):
@@ -132,14 +134,16 @@ class PsResult(Frozen):
 
 
 class Check(Frozen):
+    """`unknown` is what could not be looked at, or cannot be told from here."""
+
     name: str
-    level: Literal["ok", "warning", "problem"]
+    level: Literal["ok", "unknown", "warning", "problem"]
     message: str
     hint: str = ""
 
 
 class DoctorResult(Frozen):
-    """`ok` is true when nothing is wrong (warnings included)."""
+    """`ok` is true when there is no problem and no warning."""
 
     ok: bool
     checks: tuple[Check, ...]
@@ -217,6 +221,8 @@ class DeletedResult(Frozen):
 
 
 class StepResult(Frozen):
+    """`expected_s` is a guess unless `expected_measured`."""
+
     n: int
     action: str
     service: str
@@ -225,6 +231,7 @@ class StepResult(Frozen):
     phase: str = "apply"
     why: str = ""
     expected_s: float | None = None
+    expected_measured: bool = False
     detail: str = ""
     error: ErrorInfo | None = None
 
@@ -254,14 +261,16 @@ class ServiceListResult(Frozen):
 
 class ServiceResult(Frozen):
     """A definition, what it takes and where the numbers come from; `edited` are fields that the user set.
-    `drift` names fields that differ from what runs; `apply` says how to apply them. `notes` say why it cannot start on
-    this machine."""
+    `drift` names fields that differ from what runs, and `altered` the alternative that made it so, where one did;
+    `apply` says how to run it as it is defined. `notes` say why it cannot start on this machine, and which of its
+    options hold secrets: these are not in `service`."""
 
     service: Service
     footprint: Footprint
     edited: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+    altered: str = ""
     apply: str = ""
     notes: tuple[str, ...] = ()
 
@@ -336,7 +345,11 @@ class HistoryListResult(Frozen):
 
 
 class HistoryResult(Frozen):
+    """A run. Where it was followed to its end, `exit_code` and `error` are those of whoever did it."""
+
     run: Run
+    exit_code: int = 0
+    error: ErrorInfo | None = None
 
 
 class SimulationRow(Frozen):
@@ -364,7 +377,7 @@ class RecoverResult(Frozen):
 
 class SettingRow(Frozen):
     """`value` is in force, and comes from `source`. `stored` is what the database has; where the environment wins over
-    it, `note` says so."""
+    it, or what is stored is no value, `note` says so."""
 
     key: str
     value: str | None

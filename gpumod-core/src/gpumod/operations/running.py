@@ -64,12 +64,14 @@ class Running(Targets):
             cascade=params.cascade,
             timeout_s=params.timeout_s,
         )
-        mode = self._machine.store.current_mode()
+        mode, told = self._machine.store.current_mode(), self._told_settings()
         if params.dry_run:
             snapshot = await observe(self._machine)
-            return dry(plan_for(self._machine, snapshot, build(snapshot), options), mode)
-        outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
-        return change_result(outcome, mode, self._machine.store.current_mode())
+            result = dry(plan_for(self._machine, snapshot, build(snapshot), options), mode)
+        else:
+            outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
+            result = change_result(outcome, mode, self._machine.store.current_mode())
+        return result.model_copy(update={"notes": (*result.notes, *told)})
 
     def _turn(self, service: str, snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
         """Who goes to sleep for `service`, where the mode lets members take turns: at most one of them is awake."""

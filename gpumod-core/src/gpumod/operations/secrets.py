@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gpumod.domain.errors import UsageError
-from gpumod.domain.secrets import why_no_variable
+from gpumod.domain.secrets import public, why_no_variable
+from gpumod.domain.service import Service
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import SecretRef, SecretWrite, ServiceRef
 from gpumod.operations.unit_results import SecretsResult
@@ -46,3 +47,14 @@ class ServiceSecrets(Base):
         store.put_service(stored, event=self._event(kind, service, name=name), user_edited=edited)
         apply = f"gpumod service restart {service}" if service in store.handles() else ""
         return SecretsResult(service=service, names=self._machine.secrets.names(service), apply=apply)
+
+
+def told_of_secrets(service: Service) -> tuple[str, ...]:
+    """What to say of a definition that holds secrets among its options: how they are kept apart."""
+    names = public(service)[1]
+    if not names:
+        return ()
+    variable = next((name.partition(".")[2] for name in names if name.startswith("env.")), "NAME")
+    apart = f"gpumod service secret set {service.host or service.id} {variable}"
+    told = f"{service.id} holds a secret in {', '.join(names)}, which the database keeps as it is"
+    return (f"{told}: `{apart}` keeps a variable apart; then take it out of the definition",)

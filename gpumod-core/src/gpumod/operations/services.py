@@ -12,6 +12,7 @@ from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
+from gpumod.domain.secrets import HIDDEN, discreet, is_hidden
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
@@ -21,11 +22,12 @@ from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.room import refuse_owed
-from gpumod.operations.base import OnProgress, bad_input, drift, failure_of, reporter, unknown
+from gpumod.operations.base import OnProgress, bad_input, failure_of, reporter, unknown
 from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
+from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
 from gpumod.ports.units import KeepsJournal, LooksAfter, WritesUnits
@@ -36,13 +38,14 @@ NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
 
 class Services(Units):
     async def service_list(self, params: NoParams) -> ServiceListResult:
-        """Every definition, and the rows that cannot be read."""
+        """Every definition, without the secrets among its options, and the rows that cannot be read."""
         store = self._machine.store
         services = store.services()
-        return ServiceListResult(services=tuple(services[s] for s in sorted(services)), problems=store.problems())
+        shown = tuple(discreet(services[s]) for s in sorted(services))
+        return ServiceListResult(services=shown, problems=store.problems())
 
     async def service_show(self, params: ServiceRef) -> ServiceResult:
-        """A definition, what it takes and where the numbers come from."""
+        """A definition without the secrets among its options, what it takes and where the numbers come from."""
         service = self._service(params.service)
         return self._shown(service, await self._seen())
 
@@ -100,6 +103,10 @@ class Services(Units):
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
             if name not in Service.model_fields or name in NO_FIELDS:
                 raise unknown("field", name, set(Service.model_fields) - NO_FIELDS, "gpumod service add --help")
+        if is_hidden(set_vars):
+            why = f"{HIDDEN} stands for a value that is not shown"
+            hint = f"give the value itself, or keep it apart: gpumod service secret set {params.id} NAME"
+            raise UsageError("hidden-value", f"an option of service {params.id!r} is {HIDDEN}", why=why, hint=hint)
         unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
@@ -112,7 +119,8 @@ class Services(Units):
             grown = _grown(base, fields, params.unset)
             service = Service.model_validate({**kept, **grown, **fields, "unit_vars": unit_vars})
         except ValidationError as error:
-            raise bad_input(f"service {params.id!r}", error) from error
+            verb = "edit" if base.keys() - {"id"} else "add"
+            raise bad_input(f"service {params.id!r}", error, f"gpumod service {verb}") from error
         except ValueError as error:
             raise UsageError("bad-context", str(error), hint="give it another context_size, or vram_mb") from error
         self._check(service)
@@ -288,17 +296,16 @@ class Services(Units):
 
     def _shown(self, service: Service, snapshot: HostSnapshot | None) -> ServiceResult:
         store = self._machine.store
-        differs = drift(service, snapshot.reading(service.id)) if snapshot else ()
-        if snapshot and not differs and self._unit_differs(service, snapshot):
-            differs = ("unit",)
+        differs = self._drift(service, store.handles().get(service.id), snapshot) if snapshot else ()
         return ServiceResult(
-            service=service,
+            service=discreet(service),
             footprint=self._footprint(service, snapshot),
             edited=tuple(sorted(store.user_edited(service.id))),
             modes=modes_naming(store.modes(), service.id),
             drift=differs,
+            altered=snapshot.reading(service.id).altered if snapshot and differs else "",
             apply=f"gpumod service restart {service.id}" if differs else "",
-            notes=_notes(service, snapshot),
+            notes=(*_notes(service, snapshot), *told_of_secrets(service)),
         )
 
 

@@ -16,7 +16,7 @@ from gpumod.engine.runs import Outcome
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import SimulateParams, SwitchParams
 from gpumod.operations.results import ChangeResult, SimulateResult
-from gpumod.operations.targets import Targets, as_wanted, in_words, target_of_mode
+from gpumod.operations.targets import Targets, as_wanted, in_words, target_of_mode, told_of_edits
 from gpumod.ports import Simulation
 
 IMAGINARY_RAM_MB = 1_000_000
@@ -26,7 +26,7 @@ IMAGINARY_RAM_MB = 1_000_000
 class Switching(Targets):
     async def simulate(self, params: SimulateParams) -> SimulateResult:
         """Plan without executing; stored where the home can be written, so that an alternative can be taken by id."""
-        options = Options(cascade=True, force=params.gpu_total_mb is not None)  # nobody leases an imaginary card
+        options = Options(cascade=True, leases=params.gpu_total_mb is None)  # nobody leases an imaginary card
         if params.gpu_total_mb is None:
             snapshot = await observe(self._machine)
         else:
@@ -43,7 +43,8 @@ class Switching(Targets):
             )
         except MachineLacks:  # a read-only home: the answer is still right, it just has no id
             stored = None
-        return SimulateResult.model_validate({**planned.plan.model_dump(), "simulation_id": stored})
+        notes = (*planned.plan.notes, *self._told_settings())
+        return SimulateResult.model_validate({**planned.plan.model_dump(), "notes": notes, "simulation_id": stored})
 
     async def switch(self, params: SwitchParams, progress: OnProgress = None) -> ChangeResult:
         """Go to a mode: everything that it does not name stops, unless it is pinned.
@@ -53,12 +54,18 @@ class Switching(Targets):
         mode_id, alternative = self._place(params)
         self._check_drivers(self._mode(mode_id))
         back = params.alternative is None
-        notes = self._came_back(mode_id, alternative) if back else ()
+        notes = (*(self._came_back(mode_id, alternative) if back else ()), *self._told_settings())
+
+        seen: list[tuple[Wanted, HostSnapshot]] = []
 
         def build(snapshot: HostSnapshot) -> Wanted:
+            seen[:] = [(asked(snapshot), snapshot)]
+            return seen[0][0]
+
+        def asked(snapshot: HostSnapshot) -> Wanted:
             if alternative is None:
-                asked = Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
-                return as_wanted(asked, snapshot)
+                plain = Wanted(target_of_mode(self._mode(mode_id)), self._machine.store.services())
+                return as_wanted(plain, snapshot)
             try:
                 return self._alternative(mode_id, alternative, snapshot, self._defined())
             except (Stale, UnknownName, UsageError) as error:
@@ -69,8 +76,9 @@ class Switching(Targets):
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
             snapshot = await observe(self._machine)
-            shown = dry(plan_for(self._machine, snapshot, build(snapshot), options), mode_id)
-            return shown.model_copy(update={"notes": notes})
+            planned = plan_for(self._machine, snapshot, build(snapshot), options)
+            edited = told_of_edits(*seen[0], planned.plan)
+            return dry(planned, mode_id).model_copy(update={"notes": (*notes, *edited)})
         command = f"switch {mode_id} --with {alternative}" if alternative else f"switch {mode_id}"
         outcome = await change(self._machine, command, build, options, reporter(progress))
         if alternative is None:
@@ -84,7 +92,8 @@ class Switching(Targets):
             )
             raise _gone(mode_id, alternative, fits_no_longer.info) if back else fits_no_longer
         result = change_result(outcome, mode_id, self._machine.store.current_mode())
-        return result.model_copy(update={"notes": (*notes, *result.notes)})
+        edited = told_of_edits(*seen[0], outcome.plan) if seen and result.exit_code == 0 else ()
+        return result.model_copy(update={"notes": (*notes, *result.notes, *edited)})
 
     def _check_drivers(self, mode: Mode) -> None:
         """Raise UnknownName where a member's driver is not installed: a plan without its word would mislead."""

@@ -8,9 +8,9 @@ from gpumod.domain.box import Box
 from gpumod.domain.errors import ErrorInfo, GpumodError, Stale, UnknownName, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, Want
-from gpumod.domain.plan import Alternative, Target, TargetMember
+from gpumod.domain.plan import Alternative, Plan, Target, TargetMember
 from gpumod.domain.service import Service
-from gpumod.domain.states import SERVING, State
+from gpumod.domain.states import SERVING, Action, State
 from gpumod.engine.planning import Wanted
 from gpumod.operations.base import Base, drift, restarts, unknown
 from gpumod.operations.params import SimulateParams
@@ -101,7 +101,9 @@ class Targets(Base):
                 "other-alternative",
                 f"alternative {alternative_id} does not belong to mode {mode_id}",
                 why=f"it was found for {base}",
-                hint=f"gpumod switch {params.mode} --with {alternative_id}" if params.mode else "simulate --mode",
+                hint=f"gpumod switch {params.mode} --with {alternative_id}"
+                if params.mode
+                else f"gpumod simulate --mode {mode_id}",
             )
         wanted = as_wanted(taken(self._asked(params, snapshot, defined), found, snapshot), snapshot)
         told = f"{self._told(alternative_id)} of mode {mode_id}"
@@ -143,7 +145,7 @@ def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wa
             "stale-alternative",
             f"alternative {alternative.id} can no longer be applied",
             why=str(error),
-            hint="simulate again",
+            hint=f"gpumod simulate --mode {asked.target.mode}" if asked.target.mode else "gpumod simulate",
         ) from error
     changed = {s: d for s, d in services.items() if asked.services.get(s) != d}
     # what runs as the alternative has it already (it was taken before) need not restart
@@ -169,6 +171,17 @@ def as_wanted(wanted: Wanted, snapshot: HostSnapshot) -> Wanted:
     again = [r.service for r in readings if r.altered and r.state in SERVING and drift(wanted.services[r.service], r)]
     restart = tuple(dict.fromkeys((*wanted.target.restart, *again)))
     return Wanted(wanted.target.model_copy(update={"restart": restart}), wanted.services)
+
+
+def told_of_edits(wanted: Wanted, snapshot: HostSnapshot, plan: Plan) -> tuple[str, ...]:
+    """What of `wanted` was edited since its start and goes on with the old definition after `plan`, and how to apply
+    that. What an alternative had changed is another matter."""
+    there = with_needs(wanted.services, [member.service for member in wanted.target.members])
+    started = {step.service for step in plan.steps if step.action is Action.START}
+    up = [r for s in sorted(there - started) if (r := snapshot.reading(s)).state in SERVING and not r.altered]
+    edited = {r.service: drift(wanted.services[r.service], r) for r in up}
+    told = "{0} was edited since its start and runs with another {1}: `gpumod service restart {0}` applies it"
+    return tuple(told.format(s, ", ".join(fields)) for s, fields in edited.items() if fields)
 
 
 def serving(snapshot: HostSnapshot) -> tuple[TargetMember, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from gpumod.domain.base import ID_PATTERN, is_id
-from gpumod.domain.errors import GpumodError, UsageError
+from gpumod.domain.errors import UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -15,7 +15,7 @@ from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.preflight import bad_service
 from gpumod.engine.starting import allocate
-from gpumod.operations.base import Base
+from gpumod.operations.base import Base, drift
 from gpumod.operations.params import NoParams, TemplateEdit, TemplateRef, TemplateRender, UnitParams
 from gpumod.operations.unit_results import TemplateListResult, TemplateResult, TemplateRow, UnitResult
 from gpumod.ports import Launch
@@ -104,9 +104,13 @@ class Units(Base):
             else "gpumod settings set supervisor systemd-user; or for this service alone: --run-with systemd-user",
         )
 
-    def _unit_differs(self, service: Service, snapshot: HostSnapshot) -> bool:
+    def _drift(self, service: Service, handle: Handle | None, snapshot: HostSnapshot) -> tuple[str, ...]:
+        """In what the definition differs from what runs: the fields; `unit` where it is just how that is written."""
+        fields = drift(service, snapshot.reading(service.id))
+        return fields or (("unit",) if self._unit_differs(service, handle, snapshot) else ())
+
+    def _unit_differs(self, service: Service, handle: Handle | None, snapshot: HostSnapshot) -> bool:
         """True for a service that is up with a unit other than would be written now: by another gpumod, or by hand."""
-        handle = self._machine.store.handles().get(service.id)
         if handle is None or snapshot.reading(service.id).state in GONE:
             return False
         try:
@@ -114,7 +118,7 @@ class Units(Base):
             if not isinstance(supervisor, WritesUnits):
                 return False
             unit = supervisor.unit(*self._launch(service, handle.supervisor, snapshot))
-        except GpumodError:  # it cannot be written now: `service unit` tells why
+        except Exception:  # noqa: BLE001 - it cannot be written now, be it for a driver's bug: `service unit` tells why
             return False
         return unit.there is not None and unit.there != unit.text
 

@@ -39,6 +39,8 @@ BOOT_TRIES = 12
 LEAST_LOST_MB = 256
 """What held at least this much GPU memory, and holds nothing now in the same process, has lost its GPU."""
 
+NOTHING: Mapping[str, int] = {}
+
 
 @dataclass(frozen=True)
 class Boot:
@@ -122,7 +124,8 @@ class Watching(Switching, Modes, History):
             first = not self._machine.store.events_of("boot-seen", 1)
             at_work = first and any(r.state not in GONE for r in snapshot.services.values())
             since = 0.0 if at_work else self._machine.clock.now()
-            self._note_boot(since=since, restored=at_work or boot_mode is None)
+            foreign_mb = {str(gpu.index): snapshot.foreign_mb(gpu.index) for gpu in snapshot.gpus}
+            self._note_boot(since=since, restored=at_work or boot_mode is None, foreign_mb=foreign_mb)
         restored = next(iter(self._machine.store.events_of("boot-restored", 1)), None)
         pending = restored is None or restored.data.get("boot") != boot
         return Boot(boot, since, pending and boot_mode is not None)
@@ -135,8 +138,10 @@ class Watching(Switching, Modes, History):
         last = next(iter(self._machine.store.events_of("boot-seen", 1)), None)
         return float(str(last.data["since"])) if last and last.data.get("boot") == self._boot_id() else None
 
-    def _note_boot(self, *, since: float, restored: bool) -> None:
-        self._machine.store.add_event(self._event("boot-seen", "machine", boot=self._boot_id(), since=since))
+    def _note_boot(self, *, since: float, restored: bool, foreign_mb: Mapping[str, int] = NOTHING) -> None:
+        """`foreign_mb` by GPU is what others held then: `doctor` tells how it has grown."""
+        seen = self._event("boot-seen", "machine", boot=self._boot_id(), since=since, foreign_mb=dict(foreign_mb))
+        self._machine.store.add_event(seen)
         if restored:
             self._machine.store.add_event(self._event("boot-restored", "machine", boot=self._boot_id()))
 

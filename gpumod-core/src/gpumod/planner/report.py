@@ -97,7 +97,7 @@ def _steps(world: World, schedule: Schedule) -> tuple[tuple[Step, ...], Load]:
             for key in touched:
                 level[key] -= task.gives(key)
             end[here] = {key: level[key] for key in touched}
-    steps = [_step(schedule.slots[here], number, n, begin[here], end[here]) for here, n in number.items()]
+    steps = [_step(world, schedule.slots[here], number, n, begin[here], end[here]) for here, n in number.items()]
     if steps:
         waited_for = {n for step in steps for n in step.waits_for}
         steps.append(
@@ -114,7 +114,7 @@ def _steps(world: World, schedule: Schedule) -> tuple[tuple[Step, ...], Load]:
     return tuple(steps), level
 
 
-def _step(slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) -> Step:
+def _step(world: World, slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) -> Step:
     task = slot.task
     gpus = sorted(key for key in begin if key != RAM)
     ram = None
@@ -137,6 +137,7 @@ def _step(slot: Slot, number: dict[int, int], n: int, begin: Load, end: Load) ->
         takes_mb={gpu: task.takes(gpu) for gpu in gpus},
         gives_mb={gpu: task.gives(gpu) for gpu in gpus},
         expected_s=round(task.seconds, 3),
+        expected_measured=world.measured_s(task.service, task.action.value) is not None,
         starts_at_s=round(slot.start, 3),
     )
 
@@ -168,18 +169,20 @@ def _gpus(world: World, solution: Solution, turns: tuple[Turn, ...], after: Load
         budget_mb = world.budgets[gpu.index]
         turn_mb = max((turn.peak_mb for turn in turns if turn.gpu == gpu.index), default=0)
         over_turn_mb = turn_mb - budget_mb if turn_mb else 0
+        foreign_mb = world.snapshot.foreign_mb(gpu.index)
         out.append(
             PlanGpu(
                 index=gpu.index,
                 name=gpu.name,
                 total_mb=gpu.total_mb,
                 reserve_mb=world.policy.reserve_mb,
-                foreign_mb=world.snapshot.foreign_mb(gpu.index),
+                foreign_mb=foreign_mb,
                 budget_mb=budget_mb,
                 before_mb=world.before[gpu.index],
                 peak_mb=max(_peak(world, solution, gpu.index), turn_mb),
                 after_mb=after[gpu.index],
                 exceeds_by_mb=max(account.over, over_turn_mb, 0),
+                unattributed_mb=min(foreign_mb, world.snapshot.unattributed_mb(gpu.index)),
             )
         )
     return tuple(out)
@@ -235,7 +238,10 @@ def _why_unfit(world: World, gpus: tuple[PlanGpu, ...], services: tuple[PlanServ
             on = [row for row in services if gpu.index in row.gpus and row.wanted != "stopped" and row.vram_mb]
             names = ", ".join(_share(row) for row in sorted(on, key=lambda row: -row.vram_mb)[:5])
             more = f" and {len(on) - 5} more" if len(on) > 5 else ""
-            foreign = f"; other processes hold {gpu.foreign_mb} MiB" if gpu.foreign_mb else ""
+            others_mb = gpu.foreign_mb - gpu.unattributed_mb
+            foreign = f"; other processes hold {others_mb} MiB" if others_mb else ""
+            if gpu.unattributed_mb:
+                foreign += f"; {gpu.unattributed_mb} MiB are unattributed (no known process holds them)"
             leases = [f"{lease.holder} holds {lease.vram_mb} MiB" for lease in world.leases if lease.gpu == gpu.index]
             foreign += "".join(f"; {lease}" for lease in leases)
             parts.append(

@@ -132,8 +132,13 @@ class World:
 
     def seconds(self, service: str, action: str) -> float:
         """How long `action` on it is expected to last; never zero, so that times order steps as waiting does."""
-        known: float | None = getattr(self.footprint(service), f"{action}_s", None)
+        known = self.measured_s(service, action)
         return max(0.001, DEFAULT_S[action] if known is None else known)
+
+    def measured_s(self, service: str, action: str) -> float | None:
+        """How long `action` on it took in earlier runs; None: it was never measured."""
+        known: float | None = getattr(self.footprint(service), f"{action}_s", None)
+        return known
 
     # --- levels -------------------------------------------------------------------------------------------------
 

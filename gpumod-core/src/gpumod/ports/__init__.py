@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -10,13 +10,15 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Estimate
-from gpumod.domain.holding import KeepsHoldings, KnowsProcesses
-from gpumod.domain.machine import Finding, GpuProcess, GpuProfile, GpuReading, PortUser, Ram
+from gpumod.domain.holding import KeepsHoldings
+from gpumod.domain.machine import Finding, GpuProcess, GpuProfile, GpuReading, Ram
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan, Variant
 from gpumod.domain.run import Event, Handle, Run, RunStep, Sample
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.ports.local import Holder as Holder
+from gpumod.ports.local import Local as Local
 
 # --- what a driver is given and gives ---------------------------------------------------------------------------
 
@@ -311,27 +313,6 @@ class TellsFindings(Protocol):
     """A GPU probe that has more to say of the machine than its memory (driver, kind of cards). Blocking, as `read`."""
 
     def findings(self) -> tuple[Finding, ...]: ...
-
-
-class Holder(Frozen):
-    """Who changes this machine now; `since` is seconds since the epoch."""
-
-    pid: int
-    user: str
-    command: str
-    home: str
-    since: float
-
-
-class Local(KnowsProcesses, Protocol):
-    """This computer outside its GPUs. Free ports have no users; a stranger surely has the port; `lock` raises Busy."""
-
-    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]: ...
-    def stranger_on(self, port: int, pids: Collection[int]) -> PortUser | None: ...
-    def free_disk_mb(self, path: Path) -> int: ...
-    def memory_pressure(self) -> float | None: ...
-    def lock(self, folder: Path, command: str, home: Path) -> AbstractContextManager[None]: ...
-    def holder(self, folder: Path) -> Holder | None: ...
 
 
 # --- persistence ------------------------------------------------------------------------------------------------

@@ -20,11 +20,13 @@ class Told(Frozen):
     """Fields of a service (its options in `unit_vars`) that give this command line again, but for what `notes` tell.
 
     `sure` is False where it may be any HTTP service: a driver that knows the runtime is then believed rather.
+    `binds` is the address that it listens on, said or the runtime's own; empty where that is not known.
     """
 
     fields: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     sure: bool = True
+    binds: str = ""
 
 
 @runtime_checkable

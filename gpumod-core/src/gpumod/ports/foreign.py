@@ -35,12 +35,13 @@ class ProcessFacts(Frozen):
 
 
 class ProgramFound(Frozen):
-    """A program, and what it says of its version; where it says nothing, `why`."""
+    """A program, and what it says of its version; where it says nothing, `why`. `failed`: it could not be run."""
 
     name: str
     path: str
     version: str | None = None
     why: str = ""
+    failed: bool = False
 
 
 class FolderFound(Frozen):

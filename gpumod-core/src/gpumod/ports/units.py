@@ -1,8 +1,9 @@
-"""Optional powers of supervisors that are strangers' programs, and write a text for each service that they start."""
+"""Optional powers of supervisors that are strangers' programs, write a text for each service that they start, or find
+again what was forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -33,11 +34,19 @@ class LooksAfter(Protocol):
     def meet(self, handle: Handle) -> None: ...
 
 
-@runtime_checkable
-class Advises(Protocol):
-    """A supervisor that knows what will go wrong with it later: (what is so, what to do about it)."""
+class Stray(Frozen):
+    """A living process of a home that no handle names: `end` is a command for a shell that ends it, workers too."""
 
-    def advice(self) -> Sequence[tuple[str, str]]: ...
+    service: str
+    pid: int | None
+    end: str
+
+
+@runtime_checkable
+class FindsStrays(Protocol):
+    """A supervisor that finds what it started for its home, and what none of `handles` names any more."""
+
+    async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]: ...
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ import pytest
 
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UsageError
 from gpumod.ports import Launch, LaunchFile, NoticesEnd, Supervisor
+from gpumod.ports.units import FindsStrays
 from gpumod.testing.supervisor_bench import DEAF, FAMILY, SLEEPER, Bench, is_alive
 
 ODD = "a b $HOME ${HOME} `id` \"'\\ ; % %n é \\"
@@ -350,6 +351,18 @@ class SupervisorSuite:
         above = int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(pid)]))  # noqa: ASYNC221 - short
         assert above != os.getpid()
         assert (await bench.another().status([handle]))["svc"].pid == pid
+
+    async def test_what_no_handle_names_is_found_and_can_be_ended(self, bench: Bench) -> None:
+        if not isinstance(bench.supervisor, FindsStrays):
+            pytest.skip("it does not find strays")
+        handle, other = await bench.start(SLEEPER), await bench.start(SLEEPER, service="other")
+        assert list(await bench.supervisor.strays([handle, other])) == []
+        (found,) = await bench.another().strays([other])  # type: ignore[attr-defined]  # as asserted above
+        assert (found.service, found.pid) == ("svc", await bench.pid(handle))
+        subprocess.run(found.end.split(), check=True)  # noqa: ASYNC221 - short
+        await bench.until(lambda: not bench.living(handle))
+        assert list(await bench.supervisor.strays([other])) == []
+        await bench.supervisor.stop(other, bench.launch(SLEEPER))
 
     # --- logs -------------------------------------------------------------------------------------------------------
 

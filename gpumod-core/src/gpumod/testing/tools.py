@@ -21,5 +21,6 @@ def bare_tools(**given: Any) -> Tools:
         "templates": _not_here,
         "watch_unit": _not_here,
         "surroundings": _not_here,
+        "checkup": _not_here,
     }
     return Tools(**(tools | given))

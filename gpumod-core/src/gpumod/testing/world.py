@@ -86,7 +86,7 @@ class World:
     `faults` maps a service to kinds of fault and their values: `never-ready`, `die-after S`, `oom-at-start`,
     `cpu-fallback`, `slow-start FACTOR`, `hang`, `ignore-sigterm`, `unkillable`, `leak MB`, `sleep-500`, `wake-oom`,
     `sleep-hangs`, `sleep-late S` (no answer, and it comes about all the same), `sleep-frees-nothing`, `binds-late` (it
-    takes its port when it is ready).
+    takes its port when it is ready), `reads-slowly` and `downloads` (MiB per second, for as long as it loads).
     `gone` are processes of gpumod's own that have ended (None: the computer started anew).
     `tells_processes` is False for cards that do not say what each process holds, `names_processes` for those that name
     none at all (WSL); `lost` are those that fell off the bus. `history` holds, for every change

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumod.domain.errors import Busy, ErrorInfo, Failed, MachineLacks
-from gpumod.domain.machine import GpuProcess, GpuReading, PortUser, Ram
+from gpumod.domain.machine import GpuProcess, GpuReading, LoadSigns, PortUser, Ram
 from gpumod.domain.run import Handle
 from gpumod.ports import Holder, HttpFailure, HttpReply, Launch, LaunchFile, ProcessStatus
 from gpumod.testing.world import TICK_S, Proc, Recipe, Stranger, World
@@ -126,7 +126,7 @@ class WorldProbe:
         for gpu, total in enumerate(world.totals_mb):
             used = min(total, world.used_mb(gpu))
             if gpu in world.lost:
-                fault = ErrorInfo(code="gpu-lost", message=f"GPU {gpu} (world card) is lost")
+                fault = ErrorInfo(code="gpu-lost", message=f"GPU {gpu} (world card) is lost", hint="reboot")
                 none = {"total_mb": 0, "used_mb": 0, "free_mb": 0}
                 cards.append(GpuReading(index=gpu, name="world card", fault=fault, **none))
                 continue
@@ -294,6 +294,17 @@ class WorldLocal:
 
     def memory_pressure(self) -> float | None:
         return None
+
+    def load_signs(self, pids: Collection[int]) -> LoadSigns:
+        """What these have read and fetch, as the faults `reads-slowly` and `downloads` say."""
+        procs = [self.world.procs[pid] for pid in pids if pid in self.world.procs]
+        procs = [proc for proc in procs if proc.state == "loading"]
+        age_s = {proc.service: self.world.clock.now() - proc.started_at for proc in procs}
+        rates = {service: self.world.faults.get(service, {}) for service in age_s}
+        return LoadSigns(
+            read_mb=sum(age_s[s] * rates[s].get("reads-slowly", 0.0) for s in rates),
+            downloads={f"{s}.part": age_s[s] * r["downloads"] for s, r in rates.items() if "downloads" in r},
+        )
 
     @contextmanager
     def lock(self, folder: Path, command: str, home: Path) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import re
@@ -24,6 +25,7 @@ VERSION_S = 3.0
 MOST = 10_000
 """So many files are looked at in a folder."""
 MIB = 1024 * 1024
+_PYTHON = re.compile(rb"/[^\s\"']*/python[0-9.]*")
 _FLAG = re.compile(r"--?config(?:=(.*))?", re.DOTALL)
 
 
@@ -36,6 +38,8 @@ def find(names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]:
 
 
 def _found(name: str, path: str) -> ProgramFound:
+    if version := _installed_version(PurePosixPath(name).name, Path(path)):
+        return ProgramFound(name=PurePosixPath(name).name, path=path, version=version)
     env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     base = PurePosixPath(name).name
     try:
@@ -45,13 +49,38 @@ def _found(name: str, path: str) -> ProgramFound:
     except subprocess.TimeoutExpired:
         return ProgramFound(name=base, path=path, why=f"it did not tell its version within {VERSION_S:g} s")
     except OSError as error:
-        return ProgramFound(name=base, path=path, why=error.strerror or str(error))
+        return ProgramFound(name=base, path=path, why=error.strerror or str(error), failed=True)
     lines = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace").splitlines()
-    told = next((line.strip() for line in lines if re.search(r"\d", line)), "")
-    clean = "".join(c for c in told if not has_control_characters(c))[:80]
+    if done.returncode:  # a library that it needs is missing, say
+        said = _clean(next((line for line in reversed(lines) if line.strip()), "nothing"))
+        why = f"it ended with status {done.returncode}: {said}"
+        return ProgramFound(name=base, path=path, why=why, failed=True)
+    clean = _clean(next((line for line in lines if re.search(r"\d", line)), ""))
     return ProgramFound(
         name=base, path=path, version=clean or None, why="" if clean else "it does not tell its version"
     )
+
+
+def _clean(line: str) -> str:
+    return "".join(c for c in line.strip() if not has_control_characters(c))[:120]
+
+
+def _installed_version(name: str, script: Path) -> str:
+    """The version of the distribution `name` beside the Python that `script` is run by, as that was installed.
+
+    To ask vLLM itself would import torch, which takes many seconds. Empty for what is no such script.
+    """
+    try:
+        with script.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return ""
+    python = _PYTHON.search(head) if head.startswith(b"#!") else None
+    if python is None:
+        return ""
+    folder = Path(os.fsdecode(python[0])).parent.parent / "lib"
+    found = sorted(folder.glob(f"python3*/site-packages/{glob.escape(name)}-*.dist-info"))
+    return found[-1].name.removesuffix(".dist-info").partition("-")[2] if found else ""
 
 
 def model_folders(settings: Settings) -> tuple[FolderFound, ...]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import psutil
 
+from gpumod.adapters.bounded import Bounded
 from gpumod.adapters.nvml import calls, people
-from gpumod.adapters.nvml.bounded import Bounded
 from gpumod.adapters.nvml.cards import Card, Cards
-from gpumod.adapters.nvml.faults import card_fault, driver_error
+from gpumod.adapters.nvml.faults import TIMEOUT, card_fault, driver_error
 from gpumod.adapters.nvml.findings import findings
 from gpumod.adapters.nvml.place import shared_folder
 from gpumod.domain.errors import MachineLacks
@@ -31,7 +31,7 @@ class NvmlProbe:
 
     def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
         self._lock_dir = settings.lock_dir
-        self._bounded: Bounded[Any] = Bounded(timeout_s)
+        self._bounded: Bounded[Any] = Bounded(timeout_s, lambda told: driver_error(TIMEOUT, told))
         self._cards = Cards()
         self._begun = False
         self._turn = threading.Lock()

@@ -1,6 +1,6 @@
 """Presets: YAML files that define services and modes."""
 
-from gpumod.adapters.presets.box import bad_box, dump_box, load_box
+from gpumod.adapters.presets.box import bad_box, dump_box, read_box
 from gpumod.adapters.presets.dump import dump_mode_preset, dump_service_preset
 from gpumod.adapters.presets.expand import expand_given
 from gpumod.adapters.presets.load import load_presets
@@ -13,9 +13,9 @@ __all__ = [
     "dump_mode_preset",
     "dump_service_preset",
     "expand_given",
-    "load_box",
     "load_presets",
     "merge_for_reload",
     "mode_schema",
+    "read_box",
     "service_schema",
 ]

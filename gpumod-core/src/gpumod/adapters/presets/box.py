@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -10,11 +11,11 @@ from pydantic import ValidationError
 
 from gpumod.adapters.presets.dump import mode_keys, service_keys, to_yaml
 from gpumod.adapters.presets.expand import BadPath, expand_paths, variables
-from gpumod.adapters.presets.problems import from_validation, problem
+from gpumod.adapters.presets.problems import BAD_PRESET, from_validation, problem
 from gpumod.adapters.presets.schema import ModePreset, read_service
 from gpumod.adapters.presets.strict_yaml import BadYaml, Document, Loc, parse_document
 from gpumod.adapters.settings import check_setting
-from gpumod.domain.box import Box
+from gpumod.domain.box import Box, ReadBox
 from gpumod.domain.errors import ErrorInfo, GpumodError, UsageError
 from gpumod.domain.mode import Mode
 from gpumod.domain.service import Service
@@ -22,6 +23,8 @@ from gpumod.domain.settings import Settings
 
 VERSION = 1
 KEYS = ("version", "settings", "services", "modes")
+STDIN = "stdin"
+"""What messages call a document that has no file."""
 
 T = TypeVar("T", Service, Mode)
 
@@ -48,10 +51,11 @@ def _sorted(value: Any) -> Any:
     return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
-def load_box(text: str, source: str, settings: Settings) -> Box:
-    """The box that `text` says; `source` names it in errors. Variables in paths are those of its own settings.
+def read_box(text: str, source: str, settings: Settings) -> ReadBox:
+    """The box that `text` says, with every problem and its line; `source` names it there. Variables in paths are those
+    of its own settings.
 
-    Raises UsageError: `bad-box` that names every problem with its line, `box-version` for a version of its own.
+    Raises UsageError where nothing can be read: `bad-box`, `box-version` for a version of its own.
     """
     where = Path(source)
     try:
@@ -68,21 +72,31 @@ def load_box(text: str, source: str, settings: Settings) -> Box:
     known = variables(_with(settings, said))
     services = _entries(where, document, "service", known, problems, Service)
     modes = _entries(where, document, "mode", known, problems, Mode)
-    if problems:
-        raise bad_box(source, problems)
-    return Box(services, modes, said)
+    return ReadBox(Box(services, modes, said), tuple(problems), _unread(document, services))
+
+
+def _unread(document: Document, services: Mapping[str, Service]) -> frozenset[str] | None:
+    """As in :class:`ReadBox`; an unknown section may be a misspelt one."""
+    given = document.data.get("services") or []
+    if not isinstance(given, list) or any(key not in KEYS for key in document.data):
+        return None
+    ids = [entry.get("id") if isinstance(entry, Mapping) else None for entry in given]
+    named = [name for name in ids if isinstance(name, str)]
+    return frozenset(named) - services.keys() if len(named) == len(ids) else None
 
 
 def bad_box(source: str, problems: list[ErrorInfo]) -> UsageError:
     """One error for all problems of a box."""
     lines = list(dict.fromkeys(info.message for info in problems))
     more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
-    hint = next((info.hint for info in problems if len(lines) == 1 and info.hint), "")
+    own = next((info.hint for info in problems if len(lines) == 1 and info.code != BAD_PRESET), "")
+    file = "-" if source == STDIN else shlex.quote(source)
+    hint = own or f"`gpumod diff -f {file}` checks it again; docs/presets.md explains every key"
     return UsageError(
         "bad-box",
         f"{source} is not right: {len(lines)} problem{'' if len(lines) == 1 else 's'}, and nothing was changed",
         why="\n".join([*lines[:20], *more]),
-        hint=hint or "correct it and try again; docs/presets.md explains every key",
+        hint=hint,
         problems=[info.model_dump(mode="json") for info in problems],
     )
 
@@ -93,11 +107,15 @@ def _check_version(where: Path, document: Document) -> None:
         return
     line = document.line_of(("version",)) if "version" in document.data else None
     told = f"is {said!r:.40}" if "version" in document.data else "is missing"
+    hint = f"version: {VERSION}" if said is None else "upgrade gpumod, or write the file anew with `gpumod export`"
+    if "id" in document.data:
+        folder = "FOLDER" if str(where) == STDIN else shlex.quote(str(where.parent))
+        hint = f"it looks like a preset: `gpumod preset load --folder {folder}` loads those of a folder"
     raise UsageError(
         "box-version",
         problem(where, told, line=line, field="version").message,
         why=f"this gpumod reads version {VERSION}",
-        hint=f"version: {VERSION}" if said is None else "upgrade gpumod, or write the file anew with `gpumod export`",
+        hint=hint,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -20,6 +21,8 @@ from gpumod.domain.settings import Settings
 
 T = TypeVar("T", Service, Mode)
 _SUFFIXES = (".yaml", ".yml")
+_OF_A_BOX = frozenset({"version", "settings", "modes"})
+"""Keys that a document of a whole machine has, and no preset."""
 
 
 def load_presets(folders: Sequence[tuple[str, Path]], settings: Settings) -> PresetCatalogue:
@@ -75,6 +78,8 @@ def _read(path: Path, known: Mapping[str, str]) -> Service | Mode | list[ErrorIn
         return [problem(path, str(error), line=error.line)]
     except OSError as error:
         return [problem(path, f"cannot be read: {error.strerror or error}")]
+    if "id" not in document.data and not _OF_A_BOX.isdisjoint(document.data):
+        return [_is_box(path)]
     kind = _kind(path, document)
     if kind is None:
         return [problem(path, "must be service or mode", line=document.line_of(("kind",)), field="kind")]
@@ -86,6 +91,13 @@ def _read(path: Path, known: Mapping[str, str]) -> Service | Mode | list[ErrorIn
         return [problem(path, str(error), line=document.line_of(error.loc), field=".".join(map(str, error.loc)))]
     except ValueError as error:
         return [problem(path, str(error), line=document.line_of(("supports_sleep",)))]
+
+
+def _is_box(path: Path) -> ErrorInfo:
+    file = shlex.quote(str(path))
+    said = "describes a whole machine (version, settings, services, modes), and is no preset"
+    hint = f"`gpumod diff -f {file}` checks it and shows what it changes, `gpumod apply -f {file}` applies it"
+    return problem(path, said, hint=hint)
 
 
 def _mode(document: Document) -> Mode:

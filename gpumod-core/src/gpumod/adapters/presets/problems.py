@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,8 @@ from gpumod.adapters.presets.strict_yaml import Document, Loc
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.words import said
 
+BAD_PRESET = "bad-preset"
+"""The code of what is wrong with a file."""
 BAD_FOLDER = "bad-preset-folder"
 """The code of what is wrong with a folder as a whole."""
 MOST = 10
@@ -21,16 +24,25 @@ MOST = 10
 
 
 def problem(
-    path: Path, said: str, *, code: str = "bad-preset", line: int | None = None, field: str = "", **details: Any
+    path: Path,
+    said: str,
+    *,
+    code: str = BAD_PRESET,
+    line: int | None = None,
+    field: str = "",
+    hint: str = "",
+    **details: Any,
 ) -> ErrorInfo:
     """A problem of one file. The file is skipped; what it defined before stays as it is."""
     where = f"{path}:{line}" if line else str(path)
-    skipped = "nothing was read from it" if code == BAD_FOLDER else "the file was skipped"
+    skipped, usual = "the file was skipped", f"`gpumod preset validate {shlex.quote(str(path))}` checks it again"
+    if code == BAD_FOLDER:
+        skipped, usual = "nothing was read from it", "name a YAML file, or a folder of such files, that can be read"
     return ErrorInfo(
         code=code,
         message=f"{where}: {f'field {field} ' if field else ''}{said}",
         why=f"{skipped}; nothing that it defined before was changed",
-        hint="`gpumod preset validate FILE` checks it again; docs/presets.md explains every key",
+        hint=hint or f"{usual}; docs/presets.md explains every key",
         details={"file": str(path), "line": line, "field": field, **details},
     )
 

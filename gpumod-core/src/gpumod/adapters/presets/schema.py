@@ -29,7 +29,7 @@ _SERVICE_KEYS = {
     "model_id": "The model's name on a hub.",
     "model_path": "The model's file or folder. $MODELS_DIR, $HF_HOME, $HOME and ~ are expanded.",
     "health_endpoint": "The path that answers 200 when it is ready.",
-    "startup_timeout": "Seconds that a start may take.",
+    "startup_timeout": "Seconds that a start may take; while it reads or fetches its model they do not count.",
     "supports_sleep": "May be left out; it must agree with sleep_mode.",
     "sleep_mode": "How it sleeps: l1 or l2 (vLLM), router (llama.cpp), http (fastapi); none: by being stopped.",
     "unit_template": "A template of its own, by name, for its systemd unit.",

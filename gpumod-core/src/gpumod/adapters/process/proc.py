@@ -132,6 +132,7 @@ class _TooDear(Exception):
 def _walk(root: int, budget: int) -> tuple[tuple[int, ...], int]:
     known: dict[int, None] = {}
     waiting = [root]
+    counted = -1
     while waiting:
         children, asked = _children(waiting.pop())
         budget -= asked
@@ -140,6 +141,9 @@ def _walk(root: int, budget: int) -> tuple[tuple[int, ...], int]:
         fresh = [child for child in children if child not in known]
         known.update(dict.fromkeys(fresh))
         waiting += fresh
+        # what ended meanwhile, before it was seen, has left its children to the root
+        if not waiting and counted != len(known):
+            waiting, counted = [root], len(known)
     return tuple(known), budget
 
 

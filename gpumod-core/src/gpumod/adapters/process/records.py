@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -80,6 +80,12 @@ class Records:
         """The token of the last run, whichever that was."""
         token = self._record(service, "run.json").get("token")
         return token if isinstance(token, dict) and is_token(token) else None
+
+    def last_runs(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Service, nonce and token of the last run of every service that has run since the boot."""
+        for folder in sorted(self._services.glob("*")) if self._services.is_dir() else ():
+            if is_id(folder.name) and (token := self.last_run(folder.name)) is not None:
+                yield folder.name, str(self._record(folder.name, "run.json").get("nonce")), token
 
     def exit(self, service: str, nonce: str) -> tuple[int | None, bool]:
         """(exit code, whether nothing of the run is left) as far as the shim of this run told."""

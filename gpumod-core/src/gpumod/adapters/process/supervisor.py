@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from gpumod.adapters.process.tokens import is_token, main_process, shim_process,
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
+from gpumod.ports.units import Stray
 
 KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.005
@@ -158,6 +159,22 @@ class ProcessSupervisor:
 
     def _token(self, handle: Handle) -> Mapping[str, Any] | None:
         return handle.token if is_token(handle.token) else self._records.run(handle.service, handle.nonce)
+
+    async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
+        """What lives of the last run of each service, where none of `handles` is of that run."""
+        known = {handle.nonce for handle in handles}
+        found = []
+        for service, nonce, token in self._records.last_runs():
+            if nonce in known:
+                continue
+            main = main_process(token)
+            # the shim takes all along; without it each has to be named
+            enders = [shim_process(token)] if _has_shim(token) else by_nonce([nonce])[nonce]
+            if enders:
+                pid = main.pid if main.alive else enders[0].pid
+                end = " ".join(str(process.pid) for process in enders)
+                found.append(Stray(service=service, pid=pid, end=f"kill {end}"))
+        return found
 
     def _is_over(self, handle: Handle) -> bool:
         """True when the run is known to have left nothing: its shim said so, or the machine was booted since."""

@@ -32,9 +32,10 @@ class Answer(NamedTuple):
 class Manager:
     """One manager: `scope` is "user" (of whoever runs this) or "system"."""
 
-    def __init__(self, scope: Scope, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, scope: Scope, environ: Mapping[str, str] | None = None, booted: Path = BOOTED) -> None:
         self.scope = scope
         self._environ = os.environ if environ is None else environ
+        self._booted = booted
 
     def reach(self) -> None:
         """Raise MachineLacks (`no-systemd`, `no-user-manager`) where there is no such manager."""
@@ -85,8 +86,8 @@ class Manager:
         env |= {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": "", "SYSTEMD_URLIFY": "0"}
         env.setdefault("PATH", "/usr/local/bin:/usr/bin:/bin")
         if self.scope == "system":
-            if not BOOTED.is_dir():
-                raise no_systemd(f"there is no {BOOTED}: this machine was not booted with systemd")
+            if not self._booted.is_dir():
+                raise no_systemd(f"there is no {self._booted}: this machine was not booted with systemd")
             env.pop("DBUS_SESSION_BUS_ADDRESS", None)
             return env
         folder = runtime_dir(self._environ)
@@ -114,13 +115,13 @@ def runtime_dir(environ: Mapping[str, str]) -> Path:
     )
 
 
-def lingers() -> bool:
-    """True when this user's manager goes on after the last logout."""
+def lingers(root: Path = Path("/")) -> bool:
+    """True when this user's manager goes on after the last logout. `root` is where the computer's files begin."""
     try:
         name = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return False
-    return Path("/var/lib/systemd/linger", name).exists()
+    return (root / "var/lib/systemd/linger" / name).exists()
 
 
 def no_systemd(why: str) -> MachineLacks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.cgroups import kill_all
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.journal import lines_of
-from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, lingers, refused
+from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
@@ -29,7 +29,7 @@ from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
-from gpumod.ports.units import UnitText
+from gpumod.ports.units import Stray, UnitText
 
 START_TIMEOUT_S = 120.0
 KILL_TIMEOUT_S = 10.0
@@ -69,12 +69,6 @@ class SystemdSupervisor:
     def reach(self) -> None:
         """Raise MachineLacks where there is no such manager."""
         self._manager.reach()
-
-    def advice(self) -> Sequence[tuple[str, str]]:
-        """What ends services, or hides their words, without gpumod's doing."""
-        if self._manager.scope == "user" and not lingers():
-            return (("your systemd manager ends, with all its services, when you log out", "loginctl enable-linger"),)
-        return ()
 
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText:
         """The unit as it should be, and what is there. Raises what :meth:`check` raises of values and templates."""
@@ -272,6 +266,18 @@ class SystemdSupervisor:
                 await ended(Proc(status.pid, ticks), None, self._clock)
             else:
                 await self._clock.sleep(_POLL_S)
+
+    async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
+        """The units of this home that are up, and whose services have no handle here."""
+        known = {handle.service for handle in handles if handle.supervisor == self.name}
+        there = {s: path.name for s, path in units.ours(self._manager.scope, self._home_id).items() if s not in known}
+        shown = await self._manager.show(list(there.values()), states.ASKED)
+        systemctl = "systemctl --user" if self._manager.scope == "user" else "systemctl"
+        up = {s: shown[name] for s, name in there.items() if name in shown and states.is_active(shown[name])}
+        return [
+            Stray(service=s, pid=states.number(seen, "MainPID"), end=f"{systemctl} stop {there[s]}")
+            for s, seen in up.items()
+        ]
 
     # --- stop ---------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from gpumod.cli.text import safe_lines
 from gpumod.cli.views.change import change
 from gpumod.cli.views.parts import blocks, bullets, commas, line, stack, table, words
-from gpumod.operations.box_results import ApplyResult, DiffResult, ExportResult, ObjectChange
+from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 
 SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
 
@@ -70,10 +70,15 @@ def _beside(result: DiffResult) -> RenderableType | None:
     notes: list[Text] = [words(note) for note in result.notes]
     if result.unnamed:
         notes.append(words(f"not in {result.source}, so left alone (--prune removes it): {commas(result.unnamed)}"))
-    notes += [
-        line(words(f"{row.service} runs with another {commas(row.fields)}", "yellow"), f": {row.command}")
-        for row in result.drift
-    ]
+    notes += [_drift(row) for row in result.drift]
     if len(result.drift) > 1:
         notes.append(words(f"all at once: gpumod apply -f {result.source} --now"))
     return stack(bullets(notes)) if notes else None
+
+
+def _drift(row: DriftRow) -> Text:
+    fields = commas(row.fields)
+    if row.altered:
+        how = f"{row.service} runs as {row.altered} changed it, with another {fields}"
+        return line(words(how, "yellow"), f" ({row.command} undoes that)")
+    return line(words(f"{row.service} runs with another {fields}", "yellow"), f": {row.command}")

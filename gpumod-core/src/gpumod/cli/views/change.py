@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 
 from gpumod.cli.views.history import run_view
-from gpumod.cli.views.parts import blocks, bullets, line, seconds, stack, state, table, words
+from gpumod.cli.views.parts import blocks, bullets, expected, line, seconds, stack, state, table, words
 from gpumod.cli.views.plan import plan
 from gpumod.operations.results import ChangeResult, RecoverResult, StepResult
 
@@ -42,7 +42,7 @@ def _steps(steps: tuple[StepResult, ...]) -> RenderableType:
                 step.service,
                 state(step.status),
                 seconds(step.seconds),
-                seconds(step.expected_s),
+                expected(step.expected_s, measured=step.expected_measured),
                 step.error.message if step.error else step.detail,
             )
             for step in steps

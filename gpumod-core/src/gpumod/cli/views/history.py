@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -82,12 +85,25 @@ def simulations(result: SimulationsResult) -> RenderableType:
     if not result.simulations:
         return words("nothing was simulated yet")
     rows = [
-        (s.id, moment(s.at), json.dumps(s.base, default=str), state(s.verdict), s.peak_mb, commas(s.alternatives))
+        (s.id, moment(s.at), _asked(s.base), state(s.verdict), s.peak_mb, commas(s.alternatives))
         for s in result.simulations
     ]
     return table(
-        ("SIMULATION", "AT", "OF", "VERDICT", "PEAK MB", "ALTERNATIVES"),
+        ("SIMULATION", "AT", "OF", "VERDICT", "PEAK MB", "INSTEAD"),
         rows,
         right=("PEAK MB",),
-        fold=("OF", "ALTERNATIVES"),
+        fold=("OF", "INSTEAD"),
     )
+
+
+def _asked(base: Mapping[str, Any]) -> str:
+    """What was simulated, as the options that ask for it again."""
+    words: list[str] = []
+    for name, value in base.items():
+        option = {"gpu_total_mb": "--gpu-total"}.get(name, f"--{name}")
+        values = [f"{key}={one}" for key, one in value.items()] if isinstance(value, Mapping) else value
+        if name == "services" and isinstance(value, list):
+            values = ",".join(map(str, value))
+        for one in values if isinstance(values, list) else [values]:
+            words += [option, shlex.quote(str(one))]
+    return " ".join(words) or "what ran"

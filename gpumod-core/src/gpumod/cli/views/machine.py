@@ -28,9 +28,11 @@ def init(result: InitResult) -> RenderableType:
 
 
 def doctor(result: DoctorResult) -> RenderableType:
-    """Every check, and what to do about what is wrong."""
+    """Every check, what to do about what is wrong, and how much could not be looked at."""
     rows = [(state(c.level), c.name, c.message + (f" (try: {c.hint})" if c.hint else "")) for c in result.checks]
-    verdict = words("all is well", "green") if result.ok else words("something is wrong", "red")
+    unseen = sum(check.level == "unknown" for check in result.checks)
+    well = f"nothing is wrong; {unseen} could not be told from here" if unseen else "all is well"
+    verdict = words(well, "green") if result.ok else words("something is wrong", "red")
     return blocks(table(("LEVEL", "CHECK", "WHAT"), rows, fold=("WHAT",)), verdict)
 
 

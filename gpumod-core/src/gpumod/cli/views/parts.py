@@ -28,6 +28,7 @@ STATE_STYLES = {
     "stopped": "dim",
     "done": "green",
     "ok": "green",
+    "unknown": "yellow",
     "warning": "yellow",
     "problem": "red",
     "rolled-back": "yellow",
@@ -171,6 +172,11 @@ def seconds(value: float | None) -> str:
             rest = whole % size // below_size
             return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
     return f"{whole} s"
+
+
+def expected(value: float | None, *, measured: bool) -> str:
+    """How long something is expected to take; `~30 s` where that is a guess."""
+    return seconds(value) if measured or value is None else f"~{seconds(value)}"
 
 
 def moment(at: float) -> str:

@@ -8,8 +8,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from gpumod.cli.views.bars import Bar, BarChart, Segment
-from gpumod.cli.views.parts import blocks, bullets, heading, line, mb, seconds, stack, state, table, words
+from gpumod.cli.views.parts import blocks, bullets, expected, heading, line, mb, stack, state, table, words
 from gpumod.domain.plan import Alternative, Plan, PlanGpu, PlanService, Step
+from gpumod.domain.states import Action
 from gpumod.operations.results import SimulateResult
 
 
@@ -37,7 +38,11 @@ def plan(shown: Plan, *, visual: bool = False) -> RenderableType:
 
 
 def _time(shown: Plan) -> Text | None:
-    return words(f"expected to take {seconds(shown.expected_s)}") if shown.steps and shown.expected_s else None
+    if not shown.steps or not shown.expected_s:
+        return None
+    guessed = any(not step.expected_measured for step in shown.steps if step.action is not Action.VERIFY)
+    told = "expected to take " + expected(shown.expected_s, measured=not guessed)
+    return words(f"{told} (~: a guess, it was not measured yet)" if guessed else told)
 
 
 def _gpus(shown: Plan) -> RenderableType:
@@ -76,7 +81,7 @@ def _steps(shown: Plan) -> RenderableType:
             "/".join(str(gpu.index) for gpu in step.gpus) if several else "",
             "/".join(str(gpu.peak_mb) for gpu in step.gpus),
             "/".join(str(gpu.after_mb) for gpu in step.gpus),
-            seconds(step.expected_s),
+            expected(step.expected_s, measured=step.expected_measured),
             step.why,
         )
         for step in shown.steps

@@ -73,6 +73,9 @@ def _number(taken: Footprint, name: str, value: int) -> str:
 def _drift(result: ServiceResult) -> RenderableType | None:
     if not result.drift:
         return None
+    if result.altered:
+        what = words(f"it runs as {result.altered} changed it, with another {commas(result.drift)}", "yellow")
+        return stack(what, words(f"back to its definition, without that: {result.apply}"))
     what = words(f"what runs was started with another {commas(result.drift)}", "yellow")
     return stack(what, words(f"to apply it: {result.apply}") if result.apply else None)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from gpumod.cli.views.parts import pairs, table, words
+from gpumod.cli.views.parts import blocks, bullets, pairs, table, words
 from gpumod.operations.results import SettingRow, SettingsResult
 
 
 def settings(result: SettingsResult) -> RenderableType:
     """Every setting."""
     rows = [(s.key, _value(s.value), s.source, s.description) for s in result.settings]
-    return table(("SETTING", "VALUE", "FROM", "WHAT"), rows, fold=("VALUE", "WHAT"))
+    notes = [words(s.note, "yellow") for s in result.settings if s.note]
+    shown = table(("SETTING", "VALUE", "FROM", "WHAT"), rows, fold=("VALUE", "WHAT"))
+    return blocks(shown, bullets(notes) if notes else None)
 
 
 def setting(result: SettingRow) -> RenderableType:

@@ -23,6 +23,8 @@ from gpumod.cli.views.parts import (
 )
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, ServiceStatus, StatusResult
 
+MARKS = {"A": "adopted from others", "D": "drift: defined otherwise now, a restart applies it"}
+"""What stands beside a service."""
 DIFFERENCE = "its VRAM is the device's difference: the driver does not tell what a process holds"
 
 
@@ -65,12 +67,23 @@ def _gpus(result: StatusResult) -> RenderableType:
 
 
 def _services(services: tuple[ServiceStatus, ...]) -> RenderableType:
-    rows = [(s.id, s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds)) for s in services]
-    columns = ("SERVICE", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP")
+    rows = [
+        (s.id, _marks(s), s.driver, _state(s), s.vram_mb or "", s.port, s.pid, seconds(s.uptime_seconds))
+        for s in services
+    ]
+    columns = ("SERVICE", "MARK", "DRIVER", "STATE", "VRAM MB", "PORT", "PID", "UP")
     notes = [note for service in services for note in _notes(service)]
+    seen = {mark for service in services for mark in _marks(service)}
+    legend = "; ".join(f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in seen)
     return stack(
-        table(columns, rows, right=("VRAM MB", "PORT", "PID"), fold=("DRIVER",)), bullets(notes) if notes else None
+        table(columns, rows, right=("VRAM MB", "PORT", "PID"), fold=("DRIVER",)),
+        words(legend, "dim") if legend else None,
+        bullets(notes) if notes else None,
     )
+
+
+def _marks(service: ServiceStatus) -> str:
+    return "A" * (service.adopted is not None) + "D" * bool(service.drift)
 
 
 def _state(service: ServiceStatus) -> Text:
@@ -82,21 +95,26 @@ def _notes(service: ServiceStatus) -> list[Text]:
     if service.source == "device":
         notes.append(words(f"{service.id}: {DIFFERENCE}"))
     if service.drift:
-        fields = commas(service.drift)
-        by = f" ({service.altered})" if service.altered else ""
-        notes.append(words(f"{service.id}: runs with another {fields} than is defined now{by}", "yellow"))
+        notes.append(words(f"{service.id}: {_drift(service)}", "yellow"))
     return notes
 
 
+def _drift(service: ServiceStatus) -> str:
+    if service.altered:
+        return f"runs as {service.altered} changed it, with another {commas(service.drift)}"
+    return f"runs with another {commas(service.drift)} than is defined now"
+
+
 def _foreign(foreign: tuple[ForeignProcess, ...]) -> RenderableType:
+    rows = [(p.pid, p.name, p.gpu, "?" if p.vram_mb is None else p.vram_mb) for p in foreign if p.pid is not None]
+    nobodys = [
+        words(f"{mb(p.vram_mb)} of GPU {p.gpu} are unattributed: no known process holds them", "yellow")
+        for p in foreign
+        if p.pid is None
+    ]
+    columns = ("PID", "PROCESS", "GPU", "VRAM MB")
     return stack(
-        heading("Not ours"),
-        table(
-            ("PID", "PROCESS", "GPU", "VRAM MB"),
-            [(p.pid, p.name, p.gpu, "?" if p.vram_mb is None else p.vram_mb) for p in foreign],
-            right=("VRAM MB",),
-            fold=("PROCESS",),
-        ),
+        heading("Not ours"), table(columns, rows, right=("VRAM MB",), fold=("PROCESS",)) if rows else None, *nobodys
     )
 
 
@@ -128,6 +146,7 @@ def service_status(result: ServiceStatus) -> RenderableType:
             "service": words(result.id, "bold"),
             "name": result.name,
             "driver": result.driver,
+            "adopted": result.adopted,
             "state": _state(result),
             "healthy": {True: "yes", False: "no", None: ""}[result.health_ok],
             "VRAM": f"{mb(result.vram_mb)} (declared {mb(result.declared_mb)})"
@@ -136,10 +155,16 @@ def service_status(result: ServiceStatus) -> RenderableType:
             "port": result.port,
             "pid": result.pid,
             "up": seconds(result.uptime_seconds),
-            "drift": f"{commas(result.drift)}: apply with `gpumod service restart {result.id}`" if result.drift else "",
+            "drift": _drift_of_one(result),
             "last error": words(result.last_error or "", "red"),
         }
     )
+
+
+def _drift_of_one(result: ServiceStatus) -> str:
+    if not result.drift:
+        return ""
+    return _drift(result) + ("" if result.altered else f": `gpumod service restart {result.id}` applies it")
 
 
 def processes(result: PsResult) -> RenderableType:

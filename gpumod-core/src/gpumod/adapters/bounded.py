@@ -1,4 +1,4 @@
-"""Calls that may block for ever: a sick GPU must not hang gpumod."""
+"""Calls that may block for ever: a sick GPU, or a file system that does not answer, must not hang gpumod."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from gpumod.adapters.nvml.faults import TIMEOUT, driver_error
+from gpumod.domain.errors import GpumodError
 
 T = TypeVar("T")
 
@@ -15,17 +15,18 @@ class Bounded(Generic[T]):
     """Runs a call in a thread of its own for at most `timeout_s` seconds.
 
     A call that is late is left behind (nothing can end it; being a daemon, it holds up no exit), and while it hangs
-    nobody waits for another one.
+    nobody waits for another one. `late` makes the error of such a call from a few words.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, late: Callable[[str], GpumodError]) -> None:
         self._timeout_s = timeout_s
+        self._error = late
         self._late: threading.Thread | None = None
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. Raises MachineLacks `gpu-timeout` when it is late."""
+        """What `call` returns or raises. Raises what `late` makes when it is late."""
         if self._late is not None and self._late.is_alive():
-            raise driver_error(TIMEOUT, "still no answer")
+            raise self._error("still no answer")
         done: list[T] = []
         failed: list[BaseException] = []
 
@@ -35,12 +36,12 @@ class Bounded(Generic[T]):
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 failed.append(error)
 
-        thread = threading.Thread(target=run, name="nvml", daemon=True)
+        thread = threading.Thread(target=run, name="bounded", daemon=True)
         thread.start()
         thread.join(self._timeout_s)
         if failed:
             raise failed[0]
         if not done:
             self._late = thread
-            raise driver_error(TIMEOUT, f"no answer in {self._timeout_s:g} s")
+            raise self._error(f"no answer in {self._timeout_s:g} s")
         return done[0]

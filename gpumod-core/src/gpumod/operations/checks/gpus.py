@@ -1,4 +1,4 @@
-"""What `doctor` finds about GPUs and host memory."""
+"""GPUs: what each has, what its driver says of it, cards that are gone or faulty, and who is on those."""
 
 from __future__ import annotations
 
@@ -6,23 +6,48 @@ from collections.abc import Iterator, Sequence
 
 from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
 from gpumod.engine.machine import Machine
+from gpumod.operations.checks.case import Case, fine, problem
 from gpumod.operations.results import Check
 from gpumod.ports import TellsFindings
 
-PRESSURE = 10.0
-"""Percent of the last ten seconds in which something waited for host memory, above which that is worth a word."""
 
-
-def check_gpus(machine: Machine) -> Iterator[Check]:
-    """Every GPU, what the probe has to say besides, and the host's memory. Raises what the probe raises."""
+def check_gpus(case: Case) -> Iterator[Check]:
+    """Every GPU, and what the probe has to say besides. Raises what the probe raises."""
+    machine = case.machine
     gpus, processes = machine.look_at_gpus()
     for gpu in gpus:
         yield from _check_gpu(machine, gpu, processes)
+        yield from _stranded(case, gpu)
+        yield from _grown(case, gpu)
     yield from _missing(machine, gpus)
     if isinstance(machine.probe, TellsFindings):
         for finding in machine.probe.findings():
             yield Check.model_validate(finding.model_dump())
-    yield from _check_ram(machine)
+
+
+def _stranded(case: Case, gpu: GpuReading) -> Iterator[Check]:
+    """Services that were on a card when it was lost, or has to be reset: they cannot go on with it."""
+    if gpu.fault is None or case.snapshot is None:
+        return
+    for service, reading in case.snapshot.services.items():
+        if case.is_up(service) and gpu.index in reading.gpus:
+            message = f"it is on GPU {gpu.index}, which cannot be used: what it does there fails"
+            yield problem(f"service {service}", message, f"gpumod service stop {service}, before the card is reset")
+
+
+def _grown(case: Case, gpu: GpuReading) -> Iterator[Check]:
+    """How much more others (a desktop, say) hold on a card than when `gpumod watch` first saw this boot."""
+    last = next(iter(case.machine.store.events_of("boot-seen", 1)), None)
+    if last is None or case.snapshot is None or gpu.fault or last.data.get("boot") != case.machine.local.identity(1):
+        return
+    then_mb, now_mb = last.data.get("foreign_mb", {}).get(str(gpu.index)), case.snapshot.foreign_mb(gpu.index)
+    reserve_mb = case.machine.settings.reserve_mb
+    if then_mb is not None and now_mb - then_mb > reserve_mb:
+        said = (
+            f"others hold {now_mb} MiB now, and held {then_mb} after the boot: that grew by more than reserve_mb keeps"
+        )
+        hint = f"where that is your desktop, `gpumod settings set reserve_mb {now_mb - then_mb}` keeps room for it"
+        yield fine(f"gpu {gpu.index}", said, hint)
 
 
 def _check_gpu(machine: Machine, gpu: GpuReading, processes: Sequence[GpuProcess]) -> Iterator[Check]:
@@ -60,23 +85,3 @@ def _missing(machine: Machine, gpus: Sequence[GpuReading]) -> Iterator[Check]:
                 message=f"{was.name} ({was.uuid}) was here at `gpumod init`, and is not any more",
                 hint="look at `sudo dmesg`, its power and its seat; if it was taken out: gpumod init",
             )
-
-
-def _check_ram(machine: Machine) -> Iterator[Check]:
-    ram = machine.probe.ram()
-    low = ram.available_mb < machine.settings.ram_reserve_mb
-    yield Check(
-        name="ram",
-        level="warning" if low else "ok",
-        message=f"{ram.available_mb} of {ram.total_mb} MiB available",
-        hint="putting services to sleep at L1 needs host RAM" if low else "",
-    )
-    percent = machine.local.memory_pressure()
-    if percent is not None:
-        tight = percent >= PRESSURE
-        yield Check(
-            name="host memory pressure",
-            level="warning" if tight else "ok",
-            message=f"something waited for host memory in {percent:g} % of the last ten seconds",
-            hint="L1 sleep needs host RAM: end what takes it, or let services sleep by being stopped" if tight else "",
-        )

@@ -1,0 +1,64 @@
+"""What seems unhealthy before a change is looked at twice: one missed answer restarts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gpumod.domain.run import RunStatus
+from gpumod.engine.change import change
+from gpumod.engine.planning import Options, Wanted
+from gpumod.operations.targets import target_of_mode
+from gpumod.testing.world_drivers import world_mode, world_service
+
+SERVICES = [world_service(name, 1000, 9001 + n, load_s=0.2) for n, name in enumerate(("ill", "well", "more"))]
+
+
+@pytest.fixture
+def box(make_box):
+    box = make_box(
+        9000, define=[*SERVICES, world_mode("old", "ill", "well"), world_mode("new", *("ill", "well", "more"))]
+    )
+    assert box.switch("old").exit_code == 0
+    return box
+
+
+def switch_while(box, *hangs):
+    """Switch to `new`; `hangs` are (service, from, until) in seconds: so long it gives no answer."""
+    machine = box.machine()
+    wanted = Wanted(target_of_mode(machine.store.modes()["new"]), machine.store.services())
+
+    async def hang(service, begin_s, end_s):
+        await machine.clock.sleep(begin_s)
+        box.world.fault(service, "hang")
+        await machine.clock.sleep(end_s - begin_s)
+        box.world.faults.pop(service)
+
+    async def all_at_once():
+        doing = change(machine, "switch new", lambda _: wanted, Options(cascade=True), box.told.append)
+        outcome, *_ = await asyncio.gather(doing, *(hang(*one) for one in hangs))
+        return outcome
+
+    return box.world.clock.run(all_at_once())
+
+
+def pids(box):
+    return {service: proc.pid for service, proc in box.world.alive().items()}
+
+
+def test_one_missed_answer_restarts_nothing(box):
+    before = pids(box)
+    outcome = switch_while(box, ("well", 0.0, 2.5))
+    assert outcome.status is RunStatus.DONE
+    assert [step.service for step in outcome.plan.steps] == ["more", "*"]
+    assert before.items() <= pids(box).items()
+
+
+def test_what_misses_two_is_restarted_and_what_missed_one_of_them_is_not(box):
+    before = pids(box)
+    outcome = switch_while(box, ("ill", 0.0, 8.0), ("well", 1.0, 6.5))
+    assert outcome.status is RunStatus.DONE, outcome.error
+    after = pids(box)
+    assert after["well"] == before["well"]
+    assert after["ill"] != before["ill"]
