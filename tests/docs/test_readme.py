@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from gpumod.bootstrap import open_gpumod
-from gpumod.cli.main import root
 from gpumod.domain.settings import Settings
 from gpumod.operations.params import NoParams, ServiceWrite
-
-ROOT = Path(__file__).parents[2]
-COMMAND = re.compile(r"^\$ (gpumod .*?)(?:\s+# exit (\d+))?$", re.MULTILINE)
-
-
-def gpumod(home: Path, *args: str) -> Result:
-    """The program, in this process: its start is measured and tested elsewhere."""
-    nothing_set = {name: None for name in os.environ if name.startswith("GPUMOD_")}
-    return CliRunner().invoke(root, ["--home", str(home), *args], env=nothing_set)
+from tests.docs.pages import ROOT, commands, gpumod, run
 
 
 def free_port() -> int:
@@ -51,13 +39,10 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_readmes_commands_run_as_shown(home: Path) -> None:
-    text = "\n".join(re.findall(r"^```console\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL))
-    commands = COMMAND.findall(text)
-    assert len(commands) >= 15
-    for command, exit_code in commands:
-        args = shlex.split(command)[1:]
-        done = gpumod(home, *args)
-        assert done.exit_code == int(exit_code or 0), f"{command}\n{done.stdout}\n{done.stderr}"
+    shown = commands("README.md")
+    assert len(shown) >= 15
+    for args, code in shown:
+        run(home, args, code)
         if args[0] == "init":  # other tests, or people, may use the presets' own ports at this moment
             gpumod(home, "sim", "speed", "500")
             asyncio.run(move_ports(home))

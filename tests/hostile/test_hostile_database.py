@@ -89,6 +89,29 @@ def test_a_broken_mode_is_named_and_the_others_work(home, edit):
     assert home.modes()["code"] == ["embedding-code", "glm-code"]
 
 
+NO_TEXT = {
+    "services": ("id", "driver", "role", "host", "definition", "user_edited"),
+    "modes": ("id", "name", "description"),
+    "mode_services": ("service_id", "want"),
+    "settings": ("value",),
+}
+
+
+@pytest.mark.parametrize(("table", "column"), [(table, name) for table, names in NO_TEXT.items() for name in names])
+def test_bytes_that_are_no_text_break_one_row(home, table, column):
+    """sqlite3 itself refuses the whole answer then."""
+    home.ask("settings", "set", "reserve_mb", "600", code=0)
+    one = {"services": "id='asr'", "modes": "id='speak'", "settings": "key='reserve_mb'"}.get(table, "service_id='asr'")
+    home.sql(f"UPDATE {table} SET {column} = CAST(x'61EDA08062' AS TEXT) WHERE {one}")  # noqa: S608
+    problems = home.ask("status", code=0).json["problems"]
+    assert {problem["code"] for problem in problems} == {"bad-row"}, problems
+    for args in READS:
+        home.ask(*args, code=0)
+    home.ask("doctor", code=1)
+    home.ask("switch", "blank", code=0)
+    assert "chat" in home.services()
+
+
 @pytest.mark.parametrize("value", ["abc", "-1", "999999999999"])
 def test_a_broken_setting_can_be_set_right(home, value):
     home.sql(f"INSERT OR REPLACE INTO settings VALUES ('reserve_mb', '{value}', 0)")  # noqa: S608  # that is the point

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.machine.terminals import CTRL_C, Terminal
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -134,11 +135,6 @@ def test_signals_go_to_the_command_then_everything_is_put_back(machine: Machine,
     all_is_back(machine)
 
 
-IN_A_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
 COUNTER = """
 import signal, sys, time
 hits = []
@@ -154,24 +150,13 @@ print("interrupted", len(hits), sys.stdin.isatty(), flush=True)
 @pytest.mark.slow
 def test_ctrl_c_of_a_terminal_reaches_the_command_once(machine: Machine) -> None:
     machine.change("switch", "code")
-    main, terminal = pty.openpty()
     argv = [arg for arg in machine.argv("free", "12000", "--", sys.executable, "-c", COUNTER) if arg != "--json"]
-    session = [sys.executable, "-c", IN_A_TERMINAL, *argv]
-    process = subprocess.Popen(session, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
-    machine.started.append(process)
-    os.close(terminal)
-    told = b""
-    while b"listening" not in told:
-        told += os.read(main, 4096)
-    os.write(main, b"\x03")
-    try:
-        while piece := os.read(main, 4096):
-            told += piece
-    except OSError:  # the terminal has no other end any more
-        pass
-    os.close(main)
-    assert process.wait(30) == 0, told.decode()
-    assert b"interrupted 1 True" in told
+    terminal = Terminal(argv)
+    machine.started.append(terminal.process)
+    terminal.wait_for("listening")
+    terminal.type(CTRL_C)
+    assert terminal.end() == 0, terminal.told
+    assert "interrupted 1 True" in terminal.told
     all_is_back(machine)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,6 +100,26 @@ def test_a_new_template_restarts_nothing_and_is_shown(machine: Machine) -> None:
     assert machine.ok("service", "show", "hyde").json["drift"] == []
     pid = next(r for r in machine.status()["services"] if r["id"] == "hyde")["pid"]
     assert os.getpriority(os.PRIO_PROCESS, pid) == 5
+
+
+@pytest.mark.parametrize("scope", ["system", "user"])
+@pytest.mark.parametrize("name", ["nicer.j2", "alone.j2"])
+def test_the_documentations_templates_start_services(machine: Machine, scope: str, name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "templates.md").read_text()
+    (text,) = re.findall(rf"`{re.escape(name)}`:\n\n```jinja\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    machine.ok("settings", "set", "supervisor", f"systemd-{scope}")
+    machine.quick("template", "edit", "own.service.j2", "-f", "-", stdin=text)
+    machine.ok("service", "edit", "tts", "--unit-template", "own.service.j2")
+    machine.change("service", "start", "tts")
+    machine.ask("tts")
+    unit = machine.ok("service", "unit", "tts").json
+    assert (unit["there"], unit["difference"], unit["template"]) == (True, "", "own.service.j2")
+    pid = next(row["pid"] for row in machine.status()["services"] if row["id"] == "tts")
+    assert os.getpriority(os.PRIO_PROCESS, pid) == (5 if name == "nicer.j2" else 0)
+    words = ["systemd-analyze", f"--{scope}", "verify", unit["path"]]
+    told = subprocess.run(words, capture_output=True, text=True).stderr
+    assert [line for line in told.splitlines() if "gpumod-" in line] == []
+    machine.change("service", "stop", "tts")
 
 
 def test_logs_are_followed_over_a_restart(machine: Machine, until: Callable[..., Any]) -> None:

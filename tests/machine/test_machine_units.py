@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -131,6 +133,16 @@ def test_secrets_go_with_their_service(machine: Machine) -> None:
     assert not [path for path in machine.home.rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()]
 
 
+def test_secrets_go_with_a_service_that_a_document_no_longer_names(machine: Machine) -> None:
+    told(machine, "s3cr3t", "service", "secret", "set", "tts", "API_KEY")
+    machine.ok("mode", "edit", "speak", "--remove", "tts")
+    box = yaml.safe_load(machine.ok("export").json["yaml"])
+    box["services"] = [row for row in box["services"] if row["id"] != "tts"]
+    applied = told(machine, yaml.safe_dump(box), "apply", "--prune", "-f", "-")
+    assert [(c["action"], c["id"]) for c in applied["changes"]] == [("remove", "tts")]
+    assert not [path for path in machine.home.rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()]
+
+
 def test_secrets_that_others_could_read_are_not_used(machine: Machine) -> None:
     told(machine, "s3cr3t", "service", "secret", "set", "tts", "API_KEY")
     file = machine.home / "secrets" / "tts.json"
@@ -141,6 +153,19 @@ def test_secrets_that_others_could_read_are_not_used(machine: Machine) -> None:
     file.chmod(0o600)
 
 
-@pytest.mark.parametrize(("name", "value"), [("A-B", "x"), ("1A", "x"), ("A", "")])
+@pytest.mark.parametrize("secrets", [{"A-B": "x"}, {"NOTIFY_SOCKET": "x"}, {"A": "a\0b"}, {"A": "\ud800"}, {"A": 1}])
+def test_secrets_that_no_process_can_be_given_are_found_before_the_first_stop(machine: Machine, secrets: Any) -> None:
+    machine.change("service", "start", "hyde")
+    told(machine, "s3cr3t", "service", "secret", "set", "tts", "API_KEY")
+    file = machine.home / "secrets" / "tts.json"
+    file.write_text(json.dumps(secrets))
+    machine.ok("mode", "create", "other", "--services", "tts")
+    done = machine.quick("switch", "other")
+    assert (done.code, done.error["code"]) == (1, "bad-secrets"), done
+    assert machine.states() == {"hyde": "running"}
+    file.unlink()
+
+
+@pytest.mark.parametrize(("name", "value"), [("A-B", "x"), ("1A", "x"), ("A", ""), ("LISTEN_FDS", "1")])
 def test_what_is_no_secret_is_refused(machine: Machine, name: str, value: str) -> None:
     told(machine, value, "service", "secret", "set", "tts", name, code=2)

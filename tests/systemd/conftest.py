@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.systemd import SystemdSupervisor
 from gpumod.adapters.systemd.manager import Scope
 from gpumod.testing.supervisor_bench import Bench
+from tests.systemd.users import RULE, User
 
 HOME_ID = "0123456789ab"
 FOLDERS = {"system": Path("/etc/systemd/system"), "user": Path.home() / ".config/systemd/user"}
@@ -80,3 +81,25 @@ def system(tmp_path: Path) -> Iterator[UnitBench]:
     bench = UnitBench(tmp_path / "home", "system")
     yield bench
     bench.sweep()
+
+
+@pytest.fixture
+def ann() -> Iterator[User]:
+    ann = User("ann")
+    ann.gpumod("init", "--sim", "RTX 4090:24564", "--yes")
+    yield ann
+    ann.forget()
+
+
+@pytest.fixture
+def allow() -> Iterator[Callable[[str], None]]:
+    """Puts a rule in force: polkit has read it when this returns."""
+
+    def put(rule: str) -> None:
+        RULE.write_text(rule)
+        RULE.chmod(0o644)
+        subprocess.run(["systemctl", "restart", "polkit"], check=True)
+
+    yield put
+    RULE.unlink(missing_ok=True)
+    subprocess.run(["systemctl", "restart", "polkit"], check=True)

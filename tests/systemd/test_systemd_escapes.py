@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpumod.adapters.launches import Resolved
-from gpumod.adapters.systemd.envfile import SYSTEMDS_OWN, environment_text
+from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.rendering import Rendering
 from gpumod.adapters.templates import ENV_NAME
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import UsageError
 from gpumod.domain.run import Handle
+from gpumod.domain.secrets import SYSTEMDS_OWN
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.ports import Launch

@@ -40,6 +40,21 @@ def test_write_atomic(tmp_path_factory: pytest.TempPathFactory, text: str, mode:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_writes_in_another_users_folder_is_that_users(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 54321)
+    ensure_private_dir(theirs / "folder")
+    write_atomic(theirs / "folder" / "file", "x", 0o600)
+    home_id(theirs)
+    owners = {path: (path.stat().st_uid, path.stat().st_gid) for path in theirs.rglob("*")}
+    assert len(owners) == 3
+    assert set(owners.values()) == {(12345, 54321)}
+    write_atomic(tmp_path / "mine", "x")
+    assert (tmp_path / "mine").stat().st_uid == 0
+
+
 def test_a_reader_sees_the_old_text_or_the_new(tmp_path: Path) -> None:
     path = tmp_path / "file"
     texts = {letter * 100_000 for letter in "abc"}

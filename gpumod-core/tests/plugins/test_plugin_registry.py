@@ -1,5 +1,7 @@
 """Registries: names, hints, factories, and what `Plugins` makes of several answers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,21 @@ def test_a_factory_is_called_once_and_again_only_for_other_arguments():
     assert registry.get("acme", Path("/home/a"), "id", Settings()) == 1
     assert registry.get("acme", Path("/home/b"), "id", Settings()) == 2
     assert len(calls) == 2
+
+
+def test_threads_that_ask_at_once_get_the_same():
+    calls: list[int] = []
+
+    def factory() -> object:
+        calls.append(1)
+        time.sleep(0.05)
+        return object()
+
+    registry: Registry[Any] = Registry("driver", offered("driver", driver_offer("acme", factory)))
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(registry.get, ["acme"] * 4))
+    assert len(set(map(id, made))) == 1
+    assert calls == [1]
 
 
 def test_a_factory_that_failed_is_tried_again():

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from gpumod.adapters.launches import Resolved
 from gpumod.adapters.systemd import units
-from gpumod.adapters.systemd.envfile import SYSTEMDS_OWN, environment_text
+from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.manager import Manager, runtime_dir
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.states import ending_at
 from gpumod.adapters.templates import ENV_NAME, systemd_path, systemd_program
 from gpumod.domain.errors import Failed, MachineLacks, UsageError
 from gpumod.domain.run import Handle
+from gpumod.domain.secrets import SYSTEMDS_OWN
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.ports import Launch
@@ -106,6 +107,25 @@ def test_a_home_that_systemd_would_take_for_a_pattern(tmp_path: Path) -> None:
     assert caught.value.code == "bad-home"
 
 
+@pytest.mark.parametrize("scope", ["user", "system"])
+@pytest.mark.parametrize("text", ["a\nExecStartPre=/bin/sh", "a\r", "\0", "a\x1b[2J", "\u2028", "a\u202e"])
+def test_no_driver_can_bring_a_line_into_a_unit(tmp_path: Path, scope: Any, text: str) -> None:
+    """Whatever a definition holds is looked at before; what a driver makes of it is looked at here."""
+    made = rendering(tmp_path, scope)
+    service = Service(id="svc", driver="none")
+    handle = Handle(service="svc", supervisor="x", nonce="", launched=service, started_at=0)
+
+    def unit(program: str = "/bin/true", word: str = "a", cwd: str = "/srv", **env: str) -> str:
+        launch = Launch(argv=("true", word), env=env)
+        return made.unit(handle, launch, Resolved(program, launch.argv, env, {}, Path(cwd))).text
+
+    assert unit(WORD=text) == unit()  # it is given in the file of variables, which systemd takes it from as it is
+    for hostile in ({"word": text}, {"program": f"/bin/{text}"}, {"cwd": f"/srv/{text}"}):
+        with pytest.raises(UsageError) as caught:
+            unit(**hostile)
+        assert caught.value.code == "bad-unit-text"
+
+
 def test_a_service_may_carry_its_own_template(tmp_path: Path) -> None:
     own = tmp_path / "own.j2"
     own.write_text('{% extends "unit.service.j2" %}{% block service %}Nice=7\n{% endblock %}')
@@ -131,6 +151,13 @@ def test_paths_that_a_unit_cannot_name(path: str) -> None:
         with pytest.raises(UsageError) as caught:
             escape(path)
         assert caught.value.code == "bad-unit-text"
+
+
+@pytest.mark.parametrize("path", ["/it's", '/a"b', "/a\\b"])
+def test_programs_that_systemd_would_not_start(path: str) -> None:
+    assert systemd_path(path) == path
+    with pytest.raises(UsageError, match="a unit cannot start"):
+        systemd_program(path)
 
 
 def test_paths_by_name() -> None:

@@ -1,6 +1,9 @@
 """Templates: who wins, what is refused, and that any text reaches a unit as itself."""
 
+import os
 import re
+import sys
+import unicodedata
 
 import pytest
 from hypothesis import assume, given
@@ -222,3 +225,61 @@ def test_text_is_not_escaped_as_html_and_lines_of_blocks_vanish(house):
         "{% if name %}\n  {% for c in name %}\n{{ c }}<\n  {% endfor %}\n{% endif %}\n"
     )
     assert Templates(house).render("x.j2", name="&<") == "&<\n<<\n"
+
+
+def test_a_template_that_is_changed_counts_at_once(tmp_path):
+    """Also where its length and its time stay the same: what was compiled is known by its text."""
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    (folder / "x.j2").write_text("one {{ text }}")
+    shelf = Templates(tmp_path)
+    assert shelf.render("x.j2", text="a") == "one a"
+    times = (folder / "x.j2").stat().st_atime_ns, (folder / "x.j2").stat().st_mtime_ns
+    (folder / "x.j2").write_text("two {{ text }}")
+    os.utime(folder / "x.j2", ns=times)
+    assert shelf.render("x.j2", text="a") == "two a"
+    assert shelf.render("x.j2", text="b") == "two b"
+
+
+def test_control_characters_are_those_of_the_categories():
+    for code in range(sys.maxunicode + 1):
+        character = chr(code)
+        is_control = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character != "\u200d"
+        assert has_control_characters(character) == is_control, hex(code)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("kind", ["another's", "link", "another's link", "second name", "own of another's"])
+def test_root_makes_nothing_of_what_another_user_can_choose(tmp_path, kind):
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    file, elsewhere = folder / "x.j2", tmp_path / "elsewhere"
+    elsewhere.write_text("root's")
+    if "link" in kind:
+        file.symlink_to(elsewhere)
+    elif kind == "second name":
+        file.hardlink_to(elsewhere)
+    else:
+        file.write_text("theirs")
+    if "another's" in kind:
+        os.chown(file, 12345, 12345, follow_symlinks=False)
+    own = str(file) if kind.startswith("own") else None
+    assert Templates(tmp_path).render("y.j2" if own else "x.j2", own=own) in ("theirs", "root's")
+    with pytest.raises(Failed) as caught:
+        Templates(tmp_path, roots_only=True).render("y.j2" if own else "x.j2", own=own)
+    assert caught.value.code == "foreign-template"
+    file.unlink()
+    file.write_text("root's own")
+    assert Templates(tmp_path, roots_only=True).render("x.j2") == "root's own"
+
+
+def test_what_is_offered_may_be_linked_from_anywhere(tmp_path):
+    """As package managers do it."""
+    folder = tmp_path / "offered"
+    folder.mkdir()
+    (tmp_path / "cache").write_text("offered")
+    (folder / "a.j2").symlink_to(tmp_path / "cache")
+    (folder / "b.j2").hardlink_to(tmp_path / "cache")
+    shelf = Templates(tmp_path, [folder], roots_only=True)
+    assert shelf.render("a.j2") + shelf.render("b.j2") == "offeredoffered"

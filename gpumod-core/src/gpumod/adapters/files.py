@@ -22,8 +22,8 @@ _MAX_LINE = 1024 * 1024
 def write_atomic(path: Path, text: str, mode: int = 0o600, *, durable: bool = True) -> None:
     """Replace `path` by a file that holds `text` in UTF-8: a reader sees the old content or the new, never a part.
 
-    `mode` holds whatever the umask. With `durable` the file and its folder are on the disk when this returns.
-    Raises OSError, and then leaves nothing behind.
+    `mode` holds whatever the umask. With `durable` the file and its folder are on the disk when this returns. What root
+    writes into another user's folder is that user's. Raises OSError, and then leaves nothing behind.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
@@ -31,6 +31,7 @@ def write_atomic(path: Path, text: str, mode: int = 0o600, *, durable: bool = Tr
             file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()
             os.fchmod(file.fileno(), mode)
+            _leave_to_owner(file.fileno(), path.parent)
             if durable:
                 os.fsync(file.fileno())
         Path(name).replace(path)
@@ -40,6 +41,12 @@ def write_atomic(path: Path, text: str, mode: int = 0o600, *, durable: bool = Tr
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def _leave_to_owner(descriptor: int, folder: Path) -> None:
+    """Where root is at work in another user's folder, what `descriptor` is open on becomes that user's."""
+    if os.geteuid() == 0 and (owner := folder.stat()).st_uid != 0:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -53,10 +60,20 @@ def _sync_folder(folder: Path) -> None:
 def ensure_private_dir(path: Path) -> Path:
     """Return `path`, created (with its parents) with mode 0700 where it is not there; one that is there stays as it is.
 
-    Raises Failed `bad-folder` when it cannot be made, is no folder, or belongs to somebody else (root may use it).
+    One that root makes in another user's folder is that user's. Raises Failed `bad-folder` when it cannot be made, is
+    no folder, or belongs to somebody else (root may use it).
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            path.mkdir(exist_ok=True)  # raises where it is no folder
+        else:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                _leave_to_owner(descriptor, path.parent)
+            finally:
+                os.close(descriptor)
         owner = path.stat().st_uid
     except OSError as error:
         raise _bad_folder(path, "cannot be used", error.strerror or str(error)) from error

@@ -35,7 +35,7 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
     Raises MachineLacks `missing-binary`, Failed `missing-folder` or `cannot-execute`, UsageError `bad-launch`.
     """
     cwd = Path(filled(str(launch.cwd), folder)).absolute() if launch.cwd else folder
-    if cwd != folder and not cwd.is_dir():
+    if cwd != folder and not os.path.isdir(cwd):  # noqa: PTH112 - what cannot be looked at is none
         raise Failed(
             "missing-folder",
             f"service {service} cannot start in {cwd}",
@@ -89,7 +89,7 @@ def _program(service: str, word: str, cwd: Path, searched: str) -> str:
     found = shutil.which(str(path) if path else word, path=searched)
     if found:
         return found
-    if path is not None and path.is_file():
+    if path is not None and os.path.isfile(path):  # noqa: PTH113 - as above
         raise cannot_execute(service, str(path), "it is not executable")
     raise MachineLacks(
         "missing-binary",

@@ -10,6 +10,7 @@ from pathlib import Path
 from gpumod.adapters.files import ensure_private_dir, write_atomic
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.secrets import why_no_variable
 
 
 class SecretFiles:
@@ -35,6 +36,9 @@ class SecretFiles:
             raise _bad(path, f"others can read it (its mode is {mode:o})", f"chmod 600 {path}; then change the secrets")
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
             raise _bad(path, "it holds something else than names and texts", "remove it, and set the secrets again")
+        for name, value in values.items():
+            if why := why_no_variable(name, value):
+                raise _bad(path, f"{name[:80]!r}: {why}", "remove it, and set the secrets again")
         return values
 
     def put(self, service: str, name: str, value: str | None) -> None:

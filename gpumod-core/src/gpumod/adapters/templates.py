@@ -6,13 +6,18 @@ offer. Nothing is escaped by itself: unit files need a different escape at each 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.bccache import Bucket
+from jinja2.loaders import split_template_path
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gpumod.domain.base import has_control_characters
@@ -106,29 +111,94 @@ def systemd_path(value: object) -> str:
 def systemd_program(value: object) -> str:
     """The program of an Exec line: the absolute path that gpumod found, as a word; a `$` in it is not doubled there.
 
-    Raises UsageError (`bad-unit-text`) as :func:`systemd_path` does.
+    Raises UsageError (`bad-unit-text`) as :func:`systemd_path` does, and for quotes and backslashes.
     """
     systemd_path(value)
+    if set("\"'\\") & set(str(value)):
+        raise UsageError(
+            "bad-unit-text",
+            f"a unit cannot start the program {str(value)[:200]!r}",
+            why="systemd takes none with a quote or a backslash in its path",
+            hint="rename it or its folder, or start it by a link of another name",
+        )
     return systemd_word(value).replace("$$", "$")
+
+
+FILTERS = (systemd_word, systemd_env, systemd_text, systemd_path, systemd_program)
+"""What a template has beside Jinja's own filters."""
+
+
+class _Loader(jinja2.FileSystemLoader):
+    """Files of folders. With `roots_only` those in the first one, the user's, must be root's own: which is asked of
+    what was opened, since their folder may be another user's, who could put another file there at any moment."""
+
+    def __init__(self, folders: Sequence[Path], *, roots_only: bool) -> None:
+        super().__init__(folders)
+        self._roots_only = roots_only
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        pieces = split_template_path(template)  # raises TemplateNotFound for what would lead out of the folders
+        for number, folder in enumerate(self.searchpath):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path = Path(folder, *pieces)
+                return self.read(path, offered=number > 0), str(path), lambda: False
+        raise jinja2.TemplateNotFound(template)
+
+    def read(self, path: Path, *, offered: bool = False) -> str:
+        """The text of a template. Raises OSError, UnicodeDecodeError, and Failed `foreign-template`."""
+        is_checked = self._roots_only and not offered
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NOFOLLOW if is_checked else 0))
+        except OSError as error:
+            if error.errno == errno.ELOOP and is_checked:
+                raise _foreign(path, "it is a link, which may lead anywhere tomorrow") from error
+            raise
+        with os.fdopen(descriptor, encoding="utf-8") as file:
+            status = os.fstat(descriptor)
+            if is_checked and status.st_uid != 0:
+                raise _foreign(path, "it belongs to another user, who could make it a unit with root's rights")
+            if is_checked and status.st_nlink > 1:
+                raise _foreign(path, "it has another name somewhere, where it may have been meant for something else")
+            return file.read()
+
+
+def _foreign(path: Path, why: str) -> Failed:
+    hint = f"read it; then put a file of root's own there: chown root {path}"
+    return Failed("foreign-template", f"root makes no unit of the template {path}", why=why, hint=hint)
+
+
+class _Compiled(jinja2.BytecodeCache):
+    """What was compiled, by its text: a plan renders the same few templates for each of its services."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._kept.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._kept[bucket.key, bucket.checksum] = bucket.code
 
 
 class Templates:
     """Renders templates. `home` is gpumod's home folder, `folders` those that plugins offer, first found first; what
-    all of them build on (:data:`BASE`) comes last."""
+    all of them build on (:data:`BASE`) comes last. With `roots_only` templates of other users are refused."""
 
-    def __init__(self, home: Path, folders: Sequence[Path] = ()) -> None:
+    def __init__(self, home: Path, folders: Sequence[Path] = (), *, roots_only: bool = False) -> None:
         self.user_folder = home / "templates"
         self.folders = (self.user_folder, *folders, OWN_FOLDER)
+        self._loader = _Loader(self.folders, roots_only=roots_only)
         self._environment = ImmutableSandboxedEnvironment(
-            loader=jinja2.FileSystemLoader(self.folders),
+            loader=self._loader,
             undefined=jinja2.StrictUndefined,
             autoescape=False,  # units and INI files are not HTML; each place names its filter
             keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
             cache_size=0,  # a file that the user adds while we run wins at once
+            bytecode_cache=_Compiled(),
         )
-        for word in (systemd_word, systemd_env, systemd_text, systemd_path, systemd_program):
+        for word in FILTERS:
             self._environment.filters[word.__name__] = word
 
     def render(self, name: str, /, *, own: str | None = None, **variables: Any) -> str:
@@ -167,7 +237,7 @@ class Templates:
         if (self.user_folder / name).is_file():
             return self._environment.get_template(name)
         try:
-            return self._environment.from_string(Path(own).read_text(encoding="utf-8"))
+            return self._environment.from_string(self._loader.read(Path(own)))
         except (OSError, UnicodeDecodeError) as exc:
             raise _bad(own, str(exc)) from exc
 

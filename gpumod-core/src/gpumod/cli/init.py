@@ -40,6 +40,7 @@ def init(context: CliContext, sim: str | None, sim_dir: str | None, take: tuple[
     result: Any = context.run("init", values)
     open_to = [p for p in result.proposals if p.problem is None and p.id not in take] if asks else []
     context.show(result)
-    wanted = [p.id for p in open_to if click.confirm(f"Manage {safe(p.what)} as {p.id}?", default=False, err=True)]
+    # by what they are: an id may be another's by now
+    wanted = [p.what for p in open_to if click.confirm(f"Manage {safe(p.what)} as {p.id}?", default=False, err=True)]
     if wanted:
         context.show(context.run("init", {"take": wanted}))

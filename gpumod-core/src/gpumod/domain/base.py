@@ -23,6 +23,8 @@ class Frozen(BaseModel):
 
 def has_control_characters(text: str) -> bool:
     """True for C0/C1 controls, DEL, line and paragraph separators, surrogates and bidi overrides."""
+    if text.isprintable():  # at once, for nearly all
+        return False
     return any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\u200d" for c in text)
 
 

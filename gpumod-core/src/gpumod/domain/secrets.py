@@ -36,11 +36,33 @@ SHORTEST = 4
 NOTHING = object()
 """A key that is not there: null is a value, and takes a secret away."""
 
+SYSTEMDS_OWN = frozenset(
+    {
+        *("INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "MAINPID", "MANAGERPID"),
+        *("NOTIFY_SOCKET", "SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS", "WATCHDOG_PID", "WATCHDOG_USEC"),
+    }
+)
+"""Variables of systemd's own protocol: no service is given others."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
 _LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
 _BETWEEN = re.compile(r"[\s=]+")
 _VALUE = re.compile(r"""(=|\s+(?!-))('[^']*'|"[^"]*"|\S+)""")
+
+
+def why_no_variable(name: str, value: str) -> str:
+    """Why a process cannot be given this variable, whoever keeps it; "" where it can."""
+    if not _NAME.fullmatch(name):
+        return "that is no name of a variable"
+    if name in SYSTEMDS_OWN:
+        return "it belongs to systemd"
+    try:
+        is_text = "\0" not in value and value.encode() is not None
+    except UnicodeEncodeError:
+        is_text = False
+    return "" if is_text else "its value is no text in UTF-8"
 
 
 def is_secret_name(name: str) -> bool:

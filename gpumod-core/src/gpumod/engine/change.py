@@ -15,6 +15,7 @@ from gpumod.engine.context import Report, muted
 from gpumod.engine.device import unusable
 from gpumod.engine.interrupts import Interrupts, listening
 from gpumod.engine.leases import put_lease
+from gpumod.engine.leftovers import is_moving, sweep
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe_twice
@@ -36,21 +37,32 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
     check_disk(machine)
     with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
         refuse_open_run(machine)
+        leaves_units = is_moving(machine)
+        outcome = await _planned(machine, command, build, options, report, interrupts)
+        if leaves_units:
+            await sweep(machine)
+        return outcome
+
+
+async def _planned(
+    machine: Machine, command: str, build: Build, options: Options, report: Report, interrupts: Interrupts
+) -> Outcome:
+    """Observe and plan, refuse what cannot be, and do it. Called under the lock."""
+    snapshot = await interrupts.look(observe_twice(machine))
+    planned = plan_for(machine, snapshot, build(snapshot), options)
+    if not planned.plan.fits and any(snapshot.unattributed_mb(gpu.index) for gpu in snapshot.gpus):
+        # something may just have died: its memory is as good as free
+        await interrupts.look(wait_settled(machine))
         snapshot = await interrupts.look(observe_twice(machine))
         planned = plan_for(machine, snapshot, build(snapshot), options)
-        if not planned.plan.fits and any(snapshot.unattributed_mb(gpu.index) for gpu in snapshot.gpus):
-            # something may just have died: its memory is as good as free
-            await interrupts.look(wait_settled(machine))
-            snapshot = await interrupts.look(observe_twice(machine))
-            planned = plan_for(machine, snapshot, build(snapshot), options)
-        plan = planned.plan
-        refuse_lost(plan, snapshot)
-        if not plan.fits and not options.force:
-            return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
-        starts = launches(machine, planned)
-        async with prepared(machine, starts):
-            preflight(machine, planned, starts)
-            return await _do(machine, new_run(machine, command, planned), planned, options, report, interrupts)
+    plan = planned.plan
+    refuse_lost(plan, snapshot)
+    if not plan.fits and not options.force:
+        return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
+    starts = launches(machine, planned)
+    async with prepared(machine, starts):
+        await preflight(machine, planned, starts)
+        return await _do(machine, new_run(machine, command, planned), planned, options, report, interrupts)
 
 
 async def _do(

@@ -15,7 +15,7 @@ from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
 from gpumod.engine.starting import allocate
 from gpumod.ports import Launch, Prepares
-from gpumod.ports.units import CanBeAway
+from gpumod.ports.units import CanBeAway, NeedsLeave
 
 Starts = Sequence[tuple[Handle, Launch]]
 """What a plan starts: who keeps it, and how it is launched."""
@@ -41,8 +41,8 @@ def launches(machine: Machine, planned: Planned) -> Starts:
     return starts
 
 
-def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
-    """Raise the first reason why a start of the plan cannot succeed: options, program, port, disk."""
+async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
+    """Raise the first reason why a step of the plan cannot succeed: options, program, port, disk, rights."""
     check_disk(machine)
     for step in planned.plan.steps:
         if step.action is Action.START and (service := planned.services[step.service]).host:
@@ -50,7 +50,9 @@ def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
     check_reach(machine, planned)
     for handle, launch in starts:
         machine.supervisor(handle.supervisor).check(handle, launch)
+        machine.secrets.values(handle.service)  # that they can be read
     check_ports(machine, starts, planned.snapshot)
+    await check_leave(machine, planned, starts)
 
 
 @asynccontextmanager
@@ -85,6 +87,17 @@ def check_reach(machine: Machine, planned: Planned) -> None:
         supervisor = machine.supervisor(name)
         if isinstance(supervisor, CanBeAway):
             supervisor.reach()
+
+
+async def check_leave(machine: Machine, planned: Planned, starts: Starts) -> None:
+    """Refuse where whoever asks may not start or stop what the plan does: at its turn that would be known too late."""
+    asked = [handle for handle, _ in starts]
+    stopped = {step.service for step in planned.plan.steps if step.action is Action.STOP}
+    asked += [handle for handle in machine.store.handles().values() if handle.service in stopped]
+    for name in sorted({handle.supervisor for handle in asked} - {HOSTED}):
+        supervisor = machine.supervisor(name)
+        if isinstance(supervisor, NeedsLeave):
+            await supervisor.may(sorted({handle.service for handle in asked if handle.supervisor == name}))
 
 
 def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> None:

@@ -12,7 +12,8 @@ from gpumod.engine.change import left_open, misfit
 from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, muted
 from gpumod.engine.execute import INTERRUPTED
-from gpumod.engine.interrupts import listening
+from gpumod.engine.interrupts import Interrupts, listening
+from gpumod.engine.leftovers import sweep
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
@@ -31,30 +32,44 @@ async def recover(
         run = machine.store.open_run()
         if run is None:
             return None
-        close_steps(machine, run)
-        if way == "rollback":
-            outcome = await go_back(machine, run, run.error, report, interrupts)
-            asked_for = outcome.status is RunStatus.ROLLED_BACK
-            return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
-        if not await interrupts.spare(conclude(machine, run)):
-            return finish(machine, run, RunStatus.HALF_WAY, INTERRUPTED, HalfWay.exit_code, report)
-        snapshot = await observe_twice(machine)
-        target = run.target.model_copy(update={"restart": still_to_restart(machine, run)})
-        wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.wanted}))
-        planned = plan_for(machine, snapshot, wanted, options)
-        if not planned.plan.fits and not options.force:
-            return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
-        starts = launches(machine, planned)
-        async with prepared(machine, starts):
-            preflight(machine, planned, starts)
-            report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
-            offset = journalled(machine, run)
-            try:
-                error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
-                status, code = (RunStatus.HALF_WAY, HalfWay.exit_code) if error else (RunStatus.DONE, 0)
-                return finish(machine, run, status, error, code, report)
-            except GpumodError as failure:
-                raise left_open(run, failure) from failure
+        outcome = await _closed(machine, run, way, options, report, interrupts)
+        await sweep(machine)
+        return outcome
+
+
+async def _closed(
+    machine: Machine,
+    run: Run,
+    way: Literal["resume", "rollback"],
+    options: Options,
+    report: Report,
+    interrupts: Interrupts,
+) -> Outcome:
+    """Close `run`, under the lock."""
+    close_steps(machine, run)
+    if way == "rollback":
+        outcome = await go_back(machine, run, run.error, report, interrupts)
+        asked_for = outcome.status is RunStatus.ROLLED_BACK
+        return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
+    if not await interrupts.spare(conclude(machine, run)):
+        return finish(machine, run, RunStatus.HALF_WAY, INTERRUPTED, HalfWay.exit_code, report)
+    snapshot = await observe_twice(machine)
+    target = run.target.model_copy(update={"restart": still_to_restart(machine, run)})
+    wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.wanted}))
+    planned = plan_for(machine, snapshot, wanted, options)
+    if not planned.plan.fits and not options.force:
+        return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
+    starts = launches(machine, planned)
+    async with prepared(machine, starts):
+        await preflight(machine, planned, starts)
+        report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
+        offset = journalled(machine, run)
+        try:
+            error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
+            status, code = (RunStatus.HALF_WAY, HalfWay.exit_code) if error else (RunStatus.DONE, 0)
+            return finish(machine, run, status, error, code, report)
+        except GpumodError as failure:
+            raise left_open(run, failure) from failure
 
 
 def close_steps(machine: Machine, run: Run) -> None:

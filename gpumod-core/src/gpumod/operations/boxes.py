@@ -16,6 +16,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.domain.states import SERVING
 from gpumod.engine.change import change
+from gpumod.engine.leftovers import keepers, sweep_now
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
@@ -100,17 +101,22 @@ class Boxes(Services, Targets):
         self._refuse_up(edits, params)
         brought = await self._bring(edits, params, progress) if params.now else None
         reached = brought is None or brought.exit_code == 0
+        notes = edits.notes
         if reached and not params.dry_run:
+            before = keepers(self._machine)
             with self._machine.store.together():
                 edits = self._edits(params, box)  # nobody else writes from here on
                 self._refuse_up(edits, params)
                 self._refuse_in_use(edits)
                 self._store_edits(edits, params.source)
+            notes = (*edits.notes, *[note for s in edits.removed("service") for note in await self._forget(s)])
+            if keepers(self._as_set(edits)) != before:
+                await sweep_now(self._as_set(edits), "apply")
         return ApplyResult(
             source=params.source,
             changes=edits.changes,
             unnamed=edits.unnamed,
-            notes=edits.notes,
+            notes=notes,
             drift=await self._drifted(edits.then.services),
             applied=reached and not params.dry_run,
             dry_run=params.dry_run,

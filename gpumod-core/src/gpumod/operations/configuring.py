@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from gpumod.domain.settings import Settings
+from gpumod.engine.leftovers import sweep_now
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import NoParams, SettingRef, SettingWrite
 from gpumod.operations.results import PluginRow, PluginsResult, SettingRow, SettingsResult
@@ -35,6 +37,9 @@ class Configuring(Base):
         self._check_offered(params.key, value)
         event = self._event("setting-changed", params.key, value=value)
         self._machine.store.put_setting(params.key, value, event=event)
+        if params.key == "supervisor" and params.key not in self._tools.from_environment:
+            settings = self._machine.settings.model_copy(update={"supervisor": value or Settings().supervisor})
+            await sweep_now(replace(self._machine, settings=settings), "settings set supervisor")
         return self._row(params.key, self._machine.store.settings())
 
     def _row(self, key: str, stored: Mapping[str, str]) -> SettingRow:

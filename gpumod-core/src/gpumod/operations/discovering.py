@@ -12,6 +12,7 @@ from gpumod.engine.observe import observe
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.adoption_results import FolderRow, Found, ProgramRow, Proposal
+from gpumod.operations.base import unknown
 from gpumod.operations.importing import Importing
 from gpumod.operations.subjects import Subject, held_by, of_process, of_unit, read, resolve_process, slug
 from gpumod.plugins.commands import words_from
@@ -24,11 +25,14 @@ LLAMA_SWAP = "llama-swap"
 
 class Discovering(Importing, Adopting):
     async def _discover(self, take: tuple[str, ...], *, take_all: bool) -> Found:
-        """Look around; the proposals in `take` (or all) become services."""
+        """Look around; the proposals in `take` (or all) become services: by their ids, or by what they are.
+
+        Raises UnknownName `unknown-proposal`, and then makes a service of none.
+        """
         machine, around = self._machine, self._around()
         snapshot = await observe(machine)
-        names = (machine.settings.vllm_bin, machine.settings.llama_server_bin, *PROGRAMS)
-        asked = asyncio.create_task(asyncio.to_thread(around.programs, names, machine.settings))
+        programs = (machine.settings.vllm_bin, machine.settings.llama_server_bin, *PROGRAMS)
+        asked = asyncio.create_task(asyncio.to_thread(around.programs, programs, machine.settings))
         problems: list[ErrorInfo] = []
         units = await asyncio.to_thread(self._units, problems)
         subjects = await asyncio.to_thread(self._subjects, units, snapshot)
@@ -36,9 +40,13 @@ class Discovering(Importing, Adopting):
         proposals = _with_ids(proposals, {*machine.store.services()})
         commands = [command for subject in subjects for command in subject.commands]
         proposals += [_file(n, path) for n, path in enumerate(around.llama_swap_files(commands))]
+        names = {name for proposal in proposals for name in (proposal.id, proposal.what)}
+        for name in take:
+            if name not in names:
+                raise unknown("proposal", name, [proposal.id for proposal in proposals], "gpumod init")
         taken: list[str] = []
         for proposal in proposals:
-            if proposal.problem is None and (take_all or proposal.id in take):
+            if proposal.problem is None and (take_all or {proposal.id, proposal.what} & {*take}):
                 try:
                     taken += await self._take(proposal)
                 except GpumodError as error:

@@ -35,8 +35,8 @@ class NoParams(Frozen):
 
 class InitParams(Frozen):
     """`sim` makes a simulated machine of these cards; `sim_dir` says where (default: inside the home), and joins
-    the machine that is there already. Of what is found on a real machine the proposals in `take` become services, all
-    with `take_all`."""
+    the machine that is there already. Of what is found on a real machine the proposals in `take` (their ids, or what
+    they are) become services, all with `take_all`."""
 
     sim: tuple[tuple[Text, Annotated[int, Field(ge=256, le=10_000_000)]], ...] = ()
     sim_dir: str | None = None

@@ -8,6 +8,7 @@ from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName, Us
 from gpumod.domain.mode import Mode
 from gpumod.domain.presets import PresetCatalogue, PresetEntry
 from gpumod.domain.service import Service
+from gpumod.engine.leftovers import keepers, sweep_now
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import NoParams, PresetLoad, PresetRef, PresetValidate
 from gpumod.operations.results import (
@@ -79,6 +80,7 @@ class Presets(Base):
             if wanted not in catalogue.services and wanted not in catalogue.modes:
                 raise unknown("preset", wanted, {*catalogue.services, *catalogue.modes}, "gpumod preset list")
         chosen = set(params.ids) or {*catalogue.services, *catalogue.modes}
+        before = keepers(self._machine)
         with self._machine.store.together():  # nobody edits between what is read here and what is written
             loaded = _Loaded(self._machine.store)
             for name, preset in catalogue.services.items():
@@ -87,6 +89,8 @@ class Presets(Base):
             for name, entry in catalogue.modes.items():
                 if name in chosen:
                     self._load_mode(entry, params.update, loaded)
+        if any(keeper != before[s] for s, keeper in keepers(self._machine).items() if s in before):
+            await sweep_now(self._machine, "preset load")
         return PresetLoadResult(
             added=tuple(loaded.added),
             updated=tuple(loaded.updated),

@@ -213,8 +213,11 @@ class ModeStatusResult(Frozen):
 
 
 class DeletedResult(Frozen):
+    """What is gone; `notes` say what of it could not be removed."""
+
     kind: str
     id: str
+    notes: tuple[str, ...] = ()
 
 
 class StepResult(Frozen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpumod.domain.errors import UsageError
-from gpumod.domain.secrets import public
+from gpumod.domain.secrets import public, why_no_variable
 from gpumod.domain.service import Service
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import SecretRef, SecretWrite, ServiceRef
@@ -26,8 +26,9 @@ class ServiceSecrets(Base):
             why = "whoever set it up says what it gets"
             raise UsageError("adopted", f"{service.id} was adopted, so no variable reaches it", why=why)
         value = params.value.get_secret_value()
-        if not value or "\0" in value:
-            raise UsageError("bad-secret", f"{params.name} cannot be empty or hold a zero character")
+        why = why_no_variable(params.name, value) if value else "it is empty"
+        if why:
+            raise UsageError("bad-secret", f"{params.name} cannot be a secret of {service.id}", why=why)
         self._machine.secrets.put(service.id, params.name, value)
         return self._changed(service.id, "secret-set", params.name)
 

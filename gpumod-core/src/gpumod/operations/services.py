@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UnknownName, UsageError
+from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
@@ -17,6 +17,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
 from gpumod.engine.footprints import footprint, placed_on
+from gpumod.engine.leftovers import keepers, leftovers, sweep_now
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted
@@ -82,6 +83,7 @@ class Services(Units):
     async def service_edit(self, params: ServiceWrite) -> ServiceResult:
         """Change a definition. Nothing is restarted: the result shows the drift and how to apply it."""
         store = self._machine.store
+        before = keepers(self._machine)
         with store.together():  # nobody else writes between what is read here and what is written
             old = self._service(params.id)
             service = self._validated(params, old.model_dump(), old.unit_vars)
@@ -89,6 +91,8 @@ class Services(Units):
             if edited:
                 event = self._event("service-edited", service.id, **in_event(fields_of(old, service)))
                 store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
+        if keepers(self._machine) != before:
+            await sweep_now(self._machine, f"service edit {service.id}")
         return self._shown(service, await self._seen())
 
     def _validated(self, params: ServiceWrite, base: Mapping[str, Any], options: Mapping[str, Any]) -> Service:
@@ -232,17 +236,17 @@ class Services(Units):
                 event = self._event("mode-edited", mode_id, removed=service.id)
                 store.put_mode(without_service(modes[mode_id], service.id), event=event, user_edited=True)
             store.delete_service(params.service, event=self._event("service-removed", params.service))
-        await self._forget(params.service)
-        return DeletedResult(kind="service", id=params.service)
+        return DeletedResult(kind="service", id=params.service, notes=await self._forget(params.service))
 
-    async def _forget(self, service: str) -> None:
-        """Remove what was written for a service: units of whatever supervisor, and its secrets."""
+    async def _forget(self, service: str) -> tuple[str, ...]:
+        """Remove what was written for a service: units of whatever supervisor, and its secrets. Tells what is left."""
+        self._machine.secrets.forget(service)
         for name in self._machine.plugins.supervisors.names():
-            with suppress(UnknownName, MachineLacks):  # a supervisor that is not here wrote nothing
+            with suppress(GpumodError):  # a supervisor that is not here wrote nothing
                 supervisor = self._machine.supervisor(name)
                 if isinstance(supervisor, WritesUnits):
                     await supervisor.forget(service)
-        self._machine.secrets.forget(service)
+        return tuple(f"{left.message} ({left.hint})" for left in leftovers(self._machine) if left.service == service)
 
     async def _stop(
         self, service: Service, services: Mapping[str, Service], progress: OnProgress, *, alive: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -56,9 +57,14 @@ class Offered(Generic[T]):
         self.offer = offer
         self.distribution = distribution
         self._made: tuple[tuple[Any, ...], T] | None = None
+        self._making = threading.Lock()
 
     def make(self, *args: Any) -> T:
         """The object. Raises Failed (`plugin-broken`) when the factory raises; a GpumodError passes as it is."""
+        with self._making:
+            return self._made_of(*args)
+
+    def _made_of(self, *args: Any) -> T:
         if self._made is None or self._made[0] != args:
             factory = self.offer.factory  # type: ignore[attr-defined]  # the loader checked that it has one
             try:

@@ -3,7 +3,7 @@ again what was forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +17,14 @@ class CanBeAway(Protocol):
     """A supervisor that is a stranger's program. `reach` raises MachineLacks where it is not there."""
 
     def reach(self) -> None: ...
+
+
+@runtime_checkable
+class NeedsLeave(Protocol):
+    """A supervisor that not everybody may tell what to do. `may` raises MachineLacks where whoever asks may not start
+    and stop these services; nothing becomes of them by the question."""
+
+    async def may(self, services: Sequence[str]) -> None: ...
 
 
 @runtime_checkable
@@ -63,10 +71,13 @@ class UnitText(Frozen):
 class WritesUnits(Protocol):
     """A supervisor that writes a text for each service that it starts.
 
-    `unit` tells what would be written, from `template` if one is named; `install` writes it; `forget` removes all that
-    was written for a service. None of them touches what is not gpumod's own.
+    `unit` tells what would be written, from `template` if one is named; `install` writes it; `units` tells what is
+    there, by service. `withdraw` removes the text for a service, `forget` all that was written for it; False where it
+    is up, and so keeps it. None of them touches what is not gpumod's own.
     """
 
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText: ...
+    def units(self) -> Mapping[str, Path]: ...
     async def install(self, handle: Handle, launch: Launch) -> None: ...
-    async def forget(self, service: str) -> None: ...
+    async def withdraw(self, service: str) -> bool: ...
+    async def forget(self, service: str) -> bool: ...

@@ -117,7 +117,8 @@ def llama_swap_files(commands: Sequence[CommandLine]) -> tuple[Path, ...]:
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     places = [place for command in commands for place in _named(command)]
     places += [folder / f"config.{end}" for folder in (config / "llama-swap", Path("/etc/llama-swap")) for end in ENDS]
-    return tuple(place for place in dict.fromkeys(places) if place.is_file())
+    # what another user's folder hides, or no file can be called, is none
+    return tuple(place for place in dict.fromkeys(places) if os.path.isfile(place))  # noqa: PTH113
 
 
 ENDS = ("yaml", "yml")

@@ -48,9 +48,9 @@ def load_presets(folders: Sequence[tuple[str, Path]], settings: Settings) -> Pre
 
 
 def _files(folder: Path, problems: list[ErrorInfo]) -> list[Path]:
-    if folder.is_file():
-        return [folder]
     try:
+        if folder.is_file():
+            return [folder]
         named = [p for p in sorted(folder.rglob("*")) if p.suffix in _SUFFIXES and not p.name.startswith(".")]
         found = [path for path in named if path.is_file()]
         others = [path for path in named if not path.is_file() and not path.is_dir()]

@@ -49,7 +49,14 @@ def _prepared(engine: Engine) -> Engine:
     return engine
 
 
+def _text(data: bytes) -> str:
+    """A text as it stands in the file. What is no UTF-8 becomes what no definition may hold: one row is bad then, and
+    named, where sqlite3 itself would refuse the whole table."""
+    return data.decode("utf-8", "surrogateescape")
+
+
 def _on_connect(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.text_factory = _text
     try:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=NORMAL")

@@ -24,13 +24,15 @@ _RESTORE = "put the field right in the database, or restore a backup of it"
 
 def bad_row(table: str, row: object, field: str, problem: str) -> Failed:
     """The error for a row that no longer says something valid."""
+    name = str(row).encode("utf-8", "backslashreplace").decode()
+    repair = _REPAIR.get(table, _RESTORE) if name == str(row) else _RESTORE  # no command can say what is no text
     return Failed(
         "bad-row",
         f"table {table}, row {row!r}: field {field} {problem}",
         why="the database was edited by something other than gpumod",
-        hint=_REPAIR.get(table, _RESTORE).format(row=shlex.quote(str(row))),
+        hint=repair.format(row=shlex.quote(name)),
         table=table,
-        row=str(row),
+        row=name,
         field=field,
     )
 

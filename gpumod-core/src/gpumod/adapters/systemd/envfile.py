@@ -9,16 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gpumod.adapters.templates import ENV_NAME
 from gpumod.domain.errors import UsageError
-
-SYSTEMDS_OWN = frozenset(
-    {
-        *("INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "MAINPID", "MANAGERPID"),
-        *("NOTIFY_SOCKET", "SERVICE_RESULT", "EXIT_CODE", "EXIT_STATUS", "WATCHDOG_PID", "WATCHDOG_USEC"),
-    }
-)
-"""Variables of systemd's own protocol: no service is given others."""
+from gpumod.domain.secrets import why_no_variable
 
 
 def environment_text(service: str, variables: Mapping[str, str]) -> str:
@@ -26,20 +18,8 @@ def environment_text(service: str, variables: Mapping[str, str]) -> str:
     lines = []
     for name in sorted(variables):
         value = variables[name]
-        if not ENV_NAME.fullmatch(name) or name in SYSTEMDS_OWN:
-            why = "it belongs to systemd" if name in SYSTEMDS_OWN else "it is no name that systemd takes"
+        if why := why_no_variable(name, value):
             raise UsageError("bad-variable", f"service {service} cannot have the variable {name[:80]!r}", why=why)
-        if "\0" in value or not _is_text(value):
-            why = "its value is no text in UTF-8"
-            raise UsageError("bad-variable", f"service {service} cannot have the variable {name}", why=why)
         escaped = re.sub(r'(["\\`$])', r"\\\1", value)
         lines.append(f'{name}="{escaped}"\n')
     return "".join(lines)
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

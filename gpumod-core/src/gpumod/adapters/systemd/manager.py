@@ -17,6 +17,9 @@ BOOTED = Path("/run/systemd/system")
 """This folder is there where systemd is process 1."""
 CALL_TIMEOUT_S = 60.0
 
+FORBIDDEN = ("Access denied", "authentication required", "Permission denied", "not permitted", "Unit polkit.service")
+"""What is in an answer of systemd's to somebody who may not."""
+
 Properties = Mapping[str, str]
 
 
@@ -130,14 +133,12 @@ def refused(scope: Scope, what: str, answer: Answer, unit: str = "") -> Failed |
     """The error of a call that failed: MachineLacks `not-allowed` where rights are missing, else Failed."""
     why = answer.err.strip() or answer.out.strip() or f"systemctl ended with status {answer.code}"
     name = unit or f"the systemd {scope} manager"
-    if any(
-        words in why for words in ("Access denied", "authentication required", "Permission denied", "not permitted")
-    ):
+    if any(words in why for words in FORBIDDEN):
         return MachineLacks(
             "not-allowed",
             f"{name} {what}: you may not",
             why=why,
-            hint="let a polkit rule allow manage-units for gpumod-*.service (docs/systemd.md), run gpumod as root, or"
+            hint="let a polkit rule allow it for units of this home (docs/systemd.md has one), run gpumod as root, or"
             " use your own manager: gpumod settings set supervisor systemd-user",
         )
     if "Failed to connect" in why or "No medium found" in why:

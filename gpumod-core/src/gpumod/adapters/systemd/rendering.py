@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpumod.adapters.launches import Resolved
@@ -30,7 +30,7 @@ class Rendering:
     def __init__(self, home: Path, home_id: str, settings: Settings, scope: Scope, folders: Sequence[Path]) -> None:
         self._home, self._home_id, self._settings, self._scope = home, home_id, settings, scope
         self._records = Records(home)
-        self._templates = Templates(home, folders)
+        self._templates = Templates(home, folders, roots_only=roots_only(scope))
 
     def environment_file(self, service: str) -> Path:
         """Variables that change from start to start, and secrets: readable by the owner alone."""
@@ -43,8 +43,13 @@ class Rendering:
     def name(self, service: str) -> str:
         return unit_name(service, self._home, self._home_id, self._scope)
 
+    @property
+    def folder(self) -> Path:
+        """Where units are written."""
+        return unit_folder(self._scope)
+
     def path(self, service: str) -> Path:
-        return unit_folder(self._scope) / self.name(service)
+        return self.folder / self.name(service)
 
     def unit(self, handle: Handle, launch: Launch, found: Resolved, template: str | None = None) -> Unit:
         """The unit of a service as it should be now, of what its launch alone means (`found`).
@@ -54,7 +59,6 @@ class Rendering:
         Raises UsageError for values that no unit can hold, and what :meth:`Templates.render` raises.
         """
         service = handle.launched
-        check_owner(self._templates.user_folder, service.unit_template, self._scope)
         usual = f"{service.driver}.service.j2"
         name, own = (template, None) if template else (usual, service.unit_template)
         if own is None and name not in self._templates.names():
@@ -63,22 +67,7 @@ class Rendering:
         if GLOB & set(str(file)):
             why = "systemd would take one of its characters for a pattern"
             raise UsageError("bad-home", f"units cannot refer to {file}", why=why, hint="choose another --home")
-        body = self._templates.render(
-            name,
-            own=own,
-            service=service,
-            launch=launch,
-            program=found.program,
-            words=found.argv[1:],
-            env=public_variables(found),
-            cwd=str(found.cwd),
-            environment_file=str(file),
-            exit_file=str(self.exit_file(service.id)),
-            manager=self._scope,
-            user=user,
-            restart=self._settings.unit_restart,
-            template=own or name,
-        )
+        body = self._templates.render(name, own=own, **self.variables(service, launch, found, own or name))
         refers = systemd_word(file) if user else f"EnvironmentFile={systemd_path(file)}"
         _check(body, own or name, refers, service)
         return Unit(
@@ -88,23 +77,27 @@ class Rendering:
             template=own or name,
         )
 
+    def variables(self, service: Service, launch: Launch, found: Resolved, template: str) -> Mapping[str, object]:
+        """What a template can use; docs/templates.md explains each."""
+        return {
+            "service": service,
+            "launch": launch,
+            "program": found.program,
+            "words": found.argv[1:],
+            "env": public_variables(found),
+            "cwd": str(found.cwd),
+            "environment_file": str(self.environment_file(service.id)),
+            "exit_file": str(self.exit_file(service.id)),
+            "manager": self._scope,
+            "user": runs_as(self._home, self._scope),
+            "restart": self._settings.unit_restart,
+            "template": template,
+        }
 
-def check_owner(folder: Path, own: str | None, scope: Scope) -> None:
-    """Refuse to make units for root's manager, as root, of templates that somebody else can write.
 
-    `folder` is the user's own, `own` a service's `unit_template`. Raises Failed `foreign-template`.
-    """
-    if scope == "user" or os.geteuid() != 0:
-        return
-    named = [Path(own)] if own and own.startswith("/") else []
-    for file in (*sorted(folder.glob("*")), *named):
-        if file.exists() and file.lstat().st_uid != 0:
-            raise Failed(
-                "foreign-template",
-                f"root makes no unit of the template {file}",
-                why="it belongs to another user, who could make it a unit with root's rights",
-                hint=f"read it; then chown root {file}",
-            )
+def roots_only(scope: Scope) -> bool:
+    """True where root makes units for its own manager: what is in a template of another user would have its rights."""
+    return scope == "system" and os.geteuid() == 0
 
 
 def runs_as(home: Path, scope: Scope) -> str | None:

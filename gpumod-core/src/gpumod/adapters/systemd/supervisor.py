@@ -25,7 +25,7 @@ from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, 
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
-from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -89,12 +89,32 @@ class SystemdSupervisor:
             wanted = [self._unit(handle, launch)]
             await self._write(wanted, await self._ask(wanted))
 
-    async def forget(self, service: str) -> None:
-        """Remove what was written for a service: its unit, and the file of its variables."""
-        path = self._rendering.path(service)
-        self._rendering.environment_file(service).unlink(missing_ok=True)
-        if units.remove(path, self._home_id, service):
-            await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
+    def units(self) -> Mapping[str, Path]:
+        """The units of this home that are there, by service."""
+        found = units.of_home(self._rendering.folder, self._home_id)
+        return {service: path for service, path in found if path.name == self._rendering.name(service)}
+
+    async def withdraw(self, service: str) -> bool:
+        """Remove the unit of a service, so that nothing of it is left here. False where it is up, and so needs it.
+
+        Raises MachineLacks `unit-needs-root`, and where there is a unit but no manager to ask.
+        """
+        path = self.units().get(service)
+        if path is None:
+            return True
+        shown = await self._shown(path.name)
+        if states.is_active(shown) or states.pids_of(shown):
+            return False
+        units.remove(path, self._home_id, service)
+        await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
+        return True
+
+    async def forget(self, service: str) -> bool:
+        """Remove what was written for a service: its unit, and the file of its variables. Else as :meth:`withdraw`."""
+        gone = await self.withdraw(service)
+        if gone:
+            self._rendering.environment_file(service).unlink(missing_ok=True)
+        return gone
 
     def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
         return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
@@ -119,6 +139,24 @@ class SystemdSupervisor:
         differs = units.there(unit.path, self._home_id, handle.service) != unit.text
         if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
             raise units.cannot_write(unit)
+
+    async def may(self, services: Sequence[str]) -> None:
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `services`.
+
+        Whether polkit would allow it can only be asked by doing: what is down is stopped, and what is up is told that
+        it has not failed. Neither changes anything.
+        """
+        if self._manager.scope == "user" or os.geteuid() == 0:
+            return
+        names = [self._rendering.name(service) for service in services]
+        shown = await self._manager.show(names, states.ASKED)
+        up = [name for name in names if states.is_active(shown.get(name, {}))]
+        for verb, asked in (("stop", [name for name in names if name not in up]), ("reset-failed", up)):
+            answer = await self._manager.call(verb, "--", *asked) if asked else None
+            if answer is not None and answer.code:
+                error = refused(self._manager.scope, "cannot be started and stopped", answer, ", ".join(asked))
+                if isinstance(error, MachineLacks):
+                    raise error
 
     async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
         """Write the units that differ, and see that the manager knows them as they are; `shown` is what it knows.

@@ -7,12 +7,13 @@ import hashlib
 import os
 import pwd
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpumod.adapters.files import write_atomic
 from gpumod.adapters.systemd.manager import Scope
+from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 
 SECTION = "[X-Gpumod]"
@@ -47,10 +48,21 @@ def unit_name(service: str, home: Path, home_id: str, scope: Scope) -> str:
 
 
 def unit_folder(scope: Scope) -> Path:
-    """Where units of ours are written. They stay over a reboot, but none is ever enabled."""
+    """Where units of ours are written. They stay over a reboot, but none is ever enabled.
+
+    Raises MachineLacks `no-user-manager` for a user who is not in the machine's list of users.
+    """
     if scope == "system":
         return Path("/etc/systemd/system")
-    return Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".config/systemd/user"
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".config/systemd/user"
+    except KeyError:
+        raise MachineLacks(
+            "no-user-manager",
+            "this user has no systemd manager",
+            why=f"nobody has the user id {os.geteuid()} on this machine",
+            hint="gpumod settings set supervisor process",
+        ) from None
 
 
 def marked(body: str, home_id: str, service: str, template: str) -> str:
@@ -155,14 +167,31 @@ def cannot_write(unit: Unit, error: OSError | None = None) -> GpumodError:
     )
 
 
+def of_home(folder: Path, home_id: str) -> Iterator[tuple[str, Path]]:
+    """Units in `folder` that carry the mark of this home, with its services. Links are nobody's."""
+    for path in sorted(folder.glob("gpumod-*.service")):
+        with contextlib.suppress(OSError):  # it went meanwhile, or is not to be read
+            marks = {} if path.is_symlink() else marks_of(path.read_text("utf-8", "replace"))
+            if marks.get("Home") == home_id and is_id(marks.get("Service", "")):
+                yield marks["Service"], path
+
+
 def remove(path: Path, home_id: str, service: str) -> bool:
-    """Remove a unit of ours; True when there was one. What is not ours is left alone, without a word."""
+    """Remove a unit of ours; True when there was one. What is not ours is left alone, without a word.
+
+    Raises MachineLacks `unit-needs-root`, and Failed `cannot-write`.
+    """
     try:
         if there(path, home_id, service) is None:
             return False
-        path.unlink()
     except GpumodError:
         return False
+    try:
+        path.unlink()
     except OSError as error:
-        raise Failed("cannot-write", f"the unit {path} cannot be removed", why=error.strerror or str(error)) from error
+        why = error.strerror or str(error)
+        if os.geteuid() != 0 and isinstance(error, PermissionError):
+            message = f"the unit {path} is left, and only root may remove it"
+            raise MachineLacks("unit-needs-root", message, why=why, hint=f"as root: rm {path}") from error
+        raise Failed("cannot-write", f"the unit {path} cannot be removed", why=why) from error
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from gpumod.adapters.systemd import units
 from gpumod.adapters.systemd.manager import Manager, Scope, lingers, refused
 from gpumod.adapters.systemd.reloading import Reloading
-from gpumod.adapters.systemd.rendering import check_owner, runs_as
+from gpumod.adapters.systemd.rendering import roots_only, runs_as
 from gpumod.adapters.systemd.units import Unit, marked, unit_folder, unit_name
 from gpumod.adapters.templates import Templates
 from gpumod.domain.settings import Settings
@@ -27,7 +27,7 @@ class WatchUnit:
         self._home, self._home_id, self._scope = home, home_id, scope
         self._manager = Manager(scope)
         self._reloading = Reloading(self._manager, settings)
-        self._templates = Templates(home, folders)
+        self._templates = Templates(home, folders, roots_only=roots_only(scope))
         # `gpumod-ID.service` is a service's, whatever its id: without one it is nobody else's
         self.name = unit_name("", home, home_id, scope).replace("-.", ".")
         self.path = unit_folder(scope) / self.name
@@ -80,7 +80,6 @@ class WatchUnit:
             raise refused(self._scope, f"refuses to {verb}", answer, self.name)
 
     def _unit(self) -> Unit:
-        check_owner(self._templates.user_folder, None, self._scope)
         body = self._templates.render(
             TEMPLATE,
             manager=self._scope,

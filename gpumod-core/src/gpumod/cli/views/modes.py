@@ -60,4 +60,4 @@ def mode_status(result: ModeStatusResult) -> RenderableType:
 
 def deleted(result: DeletedResult) -> RenderableType:
     """What is gone."""
-    return words(f"{result.kind} {result.id} deleted")
+    return stack(words(f"{result.kind} {result.id} deleted"), bullets(result.notes, "yellow") if result.notes else None)

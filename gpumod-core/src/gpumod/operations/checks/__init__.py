@@ -11,6 +11,7 @@ from gpumod.operations.checks.devices import check_devices
 from gpumod.operations.checks.exposure import check_exposure
 from gpumod.operations.checks.gpus import check_gpus
 from gpumod.operations.checks.home import check_home
+from gpumod.operations.checks.leftovers import check_leftovers
 from gpumod.operations.checks.memory import check_memory
 from gpumod.operations.checks.models import check_models
 from gpumod.operations.checks.plugins import check_plugins
@@ -36,6 +37,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("programs", check_programs),
     ("models", check_models),
     ("strays", check_strays),
+    ("units", check_leftovers),
     ("service", check_definitions),
     ("ports", check_ports),
     ("network", check_exposure),
