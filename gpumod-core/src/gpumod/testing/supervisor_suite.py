@@ -317,7 +317,8 @@ class SupervisorSuite:
 
     async def test_a_service_that_forks_without_end_is_stopped(self, bench: Bench) -> None:
         code = """
-            import os, time
+            import os, signal, time
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:  # each generation forks the next one and goes
                 if os.fork():
@@ -329,6 +330,7 @@ class SupervisorSuite:
         await asyncio.sleep(0.1)
         await bench.supervisor.stop(handle, bench.launch(code, stop_timeout_s=0.1))
         assert bench.living(handle) == []
+        assert (await bench.one(handle)).exit_code == -9  # it did not end by itself
 
     # --- gpumod comes and goes --------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ ROTATION_CHECK_S = 1.0
 LEFTOVER_GRACE_S = 2.0
 KILL_AGAIN_S = 0.02
 KILL_AGAIN_MOST_S = 1.0
+REAPED_AT_ONCE = 100
 COPY_BYTES = 1024 * 1024
 
 Json = dict[str, object]
@@ -148,7 +149,8 @@ class Watch:
                 break
             now = time.monotonic()
             self.act(now)
-            got = signal.sigtimedwait(self.heard, max(0.0, min(self.kill_at, self.rotate_at) - now))
+            due = now if len(ended) == REAPED_AT_ONCE else min(self.kill_at, self.rotate_at)
+            got = signal.sigtimedwait(self.heard, max(0.0, due - now))
             if got is not None:
                 self.hear(got.si_signo)
         self.keep_exit(empty=True)
@@ -164,8 +166,7 @@ class Watch:
     def act(self, now: float) -> None:
         """Do what is due."""
         if now >= self.kill_at:
-            for pid in children():
-                send(pid, signal.SIGKILL)
+            kill_children()
             self.kill_at = now + self.kill_again_s
             self.kill_again_s = min(2 * self.kill_again_s, KILL_AGAIN_MOST_S)
         if now >= self.rotate_at:
@@ -190,9 +191,12 @@ class Watch:
 
 
 def reap() -> tuple[dict[int, int], bool]:
-    """Collect the children that ended (pid -> exit code, negative for a signal), and say whether none is left."""
+    """Collect children that ended (pid -> exit code, negative for a signal), and say whether none is left.
+
+    Not all of them where they end faster than we collect: what is due must be done in between.
+    """
     ended: dict[int, int] = {}
-    while True:
+    while len(ended) < REAPED_AT_ONCE:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
@@ -200,6 +204,7 @@ def reap() -> tuple[dict[int, int], bool]:
         if pid == 0:
             return ended, False
         ended[pid] = os.waitstatus_to_exitcode(status)
+    return ended, False
 
 
 def children() -> list[int]:
@@ -209,6 +214,18 @@ def children() -> list[int]:
         return [int(pid) for pid in read(f"/proc/{me}/task/{me}/children").split()]
     except FileNotFoundError:
         return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == me]
+
+
+def kill_children() -> None:
+    """SIGKILL the direct children, and at once all of their groups: of what forks faster than we look, none escapes.
+
+    Their groups hold no strangers: they are of the session that was made for the service, or of sessions made in it.
+    """
+    found = children()
+    for of_child in {os.getpgid(pid) for pid in found} - {os.getpgrp()}:
+        send(-of_child, signal.SIGKILL)
+    for pid in found:
+        send(pid, signal.SIGKILL)
 
 
 def send(pid: int, number: int) -> None:

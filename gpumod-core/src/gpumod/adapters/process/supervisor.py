@@ -187,7 +187,7 @@ class ProcessSupervisor:
 
         Returns when no process of the tree lives; does nothing when there is none. Raises Failed `cannot-kill`.
         """
-        token, _ = self._survey([handle])[handle.service]
+        token = self._token(handle)  # the tree is not looked at first: it may grow faster than one can look
         try:
             if token and _has_shim(token):
                 await self._stop_by_shim(handle, shim_process(token), launch)
