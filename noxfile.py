@@ -25,6 +25,7 @@ DISTRIBUTIONS = {
     "vllm": "gpumod-vllm",
     "llamacpp": "gpumod-llamacpp",
     "fastapi": "gpumod-fastapi",
+    "docker": "gpumod-docker",
     "sim": "gpumod-sim",
     "presets": "presets",
 }
@@ -76,6 +77,18 @@ def systemd(session: nox.Session) -> None:
     session.run(str(box), pytest, "-m", "systemd", *(session.posargs or ["tests"]), external=True)
     if not session.posargs:
         session.run("pytest", "-m", "reboot", "tests/systemd")  # it boots boxes itself
+
+
+@nox.session
+def docker(session: nox.Session) -> None:
+    """Tests on a real Docker Engine of their own: needs root, dockerd and busybox; nothing is pulled."""
+    _install(session, "test")
+    session.run("pytest", "-m", "docker and not systemd", *(session.posargs or ["tests/docker"]))
+    if not session.posargs:  # beside units, in a systemd that is thrown away; its /run is no overlay, as engines need
+        box = ROOT / "tests" / "systemd" / "box"
+        pytest = str(Path(session.bin) / "pytest")
+        env = {"GPUMOD_TEST_DOCKER_DATA": "/run/dk/data"}
+        session.run(str(box), pytest, "-m", "docker and systemd", "tests/docker", env=env, external=True)
 
 
 @nox.session

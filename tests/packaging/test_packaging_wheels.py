@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.packaging, pytest.mark.timeout(600)]
-NAMES = ("gpumod", "gpumod_core", "gpumod_fastapi", "gpumod_llamacpp", "gpumod_presets", "gpumod_sim", "gpumod_vllm")
+NAMES = (
+    "gpumod",
+    "gpumod_core",
+    "gpumod_docker",
+    "gpumod_fastapi",
+    "gpumod_llamacpp",
+    "gpumod_presets",
+    "gpumod_sim",
+    "gpumod_vllm",
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The public names, for plugin authors."""
 
+from gpumod.domain.base import is_id
 from gpumod.domain.errors import DoesNotFit, Failed, GpumodError, MachineLacks, UnknownName, UsageError
 from gpumod.domain.footprint import Estimate, Footprint, Source
 from gpumod.domain.machine import Finding, GpuProcess, GpuReading, Ram
@@ -9,7 +10,19 @@ from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.plugins.commands import Flag, gpus_in, keep_flags, read_flags, words_from
 from gpumod.plugins.hookspecs import hookimpl
-from gpumod.plugins.kit import Args, Env, Options, Word, in_flight, metric_sum, parse_options, poll, refuse_flags
+from gpumod.plugins.kit import (
+    CONTAINER,
+    Args,
+    Env,
+    Options,
+    Word,
+    in_flight,
+    metric_sum,
+    parse_fields,
+    parse_options,
+    poll,
+    refuse_flags,
+)
 from gpumod.plugins.loglines import LogRule, first_fatal
 from gpumod.plugins.offers import (
     PLUGIN_API,
@@ -49,16 +62,17 @@ from gpumod.ports import (
     VramEstimator,
 )
 from gpumod.ports.commands import CommandLine, ReadsCommands, Told
+from gpumod.ports.units import Stray
 
 __all__ = [
-    "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "CommandLine", "DoesNotFit",
-    "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint", "GpuProbe",
-    "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http",
-    "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo",
-    "ModelInfoSource", "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult",
-    "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "Service", "Settings", "SleepStrategy",
-    "SleepStrategyOffer", "Source", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "Told",
-    "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal", "gpus_in",
-    "hookimpl", "in_flight", "keep_flags", "metric_sum", "parse_options", "poll", "read_flags", "refuse_flags",
-    "words_from",
+    "CONTAINER", "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "CommandLine",
+    "DoesNotFit", "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint",
+    "GpuProbe", "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers",
+    "Http", "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading",
+    "ModelInfo", "ModelInfoSource", "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer",
+    "ProbeResult", "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "Service", "Settings", "SleepStrategy",
+    "SleepStrategyOffer", "Source", "Stray", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer",
+    "Told", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal",
+    "gpus_in", "hookimpl", "in_flight", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options",
+    "poll", "read_flags", "refuse_flags", "words_from",
 ]  # fmt: skip

@@ -182,7 +182,7 @@ def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -
     """How the service was launched, for its stop signal and time-out; plain ones when its driver is gone or breaks."""
     try:
         allocation = machine.allocation(handle.launched, handle.gpus, 0, gpus, {})
-        return machine.driver(handle.launched).launch(handle.launched, allocation, machine.settings)
+        return machine.launch(handle.launched, allocation, handle.supervisor)
     except Exception:  # noqa: BLE001 - whatever a stranger's driver does, its service can be stopped
         return Launch(argv=(handle.service,))
 

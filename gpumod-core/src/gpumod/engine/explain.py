@@ -121,11 +121,13 @@ async def ended_because(machine: Machine, handle: Handle, status: ProcessStatus)
         users = await asyncio.to_thread(machine.local.port_users, [service.port])
         if service.port in users:
             return port_taken(service, service.port, users[service.port], fatal.line, lines)
-    return died(service, status.exit_code, lines, fatal)
+    return died(service, status.exit_code, lines, fatal, status.detail)
 
 
-def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal: FatalLine | None) -> Failed:
-    """The error of a service that ended while it was starting."""
+def died(
+    service: Service, exit_code: int | None, lines: tuple[str, ...], fatal: FatalLine | None, detail: str = ""
+) -> Failed:
+    """The error of a service that ended while it was starting; `detail` is what its supervisor says of that."""
     if fatal:
         return fatal_error(service, fatal, lines)
     how = (
@@ -137,7 +139,7 @@ def died(service: Service, exit_code: int | None, lines: tuple[str, ...], fatal:
     return Failed(
         "died-while-starting",
         f"{service.id} {how} while it was starting",
-        why=last or "it left no word in its log",
+        why=detail or last or "it left no word in its log",
         hint=f"see `gpumod service logs {service.id}`",
         service=service.id,
         exit_code=exit_code,

@@ -13,7 +13,7 @@ from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings, device_list
-from gpumod.plugins.offers import SupervisorOffer
+from gpumod.plugins.offers import DriverOffer, SupervisorOffer
 from gpumod.plugins.registry import Plugins
 from gpumod.ports import (
     Allocation,
@@ -22,12 +22,14 @@ from gpumod.ports import (
     GpuProbe,
     GpuShare,
     Http,
+    Launch,
     Local,
     SleepStrategy,
     Store,
     Supervisor,
 )
 from gpumod.ports.secrets import Secrets
+from gpumod.ports.units import KeepsInside
 
 Reading = tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
 """The GPUs, and the processes on them."""
@@ -97,7 +99,23 @@ class Machine:
             return HOSTED
         if service.adopted:
             return service.adopted.keeper
-        return service.run_with or self.settings.supervisor
+        return service.run_with or self._run_with(service.driver) or self.settings.supervisor
+
+    def _run_with(self, driver: str) -> str | None:
+        """What keeps the services of `driver` alive, where only one can."""
+        offer = self.plugins.drivers.offer(driver).offer if driver in self.plugins.drivers else None
+        return offer.run_with if isinstance(offer, DriverOffer) else None
+
+    def launch(self, service: Service, allocation: Allocation, keeper: str | None = None) -> Launch:
+        """How `service` is launched by `keeper` (None: whoever keeps it by its definition), as seen from this machine.
+
+        Raises ValueError for what cannot be, as it is defined; UnknownName.
+        """
+        driver, name = self.driver(service), keeper or self.supervisor_name(service)
+        supervisor = None if name == HOSTED else self.supervisor(name)
+        if isinstance(supervisor, KeepsInside):
+            return supervisor.launch(driver, service, allocation, self.settings)
+        return driver.launch(service, allocation, self.settings)
 
     def port(self, service: Service, services: Mapping[str, Service], handles: Mapping[str, Handle]) -> int | None:
         """Where `service` answers: its own port, or its host's (as that was started, if it was)."""

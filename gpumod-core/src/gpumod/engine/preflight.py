@@ -32,7 +32,7 @@ def launches(machine: Machine, planned: Planned) -> Starts:
         try:
             driver.check(service)
             allocation = allocate(machine, planned.snapshot, service, step.placed_on)
-            launch = driver.launch(service, allocation, machine.settings)
+            launch = machine.launch(service, allocation)
         except ValueError as error:
             raise bad_service(service, error) from error
         machine.probe.child_env(allocation.visible)

@@ -62,8 +62,8 @@ async def start_process(ctx: RunContext, step: Step, service: Service, clock: Cl
     """Spawn and wait until ready, by `clock`. The nonce is journalled before: a crash orphans nothing."""
     machine = ctx.machine
     allocation = allocate(machine, ctx.snapshot, service, step.placed_on)
-    launch = machine.driver(service).launch(service, allocation, machine.settings)
     name = machine.supervisor_name(service)
+    launch = machine.launch(service, allocation, name)
     handle = new_handle(ctx, step, service, name)
     data = {"run": ctx.run_id}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))

@@ -30,7 +30,7 @@ from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResu
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
-from gpumod.ports.units import KeepsJournal, LooksAfter, WritesUnits
+from gpumod.ports.units import Forgets, KeepsInside, KeepsJournal, LooksAfter
 
 NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
 """Fields of a service that are not edited as such."""
@@ -132,6 +132,7 @@ class Services(Units):
         try:
             driver.check(service)
             capabilities = driver.capabilities(service)
+            self._check_inside(service)
         except ValueError as error:
             raise UsageError(
                 "bad-options",
@@ -163,6 +164,14 @@ class Services(Units):
         elif service.port is None and not capabilities.hosts_members:
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
         check_needs(known, [service.id])
+
+    def _check_inside(self, service: Service) -> None:
+        """Raise ValueError where what keeps the service (a container engine) would not start it as it is defined."""
+        name = self._machine.supervisor_name(service)
+        if name in self._machine.plugins.supervisors:
+            supervisor = self._machine.supervisor(name)
+            if isinstance(supervisor, KeepsInside):
+                supervisor.check_service(service, self._machine.settings)
 
     def _check_sleep(self, service: Service, levels: Collection[str]) -> None:
         """Raise UsageError where the driver does not sleep at this level, or not with the service's other options."""
@@ -244,7 +253,7 @@ class Services(Units):
         for name in self._machine.plugins.supervisors.names():
             with suppress(GpumodError):  # a supervisor that is not here wrote nothing
                 supervisor = self._machine.supervisor(name)
-                if isinstance(supervisor, WritesUnits):
+                if isinstance(supervisor, Forgets):
                     await supervisor.forget(service)
         return tuple(f"{left.message} ({left.hint})" for left in leftovers(self._machine) if left.service == service)
 

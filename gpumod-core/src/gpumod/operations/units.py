@@ -130,7 +130,7 @@ class Units(Base):
         driver = machine.driver(service)
         try:
             driver.check(service)
-            launch = driver.launch(service, allocate(machine, snapshot, service, seat), machine.settings)
+            launch = machine.launch(service, allocate(machine, snapshot, service, seat), supervisor)
         except ValueError as error:
             raise bad_service(service, error) from error
         handle = Handle(

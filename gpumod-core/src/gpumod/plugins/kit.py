@@ -28,6 +28,12 @@ DENIED_ENV_PREFIXES = ("LD_", "GPUMOD_")
 POLL_LEAST_S, POLL_MOST_S = 0.01, 0.05
 
 
+CONTAINER = "container"
+"""The option that is not the driver's: how the service runs in a container, where one keeps it."""
+UNTOLD = ("env", "environment", CONTAINER)
+"""Options that may hold secrets: their values are not repeated in messages."""
+
+
 class Options(BaseModel):
     """The base of a driver's options, read from `unit_vars`: immutable, and unknown keys are refused."""
 
@@ -35,9 +41,15 @@ class Options(BaseModel):
 
 
 def parse_options(model: type[O], service: Service) -> O:
-    """The service's `unit_vars` as `model`. Raises ValueError that says every problem, with close matches."""
+    """The service's `unit_vars`, without `container`, as `model`. Raises ValueError that says every problem, with
+    close matches."""
+    return parse_fields(model, service, {name: value for name, value in service.unit_vars.items() if name != CONTAINER})
+
+
+def parse_fields(model: type[O], service: Service, fields: Mapping[str, Any]) -> O:
+    """`fields` of `service` as `model`. Raises ValueError as :func:`parse_options`."""
     try:
-        return model.model_validate(dict(service.unit_vars))
+        return model.model_validate(dict(fields))
     except ValidationError as error:
         problems = "; ".join(_problem(item, model) for item in error.errors(include_url=False))
     raise ValueError(f"service {service.id!r}: {problems}")
@@ -50,7 +62,7 @@ def _problem(item: Mapping[str, Any], model: type[Options]) -> str:
         advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(model.model_fields))}"
         return f"unknown option {name!r} ({advice})"
     # The environment may hold secrets, so its values are not repeated; nor are those that are known by their names.
-    given = "" if item["loc"][:1] == ("env",) else f" (got {hidden(item['input'], name)!r:.80})"
+    given = "" if item["loc"][:1] and item["loc"][0] in UNTOLD else f" (got {hidden(item['input'], name)!r:.80})"
     return f"option {name!r}: {said(item)}{given}"
 
 

@@ -25,7 +25,10 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class DriverOffer(Offer):
+    """`run_with` is the supervisor that alone can keep services of this driver alive, where there is just one."""
+
     factory: Callable[[], Driver]
+    run_with: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

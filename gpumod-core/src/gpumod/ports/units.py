@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 
 from gpumod.domain.base import Frozen
 from gpumod.domain.run import Handle
-from gpumod.ports import Launch
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.ports import Allocation, Driver, Launch
 
 
 @runtime_checkable
@@ -25,6 +27,27 @@ class NeedsLeave(Protocol):
     and stop these services; nothing becomes of them by the question."""
 
     async def may(self, services: Sequence[str]) -> None: ...
+
+
+@runtime_checkable
+class KeepsInside(Protocol):
+    """A supervisor whose services live in a file system and a network of their own (containers).
+
+    `check_service` raises ValueError for a definition that it would not start. `launch` has the driver launch the
+    service as things are in there, and tells the launch as it is seen from this machine (`ports` are the machine's);
+    it raises ValueError too. Both are pure but for links, which they resolve.
+    """
+
+    def check_service(self, service: Service, settings: Settings) -> None: ...
+    def launch(self, driver: Driver, service: Service, allocation: Allocation, settings: Settings) -> Launch: ...
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """A supervisor that keeps something for a service while that is stopped. `forget` removes it; False where the
+    service is up, and so keeps it. What is not gpumod's own is not touched."""
+
+    async def forget(self, service: str) -> bool: ...
 
 
 @runtime_checkable
@@ -72,12 +95,11 @@ class WritesUnits(Protocol):
     """A supervisor that writes a text for each service that it starts.
 
     `unit` tells what would be written, from `template` if one is named; `install` writes it; `units` tells what is
-    there, by service. `withdraw` removes the text for a service, `forget` all that was written for it; False where it
-    is up, and so keeps it. None of them touches what is not gpumod's own.
+    there, by service. `withdraw` removes the text for a service, False where it is up, and so keeps it. None of them
+    touches what is not gpumod's own.
     """
 
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText: ...
     def units(self) -> Mapping[str, Path]: ...
     async def install(self, handle: Handle, launch: Launch) -> None: ...
     async def withdraw(self, service: str) -> bool: ...
-    async def forget(self, service: str) -> bool: ...

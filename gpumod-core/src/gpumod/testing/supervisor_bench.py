@@ -99,6 +99,10 @@ class Bench:
         await self.until(lambda: len(self.supervisor.logs(handle.service, count)) >= count)
         return self.supervisor.logs(handle.service, count)
 
+    async def told_pids(self, handle: Handle, count: int) -> set[int]:
+        """The pids, as this machine counts, of the `count` workers that a FAMILY has told of in its log."""
+        return {int(line.split()[1]) for line in await self.lines(handle, count)}
+
     @staticmethod
     async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
         async with asyncio.timeout(within_s):

@@ -272,7 +272,7 @@ class SupervisorSuite:
 
     async def test_the_whole_tree_is_seen_and_stopped(self, bench: Bench) -> None:
         handle = await bench.start(FAMILY)
-        workers = {int(line.split()[1]) for line in await bench.lines(handle, 6)}
+        workers = await bench.told_pids(handle, 6)
         status = await bench.one(handle)
         assert set(status.pids) == {status.pid, *workers}
         begun = time.monotonic()
@@ -283,7 +283,7 @@ class SupervisorSuite:
 
     async def test_what_a_dead_main_process_left_is_ended_too(self, bench: Bench) -> None:
         handle = await bench.start(FAMILY)
-        workers = {int(line.split()[1]) for line in await bench.lines(handle, 6)}
+        workers = await bench.told_pids(handle, 6)
         os.kill(await bench.pid(handle), signal.SIGKILL)
         assert isinstance(bench.supervisor, NoticesEnd)
         status = await bench.supervisor.exited(handle)

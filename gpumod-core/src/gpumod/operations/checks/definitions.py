@@ -42,6 +42,6 @@ def _check_start(case: Case, service: Service) -> None:
     gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
     seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
     allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
-    launch = machine.driver(service).launch(service, allocation, machine.settings)
+    launch = machine.launch(service, allocation, name)
     handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=0)
     supervisor.check(handle, launch)

@@ -1,0 +1,1 @@
+"""gpumod_docker: see README.md."""

@@ -1,0 +1,131 @@
+"""The container engine: where its socket is, a client for each thread, and its errors in words of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpumod.api import Failed, GpumodError, MachineLacks
+
+if TYPE_CHECKING:
+    from docker import APIClient
+
+VARIABLE = "DOCKER_HOST"
+SCHEME = "unix://"
+USUAL = "/var/run/docker.sock"
+TIMEOUT_S = 60
+_REACH_S = 5.0
+_threads = threading.local()
+
+
+def socket_path() -> Path:
+    """The engine's socket: DOCKER_HOST, else the first that is there of the system's and the user's own.
+
+    Raises MachineLacks `remote-engine` for an engine that is not on this machine: its GPUs are not ours to plan.
+    """
+    told = os.environ.get(VARIABLE, "")
+    if told and not told.startswith(SCHEME):
+        raise MachineLacks(
+            "remote-engine",
+            f"the container engine at {told!r:.80} is not used",
+            why="gpumod plans the GPUs of this machine, and only an engine behind a unix socket is surely on it",
+            hint=f"unset {VARIABLE}, or set it to unix:///path/of/docker.sock",
+        )
+    if told:
+        return Path(told.removeprefix(SCHEME))
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    places = [Path(USUAL), *([Path(own, "docker.sock"), Path(own, "podman/podman.sock")] if own else [])]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def reach(path: Path) -> None:
+    """Raise MachineLacks `no-engine` or `no-engine-rights` where nobody listens at the socket, or not to this user."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_REACH_S)
+            probe.connect(str(path))
+    except OSError as error:
+        raise _away(path, error) from error
+
+
+def _away(path: Path, error: OSError) -> MachineLacks:
+    if isinstance(error, PermissionError):
+        return MachineLacks(
+            "no-engine-rights",
+            f"you may not use the container engine at {path}",
+            why=f"{error.strerror}: its socket belongs to {_owner(path)}",
+            hint="join that group and log in again (it is as good as root), or run a rootless engine of your own",
+        )
+    there = "nothing listens at its socket" if path.exists() else f"there is no {path}"
+    return MachineLacks(
+        "no-engine",
+        "no container engine answers on this machine",
+        why=f"{there} ({error.strerror or error})",
+        hint=f"install and start one (systemctl start docker), or say where its socket is: {VARIABLE}=unix:///PATH",
+    )
+
+
+def _owner(path: Path) -> str:
+    try:
+        status = path.stat()
+        return f"{path.owner()}, group {path.group()}, mode {stat.S_IMODE(status.st_mode):o}"
+    except (OSError, KeyError):
+        return "somebody else"
+
+
+def client(path: Path) -> APIClient:
+    """A client for this thread: the SDK's are not made to be shared. Raises MachineLacks where nobody answers."""
+    import docker  # noqa: PLC0415  # slow, and only needed to speak with an engine
+    import docker.errors  # noqa: PLC0415
+
+    clients: dict[Path, APIClient] = _threads.__dict__.setdefault("clients", {})
+    if path not in clients:
+        reach(path)
+        try:
+            clients[path] = docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=TIMEOUT_S)
+        except docker.errors.DockerException as error:
+            raise MachineLacks(
+                "no-engine",
+                f"what listens at {path} does not answer as a container engine",
+                why=str(error)[:300],
+                hint="is it a Docker Engine of version 20.10 or later? `docker version` tells",
+            ) from error
+    return clients[path]
+
+
+@contextlib.contextmanager
+def spoken(path: Path, doing: str) -> Iterator[None]:
+    """What an engine or its connection fails with inside becomes an error of ours."""
+    import docker.errors  # noqa: PLC0415  # as above
+    import requests  # noqa: PLC0415
+
+    try:
+        yield
+    except GpumodError:
+        raise
+    except docker.errors.APIError as error:
+        raise Failed(
+            "engine-refused",
+            f"the container engine refused to {doing}",
+            why=said(error),
+            hint="its own log tells more: journalctl -u docker",
+        ) from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        reach(path)
+        raise Failed(
+            "engine-failed",
+            f"the container engine at {path} did not {doing}",
+            why=f"{type(error).__name__}: {error}"[:300],
+            hint="`docker info` tells whether it is well; its log: journalctl -u docker",
+        ) from error
+
+
+def said(error: Any) -> str:
+    """What the engine says of a refusal."""
+    return str(error.explanation or error).strip()[:500]

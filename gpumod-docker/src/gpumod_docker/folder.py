@@ -1,0 +1,96 @@
+"""A service's own folder, `<home>/services/<id>/`, with files for its container; and beside it, in
+`<home>/containers/<id>/`, what is noted of its container."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gpumod.api import Failed, LaunchFile, UsageError, is_id
+from gpumod_docker.definition import filled
+
+RECORDS = ".run"
+"""Of the process supervisor, in the same folder."""
+
+
+class ServiceFolder:
+    """Everything is private. Where a container needs the folder it can read it, and change nothing."""
+
+    def __init__(self, home: Path, service: str) -> None:
+        """Raises UsageError `bad-id`: an id becomes part of a path here."""
+        if not is_id(service):
+            raise UsageError(
+                "bad-id", f"{service[:80]!r} is no id of a service", why="it may not become part of a path"
+            )
+        self.service = service
+        self.path = home / "services" / service
+        self._notes = home / "containers" / service
+
+    def write(self, files: Sequence[LaunchFile]) -> None:
+        """Replace files, each atomically. Raises UsageError `bad-file-name`, Failed `cannot-write`."""
+        for file in files:
+            self.check_name(file)
+            path = self.path / file.name
+            try:
+                self._make(path.parent)
+                _replace(path, filled(file.content, self.path), file.mode)
+            except OSError as error:
+                raise Failed(
+                    "cannot-write",
+                    f"the file {path} of service {self.service} cannot be written",
+                    why=error.strerror or str(error),
+                    hint="check the disk's free space and the folder's permissions",
+                ) from error
+
+    def check_name(self, file: LaunchFile) -> None:
+        name = PurePosixPath(file.name)
+        if name.is_absolute() or not name.parts or ".." in name.parts or name.parts[0] == RECORDS:
+            raise UsageError(
+                "bad-file-name",
+                f"service {self.service} may not have a file named {file.name!r}",
+                why="it would lie outside of the service's folder, or among gpumod's own records",
+            )
+
+    def prepare(self) -> None:
+        self._make(self.path)
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder, and those above it, for this user alone."""
+        for above in reversed((folder, *folder.parents)):
+            if not above.exists():
+                above.mkdir(mode=0o700, exist_ok=True)
+
+    def note(self, name: str, data: Mapping[str, Any]) -> None:
+        self._make(self._notes)
+        _replace(self._notes / name, json.dumps(dict(data)), 0o600)
+
+    def noted(self, name: str) -> Mapping[str, Any]:
+        try:
+            data = json.loads((self._notes / name).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def unnote(self, name: str) -> None:
+        (self._notes / name).unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove what was noted."""
+        shutil.rmtree(self._notes, ignore_errors=True)
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            os.fchmod(file.fileno(), mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,87 @@
+"""A service as it is inside of its container: its port, its models, and the programs and folders of the settings.
+
+A driver launches what is in there and needs to know nothing of containers. What is mounted without being asked for (the
+model's folder, `models_dir`, `hf_home`) is read-only and stands at the same path in there, so that also what is told
+later (the members of a router) is right; with a volume of one's own the path is mapped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from gpumod.api import Service, Settings
+from gpumod_docker.mounts import Volume
+from gpumod_docker.options import DRIVER, ContainerOptions
+from gpumod_docker.ports import PublishedPort
+
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # in the container's own network, of which the published ports alone lead out
+MODEL_OPTIONS = ("mmproj",)
+
+
+class View(NamedTuple):
+    """`service` and `settings` as they are in there; the volumes and ports that make it so."""
+
+    service: Service
+    settings: Settings
+    volumes: tuple[Volume, ...]
+    ports: tuple[PublishedPort, ...]
+
+
+def view(service: Service, settings: Settings, options: ContainerOptions) -> View:
+    ports = options.ports
+    if service.port is not None and all(port.host != service.port for port in ports):
+        ports = (PublishedPort(service.port, service.port), *ports)
+    volumes = (*options.volumes, *_needed(service, settings, options.volumes))
+    changed: dict[str, Any] = {
+        "port": next((port.container for port in ports if port.host == service.port), None),
+        "model_path": _mapped(service.model_path, volumes),
+    }
+    paths = {name: _mapped(service.unit_vars[name], volumes) for name in MODEL_OPTIONS if name in service.unit_vars}
+    told = settings.model_copy(
+        update={
+            "bind_host": ALL_ADDRESSES,
+            "bin_path": None,
+            "vllm_bin": Settings().vllm_bin,
+            "llama_server_bin": Settings().llama_server_bin,
+            "hf_home": _mapped(settings.hf_home, volumes),
+        }
+    )
+    inner = service.model_copy(update={**changed, "unit_vars": {**service.unit_vars, **paths}})
+    return View(inner, told, volumes, ports)
+
+
+def _needed(service: Service, settings: Settings, given: Sequence[Volume]) -> Iterator[Volume]:
+    """What is mounted without being asked for, read-only and at its own path, where no volume holds it already."""
+    wanted = [service.model_path, *(service.unit_vars.get(name) for name in MODEL_OPTIONS)]
+    common = () if service.driver == DRIVER else (settings.models_dir, settings.hf_home)
+    there = [Path(volume.source) for volume in given if not volume.is_named]
+    taken = {volume.target for volume in given}
+    folders = [folder for folder in common if folder and Path(folder).is_dir()]
+    models = [path for path in wanted if isinstance(path, str) and path.startswith("/")]
+    behind = [really for path in models if (really := os.path.realpath(path)) != path]  # where a link leads
+    for path in (*folders, *map(_folder, models), *map(_folder, behind)):
+        if str(path) not in taken and not any(Path(path).is_relative_to(other) for other in there):
+            there.append(Path(path))
+            taken.add(str(path))
+            yield Volume(str(path), str(path))
+
+
+def _folder(path: str) -> str:
+    """A model's folder: a model in several files has its others beside it."""
+    place = Path(path)
+    is_file = place.is_file() or (not place.exists() and place.suffix == ".gguf")
+    return str(place.parent if is_file else place)
+
+
+def _mapped(path: Any, volumes: Sequence[Volume]) -> Any:
+    """Where `path` is in there, by the volume that holds it most closely; what is in none stays as it is."""
+    if not isinstance(path, str) or not path.startswith("/"):
+        return path
+    holding = [v for v in volumes if not v.is_named and PurePosixPath(path).is_relative_to(v.source)]
+    if not holding:
+        return path
+    volume = max(holding, key=lambda one: len(PurePosixPath(one.source).parts))
+    return str(PurePosixPath(volume.target) / PurePosixPath(path).relative_to(volume.source))

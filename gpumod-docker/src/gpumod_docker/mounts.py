@@ -1,0 +1,125 @@
+"""Volumes: what of this machine a container may see (SEC-D9).
+
+A folder is judged by where it really is: its links are resolved, and paths are compared by whole components. It is
+judged when the service is defined and again at each start, and the engine is given the place that was judged, not the
+name that was given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+SYSTEM = (
+    "bin", "boot", "dev", "efi", "etc", "lib", "lib32", "lib64", "libx32", "lost+found", "proc", "run", "sbin", "sys",
+    "usr", "root", "var/run", "var/lock", "var/log", "var/spool", "var/backups", "var/cache", "var/mail", "var/www",
+    "var/lib/docker", "var/lib/containerd", "var/lib/containers", "var/lib/kubelet", "var/lib/systemd", "var/lib/dpkg",
+    "var/lib/cloud", "var/lib/polkit-1", "var/lib/sudo", "snap", "nix",
+)  # fmt: skip
+"""Under `/`: these, what is in them, and what holds one of them, may not be mounted."""
+HIDDEN_BUT_FINE = frozenset({".cache", ".ollama"})
+"""Folders with a dot right in somebody's home that hold models; the others hold keys and settings."""
+FINE_IN_ROOTS_HOME = (".cache/huggingface", ".ollama", "models")
+INSIDE_REFUSED = ("proc", "sys", "dev", "etc", "bin", "sbin", "lib", "lib64", "usr/bin", "usr/sbin", "usr/lib")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class Volume(NamedTuple):
+    """`source` (an absolute path of this machine, or the name of a volume of the engine) at `target`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        return not self.source.startswith("/")
+
+
+def read_volume(value: Any) -> Volume:
+    """`SOURCE:TARGET` or `SOURCE:TARGET:rw`; read-only unless `rw` is said. Raises ValueError."""
+    if isinstance(value, Volume):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.80} is no volume: SOURCE:TARGET[:rw]")  # noqa: TRY004  # pydantic collects these
+    source, *rest = value.split(":")
+    if len(rest) not in (1, 2) or not source:
+        raise ValueError(f"{value!r:.80} is no volume: SOURCE:TARGET[:rw]")
+    if rest[1:] and rest[1] not in ("ro", "rw"):
+        raise ValueError(f"{value!r:.80} is refused: a volume is ro or rw, and {rest[1]!r} is more (SEC-D9)")
+    if source.startswith("/"):
+        _refuse_odd(source, "source")
+        refuse_source(source)
+    elif not _NAME.fullmatch(source):
+        raise ValueError(f"{source!r:.80} is refused: a source is an absolute path, or the name of a volume (SEC-D9)")
+    _refuse_odd(rest[0], "target")
+    _refuse_target(rest[0])
+    return Volume(source, rest[0], writable=rest[1:] == ["rw"])
+
+
+def _refuse_odd(path: str, what: str) -> None:
+    parts = path.split("/")
+    if not path.startswith("/") or "//" in path or any(part in (".", "..") for part in parts):
+        raise ValueError(f"the {what} {path!r:.80} is refused: an absolute path without '.', '..' and '//' (SEC-D9)")
+    if any(char in path for char in ',"\\') or any(ord(char) < 32 or char == "\x7f" for char in path):
+        raise ValueError(f"the {what} {path!r:.80} is refused: it holds characters that engines take apart (SEC-D9)")
+
+
+def _refuse_target(path: str) -> None:
+    place = PurePosixPath(path)
+    refused = [PurePosixPath("/", name) for name in INSIDE_REFUSED]
+    if place == PurePosixPath("/") or any(place.is_relative_to(other) for other in refused):
+        raise ValueError(f"the target {path!r:.80} is refused: the container's own system is there (SEC-D9)")
+
+
+def refuse_source(source: str, keep_out: Sequence[Path] = ()) -> Path:
+    """Where `source` really is; raises ValueError where that may not be mounted.
+
+    `keep_out` are more places to keep out of (gpumod's homes, the engine's socket). What is not there yet is judged by
+    its folders.
+    """
+    place = Path(os.path.realpath(source))
+    told = f"{source!r:.80}" if str(place) == source.rstrip("/") else f"{source!r:.80} (which is {str(place)!r:.80})"
+    system = () if _is_fine(place) else tuple(Path("/", name) for name in SYSTEM)
+    for refused in (*system, *keep_out):
+        if any(_touch(place, other) for other in {refused, Path(os.path.realpath(refused))}):
+            raise ValueError(f"the volume {told} is refused: {refused} is not for containers (SEC-D9)")
+    _refuse_home(place, told)
+    try:
+        kind = place.stat().st_mode
+    except OSError:
+        return place
+    if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
+        raise ValueError(f"the volume {told} is refused: it is a socket, a device or a pipe (SEC-D9)")
+    return place
+
+
+def _touch(place: Path, refused: Path) -> bool:
+    """True where one is in the other."""
+    return place.is_relative_to(refused) or refused.is_relative_to(place)
+
+
+def _is_fine(place: Path) -> bool:
+    return any(place.is_relative_to(Path("/root", name)) for name in FINE_IN_ROOTS_HOME)
+
+
+def _homes() -> Iterable[Path]:
+    yield Path(os.path.realpath(Path("~").expanduser()))
+    yield Path("/root")
+
+
+def _refuse_home(place: Path, told: str) -> None:
+    """Nobody's whole home, nor the hidden folders in it."""
+    parts = place.parts
+    homes = [home for home in _homes() if place.is_relative_to(home) or home.is_relative_to(place)]
+    homes += [Path(*parts[:3])] if parts[:2] == ("/", "home") else []
+    for home in homes:
+        inner = place.relative_to(home).parts if place.is_relative_to(home) else ()
+        if not inner:
+            raise ValueError(f"the volume {told} is refused: it holds somebody's whole home (SEC-D9)")
+        if inner[0].startswith(".") and inner[0] not in HIDDEN_BUT_FINE:
+            raise ValueError(f"the volume {told} is refused: {inner[0]} in a home holds keys or settings (SEC-D9)")

@@ -1,0 +1,32 @@
+"""What gpumod-docker offers. The heavy parts, the SDK among them, are imported when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from gpumod.api import Clock, Driver, DriverOffer, Settings, Supervisor, SupervisorOffer, hookimpl
+
+
+def _driver() -> Driver:
+    from gpumod_docker.driver import DockerDriver  # noqa: PLC0415  # lazy on purpose, as below
+
+    return DockerDriver()
+
+
+def _supervisor(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
+    from gpumod_docker.supervisor import DockerSupervisor  # noqa: PLC0415
+
+    return DockerSupervisor(home, home_id, settings, clock)
+
+
+@hookimpl
+def gpumod_drivers() -> Iterable[DriverOffer]:
+    summary = "any image that serves HTTP on a port"
+    return [DriverOffer(name="docker", summary=summary, factory=_driver, run_with="docker")]
+
+
+@hookimpl
+def gpumod_supervisors() -> Iterable[SupervisorOffer]:
+    summary = "containers of a Docker Engine on this machine; needs access to its socket"
+    return [SupervisorOffer(name="docker", summary=summary, factory=_supervisor)]

@@ -1,0 +1,328 @@
+"""The container supervisor: a container per service, kept by a Docker Engine on this machine.
+
+gpumod may be killed at any instant: the engine keeps the containers, and the next gpumod finds them by their labels. A
+container of this home and service *is* the service. It stays when it is stopped, with what it wrote, and is made anew
+only when its whole definition differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpumod.api import (
+    Allocation,
+    Clock,
+    Driver,
+    Failed,
+    Handle,
+    Launch,
+    LaunchFile,
+    MachineLacks,
+    ProcessStatus,
+    Service,
+    Settings,
+    Stray,
+    UsageError,
+)
+from gpumod_docker import engine, images, logs
+from gpumod_docker.containers import Containers
+from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of
+from gpumod_docker.folder import ServiceFolder
+from gpumod_docker.gate import refuse_unsafe
+from gpumod_docker.inside import view
+from gpumod_docker.mounts import Volume, refuse_source
+from gpumod_docker.options import ContainerOptions, container_options
+from gpumod_docker.pids import ended, proxies, tree_of
+from gpumod_docker.states import Inspected, is_up, status_of, token_of
+
+KILL_TIMEOUT_S = 10.0
+RUN, PULL = "run.json", "pull.json"
+_POLL_S = 0.01
+
+
+class DockerSupervisor:
+    """Implements :class:`gpumod.api.Supervisor` with containers."""
+
+    name = "docker"
+
+    def __init__(self, home: Path, home_id: str, settings: Settings, clock: Clock) -> None:
+        self._home = home.absolute()
+        self._home_id = home_id
+        self._settings = settings
+        self._clock = clock
+
+    # --- what is defined ----------------------------------------------------------------------------------------
+
+    def check_service(self, service: Service, settings: Settings) -> None:
+        """Raise ValueError for a service that would not be started in a container as it is defined."""
+        options = container_options(service)
+        try:
+            self._sources(view(service, settings, options).volumes)
+        except ValueError as error:
+            raise ValueError(f"service {service.id!r}: {error}") from error
+
+    def launch(self, driver: Driver, service: Service, allocation: Allocation, settings: Settings) -> Launch:
+        """How `driver` launches the service as things are in its container; its ports are this machine's."""
+        self.check_service(service, settings)
+        options = container_options(service)
+        inner = view(service, settings, options)
+        launch = driver.launch(inner.service, allocation, inner.settings)
+        argv = (options.program, *launch.argv[1:]) if options.program else launch.argv
+        return launch.model_copy(update={"argv": argv, "ports": tuple(port.host for port in inner.ports)})
+
+    def _sources(self, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+        """The volumes with where their sources really are. Raises ValueError for what may not be mounted."""
+        keep_out = self._keep_out()
+        return tuple(v if v.is_named else v._replace(source=str(refuse_source(v.source, keep_out))) for v in volumes)
+
+    def _keep_out(self) -> tuple[Path, ...]:
+        try:
+            return (self._home, engine.socket_path())
+        except MachineLacks:
+            return (self._home,)
+
+    def _wanted(self, handle: Handle, launch: Launch, told: Mapping[str, str]) -> tuple[Wanted, Config]:
+        """What is to run, and a first draft of its definition. Raises UsageError, Failed `missing-folder`."""
+        service, folder = handle.launched, ServiceFolder(self._home, handle.service)
+        try:
+            options = container_options(service)
+            inner = view(service, self._settings, options)
+            volumes = self._sources(inner.volumes)
+        except ValueError as error:
+            raise UsageError(
+                "bad-container",
+                f"{service.id} is not started in a container as it is defined",
+                why=str(error),
+                hint=f"gpumod service edit {service.id}",
+            ) from error
+        wanted = Wanted(service.id, launch, options, volumes, inner.ports, service.port, told)
+        check_words(wanted)
+        for file in launch.files:
+            folder.check_name(file)
+        for volume in volumes:
+            if not volume.is_named and not Path(volume.source).exists():
+                raise _missing_folder(service.id, volume)
+        return wanted, self._config(wanted, cdi=False)
+
+    def _config(self, wanted: Wanted, *, cdi: bool) -> Config:
+        folder = ServiceFolder(self._home, wanted.service).path
+        config = config_of(wanted, folder, self._settings, cdi)
+        refuse_unsafe(wanted.service, config, folder, self._keep_out(), self._settings.bind_host)
+        return config
+
+    # --- start --------------------------------------------------------------------------------------------------
+
+    def reach(self) -> None:
+        """Raise MachineLacks where no engine can be asked."""
+        engine.reach(engine.socket_path())
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        """Raise what :meth:`start` would raise before anything runs, but for what the engine alone knows."""
+        self._wanted(handle, launch, {})
+        self.reach()
+
+    async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
+        """Start the service's container and return its token, once its program has really been executed.
+
+        Pulls the image first where it is not there. Nothing runs after an error.
+        """
+        wanted, _ = self._wanted(handle, launch, env)
+        socket = engine.socket_path()
+        containers = Containers(socket, self._home_id)
+        folder = ServiceFolder(self._home, handle.service)
+        there = await asyncio.to_thread(containers.inspect, handle.service)
+        if there is not None and is_up(there):
+            raise _already_running(handle.service, tree_of(int(there["State"]["Pid"])).main)
+        image_id = await self._image(socket, wanted.options, folder)
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(self._start, containers, folder, handle.nonce, wanted, image_id)
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # a thread cannot be cancelled: whoever goes back must find what it is about to start
+            await asyncio.wait([starting])
+            raise
+
+    async def _image(self, socket: Path, options: ContainerOptions, folder: ServiceFolder) -> str:
+        told = ""
+
+        def tell(text: str) -> None:
+            nonlocal told
+            if text != told:
+                told = text
+                folder.note(PULL, {"text": text})
+
+        try:
+            return await images.have(socket, options, tell)
+        finally:
+            if told:
+                folder.unnote(PULL)
+
+    def _start(
+        self, containers: Containers, folder: ServiceFolder, nonce: str, wanted: Wanted, image_id: str
+    ) -> Mapping[str, Any]:
+        cdi = bool(gpus_of(wanted.told)) and containers.gives_by_cdi(wanted.options.gpu_access)
+        config = self._config(wanted, cdi=cdi)
+        containers.refuse_volumes(wanted.service, config)
+        folder.prepare()
+        folder.write(wanted.launch.files)
+        container = containers.make(wanted.service, nonce, config, image_id)
+        folder.note(RUN, {"container": container, "since": time.time()})
+        return token_of(containers.start(wanted.service, container), str(containers.path))
+
+    # --- status -------------------------------------------------------------------------------------------------
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        """The status of each handle, by service id; each is asked of the engine that it was started at."""
+        by_engine: dict[Path, list[Handle]] = {}
+        for handle in handles:
+            by_engine.setdefault(_engine_of(handle), []).append(handle)
+        statuses: dict[str, ProcessStatus] = {}
+        for path, mine in by_engine.items():
+            statuses |= await asyncio.to_thread(self._look, path, mine)
+        return statuses
+
+    def _look(self, path: Path, handles: Sequence[Handle]) -> dict[str, ProcessStatus]:
+        containers = Containers(path, self._home_id)
+        seen = {handles[0].service: containers.inspect(handles[0].service)} if len(handles) == 1 else containers.all()
+        up = [s for s, one in seen.items() if one is not None and is_up(one)]
+        ports = {service: _ports_of(seen[service]) for service in up}
+        passing = proxies({port for some in ports.values() for port in some})
+        return {
+            handle.service: status_of(
+                handle,
+                seen.get(handle.service),
+                str(path),
+                [pid for port in ports.get(handle.service, ()) for pid in passing[port]],
+            )
+            for handle in handles
+        }
+
+    async def exited(self, handle: Handle) -> ProcessStatus:
+        """Wait, for as long as it takes, until the service has ended, noticed at once; return the status then."""
+        while True:
+            status = (await self.status([handle]))[handle.service]
+            if not status.alive:
+                return status
+            if status.pid is not None:
+                await ended(status.pid)
+            await self._clock.sleep(_POLL_S)
+
+    async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
+        """The containers of this home that are up, and whose services have no handle here."""
+        path = engine.socket_path()
+        known = {handle.service for handle in handles if handle.supervisor == self.name}
+        seen = await asyncio.to_thread(Containers(path, self._home_id).all)
+        return [
+            Stray(
+                service=service,
+                pid=tree_of(int(one["State"]["Pid"])).main,
+                end=f"docker -H {engine.SCHEME}{path} stop {name_of(service, self._home_id)}",
+            )
+            for service, one in seen.items()
+            if service not in known and is_up(one)
+        ]
+
+    # --- stop ---------------------------------------------------------------------------------------------------
+
+    async def stop(self, handle: Handle, launch: Launch) -> None:
+        """Stop the container: the launch's signal, its time to act, then SIGKILL. Returns when nothing of it is left.
+
+        Does nothing when there is none. Raises Failed `cannot-kill`.
+        """
+        containers = Containers(_engine_of(handle), self._home_id)
+        seen = await asyncio.to_thread(containers.inspect, handle.service)
+        if seen is None or not is_up(seen):
+            return
+        container, top = str(seen["Id"]), int(seen["State"]["Pid"])
+        if seen["State"].get("Paused"):
+            await asyncio.to_thread(containers.unpause, container)
+        for name in (launch.stop_signal, "SIGCONT"):  # what was stopped hears it too
+            await asyncio.to_thread(containers.signal, container, name)
+        if not await ended(top, launch.stop_timeout_s):
+            await asyncio.to_thread(containers.signal, container, "SIGKILL")
+            await ended(top, KILL_TIMEOUT_S)
+        give_up = self._clock.monotonic() + KILL_TIMEOUT_S
+        while (seen := await asyncio.to_thread(containers.inspect, handle.service)) is not None and is_up(seen):
+            if self._clock.monotonic() > give_up:
+                raise _cannot_kill(handle.service, tree_of(top).pids)
+            await self._clock.sleep(_POLL_S)
+
+    async def forget(self, service: str) -> bool:
+        """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up."""
+        gone = await asyncio.to_thread(Containers(engine.socket_path(), self._home_id).remove, service)
+        if gone:
+            ServiceFolder(self._home, service).forget()
+        return gone
+
+    # --- logs and files -----------------------------------------------------------------------------------------
+
+    def logs(self, service: str, lines: int) -> tuple[str, ...]:
+        """The last lines of the present or last run; while its image is pulled, how that gets on. Blocking."""
+        folder = ServiceFolder(self._home, service)
+        if pulling := folder.noted(PULL).get("text"):
+            return (str(pulling),)[-lines:] if lines else ()
+        path = engine.socket_path()
+        seen = Containers(path, self._home_id).inspect(service)
+        if seen is None:
+            return ()
+        since = logs.since_of(folder.noted(RUN), str(seen["Id"]))
+        return logs.last_lines(path, str(seen["Id"]), since, lines)
+
+    def log_path(self, service: str) -> None:
+        """The engine keeps the log: there is no file of ours."""
+
+    def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
+        """The engine's own program, which goes on with what the container writes."""
+        where = f"{engine.SCHEME}{engine.socket_path()}"
+        return ("docker", "-H", where, "logs", "--follow", f"--tail={lines}", name_of(service, self._home_id))
+
+    def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
+        """Replace files of a service that may be running (the configuration of a host), each atomically."""
+        folder = ServiceFolder(self._home, service)
+        folder.prepare()
+        folder.write(files)
+
+
+def _engine_of(handle: Handle) -> Path:
+    """The engine that the run was started at; without a token the one that is used now."""
+    told = handle.token.get("engine")
+    return Path(told) if isinstance(told, str) else engine.socket_path()
+
+
+def _ports_of(seen: Inspected | None) -> list[int]:
+    bindings = ((seen or {}).get("HostConfig") or {}).get("PortBindings") or {}
+    return [int(one["HostPort"]) for some in bindings.values() for one in some or ()]
+
+
+def _already_running(service: str, pid: int | None) -> Failed:
+    return Failed(
+        "already-running",
+        f"a container of service {service} is running already",
+        why=f"its pid is {pid}" if pid else "the engine says so",
+        hint=f"stop it first: gpumod service stop {service}; `gpumod doctor` tells how where that does not find it",
+    )
+
+
+def _cannot_kill(service: str, pids: Sequence[int]) -> Failed:
+    return Failed(
+        "cannot-kill",
+        f"the container of service {service} does not end",
+        why=f"the engine says that it is up; its processes: {', '.join(map(str, pids[:10])) or 'none'}",
+        hint="processes in state D end when the kernel lets them; if the engine hangs: systemctl restart docker",
+        pids=list(pids[:100]),
+    )
+
+
+def _missing_folder(service: str, volume: Volume) -> Failed:
+    return Failed(
+        "missing-folder",
+        f"service {service} cannot have {volume.source} at {volume.target}",
+        why="there is no such folder or file",
+        hint=f"make it, or change the volumes: gpumod service edit {service}",
+    )

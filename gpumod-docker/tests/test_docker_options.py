@@ -1,0 +1,36 @@
+"""Options of containers: how they are written, and what they become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpumod_docker.options import ContainerOptions
+from gpumod_docker.ports import PublishedPort
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (8000, (PublishedPort(8000, 8000),)),
+        ("7850:8000", (PublishedPort(7850, 8000),)),
+        ("127.0.0.1:7850:8000/tcp", (PublishedPort(7850, 8000),)),
+        (["7850:8000", 9000], (PublishedPort(7850, 8000), PublishedPort(9000, 9000))),
+        ({7850: 8000}, (PublishedPort(7850, 8000),)),
+    ],
+)
+def test_ports_may_be_written_in_several_ways(written: Any, read: tuple[PublishedPort, ...]) -> None:
+    assert ContainerOptions.model_validate({"image": "a", "ports": written}).ports == read
+
+
+@pytest.mark.parametrize("image", ["ollama/ollama", "localhost:5000/a/b:v1.2", "ghcr.io/x/y@sha256:" + "0" * 64])
+def test_references_of_images(image: str) -> None:
+    assert ContainerOptions(image=image).image == image
+
+
+def test_read_only_unless_asked() -> None:
+    options = ContainerOptions.model_validate({"image": "a", "volumes": ["/srv/a:/a", "/srv/b:/b:rw", "named:/c"]})
+    assert [(volume.source, volume.writable, volume.is_named) for volume in options.volumes] == [
+        ("/srv/a", False, False), ("/srv/b", True, False), ("named", False, True),
+    ]  # fmt: skip

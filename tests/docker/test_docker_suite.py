@@ -1,0 +1,101 @@
+"""The container supervisor keeps what every supervisor promises, on a real Docker Engine.
+
+Where a container differs (its program is in an image, which `check` does not look into), the test says what holds
+instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UsageError
+from gpumod.domain.service import Service
+from gpumod.domain.settings import Settings
+from gpumod.ports import Allocation, Launch, NoticesEnd
+from gpumod.testing.supervisor_bench import SLEEPER
+from gpumod.testing.supervisor_suite import SupervisorSuite
+from gpumod_fastapi.driver import FastApiDriver
+from tests.docker.conftest import ContainerBench
+from tests.docker.dockerd import PYTHON
+
+pytestmark = pytest.mark.docker
+
+
+class TestDockerSupervisor(SupervisorSuite):
+    """`bench` runs its snippets in containers of this interpreter's own files."""
+
+    async def test_the_program_is_searched_in_bin_path_first(self, bench: ContainerBench) -> None:  # type: ignore[override]
+        """Settings say where programs are on this machine; in an image the option `program` says it."""
+        container = {"image": PYTHON, "program": "/bin/busybox"}
+        service = Service(
+            id="svc", driver="fastapi", port=7800, unit_vars={"command": "uvicorn echo {port}", "container": container}
+        )
+        bench.settings = Settings(bin_path="/nowhere")
+        launch = bench.supervisor.launch(FastApiDriver(), service, Allocation(), bench.settings)
+        assert launch.argv == ("/bin/busybox", "echo", "7800")
+
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [({"argv": ()}, "bad-launch"), ({"argv": ("a\0b",)}, "bad-launch"), ({"env": {"A=B": "1"}}, "bad-launch"),
+         ({"env": {"A": "\0"}}, "bad-launch")],
+    )  # fmt: skip
+    async def test_what_cannot_be_started_is_told_by_check_too(  # type: ignore[override]
+        self, bench: ContainerBench, change: dict[str, Any], code: str
+    ) -> None:
+        launch = bench.launch(SLEEPER).model_copy(update=change)
+        with pytest.raises(UsageError) as checked:
+            bench.supervisor.check(bench.handle(), launch)
+        with pytest.raises(UsageError) as caught:
+            await bench.supervisor.start(bench.handle(), launch, {})
+        assert checked.value.code == caught.value.code == code
+        assert not (bench.home / "services").exists()
+
+    @pytest.mark.parametrize("program", ["no-such-program-here", "/nowhere/program"])
+    async def test_a_program_that_is_not_in_the_image_is_told_by_start(
+        self, bench: ContainerBench, program: str
+    ) -> None:
+        handle = bench.handle()
+        with pytest.raises(MachineLacks) as caught:
+            await bench.supervisor.start(handle, Launch(argv=(program,)), {})
+        assert caught.value.code == "missing-binary"
+        assert program in caught.value.info.why
+        assert (await bench.one(handle)).alive is False
+        assert bench.engine.said("ps", "-aq") == ""
+
+    @pytest.mark.parametrize(
+        ("content", "mode", "kind", "code"),
+        [
+            ("#!/no/such/interpreter\n", 0o755, MachineLacks, "missing-binary"),
+            ("x", 0o644, Failed, "cannot-execute"),
+        ],
+    )
+    async def test_what_cannot_be_executed_is_told_by_start(  # type: ignore[override]
+        self, bench: ContainerBench, tmp_path: Path, content: str, mode: int, kind: type[GpumodError], code: str
+    ) -> None:
+        program = tmp_path / "mounted" / "program"
+        program.parent.mkdir()
+        program.write_text(content)
+        program.chmod(mode)
+        bench.container = {"image": PYTHON, "volumes": [f"{program.parent}:/mounted"]}
+        handle = bench.handle()
+        with pytest.raises(kind) as caught:
+            await bench.supervisor.start(handle, Launch(argv=("/mounted/program",)), {})
+        assert caught.value.code == code
+        assert caught.value.info.why
+        await bench.until(lambda: bench.living(handle) == [])
+        again = await bench.start(SLEEPER)
+        assert (await bench.one(again)).alive
+
+    async def test_it_is_the_same_container_until_its_definition_differs(self, bench: ContainerBench) -> None:
+        code = "open('/kept', 'a').write('x'); print(len(open('/kept').read()), flush=True)"
+        assert isinstance(bench.supervisor, NoticesEnd)
+        seen = []
+        for env in ({}, {}, {"NEW": "1"}):
+            handle = await bench.start(code, env=env)
+            await bench.supervisor.exited(handle)
+            seen.append((bench.inspect(), bench.supervisor.logs("svc", 9)))
+        assert seen[0][0] == seen[1][0] != seen[2][0]
+        assert [told for _, told in seen] == [("1",), ("2",), ("1",)]
