@@ -108,6 +108,10 @@ class DockerSupervisor:
                 raise _missing_folder(service.id, volume)
         return wanted, self._config(wanted, cdi=False)
 
+    def draft(self, handle: Handle, launch: Launch, told: Mapping[str, str]) -> Config:
+        """What the engine would be given for this start, GPUs by NVIDIA's runtime. Raises as :meth:`check`."""
+        return self._wanted(handle, launch, told)[1]
+
     def _config(self, wanted: Wanted, *, cdi: bool) -> Config:
         folder = ServiceFolder(self._home, wanted.service).path
         config = config_of(wanted, folder, self._settings, cdi)
