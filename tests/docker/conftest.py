@@ -19,7 +19,9 @@ from gpumod.domain.service import Service
 from gpumod.testing.supervisor_bench import Bench
 from gpumod_docker.supervisor import DockerSupervisor
 from tests.docker.dockerd import PYTHON, Dockerd, lacking
+from tests.machine.conftest import driver, machine, make_machine, until
 
+__all__ = ["driver", "machine", "make_machine", "until"]
 HOME_ID = "0123456789ab"
 
 

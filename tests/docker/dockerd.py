@@ -136,4 +136,5 @@ def _linked(path: Path) -> list[str]:
 
 def _worth_it(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     skipped = {"site-packages", "test", "tests", "idlelib", "tkinter", "ensurepip", "lib2to3"}
-    return None if skipped & set(info.name.split("/")) else info
+    parts = info.name.split("/")
+    return None if skipped & set(parts) or any(part.startswith("config-") for part in parts) else info
