@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from gpumod.adapters.presets.schema import PATH_VARS
+from gpumod.adapters.presets.schema import PATH_VARS, VOLUMES
 from gpumod.adapters.presets.strict_yaml import Loc
 from gpumod.domain.errors import UsageError
 from gpumod.domain.settings import Settings
@@ -40,10 +40,9 @@ def expand_paths(data: Mapping[str, Any], known: Mapping[str, str]) -> dict[str,
     if isinstance(data.get("model_path"), str):
         expanded["model_path"] = _expand(data["model_path"], known, ("model_path",))
     if isinstance(data.get("unit_vars"), Mapping):
-        expanded["unit_vars"] = {
-            key: _expand(value, known, ("unit_vars", key)) if key in PATH_VARS and isinstance(value, str) else value
-            for key, value in data["unit_vars"].items()
-        }
+        expanded["unit_vars"] = _paths_in(
+            data["unit_vars"], lambda path, loc: _expand(path, known, loc), ("unit_vars",)
+        )
     return expanded
 
 
@@ -65,11 +64,23 @@ def escape_paths(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data.get("model_path"), str):
         escaped["model_path"] = _escape(data["model_path"])
     if isinstance(data.get("unit_vars"), Mapping):
-        escaped["unit_vars"] = {
-            key: _escape(value) if key in PATH_VARS and isinstance(value, str) else value
-            for key, value in data["unit_vars"].items()
-        }
+        escaped["unit_vars"] = _paths_in(data["unit_vars"], lambda path, _: _escape(path), ("unit_vars",))
     return escaped
+
+
+def _paths_in(options: Mapping[str, Any], change: Callable[[str, Loc], str], loc: Loc) -> dict[str, Any]:
+    """`options` with `change` applied to what is a path in them: path options, and the volumes of a container."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        here = (*loc, key)
+        if isinstance(value, str) and key in (*PATH_VARS, VOLUMES):
+            value = change(value, here)  # noqa: PLW2901 - the same value, changed
+        elif isinstance(value, list | tuple) and key == VOLUMES:
+            value = [change(item, here) if isinstance(item, str) else item for item in value]  # noqa: PLW2901 - as above
+        elif isinstance(value, Mapping) and key == "container":
+            value = _paths_in(value, change, here)  # noqa: PLW2901 - as above
+        found[key] = value
+    return found
 
 
 def _escape(path: str) -> str:

@@ -13,6 +13,8 @@ from gpumod.domain.service import Service
 
 PATH_VARS = ("cwd", "mmproj")
 """The options in `unit_vars` that are paths, besides the field `model_path`."""
+VOLUMES = "volumes"
+"""The option, also of a `container`, that is a list of paths with more behind them."""
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SERVICE_KEYS = {
