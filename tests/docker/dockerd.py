@@ -78,7 +78,7 @@ class Dockerd:
     # --- images: nothing is pulled, they are made of what this machine has
 
     def make_images(self) -> None:
-        self.add_image(HTTPD, _busybox_tree(), 'CMD ["/bin/httpd","-f","-p","8000","-h","/www"]')
+        self.add_image(HTTPD, busybox_tree(), 'CMD ["/bin/httpd","-f","-p","8000","-h","/www"]')
         self.add_image(PYTHON, _python_tree(), 'CMD ["/bin/sh"]')
 
     def add_image(self, name: str, tree: bytes, *changes: str) -> None:
@@ -86,11 +86,12 @@ class Dockerd:
         self.docker("import", *words, "-", name, stdin=tree)
 
 
-def _busybox_tree() -> bytes:
+def busybox_tree(health: str = "fine\n") -> bytes:
+    """A tar of a system with a shell, a web server, and a page that says `health`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         _add_busybox(tar)
-        _add_text(tar, "www/health", "fine\n")
+        _add_text(tar, "www/health", health)
     return buffer.getvalue()
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gpumod.api import Failed, MachineLacks
 from gpumod_docker.definition import DEFINITION, HOME, NONCE, SERVICE, Config, definition_hash, name_of
-from gpumod_docker.engine import client, said, spoken
+from gpumod_docker.engine import said, spoken
 from gpumod_docker.pids import has_begun
 from gpumod_docker.states import Inspected, is_up
 
@@ -30,9 +30,9 @@ class Containers(NamedTuple):
         import docker.errors  # noqa: PLC0415  # slow, and only needed to speak with an engine
 
         name = name_of(service, self.home_id)
-        with spoken(self.path, f"look up the container {name}"):
+        with spoken(self.path, f"look up the container {name}") as asked:
             try:
-                seen: Inspected = client(self.path).inspect_container(name)
+                seen: Inspected = asked.inspect_container(name)
             except docker.errors.NotFound:
                 return None
         labels = seen.get("Config", {}).get("Labels") or {}
@@ -47,8 +47,8 @@ class Containers(NamedTuple):
 
     def all(self) -> dict[str, Inspected]:
         """Every container of this home, by service."""
-        with spoken(self.path, "list containers"):
-            rows = client(self.path).containers(all=True, filters={"label": [f"{HOME}={self.home_id}"]})
+        with spoken(self.path, "list containers") as asked:
+            rows = asked.containers(all=True, filters={"label": [f"{HOME}={self.home_id}"]})
         services = [str(row["Labels"].get(SERVICE, "")) for row in rows]
         return {service: seen for service in services if (seen := self.inspect(service)) is not None}
 
@@ -63,9 +63,9 @@ class Containers(NamedTuple):
             return str(there["Id"])
         self.remove(service)
         labels = {HOME: self.home_id, SERVICE: service, NONCE: nonce, DEFINITION: definition}
-        with spoken(self.path, f"create a container for {service}"):
+        with spoken(self.path, f"create a container for {service}") as asked:
             body = {**config, "Labels": labels}
-            made = client(self.path).create_container_from_config(  # type: ignore[no-untyped-call]  # its stub has no types
+            made = asked.create_container_from_config(  # type: ignore[no-untyped-call]  # its stub has no types
                 body, name_of(service, self.home_id)
             )
             return str(made["Id"])
@@ -79,9 +79,9 @@ class Containers(NamedTuple):
         import docker.errors  # noqa: PLC0415  # as above
 
         try:
-            with spoken(self.path, f"start the container of {service}"):
+            with spoken(self.path, f"start the container of {service}") as asked:
                 try:
-                    client(self.path).start(container)
+                    asked.start(container)
                 except docker.errors.APIError as error:
                     raise _not_started(service, said(error)) from error
             return self._begun(service)
@@ -104,8 +104,8 @@ class Containers(NamedTuple):
             time.sleep(_LOOK_S)
 
     def _refuse_unexecuted(self, service: str, seen: Inspected) -> None:
-        with spoken(self.path, "read a log"):
-            text: Any = client(self.path).logs(seen["Id"], tail=3)
+        with spoken(self.path, "read a log") as asked:
+            text: Any = asked.logs(seen["Id"], tail=3)
         last = text.decode("utf-8", "replace").strip().rpartition("\n")[2]
         if last.startswith(_FATAL):
             raise _not_started(service, last)
@@ -119,9 +119,9 @@ class Containers(NamedTuple):
             return True
         if is_up(there):
             return False
-        with spoken(self.path, f"remove the container of {service}"):
+        with spoken(self.path, f"remove the container of {service}") as asked:
             try:
-                client(self.path).remove_container(there["Id"], v=True)
+                asked.remove_container(there["Id"], v=True)
             except docker.errors.NotFound:
                 return True
         return True
@@ -130,16 +130,16 @@ class Containers(NamedTuple):
         """Send a signal; one that has ended meanwhile needs none."""
         import docker.errors  # noqa: PLC0415  # as above
 
-        with spoken(self.path, f"send {name} to a container"):
+        with spoken(self.path, f"send {name} to a container") as asked:
             try:
-                client(self.path).kill(container, signal=name)
+                asked.kill(container, signal=name)
             except docker.errors.APIError as error:
                 if error.status_code not in (404, 409):
                     raise
 
     def unpause(self, container: str) -> None:
-        with spoken(self.path, "unpause a container"):
-            client(self.path).unpause(container)
+        with spoken(self.path, "unpause a container") as asked:
+            asked.unpause(container)
 
     def refuse_volumes(self, service: str, config: Mapping[str, Any]) -> None:
         """Raise Failed `unsafe-volume` for a named volume that is a folder of this machine in disguise."""
@@ -148,9 +148,9 @@ class Containers(NamedTuple):
         for mount in config["HostConfig"]["Mounts"]:
             if mount["Type"] != "volume":
                 continue
-            with spoken(self.path, f"look up the volume {mount['Source']}"):
+            with spoken(self.path, f"look up the volume {mount['Source']}") as asked:
                 try:
-                    seen = client(self.path).inspect_volume(mount["Source"])
+                    seen = asked.inspect_volume(mount["Source"])
                 except docker.errors.NotFound:
                     continue
             if seen.get("Driver") != "local" or seen.get("Options"):
@@ -165,8 +165,8 @@ class Containers(NamedTuple):
         """Whether GPUs are asked for by CDI: as the service says, else where the engine has found some that way."""
         if access != "auto":
             return access == "cdi"
-        with spoken(self.path, "tell of itself"):
-            info: dict[str, Any] = client(self.path).info()
+        with spoken(self.path, "tell of itself") as asked:
+            info: dict[str, Any] = asked.info()
         devices: Sequence[dict[str, Any]] = info.get("DiscoveredDevices") or ()
         return any(str(device.get("ID", "")).startswith("nvidia.com/gpu") for device in devices)
 

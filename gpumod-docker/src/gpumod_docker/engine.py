@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ SCHEME = "unix://"
 USUAL = "/var/run/docker.sock"
 TIMEOUT_S = 60
 _REACH_S = 5.0
-_threads = threading.local()
+_idle: dict[Path, list[APIClient]] = {}
+"""Clients that nobody uses just now, by socket. Taking one, and giving it back, is one step for every thread."""
 
 
 def socket_path() -> Path:
@@ -79,37 +79,44 @@ def _owner(path: Path) -> str:
         return "somebody else"
 
 
-def client(path: Path) -> APIClient:
-    """A client for this thread: the SDK's are not made to be shared. Raises MachineLacks where nobody answers."""
+def _client(path: Path) -> APIClient:
+    """A new client. Raises MachineLacks where nobody answers."""
     import docker  # noqa: PLC0415  # slow, and only needed to speak with an engine
     import docker.errors  # noqa: PLC0415
 
-    clients: dict[Path, APIClient] = _threads.__dict__.setdefault("clients", {})
-    if path not in clients:
-        reach(path)
-        try:
-            clients[path] = docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=TIMEOUT_S)
-        except docker.errors.DockerException as error:
-            raise MachineLacks(
-                "no-engine",
-                f"what listens at {path} does not answer as a container engine",
-                why=str(error)[:300],
-                hint="is it a Docker Engine of version 20.10 or later? `docker version` tells",
-            ) from error
-    return clients[path]
+    reach(path)
+    try:
+        return docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=TIMEOUT_S)
+    except docker.errors.DockerException as error:
+        raise MachineLacks(
+            "no-engine",
+            f"what listens at {path} does not answer as a container engine",
+            why=str(error)[:300],
+            hint="is it a Docker Engine of version 20.10 or later? `docker version` tells",
+        ) from error
 
 
 @contextlib.contextmanager
-def spoken(path: Path, doing: str) -> Iterator[None]:
-    """What an engine or its connection fails with inside becomes an error of ours."""
+def spoken(path: Path, doing: str) -> Iterator[APIClient]:
+    """A client for this block alone: the SDK's are not made to be shared, and are used again by the next block.
+
+    What an engine or its connection fails with inside becomes an error of ours.
+    """
     import docker.errors  # noqa: PLC0415  # as above
     import requests  # noqa: PLC0415
 
+    idle = _idle.setdefault(path, [])
     try:
-        yield
+        asked = idle.pop()
+    except IndexError:
+        asked = _client(path)
+    try:
+        yield asked
     except GpumodError:
+        idle.append(asked)
         raise
     except docker.errors.APIError as error:
+        idle.append(asked)
         raise Failed(
             "engine-refused",
             f"the container engine refused to {doing}",
@@ -117,6 +124,7 @@ def spoken(path: Path, doing: str) -> Iterator[None]:
             hint="its own log tells more: journalctl -u docker",
         ) from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        asked.close()
         reach(path)
         raise Failed(
             "engine-failed",
@@ -124,6 +132,8 @@ def spoken(path: Path, doing: str) -> Iterator[None]:
             why=f"{type(error).__name__}: {error}"[:300],
             hint="`docker info` tells whether it is well; its log: journalctl -u docker",
         ) from error
+    else:
+        idle.append(asked)
 
 
 def said(error: Any) -> str:

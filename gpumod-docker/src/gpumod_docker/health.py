@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from gpumod.api import ProbeResult
 from gpumod_docker.definition import SERVICE
-from gpumod_docker.engine import client, socket_path, spoken
+from gpumod_docker.engine import socket_path, spoken
 
 
 def own_health(service: str, port: int) -> ProbeResult:
     """What the engine says of the health of the container of `service` that publishes `port`. Blocking."""
     path = socket_path()
-    with spoken(path, "tell the health of a container"):
-        asked = client(path)
+    with spoken(path, "tell the health of a container") as asked:
         rows = asked.containers(filters={"label": [f"{SERVICE}={service}"], "publish": [str(port)]})
         if not rows:
             return ProbeResult(state="starting", detail=f"no container of it publishes port {port} yet")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumod.api import Failed, GpumodError, MachineLacks
-from gpumod_docker.engine import client, said, spoken
+from gpumod_docker.engine import said, spoken
 from gpumod_docker.options import ContainerOptions
 
 MIB = 1024 * 1024
@@ -21,9 +21,9 @@ def image_id(path: Path, image: str) -> str | None:
     """The id of an image that is there; None where it is not. Blocking."""
     import docker.errors  # noqa: PLC0415  # slow, and only needed to speak with an engine
 
-    with spoken(path, f"look up the image {image}"):
+    with spoken(path, f"look up the image {image}") as asked:
         try:
-            return str(client(path).inspect_image(image)["Id"])  # type: ignore[no-untyped-call]  # its stub has no types
+            return str(asked.inspect_image(image)["Id"])  # type: ignore[no-untyped-call]  # its stub has no types
         except docker.errors.ImageNotFound:
             return None
 
@@ -75,9 +75,9 @@ async def _pulled(path: Path, image: str, tell: Tell) -> None:
 
 def _pull(path: Path, image: str, tell: Tell, given_up: threading.Event) -> None:
     name, tag = _parts(image)
-    with spoken(path, f"pull the image {image}"):
+    with spoken(path, f"pull the image {image}") as asked:
         try:
-            news = client(path).pull(name, tag=tag, stream=True, decode=True)
+            news = asked.pull(name, tag=tag, stream=True, decode=True)
             follow(image, news, tell, given_up)
         except GpumodError:
             raise
@@ -101,13 +101,13 @@ def follow(image: str, news: Iterable[Mapping[str, Any]], tell: Tell, given_up: 
 
     Raises Failed `pull-failed`.
     """
+    problem = ""
     layers: dict[str, tuple[int, int]] = {}
     ready: set[str] = set()
     for word in news:
         if given_up.is_set():
             return
-        if problem := word.get("error") or (word.get("errorDetail") or {}).get("message"):
-            raise pull_failed(image, str(problem))
+        problem = problem or str(word.get("error") or (word.get("errorDetail") or {}).get("message") or "")
         layer, status = str(word.get("id", "")), str(word.get("status", ""))
         detail = word.get("progressDetail") or {}
         if status == "Downloading" and detail.get("total"):
@@ -117,6 +117,8 @@ def follow(image: str, news: Iterable[Mapping[str, Any]], tell: Tell, given_up: 
             layers[layer] = (layers.get(layer, (0, 0))[1],) * 2
         have_mb, all_mb = (sum(part[i] for part in layers.values()) // MIB for i in (0, 1))
         tell(f"pulling {image}: {have_mb} of {all_mb} MiB, {len(ready)} of {len(layers)} layers" if layers else status)
+    if problem:  # only now: what is heard out leaves its connection whole
+        raise pull_failed(image, problem)
 
 
 def pull_failed(image: str, why: str) -> Failed:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpumod_docker.engine import client, spoken
+from gpumod_docker.engine import spoken
 
 FROM_THE_FIRST = 0.001
 """Where the last begin is not known all that the container wrote is told."""
@@ -16,8 +16,8 @@ def last_lines(path: Path, container: str, since: float, lines: int) -> tuple[st
     """At most `lines` lines that were written since `since` (seconds since the epoch). Blocking."""
     if lines <= 0:
         return ()
-    with spoken(path, "read a log"):
-        text: Any = client(path).logs(container, stdout=True, stderr=True, since=since, tail=lines)
+    with spoken(path, "read a log") as asked:
+        text: Any = asked.logs(container, stdout=True, stderr=True, since=since, tail=lines)
     return tuple(clean(text.split(b"\n")))[-lines:]
 
 
