@@ -84,7 +84,6 @@ def _client(path: Path) -> APIClient:
     import docker  # noqa: PLC0415  # slow, and only needed to speak with an engine
     import docker.errors  # noqa: PLC0415
 
-    reach(path)
     try:
         return docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=TIMEOUT_S)
     except docker.errors.DockerException as error:
@@ -105,6 +104,7 @@ def spoken(path: Path, doing: str) -> Iterator[APIClient]:
     import docker.errors  # noqa: PLC0415  # as above
     import requests  # noqa: PLC0415
 
+    reach(path)  # told in our words, and the SDK leaks a socket where it cannot connect
     idle = _idle.setdefault(path, [])
     try:
         asked = idle.pop()

@@ -1,0 +1,122 @@
+"""No engine, one that may not be used, one that is elsewhere: said clearly, with what to do."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpumod.api import Failed, MachineLacks
+from gpumod_docker import engine
+
+
+@contextmanager
+def answering(path: Path, body: bytes) -> Iterator[None]:
+    """Something that is no engine."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Nobody reads it."""
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+
+        def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+            return super().get_request()[0], ("unix", 0)
+
+    with Server(str(path), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = tmp_path / "docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{found}")
+    return found
+
+
+def test_where_there_is_none(path: Path) -> None:
+    with pytest.raises(MachineLacks) as caught:
+        engine.reach(engine.socket_path())
+    info = caught.value.info
+    assert (info.code, f"there is no {path}" in info.why, "DOCKER_HOST" in info.hint) == ("no-engine", True, True)
+
+
+def test_a_socket_that_nobody_listens_at(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with pytest.raises(MachineLacks, match="no container engine answers") as caught:
+        engine.reach(path)
+    assert "refused" in caught.value.info.why
+
+
+def test_one_that_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in ("tcp://10.0.0.1:2375", "ssh://hub", "http+unix:///x"):
+        monkeypatch.setenv("DOCKER_HOST", told)
+        with pytest.raises(MachineLacks) as caught:
+            engine.socket_path()
+        assert (caught.value.code, told in caught.value.info.message) == ("remote-engine", True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
+def test_one_that_this_user_may_not_use(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0o660)
+        for folder in (path.parent, *path.parent.parents[:3]):
+            folder.chmod(folder.stat().st_mode | 0o011) if folder.name.startswith(("pytest-", "test_")) else None
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                engine.reach(path)
+            except MachineLacks as error:
+                told = f"{error.info.why} {error.info.hint}"
+                code = 0 if error.code == "no-engine-rights" and "group root" in told and "join" in told else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("body", [b"hello", b"{}", b'{"ApiVersion": "0.1"}', b'{"ApiVersion": 7}', b"[]"])
+def test_something_that_is_no_engine(path: Path, body: bytes) -> None:
+    with answering(path, body), pytest.raises((MachineLacks, Failed)) as caught, engine.spoken(path, "tell"):
+        raise AssertionError("it took that for an engine")
+    assert caught.value.code == "no-engine"
+
+
+def test_an_engine_that_hangs_up(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    listener.accept()[0].close()
+                except OSError:
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(MachineLacks) as caught, engine.spoken(path, "tell"):
+            raise AssertionError("it took that for an engine")
+        assert caught.value.code == "no-engine"
+        listener.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,72 @@
+"""Without an engine: told before anything is changed, with the status that says that the machine lacks something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docker.dockerd import Dockerd
+from tests.docker.test_docker_machine import add, inspect, row, wait
+
+if TYPE_CHECKING:
+    from tests.machine.conftest import Machine
+
+pytestmark = pytest.mark.sim
+
+
+def test_a_switch_is_refused_before_anything_stops(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    add(machine, "web")
+    machine.ok("mode", "create", "web", "--services", "web")
+    machine.change("service", "start", "tts")
+    pid = row(machine, "tts")["pid"]
+    done = machine.quick("switch", "web")
+    assert (done.code, done.error["code"]) == (9, "no-engine"), done
+    assert "DOCKER_HOST" in done.error["hint"]
+    assert (machine.states(), row(machine, "tts")["pid"]) == ({"tts": "running"}, pid)
+    found = machine.quick("doctor").json["checks"]
+    assert [check["name"] for check in found if "no container engine" in check["message"]] == ["service web"]
+    machine.ok("service", "remove", "web", "--cascade")
+
+
+def test_what_is_refused_is_refused_when_it_is_defined(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again at its start, where it came in by a file."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    words = ("--driver", "docker", "--port", str(machine.unused.pop()), "--vram-mb", "0", "--set", "image=a")
+    for option in ("privileged=true", "network_mode=host", 'volumes=["/etc:/x"]', 'environment={"LD_PRELOAD": "x"}'):
+        done = machine.quick("service", "add", "--id", "bad", *words, "--set", option)
+        assert (done.code, done.error["code"]) == (2, "bad-options"), done
+        assert "refused" in done.error["why"] or "may not be set" in done.error["why"]
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    text = "id: bad\ndriver: docker\nport: 7899\nvram_mb: 0\nunit_vars: {image: a, privileged: true}\n"
+    (folder / "bad.yaml").write_text(text)
+    machine.quick("preset", "load", str(folder))
+    done = machine.quick("service", "start", "bad")
+    assert done.code in (2, 4), done
+    assert machine.states() == {}
+
+
+@pytest.mark.docker
+def test_an_engine_that_goes_and_comes_back(machine: Machine, engine: Dockerd) -> None:
+    """Its containers end with it, which is told; what is asked meanwhile does not hang, and is not called stopped."""
+    add(machine, "web")
+    machine.change("service", "start", "web")
+    container = inspect(engine, machine)["Id"]
+    engine.stop()
+    try:
+        assert row(machine, "web")["state"] == "unknown"
+        done = machine.quick("service", "stop", "web")
+        assert (done.code, done.error["code"]) == (9, "no-engine"), done
+    finally:
+        engine.start()
+    wait(lambda: row(machine, "web")["state"] == "failed")
+    machine.change("service", "start", "web")
+    assert inspect(engine, machine)["Id"] == container
+    machine.change("service", "stop", "web")
