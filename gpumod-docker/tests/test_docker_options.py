@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from gpumod.api import Service, Settings
+from gpumod_docker.inside import view
 from gpumod_docker.options import ContainerOptions
 from gpumod_docker.ports import PublishedPort
 
@@ -18,6 +20,7 @@ from gpumod_docker.ports import PublishedPort
         ("127.0.0.1:7850:8000/tcp", (PublishedPort(7850, 8000),)),
         (["7850:8000", 9000], (PublishedPort(7850, 8000), PublishedPort(9000, 9000))),
         ({7850: 8000}, (PublishedPort(7850, 8000),)),
+        ("{port}:80", (PublishedPort(0, 80),)),
     ],
 )
 def test_ports_may_be_written_in_several_ways(written: Any, read: tuple[PublishedPort, ...]) -> None:
@@ -34,3 +37,15 @@ def test_read_only_unless_asked() -> None:
     assert [(volume.source, volume.writable, volume.is_named) for volume in options.volumes] == [
         ("/srv/a", False, False), ("/srv/b", True, False), ("named", False, True),
     ]  # fmt: skip
+
+
+def test_the_services_own_port_is_filled_in_and_not_published_twice() -> None:
+    service = Service(id="a", driver="docker", port=7850)
+    for written, read in ((["{port}:80"], [(7850, 80)]), ([9000], [(7850, 7850), (9000, 9000)])):
+        options = ContainerOptions.model_validate({"image": "a", "ports": written})
+        found = view(service, Settings(), options)
+        assert list(found.ports) == read
+        assert found.service.port == read[0][1]
+    options = ContainerOptions.model_validate({"image": "a", "ports": ["{port}:80", "7850:90"]})
+    with pytest.raises(ValueError, match="twice"):
+        view(service, Settings(), options)

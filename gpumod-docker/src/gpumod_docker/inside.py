@@ -31,9 +31,12 @@ class View(NamedTuple):
 
 
 def view(service: Service, settings: Settings, options: ContainerOptions) -> View:
-    ports = options.ports
+    """The service as its container sees it. Raises ValueError where two of its ports are the same."""
+    ports = tuple(port._replace(host=port.host or service.port or 0) for port in options.ports)
     if service.port is not None and all(port.host != service.port for port in ports):
         ports = (PublishedPort(service.port, service.port), *ports)
+    if len({port.host for port in ports}) < len(ports):
+        raise ValueError(f"port {service.port} is published twice: it is the service's own")
     volumes = (*options.volumes, *_needed(service, settings, options.volumes))
     changed: dict[str, Any] = {
         "port": next((port.container for port in ports if port.host == service.port), None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpumod.api import Clock, Driver, DriverOffer, Settings, Supervisor, SupervisorOffer, hookimpl
+from gpumod.api import Clock, Driver, DriverOffer, PresetsOffer, Settings, Supervisor, SupervisorOffer, hookimpl
 
 
 def _driver() -> Driver:
@@ -30,3 +30,9 @@ def gpumod_drivers() -> Iterable[DriverOffer]:
 def gpumod_supervisors() -> Iterable[SupervisorOffer]:
     summary = "containers of a Docker Engine on this machine; needs access to its socket"
     return [SupervisorOffer(name="docker", summary=summary, factory=_supervisor)]
+
+
+@hookimpl
+def gpumod_presets() -> Iterable[PresetsOffer]:
+    folder = Path(__file__).parent / "presets"
+    return [PresetsOffer(name="docker", summary="images of ollama, vLLM and llama.cpp", folder=folder)]

@@ -1,0 +1,95 @@
+"""The shipped presets: they load, and are launched as their images want it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gpumod_docker
+from gpumod.adapters.presets import load_presets
+from gpumod.api import Allocation, GpuShare, Handle, Launch, Service, Settings
+from gpumod_docker.driver import DockerDriver
+from gpumod_docker.plugin import gpumod_presets
+from gpumod_docker.supervisor import DockerSupervisor
+
+FOLDER = Path(gpumod_docker.__file__).parent / "presets"
+SEAT = Allocation(
+    gpus=(GpuShare(index=0, uuid="GPU-1", total_mb=24_000, budget_mb=23_000, vram_mb=8000),), visible=(0,)
+)
+
+
+class Now:
+    """The real clock."""
+
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing is waited for")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    for name in ("models", "hf"):
+        (tmp_path / "srv" / name).mkdir(parents=True)
+    return Settings(models_dir=str(tmp_path / "srv/models"), hf_home=str(tmp_path / "srv/hf"))
+
+
+def service(name: str, settings: Settings) -> Service:
+    catalogue = load_presets([("docker", FOLDER)], settings)
+    assert catalogue.problems == ()
+    found: Service = catalogue.services[name].value
+    return found
+
+
+def made(driver: Any, name: str, settings: Settings) -> tuple[Launch, dict[str, Any]]:
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", settings, Now())
+    one = service(name, settings)
+    launch = supervisor.launch(driver, one, SEAT, settings)
+    handle = Handle(service=one.id, supervisor="docker", nonce="n", launched=one, started_at=0.0)
+    return launch, supervisor.draft(handle, launch, {"CUDA_VISIBLE_DEVICES": "GPU-1"})
+
+
+def mounts(config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    return {m["Target"]: (m["Source"], m["ReadOnly"]) for m in config["HostConfig"]["Mounts"]}
+
+
+def test_the_hook_offers_the_folder() -> None:
+    (offer,) = gpumod_presets()
+    assert offer.folder == FOLDER
+
+
+def test_ollama(settings: Settings) -> None:
+    launch, config = made(DockerDriver(), "ollama", settings)
+    assert launch.ports == (7841,)
+    assert "Entrypoint" not in config, "it runs what its image runs"
+    assert config["HostConfig"]["PortBindings"] == {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "7841"}]}
+    assert mounts(config) == {"/models": ("gpumod-ollama", False)}
+    assert config["HostConfig"]["DeviceRequests"] == [{"DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]]}]
+
+
+def test_vllm(settings: Settings) -> None:
+    driver = pytest.importorskip("gpumod_vllm.driver").VllmDriver()
+    launch, config = made(driver, "vllm-docker", settings)
+    words = (*config["Entrypoint"], *config["Cmd"])
+    assert words[:3] == ("vllm", "serve", "Qwen/Qwen3-4B-AWQ")
+    assert words[words.index("--host") + 1] == "0.0.0.0"
+    assert "--enable-sleep-mode" in words
+    assert launch.ports == (7842,)
+    assert "HF_HOME=/hf" in config["Env"]
+    there = mounts(config)
+    assert there["/hf"] == (settings.hf_home, False)
+    assert there[str(settings.models_dir)] == (settings.models_dir, True)
+    assert config["HostConfig"]["ShmSize"] == 8192 << 20
+
+
+def test_llama_cpp(settings: Settings) -> None:
+    driver = pytest.importorskip("gpumod_llamacpp.driver").LlamaCppDriver()
+    _, config = made(driver, "llama-docker", settings)
+    assert config["Entrypoint"] == ["/app/llama-server"]
+    model = f"{settings.models_dir}/Qwen3-4B-Q4_K_M.gguf"
+    assert config["Cmd"][config["Cmd"].index("-m") + 1] == model
+    assert mounts(config)[str(settings.models_dir)] == (settings.models_dir, True)
