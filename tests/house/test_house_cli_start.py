@@ -11,11 +11,13 @@ import pytest
 HEAVY = (
     "alembic",
     "asyncio",
+    "docker",
     "httpx",
     "jinja2",
     "psutil",
     "pydantic",
     "pynvml",
+    "requests",
     "rich",
     "sqlalchemy",
     "sqlmodel",
