@@ -90,9 +90,15 @@ def test_a_model_is_where_its_volume_is(machine: Machine, engine: Dockerd, tools
         machine.change("service", "stop", service)
 
 
-def test_a_routers_file_is_read_in_its_container(machine: Machine, engine: Dockerd, tools: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"user": "1234:1234"}], ids=["root", "another user"])
+def test_a_routers_file_is_read_in_its_container(
+    machine: Machine, engine: Dockerd, tools: Path, more: dict[str, str]
+) -> None:
+    tools.parent.chmod(0o755)
     port = machine.ports["llama-router"]
-    machine.ok("service", "edit", "llama-router", "--run-with", "docker", "--set", f"container={container(tools)}")
+    machine.ok(
+        "service", "edit", "llama-router", "--run-with", "docker", "--set", f"container={container(tools, **more)}"
+    )
     machine.change("service", "start", "llama-router")
     argv = given(port)["argv"]
     assert "--models-preset" in argv

@@ -6,6 +6,7 @@ instead.
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,69 @@ class TestDockerSupervisor(SupervisorSuite):
             seen.append((bench.inspect(), bench.supervisor.logs("svc", 9)))
         assert seen[0][0] == seen[1][0] != seen[2][0]
         assert [told for _, told in seen] == [("1",), ("2",), ("1",)]
+
+    async def test_its_log_is_followed_from_the_last_run_on(self, bench: ContainerBench) -> None:
+        assert isinstance(bench.supervisor, NoticesEnd)
+        await bench.supervisor.exited(await bench.start("print('one')"))
+        await bench.supervisor.exited(await bench.start("print('two')"))
+        third = await bench.start("import time; print('three', flush=True); time.sleep(1); print('four')")
+        told = subprocess.check_output(bench.supervisor.follow_command("svc", 10))
+        assert told.split() == [b"three", b"four"]
+        assert (await bench.one(third)).alive is False
+
+    async def test_what_was_executed_into_it_is_its_own_and_ends_with_it(self, bench: ContainerBench) -> None:
+        handle = await bench.start(SLEEPER)
+        main = await bench.pid(handle)
+        bench.engine.docker("exec", "-d", bench.name(), "/bin/sleep", "500")
+        await bench.until(lambda: len(bench.living(handle)) == 3)
+        status = await bench.one(handle)
+        assert (status.pid, len(status.pids)) == (main, 2), "the engine's init is not counted"
+        await bench.supervisor.stop(handle, bench.launch(SLEEPER))
+        assert bench.living(handle) == []
+
+    async def test_one_that_is_paused_is_told_and_stopped(self, bench: ContainerBench) -> None:
+        handle = await bench.start(SLEEPER)
+        bench.engine.docker("pause", bench.name())
+        status = await bench.one(handle)
+        assert (status.alive, "paused" in status.detail) == (True, True)
+        await bench.supervisor.stop(handle, bench.launch(SLEEPER))
+        assert bench.living(handle) == []
+
+    async def test_a_volume_that_is_a_folder_in_disguise(self, bench: ContainerBench) -> None:
+        words = ("--opt", "type=none", "--opt", "o=bind", "--opt", "device=/etc", "disguised")
+        bench.engine.docker("volume", "create", "--driver", "local", *words)
+        bench.container = {"image": PYTHON, "volumes": ["disguised:/x"]}
+        with pytest.raises(Failed) as caught:
+            await bench.start(SLEEPER)
+        assert caught.value.code == "unsafe-volume"
+        assert bench.engine.said("ps", "-aq") == ""
+        bench.container = {"image": PYTHON, "volumes": ["plain:/x:rw"]}
+        handle = await bench.start("open('/x/kept', 'w').write('1')")
+        assert isinstance(bench.supervisor, NoticesEnd)
+        assert (await bench.supervisor.exited(handle)).exit_code == 0
+
+    async def test_what_a_container_cannot_do(self, bench: ContainerBench) -> None:
+        """Its walls hold from inside, as far as a program of root's can try."""
+        code = """
+            import os, socket
+            def tried(what):
+                try:
+                    what()
+                except OSError as error:
+                    return type(error).__name__
+                return 'done'
+            print(tried(lambda: os.mknod('/disk', 0o60600, os.makedev(8, 0))))
+            print(tried(lambda: os.chroot('/tmp')), tried(lambda: os.setuid(5)), tried(lambda: os.chown('/etc', 5, 5)))
+            print(tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)))
+            print(tried(lambda: socket.sethostname('x')))
+            wanted = ('CapEff', 'CapBnd', 'NoNewPrivs', 'Seccomp:')
+            print([line.split()[1] for line in open('/proc/self/status') if line.startswith(wanted)])
+        """
+        handle = await bench.start(code)
+        assert isinstance(bench.supervisor, NoticesEnd)
+        await bench.supervisor.exited(handle)
+        told = bench.supervisor.logs("svc", 10)
+        assert told[:4] == ("PermissionError", "PermissionError PermissionError PermissionError",
+                            "PermissionError", "PermissionError"), told  # fmt: skip
+        nothing = "0" * 16
+        assert told[4] == str([nothing, nothing, "1", "2"]), told

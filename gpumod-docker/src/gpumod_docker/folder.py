@@ -47,6 +47,13 @@ class ServiceFolder:
                     hint="check the disk's free space and the folder's permissions",
                 ) from error
 
+    def share(self) -> None:
+        """Let a container read what is in the folder, whoever its image runs as: its root has no rights over others'
+        files, and may be nobody here. The home around the folder is still closed to other users of this machine."""
+        for path in (self.path, *self.path.rglob("*")):
+            if RECORDS not in path.parts and not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() else 0o644)
+
     def check_name(self, file: LaunchFile) -> None:
         name = PurePosixPath(file.name)
         if name.is_absolute() or not name.parts or ".." in name.parts or name.parts[0] == RECORDS:

@@ -30,7 +30,7 @@ from gpumod.api import (
 )
 from gpumod_docker import engine, images, logs
 from gpumod_docker.containers import Containers
-from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of
+from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of, uses_folder
 from gpumod_docker.folder import ServiceFolder
 from gpumod_docker.gate import refuse_unsafe
 from gpumod_docker.inside import view
@@ -175,6 +175,8 @@ class DockerSupervisor:
         containers.refuse_volumes(wanted.service, config)
         folder.prepare()
         folder.write(wanted.launch.files)
+        if uses_folder(wanted.launch, wanted.told):
+            folder.share()
         container = containers.make(wanted.service, nonce, config, image_id)
         folder.note(RUN, {"container": container, "since": time.time()})
         return token_of(containers.start(wanted.service, container), str(containers.path))
@@ -283,14 +285,16 @@ class DockerSupervisor:
 
     def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
         """The engine's own program, which goes on with what the container writes."""
-        where = f"{engine.SCHEME}{engine.socket_path()}"
-        return ("docker", "-H", where, "logs", "--follow", f"--tail={lines}", name_of(service, self._home_id))
+        where, note = f"{engine.SCHEME}{engine.socket_path()}", ServiceFolder(self._home, service).noted(RUN)
+        since = f"--since={note.get('since', logs.FROM_THE_FIRST):f}"
+        return ("docker", "-H", where, "logs", "--follow", since, f"--tail={lines}", name_of(service, self._home_id))
 
     def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
         """Replace files of a service that may be running (the configuration of a host), each atomically."""
         folder = ServiceFolder(self._home, service)
         folder.prepare()
         folder.write(files)
+        folder.share()
 
 
 def _engine_of(handle: Handle) -> Path:
