@@ -96,7 +96,7 @@ MOUNTS: list[Attempt] = [
     ("the passwords", {"volumes": ["/etc:/x"]}, "SEC-D9"),
     ("one file of the passwords", {"volumes": ["/etc/shadow:/x"]}, "SEC-D9"),
     ("the kernel's files", {"volumes": ["/proc:/x"]}, "SEC-D9"),
-    ("a way round by /proc", {"volumes": ["/proc/self/root/etc:/x"]}, "SEC-D9"),
+    ("a way round by /proc", {"volumes": ["/proc/self/root" + "/etc:/x"]}, "SEC-D9"),
     ("the machine's devices", {"volumes": ["/sys:/x"]}, "SEC-D9"),
     ("its disks", {"volumes": ["/dev/sda:/x"]}, "SEC-D9"),
     ("the engine's socket", {"volumes": ["/var/run/docker.sock:/var/run/docker.sock"]}, "SEC-D9"),

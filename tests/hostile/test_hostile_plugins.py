@@ -46,10 +46,10 @@ def test_a_driver_that_is_kept_out_is_named_before_anything_happens(home):
     assert home.ask("history", "list").json["runs"][0]["mode"] == "blank"
 
 
-def test_a_driver_that_is_not_installed_says_how_to_get_it(home):
-    home.sql("UPDATE services SET driver='docker' WHERE id='embedding-code'")
+def test_a_driver_that_nobody_offers_says_which_is_near(home):
+    home.sql("UPDATE services SET driver='dockr' WHERE id='embedding-code'")
     done = home.ask("switch", "code", code=4)
-    assert 'pip install "gpumod[docker]"' in done.error["hint"]
+    assert "did you mean docker?" in done.error["hint"]
     assert home.ask("status", code=0).json["mode"] is None
 
 

@@ -112,7 +112,7 @@ class Machine:
         Raises ValueError for what cannot be, as it is defined; UnknownName.
         """
         driver, name = self.driver(service), keeper or self.supervisor_name(service)
-        supervisor = None if name == HOSTED else self.supervisor(name)
+        supervisor = self.supervisor(name) if name in self.plugins.supervisors else None
         if isinstance(supervisor, KeepsInside):
             return supervisor.launch(driver, service, allocation, self.settings)
         return driver.launch(service, allocation, self.settings)
