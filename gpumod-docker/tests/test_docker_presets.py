@@ -63,7 +63,7 @@ def test_the_hook_offers_the_folder() -> None:
 
 
 def test_ollama(settings: Settings) -> None:
-    launch, config = made(DockerDriver(), "ollama", settings)
+    launch, config = made(DockerDriver(), "ollama-docker", settings)
     assert launch.ports == (7841,)
     assert "Entrypoint" not in config, "it runs what its image runs"
     assert config["HostConfig"]["PortBindings"] == {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "7841"}]}
