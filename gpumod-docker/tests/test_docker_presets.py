@@ -57,7 +57,11 @@ def mounts(config: dict[str, Any]) -> dict[str, tuple[str, bool]]:
     return {m["Target"]: (m["Source"], m["ReadOnly"]) for m in config["HostConfig"]["Mounts"]}
 
 
-def test_the_hook_offers_the_folder() -> None:
+def test_the_hook_offers_the_folder_where_there_is_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in (f"unix://{tmp_path}/nobody", "tcp://10.0.0.1:2375"):
+        monkeypatch.setenv("DOCKER_HOST", told)
+        assert list(gpumod_presets()) == []
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}")
     (offer,) = gpumod_presets()
     assert offer.folder == FOLDER
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpumod.api import Clock, Driver, DriverOffer, PresetsOffer, Settings, Supervisor, SupervisorOffer, hookimpl
+from gpumod.api import (
+    Clock,
+    Driver,
+    DriverOffer,
+    MachineLacks,
+    PresetsOffer,
+    Settings,
+    Supervisor,
+    SupervisorOffer,
+    hookimpl,
+)
 
 
 def _driver() -> Driver:
@@ -34,5 +44,14 @@ def gpumod_supervisors() -> Iterable[SupervisorOffer]:
 
 @hookimpl
 def gpumod_presets() -> Iterable[PresetsOffer]:
+    """Where there is an engine: elsewhere they would be definitions that nothing can start."""
+    from gpumod_docker.engine import socket_path  # noqa: PLC0415  # as above
+
+    try:
+        there = socket_path().exists()
+    except (MachineLacks, OSError):
+        there = False
+    if not there:
+        return []
     folder = Path(__file__).parent / "presets"
     return [PresetsOffer(name="docker", summary="images of ollama, vLLM and llama.cpp", folder=folder)]
