@@ -266,6 +266,25 @@ def test_what_is_no_attempt_passes(places: dict[str, str], tmp_path: Path) -> No
         supervisor.check_service(service, Settings())
 
 
+@pytest.mark.parametrize("variable", ["NVIDIA_DRIVER_CAPABILITIES", "DOCKER_HOST", "LD_PRELOAD", "nvidia_x"])
+async def test_a_variable_by_another_way_is_refused(variable: str, places: dict[str, str]) -> None:
+    """By the `env` of another driver, and as a secret."""
+    supervisor = DockerSupervisor(Path(places["HOME"], "gpumod"), "0123456789ab", Settings(), Now())
+    service = both({"image": "a"})[1]
+
+    class Careless:
+        def launch(self, *_: Any) -> Launch:
+            return Launch(argv=("serve",), env={variable: "all"})
+
+    with pytest.raises(ValueError, match="SEC-D10"):
+        supervisor.launch(Careless(), service, Allocation(), Settings())  # type: ignore[arg-type]
+    handle = Handle(service="svc", supervisor="docker", nonce="n", launched=service, started_at=0.0)
+    for launch, secrets in ((Launch(argv=("a",), env={variable: "1"}), {}), (Launch(argv=("a",)), {variable: "1"})):
+        with pytest.raises(UsageError) as caught:
+            await supervisor.start(handle, launch, secrets)
+        assert "SEC-D10" in caught.value.info.why
+
+
 # --- the gate: whatever made the request ------------------------------------------------------------------------------
 
 

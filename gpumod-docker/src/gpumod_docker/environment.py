@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
@@ -29,14 +29,20 @@ def _named(value: Any) -> Any:
 def _checked(value: Mapping[str, str]) -> Mapping[str, str]:
     if len(value) > MOST_VARIABLES:
         raise ValueError(f"there are {len(value)} variables; at most {MOST_VARIABLES} are taken")
+    refuse_names(value)
     for name, text in value.items():
-        if name in REFUSED or name.upper().startswith(REFUSED_BEGINNINGS):
-            raise ValueError(f"{name} is refused: the container's runtime acts on it, or gpumod sets it (SEC-D10)")
         if any(ord(char) < 32 and char != "\t" for char in text) or "\x7f" in text:
             raise ValueError(f"the value of {name} holds control characters (SEC-D10)")
         if len(text) > LONGEST_VALUE:
             raise ValueError(f"the value of {name} is {len(text)} characters long; at most {LONGEST_VALUE} are taken")
     return value
+
+
+def refuse_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that no container's variable has, whoever gives it: a driver's `env`, a secret."""
+    for name in names:
+        if name in REFUSED or name.upper().startswith(REFUSED_BEGINNINGS):
+            raise ValueError(f"{name} is refused: the container's runtime acts on it, or gpumod sets it (SEC-D10)")
 
 
 Environment = Annotated[Env, BeforeValidator(_named), AfterValidator(_checked)]

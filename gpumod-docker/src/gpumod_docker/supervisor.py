@@ -31,6 +31,7 @@ from gpumod.api import (
 from gpumod_docker import engine, images, logs
 from gpumod_docker.containers import Containers
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of, uses_folder
+from gpumod_docker.environment import refuse_names
 from gpumod_docker.folder import ServiceFolder
 from gpumod_docker.gate import refuse_unsafe
 from gpumod_docker.inside import view
@@ -41,6 +42,8 @@ from gpumod_docker.states import Inspected, is_up, status_of, token_of
 
 KILL_TIMEOUT_S = 10.0
 RUN, PULL = "run.json", "pull.json"
+GIVEN = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
+"""What gpumod itself tells every service of its GPUs."""
 _POLL_S = 0.01
 
 
@@ -71,6 +74,7 @@ class DockerSupervisor:
         options = container_options(service)
         inner = view(service, settings, options)
         launch = driver.launch(inner.service, allocation, inner.settings)
+        refuse_names(launch.env)
         argv = (options.program, *launch.argv[1:]) if options.program else launch.argv
         return launch.model_copy(update={"argv": argv, "ports": tuple(port.host for port in inner.ports)})
 
@@ -92,6 +96,7 @@ class DockerSupervisor:
             options = container_options(service)
             inner = view(service, self._settings, options)
             volumes = self._sources(inner.volumes)
+            refuse_names({*launch.env, *told} - GIVEN)
         except ValueError as error:
             raise UsageError(
                 "bad-container",
