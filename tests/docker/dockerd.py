@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import sysconfig
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 STARTS_S = 60.0
@@ -63,6 +65,17 @@ class Dockerd:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It hangs inside: connections are taken, and nobody answers."""
+        if self._process is None:
+            raise RuntimeError("it does not run")
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def docker(self, *words: str, check: bool = True, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """One command of Docker's own program at this engine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,21 @@ def test_what_is_refused_is_refused_when_it_is_defined(
     done = machine.quick("service", "start", "bad")
     assert done.code in (2, 4), done
     assert machine.states() == {}
+
+
+@pytest.mark.docker
+def test_an_engine_that_hangs(machine: Machine, engine: Dockerd) -> None:
+    """What is asked ends all the same, and says that it does not know."""
+    add(machine, "web")
+    machine.change("service", "start", "web")
+    machine.change("service", "start", "tts")
+    with engine.stopped():
+        began = time.monotonic()
+        found = {row["id"]: row["state"] for row in machine.status()["services"]}
+        assert time.monotonic() - began < 15
+        assert (found["web"], found["tts"]) == ("unknown", "running")
+    assert row(machine, "web")["state"] == "running"
+    machine.change("switch", "blank")
 
 
 @pytest.mark.docker

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gpumod.api import Failed, MachineLacks
 from gpumod_docker.definition import DEFINITION, HOME, NONCE, SERVICE, Config, definition_hash, name_of
-from gpumod_docker.engine import said, spoken
+from gpumod_docker.engine import SLOW_S, said, spoken
 from gpumod_docker.pids import has_begun
 from gpumod_docker.states import Inspected, is_up
 
@@ -63,7 +63,7 @@ class Containers(NamedTuple):
             return str(there["Id"])
         self.remove(service)
         labels = {HOME: self.home_id, SERVICE: service, NONCE: nonce, DEFINITION: definition}
-        with spoken(self.path, f"create a container for {service}") as asked:
+        with spoken(self.path, f"create a container for {service}", SLOW_S) as asked:
             body = {**config, "Labels": labels}
             made = asked.create_container_from_config(  # type: ignore[no-untyped-call]  # its stub has no types
                 body, name_of(service, self.home_id)
@@ -79,7 +79,7 @@ class Containers(NamedTuple):
         import docker.errors  # noqa: PLC0415  # as above
 
         try:
-            with spoken(self.path, f"start the container of {service}") as asked:
+            with spoken(self.path, f"start the container of {service}", SLOW_S) as asked:
                 try:
                     asked.start(container)
                 except docker.errors.APIError as error:
@@ -119,7 +119,7 @@ class Containers(NamedTuple):
             return True
         if is_up(there):
             return False
-        with spoken(self.path, f"remove the container of {service}") as asked:
+        with spoken(self.path, f"remove the container of {service}", SLOW_S) as asked:
             try:
                 asked.remove_container(there["Id"], v=True)
             except docker.errors.NotFound:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 VARIABLE = "DOCKER_HOST"
 SCHEME = "unix://"
 USUAL = "/var/run/docker.sock"
-TIMEOUT_S = 60
+QUICK_S, SLOW_S = 10, 180
+"""How long an engine may take for an answer, and for what it has to do something for (disks, GPUs)."""
 _REACH_S = 5.0
 _idle: dict[Path, list[APIClient]] = {}
 """Clients that nobody uses just now, by socket. Taking one, and giving it back, is one step for every thread."""
@@ -85,7 +86,7 @@ def _client(path: Path) -> APIClient:
     import docker.errors  # noqa: PLC0415
 
     try:
-        return docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=TIMEOUT_S)
+        return docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=QUICK_S)
     except docker.errors.DockerException as error:
         raise MachineLacks(
             "no-engine",
@@ -96,7 +97,7 @@ def _client(path: Path) -> APIClient:
 
 
 @contextlib.contextmanager
-def spoken(path: Path, doing: str) -> Iterator[APIClient]:
+def spoken(path: Path, doing: str, timeout_s: int = QUICK_S) -> Iterator[APIClient]:
     """A client for this block alone: the SDK's are not made to be shared, and are used again by the next block.
 
     What an engine or its connection fails with inside becomes an error of ours.
@@ -110,6 +111,7 @@ def spoken(path: Path, doing: str) -> Iterator[APIClient]:
         asked = idle.pop()
     except IndexError:
         asked = _client(path)
+    asked.timeout = timeout_s
     try:
         yield asked
     except GpumodError:
