@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
+import json
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.machine.terminals import Terminal
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -24,17 +25,15 @@ def slow(machine: Machine) -> Machine:
 
 
 def test_it_outlives_its_terminal_and_is_followed_to_the_end(slow: Machine) -> None:
-    leader, follower = pty.openpty()
-    begun = slow.end(slow.begin("switch", "speech", "--detach", stdin=follower, start_new_session=True))
-    os.close(follower)
-    os.close(leader)  # the terminal hangs up
-    assert begun.code == 0, begun
-    assert (begun.json["status"], begun.json["mode"], begun.json["steps"]) == ("running", "speech", [])
-    assert [step["service"] for step in begun.json["plan"]["steps"]] == ["tts", "*"]
+    terminal = Terminal(slow.argv("switch", "speech", "--detach"))
+    assert terminal.end() == 0, terminal.told  # and with the leader of its session, the terminal hangs up
+    begun = json.loads(terminal.told[terminal.told.index("{\n") :])
+    assert (begun["status"], begun["mode"], begun["steps"]) == ("running", "speech", [])
+    assert [step["service"] for step in begun["plan"]["steps"]] == ["tts", "*"]
     assert slow.ok("history", "show").json["run"]["status"] == "running"
     busy = slow.quick("switch", "blank")
     assert busy.code == 5, busy
-    followed = slow.gpumod("history", "show", begun.json["run_id"], "--follow")
+    followed = slow.gpumod("history", "show", begun["run_id"], "--follow")
     assert followed.code == 0, followed
     assert followed.json["run"]["status"] == "done"
     assert "1 start tts: done" in followed.stderr

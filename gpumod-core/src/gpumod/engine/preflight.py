@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -21,7 +22,7 @@ Starts = Sequence[tuple[Handle, Launch]]
 """What a plan starts: who keeps it, and how it is launched."""
 
 
-def launches(machine: Machine, planned: Planned) -> Starts:
+async def launches(machine: Machine, planned: Planned) -> Starts:
     """How everything that the plan starts is launched. Raises UsageError for what cannot be, as it is defined."""
     starts: list[tuple[Handle, Launch]] = []
     for step in planned.plan.steps:
@@ -35,7 +36,7 @@ def launches(machine: Machine, planned: Planned) -> Starts:
             launch = driver.launch(service, allocation, machine.settings)
         except ValueError as error:
             raise bad_service(service, error) from error
-        machine.probe.child_env(allocation.visible)
+        await asyncio.to_thread(machine.probe.child_env, allocation.visible)
         name, at = machine.supervisor_name(service), planned.snapshot.at
         starts.append((Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=at), launch))
     return starts

@@ -194,7 +194,6 @@ class Plugins:
         for name in names:
             offered = self.gpu_probes.offer(name)
             why_not = unavailable(offered.offer, settings, wanted=bool(wanted))
-            why_not = unavailable(offered.offer, settings)
             if why_not is None:
                 return offered.make(settings)
             refused.append(f"{name}: {why_not}")

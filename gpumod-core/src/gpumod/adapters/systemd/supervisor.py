@@ -270,7 +270,11 @@ class SystemdSupervisor:
     async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
         """The units of this home that are up, and whose services have no handle here."""
         known = {handle.service for handle in handles if handle.supervisor == self.name}
-        there = {s: path.name for s, path in units.ours(self._manager.scope, self._home_id).items() if s not in known}
+        there = {
+            s: path.name
+            for s, path in units.of_home(units.unit_folder(self._manager.scope), self._home_id)
+            if s not in known
+        }
         shown = await self._manager.show(list(there.values()), states.ASKED)
         systemctl = "systemctl --user" if self._manager.scope == "user" else "systemctl"
         up = {s: shown[name] for s, name in there.items() if name in shown and states.is_active(shown[name])}

@@ -110,17 +110,6 @@ def there(path: Path, home_id: str, service: str) -> str | None:
     return text
 
 
-def ours(scope: Scope, home_id: str) -> dict[str, Path]:
-    """The units of a home that are there, by service."""
-    found = {}
-    for path in sorted(unit_folder(scope).glob("gpumod-*.service")):
-        with contextlib.suppress(OSError):
-            marks = marks_of(path.read_text("utf-8", "replace"))
-            if marks.get("Home") == home_id and "Service" in marks:
-                found[marks["Service"]] = path
-    return found
-
-
 def foreign(path: Path | str, why: str) -> Failed:
     return Failed(
         "foreign-unit",
