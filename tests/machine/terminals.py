@@ -13,7 +13,8 @@ from collections.abc import Sequence
 PATIENCE_S = 60.0
 CTRL_C, CTRL_D = "\x03", "\x04"
 IN_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else a program under nohup never knows that its terminal hung up
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
