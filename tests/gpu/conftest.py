@@ -17,8 +17,10 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from gpumod.adapters.nvml.probe import NvmlProbe
+from gpumod.cli.main import root
 from gpumod.domain.machine import GpuReading
 from gpumod.domain.settings import Settings
 
@@ -101,7 +103,8 @@ class Holder:
 
 @pytest.fixture
 def holders(probe: NvmlProbe) -> Iterator[Callable[[], Holder]]:
-    """Makes holders; they are ended when the test is."""
+    """Makes holders; they are ended when the test is, and their memory comes back."""
+    before_mb = card(probe).used_mb
     with contextlib.ExitStack() as stack:
 
         def make() -> Holder:
@@ -111,6 +114,7 @@ def holders(probe: NvmlProbe) -> Iterator[Callable[[], Holder]]:
             return made
 
         yield make
+    wait_until(lambda: abs(card(probe).used_mb - before_mb) <= NEAR_MB, "what strangers took to come back")
 
 
 class Home:
@@ -126,15 +130,20 @@ class Home:
         return [sys.executable, "-m", "gpumod", "--home", str(self.folder / "home"), "--json", *args]
 
     def gpumod(self, *args: str) -> tuple[int, Any]:
-        """Exit status and document of the real program."""
-        done = subprocess.run(self.argv(*args), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        """Exit status and document of the real program, as a process of its own."""
+        done = subprocess.run(self.argv(*args), capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
     def ok(self, *args: str) -> Any:
-        code, told = self.gpumod(*args)
-        assert code == 0, (args, told)
-        return told
+        """The document of the same program in this process, where a process of its own is not the point."""
+        done = CliRunner().invoke(root, self.argv(*args)[3:])
+        assert done.exit_code == 0, (args, done.stdout, done.stderr)
+        return json.loads(done.stdout)
+
+    def switch(self, mode: str) -> None:
+        code, told = self.gpumod("switch", mode)
+        assert code == 0, told["error"]
 
     def app(self, name: str, mb: int, *words: str, python: str = sys.executable, before: str = "", **more: str) -> None:
         """Define a service that holds `mb` MiB beside its context, and the mode `with-NAME` of it alone.
@@ -175,7 +184,7 @@ class Home:
     def close(self, probe: NvmlProbe, before_mb: int) -> None:
         """Stop everything as a user would: that must leave no process and no memory. Then kill what is left."""
         try:
-            self.ok("switch", "blank")
+            self.switch("blank")
             wait_until(lambda: not self.processes(), "the last process to end")
             wait_until(lambda: card(probe).used_mb - before_mb <= 2 * NEAR_MB, "all memory to come back")
         finally:

@@ -17,7 +17,7 @@ SERVICE_MB = 3000
 
 def test_a_command_gets_its_room_and_the_service_is_back_afterwards(probe: NvmlProbe, home: Home) -> None:
     home.app("real", SERVICE_MB)
-    home.ok("switch", "with-real")
+    home.switch("with-real")
     started = home.row("real")
     wanted_mb = card(probe).free_mb + SERVICE_MB // 2  # more than there is beside the service
     takes_mb = wanted_mb - 2 * CONTEXT_MB
@@ -28,14 +28,13 @@ def test_a_command_gets_its_room_and_the_service_is_back_afterwards(probe: NvmlP
     again = home.row("real")
     assert again["state"] == "running"
     assert abs(again["vram_mb"] - started["vram_mb"]) <= 2 * CONTEXT_MB
-    events = {run["what"] for run in home.ok("history")["runs"]}
-    assert f"free {wanted_mb}" in events, events
+    assert f"free {wanted_mb}" in {run["command"] for run in home.ok("history", "list")["runs"]}
     assert home.ok("status")["leases"] == []
 
 
 def test_a_command_that_fails_tells_its_own_exit_and_all_is_back(probe: NvmlProbe, home: Home) -> None:
     home.app("real", SERVICE_MB)
-    home.ok("switch", "with-real")
+    home.switch("with-real")
     wanted_mb = card(probe).free_mb + SERVICE_MB // 2
     too_much_mb = card(probe).total_mb * 2
     command = (sys.executable, str(HERE / "cuda.py"), str(too_much_mb))
