@@ -231,6 +231,20 @@ def test_a_game_that_takes_the_memory_is_named(box):
     check_rolled_back(box, outcome)
 
 
+def test_a_stranger_who_was_there_and_takes_more_is_named(box):
+    game, idle = box.world.foreign(100, name="game"), box.world.foreign(100, name="idle")
+
+    def take() -> None:
+        game.mb = 3800
+
+    box.when("stop gone sent", take)
+    outcome = box.switch("new")
+    assert outcome.error.code == "memory-taken"
+    assert f"process game (pid {game.pid}) with 3800 MiB" in outcome.error.why
+    assert f"(pid {idle.pid})" not in outcome.error.why
+    check_rolled_back(box, outcome)
+
+
 def test_a_rollback_that_fails_ends_half_way_and_names_both(box):
     box.when("stop gone sent", lambda: box.world.foreign(6500, name="game"))
     outcome = box.switch("new")
