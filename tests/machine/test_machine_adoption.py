@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.machine.strangers import started, write_ollama, write_swap
+from tests.machine.strangers import started, write_ollama, write_proxy, write_swap
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -214,3 +214,25 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         assert row(machine, "ollama")["state"] == "running"
         machine.ok("service", "release", "ollama")
         assert process.poll() is None
+
+
+@pytest.mark.slow
+def test_what_stands_before_an_ollama_is_not_adopted(
+    machine: Machine, tmp_path: Path, until: Callable[..., Any]
+) -> None:
+    port, inner = machine.unused.pop(), machine.unused.pop()
+    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_TEST_MACHINE": str(machine.sim.folder)}
+    ollama, proxy = write_ollama(tmp_path), write_proxy(tmp_path)
+    with (
+        started(str(ollama), "serve", ready=f"http://127.0.0.1:{inner}/", until=until, **env),
+        started(str(proxy), str(port), str(inner), ready=f"http://127.0.0.1:{port}/", until=until) as before,
+    ):
+        for words in ((), ("--dry-run",)):
+            done = machine.quick("import", "ollama", "--port", str(port), *words)
+            assert (done.code, done.error["code"]) == (2, "not-itself"), done
+            assert f"process {before.pid} is not it" in done.error["message"]
+            assert "container" in done.error["why"]
+        assert "ollama" not in {r["id"] for r in machine.status()["services"]}
+        done = machine.ok("import", "ollama", "--port", str(inner), "--id", "inner").json
+        assert done["rows"][0]["action"] == "added"
+        machine.ok("service", "release", "inner")

@@ -50,7 +50,7 @@ async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
             check_host(machine, service, planned.services)
     check_reach(machine, planned)
     for handle, launch in starts:
-        machine.supervisor(handle.supervisor).check(handle, launch)
+        await asyncio.to_thread(machine.supervisor(handle.supervisor).check, handle, launch)  # it may ask a program
         machine.secrets.values(handle.service)  # that they can be read
     check_ports(machine, starts, planned.snapshot)
     await check_leave(machine, planned, starts)
@@ -98,7 +98,7 @@ async def check_leave(machine: Machine, planned: Planned, starts: Starts) -> Non
     for name in sorted({handle.supervisor for handle in asked} - {HOSTED}):
         supervisor = machine.supervisor(name)
         if isinstance(supervisor, NeedsLeave):
-            await supervisor.may(sorted({handle.service for handle in asked if handle.supervisor == name}))
+            await supervisor.may([handle for handle in asked if handle.supervisor == name])
 
 
 def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from gpumod.domain.errors import ErrorInfo, GpumodError
@@ -14,7 +15,7 @@ from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.adoption_results import FolderRow, Found, ProgramRow, Proposal
 from gpumod.operations.base import unknown
 from gpumod.operations.importing import Importing
-from gpumod.operations.subjects import Subject, held_by, of_process, of_unit, read, resolve_process, slug
+from gpumod.operations.subjects import Subject, held_by, of_process, of_unit, read, refuse_boxed, resolve_process, slug
 from gpumod.plugins.commands import words_from
 from gpumod.ports.foreign import UnitFacts
 
@@ -85,7 +86,7 @@ class Discovering(Importing, Adopting):
             if pid not in covered and (facts := resolve_process(self._machine, around, pid)) is not None:
                 subject = of_process(facts)
                 covered |= {pid, *subject.pids}
-                found.append(subject)
+                found = _with(found, subject)
         return [subject for subject in found if str(subject.adopted) not in known]
 
     def _is_server(self, subject: Subject) -> bool:
@@ -105,6 +106,7 @@ class Discovering(Importing, Adopting):
             held_mb=sum(held_by(snapshot, subject.pids).values()),
         )
         try:
+            refuse_boxed(subject)
             await self._refuse_adopted(subject)
             service, notes = await self._as_service(subject, AdoptParams(what=subject.what), snapshot)
         except GpumodError as error:
@@ -120,6 +122,14 @@ class Discovering(Importing, Adopting):
         manager = adopted.manager if adopted else None
         await self.service_adopt(AdoptParams(what=words[3], manager=manager, id=proposal.id))
         return [proposal.id]
+
+
+def _with(found: list[Subject], subject: Subject) -> list[Subject]:
+    """`found` and another process; those of one container are told as one."""
+    for n, other in enumerate(found):
+        if subject.container and other.container == subject.container and other.adopted.pid:
+            return [*found[:n], replace(other, pids=(*other.pids, *subject.pids)), *found[n + 1 :]]
+    return [*found, subject]
 
 
 def _with_ids(proposals: list[Proposal], taken: set[str]) -> list[Proposal]:

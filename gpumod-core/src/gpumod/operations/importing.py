@@ -17,14 +17,15 @@ from gpumod.operations.adoption_params import AdoptParams, ImportFile, ImportOll
 from gpumod.operations.adoption_results import ImportResult, ImportRow
 from gpumod.operations.base import bad_input
 from gpumod.operations.llama_swap import SwapModel, models_of
-from gpumod.operations.subjects import NOT_KNOWN, read, slug
-from gpumod.plugins.commands import CONTAINERS
+from gpumod.operations.subjects import NOT_KNOWN, Subject, read, slug
+from gpumod.plugins.commands import CONTAINERS, words_from
 from gpumod.plugins.kit import DENIED_ENV, DENIED_ENV_PREFIXES
 from gpumod.ports import HttpFailure
 from gpumod.ports.commands import CommandLine
 
 MIB = 1024 * 1024
 ASK_S = 5.0
+OLLAMA = "ollama"
 SWAPPING = ("groups", "matrix")
 
 
@@ -87,7 +88,11 @@ class Importing(Adopting):
             raise UsageError("container", "it starts a container")
         port = model.port
         if model.counted and port is not None:
-            port = next(n for n in range(port, 65536) if taken.get(n, service_id) == service_id)
+            first = port
+            port = next((n for n in range(first, 65536) if taken.get(n, service_id) == service_id), None)
+            if port is None:
+                why = f"counted from {first} on, there is none up to 65535"
+                raise UsageError("no-port", "no port is left for it", why=why, hint="startPort: 5800")
         found = read(self._machine, [CommandLine(argv=model.at(port), env=model.env or {}, cwd=str(folder))])
         if found is None:
             raise UsageError("not-recognised", "no driver knows its command", hint='pip install "gpumod[all]"')
@@ -138,6 +143,8 @@ class Importing(Adopting):
         subject, notes = await self._subject(asked)
         if there is None:
             await self._refuse_adopted(subject)
+        if not subject.pids or not any(words_from(command.argv, OLLAMA) for command in subject.commands):
+            raise _not_itself(asked, subject)
         snapshot = await self._seen()
         service, more = await self._as_service(subject, asked, snapshot)
         action = "unchanged" if service == there else "updated" if there else "added"
@@ -175,6 +182,17 @@ class Importing(Adopting):
                     return owner[1], owner[0]
             return str(user.pid), None
         return "ollama.service", None
+
+
+def _not_itself(asked: AdoptParams, subject: Subject) -> UsageError:
+    words = " ".join(subject.commands[0].argv[:3]) if subject.pids and subject.commands else ""
+    what = f"it runs {words:.100}" if words else "it is down"
+    return UsageError(
+        "not-itself",
+        f"an ollama answers on port {asked.port}, and {subject.adopted} is not it",
+        why=f"{what}, so the ollama is in a container, or behind a proxy",
+        hint="leave it to what keeps it; or run ollama on this machine itself, and import that",
+    )
 
 
 def _ids(models: Iterable[SwapModel]) -> dict[str, str]:

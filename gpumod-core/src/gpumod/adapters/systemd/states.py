@@ -18,7 +18,7 @@ from gpumod.ports import ProcessStatus
 ASKED = (
     *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "ControlGroup"),
     *("ExecMainStartTimestampMonotonic", "InvocationID", "FragmentPath", "NeedDaemonReload", "NRestarts"),
-    "TimeoutStopUSec",
+    *("TimeoutStopUSec", "Job"),
 )
 OVER = frozenset({"inactive", "failed"})
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -38,6 +38,11 @@ class Ending(NamedTuple):
 def is_active(shown: Properties) -> bool:
     """True while anything of the unit runs, or systemd is about to run it again."""
     return shown.get("ActiveState", "inactive") not in OVER
+
+
+def is_due(shown: Properties) -> bool:
+    """True for what is active, and for what is down and has a job: its start waits for its turn."""
+    return is_active(shown) or number(shown, "Job") > 0
 
 
 def pids_of(shown: Properties) -> tuple[int, ...]:

@@ -21,11 +21,12 @@ from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.cgroups import kill_all
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.journal import lines_of
+from gpumod.adapters.systemd.leave import ask_leave
 from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
-from gpumod.domain.errors import Failed, GpumodError, MachineLacks
+from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -140,23 +141,9 @@ class SystemdSupervisor:
         if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
             raise units.cannot_write(unit)
 
-    async def may(self, services: Sequence[str]) -> None:
-        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `services`.
-
-        Whether polkit would allow it can only be asked by doing: what is down is stopped, and what is up is told that
-        it has not failed. Neither changes anything.
-        """
-        if self._manager.scope == "user" or os.geteuid() == 0:
-            return
-        names = [self._rendering.name(service) for service in services]
-        shown = await self._manager.show(names, states.ASKED)
-        up = [name for name in names if states.is_active(shown.get(name, {}))]
-        for verb, asked in (("stop", [name for name in names if name not in up]), ("reset-failed", up)):
-            answer = await self._manager.call(verb, "--", *asked) if asked else None
-            if answer is not None and answer.code:
-                error = refused(self._manager.scope, "cannot be started and stopped", answer, ", ".join(asked))
-                if isinstance(error, MachineLacks):
-                    raise error
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""
+        await ask_leave(self._manager, sorted({self._rendering.name(handle.service) for handle in handles}))
 
     async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
         """Write the units that differ, and see that the manager knows them as they are; `shown` is what it knows.
