@@ -24,8 +24,11 @@ from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.recover import recover
 from gpumod.engine.runs import Outcome
+from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.targets import target_of_mode
+from gpumod.operations.watch_results import WatchParams, WatchResult
 from gpumod.plugins.offers import Offer
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world import World, most_mb
 from gpumod.testing.world_drivers import build_machine, quiet
 
@@ -112,6 +115,29 @@ class Box:
 
     def recover(self, way: Any) -> Outcome | None:
         return self.world.clock.run(recover(self.machine(), way, Options(), self.told.append))
+
+    def ask(self, operation: str, params: Any, **tools: Any) -> Any:
+        """One operation, as a face calls it."""
+        return self.world.clock.run(getattr(Gpumod(self.machine(), bare_tools(**tools)), operation)(params))
+
+    def look(self, before: WatchResult | None = None) -> WatchResult:
+        """One look of `watch`, after the one `before`."""
+        result: WatchResult = self.ask("watch", WatchParams(held=before.held if before else {}))
+        return result
+
+    def pass_time(self, seconds: float) -> None:
+        self.world.clock.run(self.world.clock.sleep(seconds))
+
+    def crash(self, service: str) -> None:
+        self.world.crash(service, 9)
+        self.settled()
+
+    def boot(self, number: int = 2) -> None:
+        """The machine goes down and comes up again: all processes are gone."""
+        while self.world.alive():
+            self.world.crash(next(iter(self.world.alive())), -9)
+        self.settled()
+        self.world.boot = number
 
     def observe(self) -> HostSnapshot:
         return self.world.clock.run(observe(self.machine()))

@@ -203,6 +203,14 @@ def test_services_that_listen_for_the_network(patient: Patient) -> None:
     assert "opens every service to the network" in patient.wrong()["network"]
 
 
+def test_what_may_put_its_model_away_by_itself_is_not_called_wrong(patient: Patient) -> None:
+    patient.box.define(WEB.model_copy(update={"unit_vars": {**WEB.unit_vars, "unloads": True}}))
+    patient.box.switch("both")
+    patient.box.world.alive()["web"].mb = {}
+    assert patient.said("service web").level == "unknown"
+    assert "put its model away itself" in patient.said("service web").message
+
+
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 

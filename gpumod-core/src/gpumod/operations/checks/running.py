@@ -52,17 +52,19 @@ def _on_the_cpu(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:
 
 def _fallback(case: Case, service: str, reading: ServiceReading, said: str) -> Check:
     name, logs = f"service {service}", f"gpumod service logs {service}"
-    if not case.services[service].adopted or _is_known(case, reading):
+    if not _unloads_itself(case, case.services[service], reading):
         why = "it runs on the CPU, or lost its GPU: after a suspend, a reset of the card or an update of the driver"
         return problem(name, f"{said}: {why}", f"gpumod service restart {service}; {logs} may tell of a CUDA error")
     return unseen(name, f"{said}: it has put its model away itself, or fell back to the CPU", f"{logs} tells which")
 
 
-def _is_known(case: Case, reading: ServiceReading) -> bool:
-    """True for an adopted process whose runtime is known for sure: it does not unload its model by itself."""
+def _unloads_itself(case: Case, service: Service, reading: ServiceReading) -> bool:
+    """True for what may put its model away by itself. An adopted process does not if its runtime is known for sure."""
+    if not service.adopted:
+        return case.machine.driver(service).capabilities(service).unloads_itself
     facts = case.around.process(reading.pid) if reading.pid else None
     told = read(case.machine, [facts.command]) if facts else None
-    return told is not None and told[1].sure
+    return told is None or not told[1].sure
 
 
 def _drift(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:
