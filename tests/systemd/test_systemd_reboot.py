@@ -33,7 +33,7 @@ for key, value in {"supervisor": f"systemd-{scope}", "boot_mode": mode, "watch_i
     gpumod("settings", "set", key, value)
 gpumod("watch", "--install", "--manager", scope)
 gpumod("switch", before)
-gpumod("service", "edit", "embedding-code", "--depends-on", "embedding")  # the mode names them the other way round
+gpumod("service", "edit", "embedding", "--depends-on", "embedding-code")  # without that it is started first
 print(gpumod("status", "--json"))
 """
 AGAIN = """
@@ -80,7 +80,7 @@ def test_the_boot_mode_comes_back_by_a_plan(booted: Callable[..., Any]) -> None:
     assert run["command"] == "watch: switch rag"
     starts = [s for s in run["steps"] if s["step"]["action"] == "start"]
     spans_of = {s["step"]["service"]: (s["started_at"], s["started_at"] + s["seconds"]) for s in starts}
-    for service, needed in (("embedding-code", "embedding"), ("chat", "llama-router")):
+    for service, needed in (("embedding", "embedding-code"), ("chat", "llama-router")):
         assert spans_of[needed][1] <= spans_of[service][0], (service, spans_of)
     rows = {row["id"]: row for row in status["services"]}
     vllm = [s for s in starts if rows[s["step"]["service"]]["driver"] == "vllm"]

@@ -82,9 +82,9 @@ def test_root_installs_it_for_somebody(ann: User) -> None:
     ann.gpumod("mode", "create", "talk", "--services", "asr")
     install = ("watch", "--install", "--manager", "system")
     assert not MODPROBE.exists()
-    unit = ann.gpumod(*install, as_root=True, HF_HOME="/root/hf")["unit"]  # there is no such program: it starts
+    unit = ann.gpumod(*install, as_root=True, HF_HOME="/srv/roots")["unit"]  # there is no such program: it starts
     assert any(f"it runs as {ann.name}" in note and "bin_path" in note for note in unit["notes"]), unit
-    assert "/root/hf" not in Path(unit["path"]).read_text()
+    assert "/srv/roots" not in Path(unit["path"]).read_text()
     told = Path("/run/modprobe-told")
     MODPROBE.write_text(f'#!/bin/sh\necho "$(id -u) $*" >>{told}\nexit 1\n')
     MODPROBE.chmod(0o755)
