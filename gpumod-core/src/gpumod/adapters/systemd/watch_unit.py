@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpumod.adapters.environment import lasting
 from gpumod.adapters.systemd import units
-from gpumod.adapters.systemd.manager import Manager, Scope, lingers, refused
+from gpumod.adapters.systemd.manager import CALL_TIMEOUT_S, Manager, Scope, lingers, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import roots_only, runs_as
 from gpumod.adapters.systemd.units import Unit, marked, unit_folder, unit_name
@@ -18,6 +19,10 @@ from gpumod.domain.settings import Settings
 TEMPLATE = "watch.service.j2"
 MARK = "@watch"
 """Stands where units of services have the service's id; no service can be called so."""
+STOP_TIMEOUT_S = 300
+"""A switch that is under way is turned back first."""
+PATIENCE_S = STOP_TIMEOUT_S + 120.0
+"""So long a stop and a start may take: systemd gives up before gpumod does."""
 
 
 class WatchUnit:
@@ -55,29 +60,46 @@ class WatchUnit:
         if not enabled:
             await self._do("enable", "--no-reload")
         if changed or not active:
-            await self._do("restart")
+            await self._do("restart", timeout_s=PATIENCE_S)
         return changed or not enabled or not active
 
     async def uninstall(self) -> bool:
-        """Stop and disable the unit and remove it; False where there was none. What it has started goes on."""
+        """Disable and stop the unit and remove it; False where there was none. What it has started goes on."""
         self._manager.reach()
         if units.there(self.path, self._home_id, MARK) is None:
             return False
-        await self._do("stop")
-        await self._do("disable", "--no-reload")
+        await self._do("disable", "--no-reload")  # first: whatever becomes of the stop, no boot brings it back
+        await self._do("stop", timeout_s=PATIENCE_S)
         units.remove(self.path, self._home_id, MARK)
         return True
 
     def advice(self) -> tuple[str, ...]:
-        """What would keep it from doing its work, each with what to do."""
+        """What would keep it from doing its work as it is done by hand, each with what to do."""
+        found: list[str] = []
         if self._scope == "user" and not lingers():
-            return ("it runs only while you are logged in; from boot on: loginctl enable-linger",)
-        return ()
+            found.append("it runs only while you are logged in; from boot on: loginctl enable-linger")
+        _, left = self._variables()
+        edit = f"systemctl {'--user ' if self._scope == 'user' else ''}edit {self.name}"
+        if (user := runs_as(self._home, self._scope)) is not None:
+            found.append(
+                f"it runs as {user}, whose PATH, HF_HOME and the like are not known here: gpumod settings set bin_path"
+                f" FOLDER (hf_home likewise), or {edit}"
+            )
+        elif left:
+            found.append(
+                f"services that it starts do not get {', '.join(left)} of this shell (of a session, or perhaps a"
+                f" secret): {edit} gives it to them"
+            )
+        return tuple(found)
 
-    async def _do(self, verb: str, *options: str) -> None:
-        answer = await self._manager.call(verb, *options, "--", self.name)
+    async def _do(self, verb: str, *options: str, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        answer = await self._manager.call(verb, *options, "--", self.name, timeout_s=timeout_s)
         if answer.code:
             raise refused(self._scope, f"refuses to {verb}", answer, self.name)
+
+    def _variables(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """What services inherit of this shell and the unit can hold, and what it cannot; nothing of another user's."""
+        return ({}, ()) if runs_as(self._home, self._scope) else lasting(os.environ)
 
     def _unit(self) -> Unit:
         body = self._templates.render(
@@ -85,7 +107,10 @@ class WatchUnit:
             manager=self._scope,
             user=runs_as(self._home, self._scope),
             program=sys.executable,
-            words=["-m", "gpumod", "--home", str(self._home), "watch"],
+            # -P: the folder that it begins in is somebody's home, where any click.py would be imported
+            words=["-P", "-m", "gpumod", "--home", str(self._home), "watch"],
+            env=self._variables()[0],
+            stop_timeout_s=STOP_TIMEOUT_S,
         )
         return Unit(self.name, self.path, marked(body, self._home_id, MARK, TEMPLATE), TEMPLATE)
 
