@@ -86,6 +86,10 @@ def test_a_supervisor_that_asks_a_program_before_a_start_keeps_nobody_waiting(ma
     machine = box.machine()
     target = Target(members=(TargetMember(service="ill"),), stop_others=False)
     planned = plan_for(machine, box.observe(), Wanted(target, machine.store.services()), Options())
-    asyncio.run(preflight(machine, planned, launches(machine, planned)))  # a real loop: the world's has no threads
+
+    async def look() -> None:
+        await preflight(machine, planned, await launches(machine, planned))
+
+    asyncio.run(look())  # a real loop: the world's has no threads
     assert held_up == []
     assert len(asked) == 1
