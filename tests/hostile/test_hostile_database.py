@@ -76,6 +76,7 @@ def test_a_broken_row_can_be_removed_by_the_name_that_it_has(home):
     assert "rag" in home.modes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", MODE_EDITS.values(), ids=MODE_EDITS)
 def test_a_broken_mode_is_named_and_the_others_work(home, edit):
     home.sql(edit)
@@ -97,6 +98,7 @@ NO_TEXT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), [(table, name) for table, names in NO_TEXT.items() for name in names])
 def test_bytes_that_are_no_text_break_one_row(home, table, column):
     """sqlite3 itself refuses the whole answer then."""
@@ -272,6 +274,7 @@ def fill(file: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_refused_before_the_first_stop(home, tmp_path: Path):
     small = tmp_path / "small"
     small.mkdir()

@@ -15,7 +15,7 @@ from tests.machine.strangers import started, write_ollama, write_proxy, write_sw
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 SHARE_MB = 6141
 
@@ -216,7 +216,6 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         assert process.poll() is None
 
 
-@pytest.mark.slow
 def test_what_stands_before_an_ollama_is_not_adopted(
     machine: Machine, tmp_path: Path, until: Callable[..., Any]
 ) -> None:

@@ -13,7 +13,7 @@ from tests.machine.terminals import Terminal
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -40,7 +40,6 @@ def test_it_outlives_its_terminal_and_is_followed_to_the_end(slow: Machine) -> N
     slow.whole("speech")
 
 
-@pytest.mark.slow
 def test_who_follows_and_goes_away_ends_nothing(slow: Machine, until) -> None:
     assert slow.gpumod("switch", "speech", "--detach").code == 0
     looker = slow.begin("history", "show", "-f")
@@ -61,7 +60,6 @@ def test_one_that_fails_is_rolled_back_and_says_so_to_who_follows(machine: Machi
     assert machine.states() == {}
 
 
-@pytest.mark.slow
 def test_what_does_not_begin_is_told_at_once(machine: Machine) -> None:
     machine.ok("mode", "create", "big", "--services", "embedding-code,glm-code,reranker")
     refused = machine.gpumod("switch", "big", "--detach")

@@ -311,6 +311,7 @@ def test_the_exit_status_tells_what_was_done_where_nothing_can_be_printed(
         assert subprocess.run(command, stdout=closed, stderr=closed, check=False).returncode == gone
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_nobodys_fault(home: Path) -> None:
     command = f"{sys.executable} -m gpumod --home {home} settings list --json >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
