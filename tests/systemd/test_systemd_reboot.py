@@ -22,7 +22,7 @@ FIRST = """
 import subprocess, sys
 from pathlib import Path
 from gpumod_sim.machine import Machine
-scope, mode, before = sys.argv[1:]
+scope, mode, before, *edit = sys.argv[1:]
 def gpumod(*words):
     done = subprocess.run([sys.executable, "-m", "gpumod", *words], capture_output=True, text=True)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
@@ -33,7 +33,8 @@ for key, value in {"supervisor": f"systemd-{scope}", "boot_mode": mode, "watch_i
     gpumod("settings", "set", key, value)
 gpumod("watch", "--install", "--manager", scope)
 gpumod("switch", before)
-gpumod("service", "edit", "embedding", "--depends-on", "embedding-code")  # without that it is started first
+if edit:
+    gpumod("service", "edit", *edit)
 print(gpumod("status", "--json"))
 """
 AGAIN = """
@@ -71,7 +72,8 @@ def booted(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 def test_the_boot_mode_comes_back_by_a_plan(booted: Callable[..., Any]) -> None:
     """Dependencies first, and of those that are started exclusively (vLLM) one at a time."""
-    before = booted(FIRST, "system", "rag", "code")
+    # without this `embedding` is started first
+    before = booted(FIRST, "system", "rag", "code", "embedding", "--depends-on", "embedding-code")
     assert before["mode"] == "code"
     after = booted(AGAIN, "rag")
     assert after["verified"] == 0, after
