@@ -10,7 +10,7 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import at_work
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.checks import checks
@@ -35,7 +35,7 @@ class Diagnosing(Adopting):
         with suppress(GpumodError):  # the part that looks at GPUs tells why
             if (holder := machine.local.holder(machine.probe.machine_dir())) is not None:
                 busy = at_work(holder)
-            snapshot = await observe(machine)
+            snapshot = await observe_twice(machine)
         services = store.services()
         launched = {s: how for s, one in services.items() if (how := self._how(one, snapshot))}
         return Case(
