@@ -16,6 +16,7 @@ from gpumod.domain.errors import UsageError
 from gpumod.domain.service import Service
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.subjects import NOT_KNOWN
 from gpumod.plugins.offers import DriverOffer
 from gpumod.ports.foreign import Container, FolderFound, ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.tools import bare_tools
@@ -197,6 +198,17 @@ def test_gpumods_own_units_are_not_adopted(make_owner: Callable[..., Owner], nam
     owner = make_owner()
     owner.place.add_unit(name, "acme-server", "--port", "9100")
     assert owner.refused(name).info.code == "own-unit"
+
+
+def test_what_is_counted_as_nothing_is_said_before_and_after(make_owner: Callable[..., Owner]) -> None:
+    owner = make_owner()
+    held = owner.place.add("acme-server", "--port", "9101")
+    owner.holds(held, 0)
+    owner.place.add_unit("down.service", "acme-server", "--port", "9100")
+    found = owner.ask("_discover", (), take_all=True)
+    assert {p.id: p.notes for p in found.proposals} == {"acme-server": (), "down": (NOT_KNOWN,)}
+    assert {*found.taken} == {"acme-server", "down"}
+    assert found.counted_as_nothing == ("down",)
 
 
 # --- where it runs ------------------------------------------------------------------------------------------------

@@ -9,13 +9,24 @@ from pathlib import Path
 
 from gpumod.domain.errors import ErrorInfo, GpumodError
 from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.adoption_results import FolderRow, Found, ProgramRow, Proposal
 from gpumod.operations.base import unknown
 from gpumod.operations.importing import Importing
-from gpumod.operations.subjects import Subject, held_by, of_process, of_unit, read, refuse_boxed, resolve_process, slug
+from gpumod.operations.subjects import (
+    NOT_KNOWN,
+    Subject,
+    held_by,
+    of_process,
+    of_unit,
+    read,
+    refuse_boxed,
+    resolve_process,
+    slug,
+)
 from gpumod.plugins.commands import words_from
 from gpumod.ports.foreign import UnitFacts
 
@@ -52,6 +63,8 @@ class Discovering(Importing, Adopting):
                     taken += await self._take(proposal)
                 except GpumodError as error:
                     problems.append(error.info)
+        services = machine.store.services()
+        nothing = tuple(name for name in taken if self._counts_nothing(services[name], snapshot))
         counts: dict[str, int] = {}
         for unit in units:
             counts[unit.manager] = counts.get(unit.manager, 0) + 1
@@ -62,6 +75,7 @@ class Discovering(Importing, Adopting):
             units=counts,
             proposals=tuple(proposals),
             taken=tuple(taken),
+            counted_as_nothing=nothing,
             problems=tuple(problems),
         )
 
@@ -111,7 +125,12 @@ class Discovering(Importing, Adopting):
             service, notes = await self._as_service(subject, AdoptParams(what=subject.what), snapshot)
         except GpumodError as error:
             return proposal.model_copy(update={"problem": error.info})
+        if self._counts_nothing(service, snapshot):
+            notes.append(NOT_KNOWN)
         return proposal.model_copy(update={"id": service.id, "service": service, "notes": tuple(notes)})
+
+    def _counts_nothing(self, service: Service, snapshot: HostSnapshot) -> bool:
+        return not self._footprint(service, snapshot).vram_mb and not self._machine.hosts_members(service)
 
     async def _take(self, proposal: Proposal) -> list[str]:
         words = shlex.split(proposal.command)
