@@ -34,7 +34,8 @@ def test_root_writes_units_and_without_a_rule_nothing_is_touched(ann: User) -> N
     ann.gpumod("service", "edit", "asr", "--run-with", "systemd-system")
     error = ann.gpumod("switch", "after", code=9)["error"]
     assert error["code"] == "unit-needs-root"
-    assert "gpumod service unit asr --write" in error["hint"]
+    assert f"gpumod --home {ann.home} service unit asr --write" in error["hint"]
+    assert f"gpumod-asr.{(ann.home / 'home-id').read_text().strip()}.service is not there" in error["message"]
 
     written = ann.gpumod("service", "unit", "asr", "--write", as_root=True)
     assert written["written"]
@@ -58,6 +59,29 @@ def test_root_writes_units_and_without_a_rule_nothing_is_touched(ann: User) -> N
     assert (status["mode"], status["open_run"]) == ("before", None)
     assert {row["id"]: row["pid"] for row in status["services"] if row["pid"]} == {"tts": pid}
     assert [run["command"] for run in ann.gpumod("history", "list")["runs"]] == ["switch before"]
+
+
+def test_all_units_that_only_root_may_write_are_told_at_once(ann: User) -> None:
+    ann.gpumod("settings", "set", "supervisor", "systemd-system")
+    ann.gpumod("mode", "create", "both", "--services", "asr,tts")
+    error = ann.gpumod("switch", "both", code=9)["error"]
+    assert error["code"] == "unit-needs-root"
+    assert error["message"].count("is not there") == 2
+    commands = [f"gpumod --home {ann.home} service unit {service} --write" for service in ("asr", "tts")]
+    assert error["hint"].startswith(f"as root: {' && '.join(commands)};")
+    checks = ann.gpumod("doctor", code=1)["checks"]
+    (told,) = [check for check in checks if "only root may do that" in check["message"]]
+    services = [row["id"] for row in ann.gpumod("service", "list")["services"]]
+    assert told["name"] == "services"
+    assert told["message"].startswith(f"{', '.join(services)}: units are to be written")
+    assert all(f"service unit {service} --write" in told["hint"] for service in services)
+    (asr, _) = by_root(ann, "asr", "tts")
+    with asr.open("a") as file:
+        file.write("# by hand\n")
+    error = ann.gpumod("switch", "both", code=9)["error"]
+    assert error["message"].endswith(
+        f"a unit is to be written, and only root may do that: {asr} is not as it should be"
+    )
 
 
 @needs_polkit

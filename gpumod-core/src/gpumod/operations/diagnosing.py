@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 
 from gpumod.domain.adopted import Manager
@@ -12,6 +13,7 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import at_work
+from gpumod.engine.preflight import prepared
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.checks import checks
 from gpumod.operations.checks.case import MANAGERS, Case, Kept
@@ -25,7 +27,8 @@ class Diagnosing(Adopting):
     async def doctor(self, params: NoParams) -> DoctorResult:
         """Check this machine and home; every finding says how to mend it. Nothing is changed."""
         case = await self._case()
-        found = tuple(await asyncio.to_thread(lambda: list(checks(case))))
+        async with prepared(self._machine, list(self._starts(case))):  # what all lack is told once
+            found = tuple(await asyncio.to_thread(lambda: list(checks(case))))
         return DoctorResult(ok=all(check.level in ("ok", "unknown") for check in found), checks=found)
 
     async def _case(self) -> Case:
@@ -51,6 +54,15 @@ class Diagnosing(Adopting):
             watch=self._watched(),
             busy=busy,
         )
+
+    def _starts(self, case: Case) -> Iterator[tuple[Handle, Launch]]:
+        """All that could be started, by supervisors that are there."""
+        for service_id, launch in case.launches.items():
+            service = case.services[service_id]
+            name = self._machine.supervisor_name(service)
+            with suppress(GpumodError):  # told with its definition
+                self._machine.supervisor(name)
+                yield Handle(service=service_id, supervisor=name, nonce="", launched=service, started_at=0), launch
 
     async def _strays(self) -> tuple[Stray, ...]:
         """What runs for this home, and no handle names."""

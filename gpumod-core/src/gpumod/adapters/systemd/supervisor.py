@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +133,25 @@ class SystemdSupervisor:
             self._told = []
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise what :meth:`start` would raise before anything runs."""
+        """Raise what :meth:`start` would raise before anything runs. Units that only root may write: all of the run."""
         self.reach()
         unit = self._unit(handle, launch)
         environment_text(handle.service, launch.env)
-        differs = units.there(unit.path, self._home_id, handle.service) != unit.text
-        if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
-            raise units.cannot_write(unit)
+        if self._lacks_rights(unit, handle.service):
+            raise units.cannot_write(unit, others=self._others_lacking(handle.service))
+
+    def _lacks_rights(self, unit: Unit, service: str) -> bool:
+        differs = units.there(unit.path, self._home_id, service) != unit.text
+        return differs and not os.access(_nearest(unit.path.parent), os.W_OK)
+
+    def _others_lacking(self, service: str) -> list[Unit]:
+        found = []
+        for handle, launch in self._told:
+            with suppress(GpumodError):  # what else is wrong with it is told at its own check
+                unit = self._unit(handle, launch)
+                if handle.service != service and self._lacks_rights(unit, handle.service):
+                    found.append(unit)
+        return found
 
     async def may(self, handles: Sequence[Handle]) -> None:
         """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""

@@ -1,4 +1,4 @@
-"""gpumod doctor: a current mode that is not whole is a finding; what was stopped on purpose is none."""
+"""gpumod doctor and services that ended by themselves, or that cannot be started: said once, with what mends it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 
 from gpumod.adapters.foreign.processes import AdoptedProcesses, identity_of
 from gpumod.domain.adopted import Adopted
+from gpumod.domain.errors import MachineLacks
+from gpumod.domain.run import Handle
 from gpumod.plugins.offers import SupervisorOffer
+from gpumod.ports import Launch
 from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_parts import WorldSupervisor
 
 Patient = Any
 """Of conftest."""
@@ -54,6 +58,27 @@ def test_what_is_not_of_the_mode_and_has_ended(patient: Patient) -> None:
     assert wrong == {
         "service code": "problem: it exited with code 9 -> gpumod service start code starts it again; "
         "gpumod service logs code tells why it ended"
+    }
+
+
+class Away(WorldSupervisor):
+    """A supervisor whose manager does not run."""
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        if handle.service != "code":
+            raise MachineLacks("no-manager", "its manager does not run", hint="start it")
+        raise MachineLacks("no-binary", "its program is not there", hint="install it")
+
+
+def test_what_hinders_many_is_said_once(patient: Patient) -> None:
+    box = patient.box
+    offer = SupervisorOffer(name="away", summary="away", factory=lambda *_: Away(box.world, box.home, lambda _: None))
+    box.offers = (offer,)
+    box.settings["supervisor"] = "away"
+    box.define(*(world_service(name, 100, port) for name, port in (("asr", 9100), ("tts", 9101))))
+    assert patient.wrong() == {
+        "services": "problem: asr, tts, web: its manager does not run -> start it",
+        "service code": "problem: its program is not there -> install it",
     }
 
 
