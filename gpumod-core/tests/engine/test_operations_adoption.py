@@ -48,6 +48,7 @@ class Place:
         self.parents: dict[int, int] = {}
         self.named: dict[str, UnitFacts] = {}
         self.ports: dict[int, Sequence[int]] = {}
+        self.files: tuple[Path, ...] = ()
 
     def add(self, *argv: str, parent: int = 1, box: Container | None = None, **env: str) -> int:
         pid = 9000 + len(self.found)
@@ -91,7 +92,7 @@ class Place:
         return ()
 
     def llama_swap_files(self, commands: Sequence[CommandLine]) -> tuple[Path, ...]:
-        return ()
+        return self.files
 
     def config(self, path: Path) -> Mapping[str, Any]:
         return read_config(path)
@@ -209,6 +210,24 @@ def test_what_is_counted_as_nothing_is_said_before_and_after(make_owner: Callabl
     assert {p.id: p.notes for p in found.proposals} == {"acme-server": (), "down": (NOT_KNOWN,)}
     assert {*found.taken} == {"acme-server", "down"}
     assert found.counted_as_nothing == ("down",)
+
+
+def test_of_a_simulated_machine_only_what_is_on_its_cards_is_proposed(
+    make_owner: Callable[..., Owner], tmp_path: Path
+) -> None:
+    owner = make_owner()
+    owner.place.files = (tmp_path / "config.yaml",)
+    on_it, beside = (owner.place.add("acme-server", "--port", port) for port in ("9101", "9102"))
+    for name, pids in (("on-it", (on_it,)), ("beside", (beside,)), ("down", ())):
+        owner.place.add_unit(f"{name}.service", "acme-server", "--port", "9100")
+        facts = owner.place.named[f"{name}.service"]
+        owner.place.named[f"{name}.service"] = facts.model_copy(update={"active": bool(pids), "pids": pids})
+    owner.holds(on_it, 0)
+    assert {p.id for p in owner.ask("_discover", (), take_all=False).proposals} == {
+        "on-it", "beside", "down", "llama-swap-file"
+    }  # fmt: skip
+    owner.box.settings["sim_machine"] = str(tmp_path)
+    assert owner.ask("_discover", (), take_all=True).taken == ("on-it",)
 
 
 # --- where it runs ------------------------------------------------------------------------------------------------

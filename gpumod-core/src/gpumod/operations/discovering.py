@@ -1,4 +1,7 @@
-"""What `gpumod init` finds on a real machine, and proposes. Everything is looked at, nothing is touched."""
+"""What `gpumod init` finds, and proposes. Everything is looked at, nothing is touched.
+
+A simulated machine has only what holds memory of its own cards: this computer's units and files are none of it.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,8 @@ class Discovering(Importing, Adopting):
         proposals = [await self._proposal(subject, snapshot) for subject in subjects]
         proposals = _with_ids(proposals, {*machine.store.services()})
         commands = [command for subject in subjects for command in subject.commands]
-        proposals += [_file(n, path) for n, path in enumerate(around.llama_swap_files(commands))]
+        if self._real:
+            proposals += [_file(n, path) for n, path in enumerate(around.llama_swap_files(commands))]
         names = {name for proposal in proposals for name in (proposal.id, proposal.what)}
         for name in take:
             if name not in names:
@@ -79,6 +83,10 @@ class Discovering(Importing, Adopting):
             problems=tuple(problems),
         )
 
+    @property
+    def _real(self) -> bool:
+        return self._machine.settings.sim_machine is None
+
     def _units(self, problems: list[ErrorInfo]) -> list[UnitFacts]:
         found: list[UnitFacts] = []
         for manager in self._around().managers():
@@ -89,12 +97,14 @@ class Discovering(Importing, Adopting):
         return found
 
     def _subjects(self, units: list[UnitFacts], snapshot: HostSnapshot) -> list[Subject]:
-        """Units that hold GPU memory, or would run what a driver knows; then processes that hold some."""
+        """Units that hold GPU memory, or (on a real machine) run what a driver knows; then processes that hold some."""
         around = self._around()
         known = {str(service.adopted) for service in self._machine.store.services().values() if service.adopted}
         holders = {p.pid for p in snapshot.processes if p.service is None}
         found = [of_unit(around, unit) for unit in units]
-        found = [subject for subject in found if holders & set(subject.pids) or self._is_server(subject)]
+        found = [
+            subject for subject in found if holders & set(subject.pids) or (self._real and self._is_server(subject))
+        ]
         covered = {pid for subject in found for pid in subject.pids}
         for pid in sorted(holders - covered):
             if pid not in covered and (facts := resolve_process(self._machine, around, pid)) is not None:
