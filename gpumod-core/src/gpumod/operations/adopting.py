@@ -124,7 +124,9 @@ class Adopting(Services):
     def _process(self, pid: int) -> tuple[Subject, list[str]]:
         around = self._around()
         asked = around.process(pid)
-        if asked is None or pid < 2:
+        if pid == 1:
+            raise gone("service in process 1", Failed("gone", "it is the machine's first process"))
+        if asked is None or pid < 1:
             raise gone(f"process {pid}", Failed("gone", "it is gone, or has no command line"))
         facts = resolve_process(self._machine, around, pid) or asked
         refuse_boxed(of_process(facts))

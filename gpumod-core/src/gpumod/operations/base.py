@@ -68,7 +68,7 @@ class Base:
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
-            self._machine.plugins.supervisors.offer(value)
+            self._machine.plugins.check_supervisor(value)
         elif value and key == "cuda_devices":
             self._check_devices(value)
         elif value and key == "boot_mode" and value != LAST_MODE:

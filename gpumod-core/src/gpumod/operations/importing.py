@@ -17,6 +17,7 @@ from gpumod.operations.adoption_params import AdoptParams, ImportFile, ImportOll
 from gpumod.operations.adoption_results import ImportResult, ImportRow
 from gpumod.operations.base import bad_input
 from gpumod.operations.llama_swap import SwapModel, models_of
+from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.subjects import NOT_KNOWN, Subject, read, slug
 from gpumod.plugins.commands import CONTAINERS, words_from
 from gpumod.plugins.kit import DENIED_ENV, DENIED_ENV_PREFIXES
@@ -113,7 +114,7 @@ class Importing(Adopting):
             raise bad_input("it", error, "gpumod service add") from error
         if self._footprint(service, None).vram_mb == 0 and "gpu_memory_utilization" not in service.unit_vars:
             notes.append(NOT_KNOWN)
-        return service, tuple(notes)
+        return service, (*notes, *told_of_secrets(service))
 
     async def import_ollama(self, params: ImportOllama) -> ImportResult:
         """Adopt the ollama that answers here, as one service: it loads and unloads its models by itself."""

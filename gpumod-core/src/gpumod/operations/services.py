@@ -141,7 +141,7 @@ class Services(Units):
             ) from error
         self._check_sleep(service, capabilities.sleep_levels)
         if service.run_with is not None:
-            self._machine.plugins.supervisors.offer(service.run_with)
+            self._machine.plugins.check_supervisor(service.run_with)
         stored = self._machine.store.services() if services is None else services
         others = {s: d for s, d in stored.items() if s != service.id}
         taken = [s for s, other in others.items() if service.port is not None and other.port == service.port]

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from gpumod.adapters.files import write_atomic
-from gpumod.adapters.launches import Resolved, already_running, cannot_execute, cannot_kill, resolved
+from gpumod.adapters.launches import (
+    Resolved,
+    already_running,
+    cannot_execute,
+    cannot_kill,
+    refuse_anothers,
+    resolved,
+)
 from gpumod.adapters.process.proc import NONCE_VARIABLE, Proc, ended, start_ticks
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd import states, units
@@ -57,6 +64,7 @@ class SystemdSupervisor:
         self.name = f"systemd-{scope}"
         self._home_id = home_id
         self._settings = settings
+        self._home = home
         self._clock = clock
         self._manager = Manager(scope)
         self._records = Records(home)
@@ -134,6 +142,7 @@ class SystemdSupervisor:
 
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise what :meth:`start` would raise before anything runs. Units that only root may write: all of the run."""
+        self._refuse_anothers(handle.service)
         self.reach()
         unit = self._unit(handle, launch)
         environment_text(handle.service, launch.env)
@@ -152,6 +161,10 @@ class SystemdSupervisor:
                 if handle.service != service and self._lacks_rights(unit, handle.service):
                     found.append(unit)
         return found
+
+    def _refuse_anothers(self, service: str) -> None:
+        if self._manager.scope == "user":  # the system's manager runs it as the home's owner
+            refuse_anothers(self._home, service)
 
     async def may(self, handles: Sequence[Handle]) -> None:
         """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""
@@ -198,6 +211,7 @@ class SystemdSupervisor:
         `systemd-refused`, MachineLacks `not-allowed`. Nothing runs after an error.
         """
         service, name = handle.service, self._rendering.name(handle.service)
+        self._refuse_anothers(service)
         found = self._resolved(handle, launch, env)
         alone = self._resolved(handle, launch)
         unit = self._rendering.unit(handle, launch, alone)
