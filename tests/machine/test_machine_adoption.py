@@ -202,6 +202,12 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         dry = machine.ok("import", "ollama", "--port", str(port), "--dry-run").json
         assert dry["rows"][0]["action"] == "added"
         assert "ollama" not in {r["id"] for r in machine.status()["services"]}
+        counted = machine.ok("service", "show", "hyde").json["footprint"]["vram_mb"]
+        kept = machine.ok("import", "ollama", "--port", str(port), "--id", "hyde").json
+        assert kept["notes"][-1] == (
+            f"hyde is left as it is, and {counted} MiB are counted for it; its largest model, or what it has loaded"
+            " now, takes 5000 MiB: gpumod service edit hyde --vram-mb 5000"
+        )
         done = machine.ok("import", "ollama", "--port", str(port)).json
         service = done["rows"][0]["service"]
         assert (service["driver"], service["health_endpoint"], service["vram_mb"]) == ("fastapi", "/", 5000)
@@ -209,7 +215,9 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         assert "cloud" not in str(done["notes"])
         shown = row(machine, "ollama")
         assert (shown["state"], shown["vram_mb"], shown["pid"]) == ("running", 5000, process.pid)
-        assert machine.ok("import", "ollama", "--port", str(port)).json["rows"][0]["action"] == "kept"
+        kept = machine.ok("import", "ollama", "--port", str(port)).json
+        assert kept["rows"][0]["action"] == "kept"
+        assert kept["notes"][-1] == "ollama is left as it is, and 5000 MiB are counted for it"
         machine.change("switch", "blank")
         assert row(machine, "ollama")["state"] == "running"
         machine.ok("service", "release", "ollama")

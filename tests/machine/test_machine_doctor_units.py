@@ -86,7 +86,7 @@ def test_units_of_others(machine: Machine, units: Units, until: Callable[..., An
     assert f"it listens on 0.0.0.0, port {port}" in said
     assert "--host 127.0.0.1" in said
     assert "systemd kills it 2 s after it was asked to stop" in said
-    assert "was adopted" not in said
+    assert "than is defined here" not in said
 
     file = FOLDERS["user"] / "writer.service"
     file.write_text(file.read_text().replace(f"--port {port} --host 0.0.0.0", f"--port {other} --host 127.0.0.1"))
@@ -97,7 +97,13 @@ def test_units_of_others(machine: Machine, units: Units, until: Callable[..., An
     systemctl("user", "daemon-reload")
     machine.change("service", "stop", "writer")
     said = told(machine)["service writer"]
-    assert f"its unit says another port than when it was adopted: port {other}" in said
+    assert f"its unit says another port than is defined here: port {other}" in said
+    assert f"gpumod service edit writer --port {other}" in said
+    edited = machine.ok("service", "edit", "writer", "--port", str(other)).json
+    assert "stays as whoever set it up made it" in edited["notes"][0]
+    assert "than is defined here" not in told(machine).get("service writer", "")
+    machine.ok("service", "edit", "writer", "--port", str(port))
+    said = told(machine)["service writer"]
     assert "listen" not in said  # it says --host 127.0.0.1 now
     file.write_text(file.read_text().replace(" --host 127.0.0.1", ""))
     systemctl("user", "daemon-reload")

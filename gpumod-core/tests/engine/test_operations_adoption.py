@@ -11,11 +11,13 @@ import pytest
 
 from gpumod.adapters.foreign.programs import read_config
 from gpumod.api import CommandLine, Flag, Told, gpus_in, read_flags, words_from
+from gpumod.bootstrap import preset_tools
 from gpumod.domain.adopted import Manager
 from gpumod.domain.errors import UsageError
 from gpumod.domain.service import Service
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.params import ServiceWrite
 from gpumod.operations.subjects import NOT_KNOWN
 from gpumod.plugins.offers import DriverOffer
 from gpumod.ports.foreign import Container, FolderFound, ProcessFacts, ProgramFound, UnitFacts
@@ -109,7 +111,7 @@ class Owner:
         box.offers = (DriverOffer(name="acme", summary="a runtime", factory=Acme),)
 
     def ask(self, verb: str, *params: Any, **more: Any) -> Any:
-        tools = bare_tools(surroundings=lambda: self.place)
+        tools = bare_tools(surroundings=lambda: self.place, presets=preset_tools)
         return self.box.world.clock.run(getattr(Gpumod(self.box.machine(), tools), verb)(*params, **more))
 
     def adopt(self, what: object, **params: Any) -> Service:
@@ -228,6 +230,18 @@ def test_of_a_simulated_machine_only_what_is_on_its_cards_is_proposed(
     }  # fmt: skip
     owner.box.settings["sim_machine"] = str(tmp_path)
     assert owner.ask("_discover", (), take_all=True).taken == ("on-it",)
+
+
+def test_an_edit_of_what_is_anothers_says_that_it_moves_nothing(make_owner: Callable[..., Owner]) -> None:
+    owner = make_owner()
+    service = owner.adopt(owner.place.add("acme-server", "--port", "9101"), vram_mb=700)
+    done = owner.ask("service_edit", ServiceWrite(id=service.id, fields={"port": 9999}))
+    assert (done.service.port, done.service.vram_mb) == (9999, 700)
+    (note,) = done.notes
+    assert note.startswith(f"the port of the {service.adopted} stays as whoever set it up made it")
+    assert note.endswith(f"gpumod service status {service.id} tells whether it answers on port 9999")
+    for fields in ({"port": 9999}, {"vram_mb": 800}):
+        assert owner.ask("service_edit", ServiceWrite(id=service.id, fields=fields)).notes == ()
 
 
 # --- where it runs ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, UsageError
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.service import Service
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile, ImportOllama
@@ -27,6 +28,7 @@ from gpumod.ports.commands import CommandLine
 MIB = 1024 * 1024
 ASK_S = 5.0
 OLLAMA = "ollama"
+_MOST = "its largest model, or what it has loaded now"
 SWAPPING = ("groups", "matrix")
 
 
@@ -135,8 +137,20 @@ class Importing(Adopting):
             row = row.model_copy(update={"action": "kept", "why": why, "service": there})
         else:
             row = await self._adopt_ollama(row, asked, there, dry_run=params.dry_run)
-        said = f"{wanted_mb} MiB are counted: its largest model, or what it has loaded now" if wanted_mb else NOT_KNOWN
+        if row.action == "kept" and there:
+            said = self._as_it_was(there, await self._seen(), wanted_mb)
+        else:
+            said = f"{wanted_mb} MiB are counted: {_MOST}" if wanted_mb else NOT_KNOWN
         return ImportResult(source=source, rows=(row,), notes=(*notes, said), dry_run=params.dry_run)
+
+    def _as_it_was(self, there: Service, snapshot: HostSnapshot | None, wanted_mb: int) -> str:
+        """What is counted for a service that is left as it is, and what might be."""
+        counted_mb = self._footprint(there, snapshot).vram_mb
+        said = f"{there.id} is left as it is, and {counted_mb} MiB are counted for it"
+        if counted_mb >= wanted_mb:
+            return said
+        edit = f"gpumod service edit {there.id} --vram-mb {wanted_mb}"
+        return f"{said}; {_MOST}, takes {wanted_mb} MiB: {edit}"
 
     async def _adopt_ollama(
         self, row: ImportRow, asked: AdoptParams, there: Service | None, *, dry_run: bool
