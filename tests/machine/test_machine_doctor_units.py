@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -108,4 +109,20 @@ def test_units_of_others(machine: Machine, units: Units, until: Callable[..., An
     file.write_text(file.read_text().replace(" --host 127.0.0.1", ""))
     systemctl("user", "daemon-reload")
     assert "its command line says that it is to listen on 0.0.0.0" in told(machine)["service writer"]
-    machine.ok("service", "release", "writer")
+
+    machine.ok("service", "edit", "writer", "--port", str(other))
+    machine.ok("mode", "create", "theirs", "--services", "writer")
+    machine.change("switch", "theirs")
+    assert told(machine)["mode"].startswith("ok: theirs")
+    systemctl("user", "stop", "writer.service")  # by whoever it belongs to: that is meant
+    assert told(machine)["mode"].startswith("ok: theirs")
+    text = file.read_text()
+    file.write_text(re.sub("^ExecStart=.*$", "ExecStart=/bin/false", text, flags=re.MULTILINE))
+    systemctl("user", "daemon-reload")
+    systemctl("user", "start", "writer.service")
+    until(lambda: systemctl("user", "is-failed", "writer.service") == "failed", "systemd to give it up")
+    said = told(machine)["mode"]
+    assert said.startswith("problem: mode theirs is not whole: writer (its unit has failed (")
+    assert "gpumod switch theirs starts it again" in said
+    machine.change("switch", "blank")
+    machine.ok("service", "release", "writer", "--cascade")

@@ -107,6 +107,7 @@ def changes_are_refused(machine: Machine) -> None:
         assert (refused.code, refused.error["code"]) == (7, "interrupted-run"), refused
         assert "recover --resume" in refused.error["hint"]
     shown = machine.ok("recover").json
+    assert shown["open_run"]["status"] == "half-way"  # whatever it last wrote: nobody is at it
     assert shown["open_run"]["id"] == status["open_run"]
 
 
