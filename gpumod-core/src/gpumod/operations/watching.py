@@ -118,7 +118,7 @@ class Watching(Switching, Modes, History):
             ]
         else:
             notes += [
-                f"{other.there()} runs it too, for another manager: {other.command('--uninstall')}"
+                f"{other.there()} still runs it, for another manager: {other.command('--uninstall')}"
                 for other in others(self._tools, manager)
             ]
         state = WatchUnitState(
