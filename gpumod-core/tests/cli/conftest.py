@@ -359,6 +359,18 @@ SAMPLES: dict[str, Frozen] = {
             notes=("it runs only while you are logged in; from boot on: loginctl enable-linger",),
         ),
     ),
+    "watch-unit-none": w.WatchResult(
+        at=0,
+        mode=None,
+        whole=None,
+        unit=w.WatchUnitState(
+            name="gpumod.service",
+            path="/etc/systemd/system/gpumod.service",
+            manager="system",
+            installed=False,
+            changed=False,
+        ),
+    ),
 } | plans.SAMPLES
 
 

@@ -23,7 +23,7 @@ from gpumod.plugins.offers import SleepStrategyOffer
 from gpumod.ports import Holder
 from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.computer import Computer
-from gpumod.testing.tools import bare_tools
+from gpumod.testing.tools import WatchFile, bare_tools
 from gpumod.testing.world_drivers import Nap, world_mode, world_service
 from gpumod.testing.world_odd import Oddity, odd_offers
 
@@ -55,23 +55,18 @@ class Patient:
         self.box, self.files = box, files
         self.around = Around()
         self.uid = os.geteuid()
-        self.watch_unit = files.root / "watch.service"
         box.home.chmod(0o700)
 
     def doctor(self) -> DoctorResult:
         tools = bare_tools(
             checkup=lambda: ThisComputer(self.files.root, self.files.environ, self.uid, answer_s=2.0),
             surroundings=lambda: self.around,
-            watch_unit=lambda scope: (scope, self),
+            watch_unit=lambda scope: (scope, WatchFile(self.files.root, scope)),
         )
         found: DoctorResult = self.box.world.clock.run(Gpumod(self.box.machine(), tools).doctor(NoParams()))
         assert found.ok == all(check.level in ("ok", "unknown") for check in found.checks)
         assert all(check.hint for check in found.checks if check.level in ("warning", "problem")), found
         return found
-
-    @property
-    def path(self) -> Path:
-        return self.watch_unit
 
     def wrong(self) -> dict[str, str]:
         """What is not well, by name."""
@@ -316,10 +311,13 @@ def test_suspend(patient: Patient) -> None:
     patient.box.settings["boot_mode"] = "web"
     assert "is to serve from boot on, and may go to sleep" in patient.wrong()["suspend"]
     del patient.box.settings["boot_mode"]
-    patient.files.write("watch.service")  # `gpumod watch` is installed
+    patient.files.write("system-watch.service")  # `gpumod watch` is installed
+    assert "watch" not in patient.wrong()
     assert "suspend" in patient.wrong()
     patient.files.unit("system", "sleep.target", LoadState="masked")
     assert "suspend" not in patient.wrong()
+    patient.files.write("user-watch.service")
+    assert patient.wrong()["watch"].endswith("-> one is enough; gpumod watch --uninstall --manager user")
 
 
 def test_what_gpus_hold_over_a_suspend(patient: Patient) -> None:
