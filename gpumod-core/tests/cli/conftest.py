@@ -189,10 +189,7 @@ SAMPLES: dict[str, Frozen] = {
     ),
     "doctor-well": r.DoctorResult(
         ok=True,
-        checks=(
-            r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
-            r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),
-        ),
+        checks=(r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),),
     ),
     "plugins": r.PluginsResult(
         plugin_api=1,
@@ -368,6 +365,18 @@ SAMPLES: dict[str, Frozen] = {
             installed=True,
             changed=True,
             notes=("it runs only while you are logged in; from boot on: loginctl enable-linger",),
+        ),
+    ),
+    "watch-unit-none": w.WatchResult(
+        at=0,
+        mode=None,
+        whole=None,
+        unit=w.WatchUnitState(
+            name="gpumod.service",
+            path="/etc/systemd/system/gpumod.service",
+            manager="system",
+            installed=False,
+            changed=False,
         ),
     ),
 } | plans.SAMPLES

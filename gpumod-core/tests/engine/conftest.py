@@ -36,7 +36,7 @@ from gpumod.operations.watch_results import WatchParams, WatchResult
 from gpumod.plugins.offers import Offer
 from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.computer import Computer
-from gpumod.testing.tools import bare_tools
+from gpumod.testing.tools import WatchFile, bare_tools
 from gpumod.testing.world import World, most_mb
 from gpumod.testing.world_drivers import build_machine, quiet, world_mode, world_service
 
@@ -270,23 +270,18 @@ class Patient:
         self.box, self.files = box, files
         self.around = Around()
         self.uid = os.geteuid()
-        self.watch_unit = files.root / "watch.service"
         box.home.chmod(0o700)
 
     def doctor(self) -> DoctorResult:
         tools = bare_tools(
             checkup=lambda: ThisComputer(self.files.root, self.files.environ, self.uid, answer_s=2.0),
             surroundings=lambda: self.around,
-            watch_unit=lambda scope: (scope, self),
+            watch_unit=lambda scope: (scope, WatchFile(self.files.root, scope)),
         )
         found: DoctorResult = self.box.world.clock.run(Gpumod(self.box.machine(), tools).doctor(NoParams()))
         assert found.ok == all(check.level in ("ok", "unknown") for check in found.checks)
         assert all(check.hint for check in found.checks if check.level in ("warning", "problem")), found
         return found
-
-    @property
-    def path(self) -> Path:
-        return self.watch_unit
 
     def wrong(self) -> dict[str, str]:
         """What is not well, by name."""

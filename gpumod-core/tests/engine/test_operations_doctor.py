@@ -239,10 +239,13 @@ def test_suspend(patient: Patient) -> None:
     patient.box.settings["boot_mode"] = "web"
     assert "is to serve from boot on, and may go to sleep" in patient.wrong()["suspend"]
     del patient.box.settings["boot_mode"]
-    patient.files.write("watch.service")  # `gpumod watch` is installed
+    patient.files.write("system-watch.service")  # `gpumod watch` is installed
+    assert "watch" not in patient.wrong()
     assert "suspend" in patient.wrong()
     patient.files.unit("system", "sleep.target", LoadState="masked")
     assert "suspend" not in patient.wrong()
+    patient.files.write("user-watch.service")
+    assert patient.wrong()["watch"].endswith("-> one is enough; gpumod watch --uninstall --manager user")
 
 
 def test_what_gpus_hold_over_a_suspend(patient: Patient) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpumod.cli.exits import exit_code_of
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.mode import Want
 from gpumod.domain.run import Handle
@@ -132,9 +133,26 @@ def test_an_open_run_is_left_to_a_person(box: Any) -> None:
     box.stop("nap")
     box.world.fault("nap", "die-after", 0.1)
     assert box.start("nap", rollback=False).exit_code == 7
+    box.world.holder = Holder(pid=7, user="ann", command="service start nap", home=str(box.home), since=0.0)
+    seen = box.look()
+    assert (seen.mended, seen.notes, exit_code_of(seen)) == ((), (), 0)  # somebody is at it
+    box.world.holder = None
     seen = box.look()
     assert seen.mended == ()
     assert "is not closed: gpumod recover" in seen.notes[0]
+    assert exit_code_of(seen) == 1
+
+
+def test_the_exit_status_of_one_look_tells_whether_a_person_has_to_look(box: Any) -> None:
+    assert exit_code_of(box.look()) == 0  # no mode is current
+    box.switch("on")
+    assert exit_code_of(box.look()) == 0
+    box.crash("nap")
+    assert exit_code_of(box.look()) == 0  # mended
+    box.stop("nap")
+    assert exit_code_of(box.look()) == 1
+    box.world.holder = Holder(pid=7, user="ann", command="switch on", home=str(box.home), since=0.0)
+    assert exit_code_of(box.look()) == 0  # not whole yet
 
 
 def test_what_loses_its_gpu_is_restarted(box: Any) -> None:

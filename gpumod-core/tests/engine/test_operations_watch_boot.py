@@ -11,7 +11,7 @@ from gpumod.domain.errors import Failed, UnknownName
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeDelete, SettingWrite, SwitchParams
 from gpumod.operations.watch_results import WatchParams, WatchResult
-from gpumod.testing.tools import bare_tools
+from gpumod.testing.tools import WatchFile, bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
 QUICK = {"load_s": 0.2, "stop_s": 0.05}
@@ -70,39 +70,20 @@ def test_the_first_watch_of_a_machine_at_work_is_no_boot(box: Any) -> None:
     assert box.look().mended[0].what == "restart"
 
 
-class Unit:
-    """Stands where systemd's unit of `watch` is."""
-
-    name, path = "gpumod.service", Path("/units/gpumod.service")
-
-    def __init__(self) -> None:
-        self.there = False
-
-    async def install(self) -> bool:
-        was, self.there = self.there, True
-        return not was
-
-    async def uninstall(self) -> bool:
-        was, self.there = self.there, False
-        return was
-
-    def advice(self) -> tuple[str, ...]:
-        return ("linger",)
-
-
-def test_installing_it_is_no_boot(box: Any) -> None:
-    unit = Unit()
+def test_installing_it_is_no_boot(box: Any, tmp_path: Path) -> None:
+    unit = WatchFile(tmp_path, "user")
 
     def set_up(**what: bool) -> WatchResult:
         tools = bare_tools(
-            watch_unit=lambda scope: (scope or "user", unit), from_environment={"vllm_bin": "GPUMOD_VLLM_BIN"}
+            watch_unit=lambda scope: (scope or "user", WatchFile(tmp_path, scope or "user")),
+            from_environment={"vllm_bin": "GPUMOD_VLLM_BIN"},
         )
         made: WatchResult = box.world.clock.run(Gpumod(box.machine(), tools).watch(WatchParams(**what)))
         return made
 
     made = set_up(install=True).unit
     assert made is not None
-    assert (made.installed, made.changed, made.manager, unit.there) == (True, True, "user", True)
+    assert (made.installed, made.changed, made.manager, unit.there()) == (True, True, "user", unit.path)
     assert made.notes[0] == "linger"
     assert "settings set boot_mode" in made.notes[1]
     assert made.notes[2].startswith("vllm_bin comes from the environment here")
@@ -112,7 +93,7 @@ def test_installing_it_is_no_boot(box: Any) -> None:
     assert box.look().mended[0].what == "boot"
     gone = set_up(uninstall=True).unit
     assert gone is not None
-    assert (gone.installed, gone.changed, unit.there) == (False, True, False)
+    assert (gone.installed, gone.changed, unit.there()) == (False, True, None)
     assert box.world.states() != {}
 
 

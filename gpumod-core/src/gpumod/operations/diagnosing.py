@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 
-from gpumod.domain.adopted import Manager
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
@@ -19,6 +18,7 @@ from gpumod.operations.checks import checks
 from gpumod.operations.checks.case import MANAGERS, Case, Kept
 from gpumod.operations.params import NoParams
 from gpumod.operations.results import DoctorResult
+from gpumod.operations.watch_units import installed
 from gpumod.ports import Launch
 from gpumod.ports.units import FindsStrays, Stray, WritesUnits
 
@@ -51,7 +51,7 @@ class Diagnosing(Adopting):
             launches={s: launch for s, (_, launch) in launched.items()},
             kept={s: kept for s, one in services.items() if (kept := self._kept(one, launched.get(s), snapshot))},
             strays=await self._strays(),
-            watch=self._watched(),
+            watches=installed(self._tools),
             busy=busy,
         )
 
@@ -99,12 +99,3 @@ class Diagnosing(Adopting):
             return None
         differs = snapshot is not None and self._unit_differs(service, handle, snapshot)
         return Kept(manager=manager, name=unit, differs=differs)
-
-    def _watched(self) -> Manager | None:
-        """Whose manager runs `gpumod watch`; None where its unit is not written."""
-        for scope in ("user", "system"):
-            with suppress(GpumodError, KeyError):  # who is not in the password file has no units
-                manager, unit = self._tools.watch_unit(scope)
-                if unit.path.is_file():
-                    return manager
-        return None

@@ -56,11 +56,13 @@ class WatchUnitState(Frozen):
 
 class WatchResult(Frozen):
     """`held` is for the next look. `notes` are things that are not right and are left alone, each with what a person
-    can do. `unit` is set, and nothing was looked at, where that was asked for."""
+    can do. `ok` is False where a person has to look: the mode is not whole, or a run is open, and nobody is at work on
+    it. `unit` is set, and nothing was looked at, where that was asked for."""
 
     at: float
     mode: str | None
     whole: bool | None
+    ok: bool = True
     mended: tuple[Mended, ...] = ()
     notes: tuple[str, ...] = ()
     held: Mapping[str, Held] = {}

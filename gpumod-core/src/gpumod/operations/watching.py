@@ -15,6 +15,7 @@ from gpumod.domain.settings import LAST_MODE
 from gpumod.domain.states import GONE, State
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.history import History
@@ -30,6 +31,7 @@ from gpumod.operations.watch_results import (
     WatchResult,
     WatchUnitState,
 )
+from gpumod.operations.watch_units import meant, others, refuse_second
 from gpumod.planner.changes import with_needs
 
 RESTART_WAITS_S = (0.0, 15.0, 60.0)
@@ -75,19 +77,22 @@ class Watching(Switching, Modes, History):
             notes.append(f"{what}; gpumod switch MODE, where another mode is meant")
         elif boot.pending:
             mended += await self._restore(boot, notes, progress)
-        elif (run := store.open_run()) is not None:
-            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover, if nobody is at it")
-        else:
+        elif (run := left_half_way(machine)[0]) is not None:
+            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
+        elif store.open_run() is None:
             mended += await self._keep(snapshot, boot.since, params.held, notes, progress)
         interrupted = any(m.error is not None and m.error.code == "interrupted" for m in mended)
         if mended and not interrupted:
             snapshot = await observe(machine)
         mode = store.current_mode()
         known = mode is not None and mode in store.modes()
+        whole = known and (await self.mode_status(ModeRef(mode=mode or ""))).whole
+        left, holder = left_half_way(machine)
         return WatchResult(
             at=machine.clock.now(),
             mode=mode,
-            whole=known and (await self.mode_status(ModeRef(mode=mode or ""))).whole,
+            whole=whole,
+            ok=left is None and (whole or mode is None or holder is not None),
             mended=tuple(mended),
             notes=tuple(notes),
             held={**still_held(snapshot, params.held), **held_by(snapshot)},
@@ -96,9 +101,11 @@ class Watching(Switching, Modes, History):
 
     async def _unit(self, params: WatchParams) -> WatchResult:
         """Have systemd run `watch` from boot on, or take that back."""
-        manager, unit = self._tools.watch_unit(params.manager)
-        if params.install and self._boot_seen() is None:
-            self._note_boot(since=0.0, restored=True)  # from the next boot on
+        manager, unit = meant(self._tools, params.manager)
+        if params.install:
+            refuse_second(self._tools, manager)
+            if self._boot_seen() is None:
+                self._note_boot(since=0.0, restored=True)  # from the next boot on
         changed = await (unit.install() if params.install else unit.uninstall())
         notes: list[str] = []
         if params.install:
@@ -108,6 +115,11 @@ class Watching(Switching, Modes, History):
             notes += [
                 f"{key} comes from the environment here, which the unit does not see: gpumod settings set {key} ..."
                 for key in sorted(self._tools.from_environment)
+            ]
+        else:
+            notes += [
+                f"{other.there()} still runs it, for another manager: {other.command('--uninstall')}"
+                for other in others(self._tools, manager)
             ]
         state = WatchUnitState(
             name=unit.name,

@@ -49,20 +49,22 @@ def unit_name(service: str, home: Path, home_id: str, scope: Scope) -> str:
     return f"gpumod-{service}.service" if short else f"gpumod-{service}.{home_id}.service"
 
 
-def unit_folder(scope: Scope) -> Path:
-    """Where units of ours are written. They stay over a reboot, but none is ever enabled.
+def unit_folder(scope: Scope, uid: int | None = None) -> Path:
+    """Where units of ours are written (`uid`: those of another user's manager). They stay over a reboot, but none is
+    ever enabled.
 
     Raises MachineLacks `no-user-manager` for a user who is not in the machine's list of users.
     """
     if scope == "system":
         return Path("/etc/systemd/system")
+    uid = os.geteuid() if uid is None else uid
     try:
-        return Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".config/systemd/user"
+        return Path(pwd.getpwuid(uid).pw_dir) / ".config/systemd/user"
     except KeyError:
         raise MachineLacks(
             "no-user-manager",
             "this user has no systemd manager",
-            why=f"nobody has the user id {os.geteuid()} on this machine",
+            why=f"nobody has the user id {uid} on this machine",
             hint="gpumod settings set supervisor process",
         ) from None
 
