@@ -50,7 +50,8 @@ NEVER = (
     "RootDirectory",
 )
 COLUMNS = ("id", "driver", "port", "vram_mb", "role", "host")
-FIRST_PORT = 31_000
+FIRST_PORT = 24_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Each of several workers has ports of its own."""
 NO_PROCESS = {
     *("health_endpoint", "/health_endpoint", "/unit_template", "/sleep_path", "/wake_path", "/activity_path"),
     *("model_id", "model_path", "/model_path"),

@@ -20,7 +20,7 @@ from gpumod.domain.settings import Settings
 from gpumod.ports.commands import CommandLine
 from gpumod.ports.foreign import FolderFound, ProgramFound
 
-VERSION_S = 3.0
+VERSION_S = 10.0
 """So long a program may take to tell its version."""
 MOST = 10_000
 """So many files are looked at in a folder."""
