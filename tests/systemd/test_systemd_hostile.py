@@ -207,9 +207,9 @@ def place() -> Iterator[Place]:
 
 
 WAYS = [
-    *(pytest.param("process", driver, marks=pytest.mark.slow) for driver in OPTIONS),
-    *(pytest.param("user", driver, marks=pytest.mark.systemd) for driver in OPTIONS),
-    # units of the system's manager, and those that run as a user there, are made in ways that are every driver's
+    # each driver's options once, and each supervisor's way, which is the same for every driver
+    pytest.param("process", "fastapi", marks=pytest.mark.slow),
+    *(pytest.param("user", driver, marks=pytest.mark.systemd) for driver in OPTIONS if driver != "fastapi"),
     pytest.param("system", "fastapi", marks=pytest.mark.systemd),
     pytest.param("system, of a user", "fastapi", marks=[pytest.mark.systemd, needs_polkit]),
 ]
