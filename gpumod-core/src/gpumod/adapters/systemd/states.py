@@ -55,15 +55,7 @@ def status_of(handle: Handle, shown: Properties, ending: Ending | None) -> Proce
     """The status of a handle whose unit is `shown`."""
     if not is_active(shown):
         return ProcessStatus(alive=False, exit_code=_exit_code(handle, shown, ending), detail=_detail(shown, ending))
-    pid = number(shown, "MainPID") or None
-    return ProcessStatus(
-        alive=True,
-        pid=pid,
-        pids=pids_of(shown),
-        started_at=_epoch(number(shown, "ExecMainStartTimestampMonotonic")),
-        token=token_of(shown),
-        detail="" if pid else _detail(shown, ending),
-    )
+    return _up(shown, ending)
 
 
 def state_of(shown: Properties) -> ProcessStatus:
@@ -72,6 +64,11 @@ def state_of(shown: Properties) -> ProcessStatus:
     if not is_active(shown):
         ended = None if code not in _CODES.values() else status if code == 1 else -status
         return ProcessStatus(alive=False, exit_code=ended, detail=_detail(shown, None))
+    return _up(shown, None)
+
+
+def _up(shown: Properties, ending: Ending | None) -> ProcessStatus:
+    """The status of a unit that is active."""
     pid = number(shown, "MainPID") or None
     return ProcessStatus(
         alive=True,
@@ -79,7 +76,7 @@ def state_of(shown: Properties) -> ProcessStatus:
         pids=pids_of(shown),
         started_at=_epoch(number(shown, "ExecMainStartTimestampMonotonic")),
         token=token_of(shown),
-        detail="" if pid else _detail(shown, None),
+        detail="" if pid else _detail(shown, ending),
     )
 
 
