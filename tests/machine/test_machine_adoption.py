@@ -205,8 +205,8 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         counted = machine.ok("service", "show", "embedding").json["footprint"]["vram_mb"]
         kept = machine.ok("import", "ollama", "--port", str(port), "--id", "embedding").json
         assert kept["notes"][-1] == (
-            f"embedding is left as it is, and {counted} MiB are counted for it; its largest model, or what it has loaded"
-            " now, takes 5000 MiB: gpumod service edit embedding --vram-mb 5000"
+            f"embedding is left as it is, and {counted} MiB are counted for it; its largest model, or what it has"
+            " loaded now, takes 5000 MiB: gpumod service edit embedding --vram-mb 5000"
         )
         done = machine.ok("import", "ollama", "--port", str(port)).json
         service = done["rows"][0]["service"]

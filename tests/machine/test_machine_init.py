@@ -88,9 +88,10 @@ def test_what_is_answered_with_yes_is_managed(
     assert left == {process.pid for name, process in theirs.items() if name not in taken}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "at"),
-    [(CTRL_C, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((CTRL_C, 0), (CTRL_D, 0), (CTRL_D, 2)))],
+    [(CTRL_C, 2), (CTRL_C, 0), (CTRL_D, 0), (CTRL_D, 2)],
     ids=["ctrl-c-2", "ctrl-c-0", "end-0", "end-2"],
 )
 def test_nothing_is_managed_when_the_questions_are_ended(
@@ -122,6 +123,7 @@ def test_without_a_yes_no_home_is_made(tmp_path: Path, key: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_has_ended_meanwhile_is_not_mistaken_for_another(machine: Machine, until: Callable[..., Any]) -> None:
     """Ids of proposals are counted: of two, the second is `alpha-2`, and is `alpha` once the first has gone."""
     vllm = str(Path(machine.sim.folder) / "bin" / "vllm")
