@@ -49,7 +49,6 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> dict[tuple[str,
 
 OLLAMA = """#!{python}
 import http.server
-from tests.cases import first
 
 class Ollama(http.server.BaseHTTPRequestHandler):
     def do_GET(self):

@@ -67,12 +67,13 @@ def answered(machine: Machine, answers: dict[str, str]) -> tuple[int, str]:
     return terminal.end(), terminal.told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "taken"),
     [
         ({"alpha": "n\n", "beta": "y\n", "gamma": "\n"}, {"beta"}),
-        pytest.param({"alpha": "y\n", "beta": "yes\n", "gamma": "Y\n"}, {*NAMES}, marks=pytest.mark.slow),
-        pytest.param({"alpha": "n\n", "beta": "no\n", "gamma": "\n"}, set(), marks=pytest.mark.slow),
+        ({"alpha": "y\n", "beta": "yes\n", "gamma": "Y\n"}, {*NAMES}),
+        ({"alpha": "n\n", "beta": "no\n", "gamma": "\n"}, set()),
     ],
     ids=["some", "yes", "no"],
 )

@@ -188,6 +188,7 @@ print(won)
 """
 
 
+@pytest.mark.slow
 def test_one_at_a_time_among_many(tmp_path: Path) -> None:
     others = [
         subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -266,6 +266,7 @@ def test_errors_show_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: [red] x (x)\n  why: a\n       b\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     command = [sys.executable, "-m", "gpumod", "--home", str(home), "settings", "list"]
     reader, writer = os.pipe()
@@ -280,7 +281,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is
 
 
 @needs_full
-@pytest.mark.parametrize("args", [["--json", "settings", "list"], ["--help"]])
+@pytest.mark.parametrize("args", [pytest.param(["--json", "settings", "list"], marks=pytest.mark.slow), ["--help"]])
 def test_a_full_disk_is_one_plain_line(home: Path, args: list[str]) -> None:
     command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
     with Path("/dev/full").open("w") as full:
