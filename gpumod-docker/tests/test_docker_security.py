@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gpumod.api import Allocation, Handle, Launch, Service, Settings, UsageError
+from gpumod.api import Allocation, Handle, Launch, MachineLacks, Service, Settings, UsageError
 from gpumod_docker.driver import DockerDriver
 from gpumod_docker.gate import refuse_unsafe
 from gpumod_docker.mounts import refuse_source
@@ -355,6 +355,18 @@ def test_a_folder_is_judged_again_at_the_start(places: dict[str, str], tmp_path:
     place.symlink_to("/etc")
     with pytest.raises(ValueError, match="SEC-D9"):
         refuse_source(str(place))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights that the home's owner has not")
+def test_root_mounts_nothing_that_another_users_home_says(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12345)
+    service = Service(id="svc", driver="docker", port=7850, unit_vars={"image": "a", "volumes": ["/srv:/srv"]})
+    supervisor = DockerSupervisor(tmp_path, "0123456789ab", Settings(), Now())
+    launch = supervisor.launch(DockerDriver(), service, Allocation(), Settings())
+    handle = Handle(service="svc", supervisor="docker", nonce="n", launched=service, started_at=0.0)
+    with pytest.raises(MachineLacks) as refused:
+        supervisor.draft(handle, launch, {})
+    assert refused.value.code == "anothers-home"
 
 
 def test_an_image_that_asks_for_all_gpus_gets_none() -> None:

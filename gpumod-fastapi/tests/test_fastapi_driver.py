@@ -252,6 +252,8 @@ def test_every_offer_works() -> None:
     assert (made.residue_mb(a_service(), 9), made.ram_mb(a_service(), 9)) == (None, None)
     assert DRIVER.capabilities(a_sleeper()).sleep_levels == ("http",)
     assert DRIVER.capabilities(a_service()).sleep_levels == ()
+    assert not DRIVER.capabilities(a_service()).unloads_itself
+    assert DRIVER.capabilities(a_service(unit_vars={"command": ["app"], "unloads_itself": True})).unloads_itself
 
 
 def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:

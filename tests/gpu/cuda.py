@@ -20,6 +20,8 @@ class Cuda:
         # the primary context: its call has had one form through all versions
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._call("cuCtxSetCurrent", context)
+        self.take(2)  # what is loaded for the first write is the context's own
+        self.give_back()
 
     def take(self, mb: int) -> None:
         """Take `mb` MiB more, and touch them."""
@@ -42,8 +44,12 @@ class Cuda:
 
 
 def main() -> None:
-    """Obey stdin: `take MB`, `give`; every line is answered."""
+    """Take the MiB that the arguments say and end; without arguments obey stdin: `take MB`, `give`."""
     cuda = Cuda()
+    for mb in sys.argv[1:]:
+        cuda.take(int(mb))
+    if sys.argv[1:]:
+        return
     print("ready", flush=True)
     for line in sys.stdin:
         if line.startswith("take"):

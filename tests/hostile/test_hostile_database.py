@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import first
+
 NOBODY = 65534
 READS = (
     ("status",), ("ps",), ("service", "list"), ("service", "show", "chat"), ("mode", "list"), ("mode", "show", "code"),
@@ -43,7 +45,7 @@ MODE_EDITS = {
 }
 
 
-@pytest.mark.parametrize("edit", SERVICE_EDITS.values(), ids=SERVICE_EDITS)
+@pytest.mark.parametrize("edit", first(3, SERVICE_EDITS.values()), ids=SERVICE_EDITS)
 def test_a_broken_service_is_named_and_the_others_work(home, edit):
     home.sql(edit)
     assert "asr" not in home.services()
@@ -76,6 +78,7 @@ def test_a_broken_row_can_be_removed_by_the_name_that_it_has(home):
     assert "rag" in home.modes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", MODE_EDITS.values(), ids=MODE_EDITS)
 def test_a_broken_mode_is_named_and_the_others_work(home, edit):
     home.sql(edit)
@@ -97,6 +100,7 @@ NO_TEXT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), [(table, name) for table, names in NO_TEXT.items() for name in names])
 def test_bytes_that_are_no_text_break_one_row(home, table, column):
     """sqlite3 itself refuses the whole answer then."""
@@ -112,7 +116,7 @@ def test_bytes_that_are_no_text_break_one_row(home, table, column):
     assert "chat" in home.services()
 
 
-@pytest.mark.parametrize("value", ["abc", "-1", "999999999999"])
+@pytest.mark.parametrize("value", first(1, ["abc", "-1", "999999999999"]))
 def test_a_broken_setting_can_be_set_right(home, value):
     home.sql(f"INSERT OR REPLACE INTO settings VALUES ('reserve_mb', '{value}', 0)")  # noqa: S608  # that is the point
     status = home.ask("status", code=0).json
@@ -146,15 +150,21 @@ def test_a_mode_on_record_that_is_no_name(home):
 
 @pytest.mark.parametrize(
     ("row", "mend"),
-    [
-        ("INSERT INTO handles VALUES ('chat', 'process', 'beef', 0, '{}')", ("service", "stop", "chat")),
-        ("INSERT INTO handles VALUES ('chat', 'process', 'beef', 'soon', 'no json')", ("switch", "blank")),
-        ("INSERT INTO handles VALUES ('ghost', 'process', 'beef', 0, '[]')", ("service", "stop", "ghost")),
-        ("INSERT INTO handles VALUES ('ghost', 'process', 'beef', 0, '{\"gpus\": 3}')", ("service", "remove", "ghost")),
-        ("INSERT INTO handles VALUES ('chat', 'process', '../..', 0, '{}')", ("service", "stop", "chat")),
-        ("INSERT INTO handles VALUES ('../x', 'process', 'beef', 0, '{}')", ("service", "remove", "../x")),
-        ("INSERT INTO handles VALUES ('', 'process', '', 0, '{}')", ("service", "remove", "")),
-    ],
+    first(
+        2,
+        [
+            ("INSERT INTO handles VALUES ('chat', 'process', 'beef', 0, '{}')", ("service", "stop", "chat")),
+            ("INSERT INTO handles VALUES ('chat', 'process', 'beef', 'soon', 'no json')", ("switch", "blank")),
+            ("INSERT INTO handles VALUES ('ghost', 'process', 'beef', 0, '[]')", ("service", "stop", "ghost")),
+            (
+                "INSERT INTO handles VALUES ('ghost', 'process', 'beef', 0, '{\"gpus\": 3}')",
+                ("service", "remove", "ghost"),
+            ),
+            ("INSERT INTO handles VALUES ('chat', 'process', '../..', 0, '{}')", ("service", "stop", "chat")),
+            ("INSERT INTO handles VALUES ('../x', 'process', 'beef', 0, '{}')", ("service", "remove", "../x")),
+            ("INSERT INTO handles VALUES ('', 'process', '', 0, '{}')", ("service", "remove", "")),
+        ],
+    ),
 )
 def test_a_broken_handle_is_named_and_cleared(home, row, mend):
     home.sql(row)
@@ -272,6 +282,7 @@ def fill(file: Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_refused_before_the_first_stop(home, tmp_path: Path):
     small = tmp_path / "small"
     small.mkdir()

@@ -58,6 +58,7 @@ WRONG = {
         ("--driver", "llamacpp", "--model-path", "/m", "--host-service", "llama-router", "--port", "9"),
         2, "bad-options",
     ),
+    "supervisor of what was adopted": ((*FASTAPI, "--port", "9", "--run-with", "adopted-user"), 2, "no-choice"),
     "unknown supervisor": ((*FASTAPI, "--port", "9", "--run-with", "nope"), 4, "unknown-supervisor"),
     "template elsewhere": ((*FASTAPI, "--port", "9", "--unit-template", "../../etc/passwd"), 2, "bad-input"),
     "template upwards": ((*FASTAPI, "--port", "9", "--unit-template", "/a/../etc/passwd"), 2, "bad-input"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import first
+
 UNKNOWN = {
     "service show": ("service", "show", "glm-cod"),
     "service status": ("service", "status", "glm-cod"),
@@ -140,7 +142,7 @@ def test_other_unknown_names(home):
         assert close in done.error["hint"] + done.error["why"], args
 
 
-@pytest.mark.parametrize("share", [0, *(pytest.param(share, marks=pytest.mark.slow) for share in range(1, SHARES))])
+@pytest.mark.parametrize("share", first(1, range(SHARES)))
 def test_hostile_names_are_refused_everywhere_and_change_nothing(home, share):
     """Every name meets every entrance in one of the shares; in the first, each of them is met."""
     before = home.services(), home.modes()
@@ -163,7 +165,7 @@ def test_hostile_texts_for_people_hold_no_control_characters(home):
             assert all(char.isprintable() or char == "\n" for char in done.stderr), (entrance, done.stderr)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", first(2, TEXTS))
 def test_texts_are_stored_and_shown_as_themselves(home, text):
     home.ask("service", "edit", "asr", f"--name={text}", f"--model-id={text}", code=0)
     home.ask("service", "edit", "asr", "--set", f"env={json.dumps({'GREETING': text})}", code=0)
@@ -237,7 +239,7 @@ def test_a_setting_goes_back_to_its_default(home):
     home.ask("settings", "set", "reserve_mb", "1", "--default", code=2)
 
 
-@pytest.mark.parametrize("name", ["with space", "ünïcödé", "[red]x", "$(touch pwned)", '%h"q', "-x", "a'b"])
+@pytest.mark.parametrize("name", first(2, ["$(touch pwned)", "ünïcödé", "with space", "[red]x", '%h"q', "-x", "a'b"]))
 def test_homes_with_odd_paths_work(tmp_path: Path, bare, name):
     bare.path = tmp_path / name
     bare.init()

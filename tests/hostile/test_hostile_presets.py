@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 TOUCH = "pwned-by-yaml"
 BAD = {  # name -> (text, line, field or a word of what is said)
     "not-yaml": ("id: [\n", 2, "not valid YAML"),
@@ -41,6 +43,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_named_with_line_and_field(home, tmp_path: Path):
     before = home.services(), home.modes()
     for name, (text, line, said) in (BAD | MODES).items():

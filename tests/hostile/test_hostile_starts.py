@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 COMMAND = f'command=["{sys.executable}", "-m", "http.server", "{{port}}", "--bind", "{{host}}"]'
 SERVER = ("--health-endpoint", "/", "--set", COMMAND)
 
@@ -79,7 +79,6 @@ def edit_options(machine, service, options):
     connection.close()
 
 
-@pytest.mark.slow
 def test_a_stranger_on_the_port_survives(small):
     port = add(small, "late", *SERVER)
     with socket.socket() as stranger:
@@ -104,7 +103,6 @@ def test_editing_shows_the_drift_and_restarts_nothing(small):
     assert small.ok("service", "show", "web").json["drift"] == []
 
 
-@pytest.mark.slow
 def test_removing_what_runs(small):
     refused(small, 1, "in-modes", "service", "remove", "web")
     refused(small, 1, "still-running", "service", "remove", "web", "--cascade")

@@ -343,11 +343,13 @@ def fetch(url: str, body: Any = None) -> str:
 
 
 def wait_until(look: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-    """What `look` gives, as soon as it gives something."""
-    deadline = time.monotonic() + timeout_s
+    """What `look` gives, soon after it gives something. A look that costs much is taken less often."""
+    begin = looked = time.monotonic()
     while not (found := look()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.002)
+        now = time.monotonic()
+        assert now < begin + timeout_s, f"waited {timeout_s:g} s for {what}"
+        time.sleep(max(0.002, 3 * (now - looked)))
+        looked = time.monotonic()
     return found
 
 

@@ -65,6 +65,38 @@ def write_ollama(folder: Path) -> Path:
 FUTURE = "from __future__ import annotations\n"
 
 
+PROXY = """
+import asyncio, contextlib, sys
+
+async def pump(reader, writer):
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+async def serve(reader, writer):
+    far_reader, far_writer = await asyncio.open_connection("127.0.0.1", int(sys.argv[2]))
+    await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+    far_writer.close()
+    writer.close()
+
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1])) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+def write_proxy(folder: Path) -> Path:
+    """A program called docker-proxy: `docker-proxy PORT TO` passes on what comes at PORT."""
+    program = folder / "docker-proxy"
+    program.write_text(f"#!{sys.executable}\n{PROXY}")
+    program.chmod(0o755)
+    return program
+
+
 def write_swap(folder: Path, **places: Any) -> Path:
     """A llama-swap configuration of six models, and two files of models."""
     models = folder / "models"

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 PATIENCE_S = 60.0
 CTRL_C, CTRL_D = "\x03", "\x04"
 IN_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else a program under nohup never knows that its terminal hung up
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
@@ -50,8 +51,16 @@ class Terminal:
         when its prompt stands there and it does not read yet, which is too quick for people."""
         os.write(self._main, text.encode())
         give_up = time.monotonic() + PATIENCE_S
-        while text == CTRL_C and not select.select([self._main], [], [], 2.0)[0] and time.monotonic() < give_up:
+        while text == CTRL_C and not self._reacts() and time.monotonic() < give_up:
             os.write(self._main, text.encode())
+
+    def _reacts(self) -> bool:
+        """Whether more than the echo of a key comes within two seconds, or the program lets go."""
+        before, give_up = len(self.told), time.monotonic() + 2.0
+        while select.select([self._main], [], [], max(0.0, give_up - time.monotonic()))[0]:
+            if not self._read(give_up) or self.told[before:].replace("^C", "").strip():
+                return True
+        return False
 
     def end(self) -> int:
         """Wait for the end of the program; its exit status."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 import gpumod_sim
-from tests.machine.strangers import answers, started, write_ollama, write_swap
+from tests.machine.strangers import answers, started, write_ollama, write_proxy, write_swap
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -57,7 +58,7 @@ class Units:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(UNIT.format(name=name, command=command, more=more, path=os.environ["PATH"]))
         self.scopes[name] = scope
-        systemctl(scope, "start", name)
+        systemctl(scope, "start", "--no-block", name)
         self.until(lambda: answers(ready), f"{name} to answer")
 
     def pid(self, name: str) -> int:
@@ -240,3 +241,48 @@ def test_a_unit_that_went_away_and_one_that_is_asked_for_wrongly(machine: Machin
     assert "unit-gone" in str(machine.quick("doctor").json) or "cannot be started" in str(machine.quick("doctor").json)
     file.write_text(kept)
     machine.ok("service", "release", "helper")
+
+
+@pytest.mark.slow
+def test_a_start_that_never_ends_for_systemd_ends_when_it_answers(machine: Machine, units: Units) -> None:
+    port, tools = machine.unused.pop(), Path(machine.sim.folder) / "bin"
+    units.add(
+        "quiet.service", "system", f"{tools}/uvicorn app:app --port {port}", f"http://127.0.0.1:{port}/health",
+        "Type=notify\nTimeoutStartSec=infinity\nEnvironment=GPUMOD_VRAM_MB=1000",
+    )  # fmt: skip
+    machine.ok("service", "adopt", "quiet.service")
+    machine.change("service", "stop", "quiet")
+    machine.change("service", "start", "quiet", "--timeout", "60")
+    assert row(machine, "quiet")["state"] == "running"
+    assert systemctl("system", "is-active", "quiet.service") == "activating"
+    machine.change("service", "stop", "quiet")
+    machine.fault("uvicorn", "never-ready")
+    done = machine.change("service", "start", "quiet", "--timeout", "2", code=6)
+    assert done.error["code"] == "start-timeout", done
+    assert systemctl("system", "is-active", "quiet.service") == "inactive"
+    machine.ok("service", "release", "quiet")
+
+
+@pytest.mark.slow
+def test_what_runs_in_a_container_is_left_to_its_engine(
+    machine: Machine, units: Units, until: Callable[..., Any], tmp_path: Path
+) -> None:
+    port, inner, box = machine.unused.pop(), machine.unused.pop(), secrets.token_hex(32)
+    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_TEST_MACHINE": str(machine.sim.folder)}
+    argv = ("systemd-run", "--quiet", "--scope", f"--unit=docker-{box}", str(write_ollama(tmp_path)), "serve")
+    with started(*argv, ready=f"http://127.0.0.1:{inner}/", until=until, **env) as process:
+        units.add("engine.service", "system", f"{write_proxy(tmp_path)} {port} {inner}", f"http://127.0.0.1:{port}/")
+        engine = units.pid("engine.service")
+        done = machine.quick("import", "ollama", "--port", str(port))
+        assert (done.code, done.error["code"]) == (2, "not-itself"), done
+        assert "system unit engine.service is not it" in done.error["message"]
+        for words in (("import", "ollama", "--port", str(inner)), ("service", "adopt", str(process.pid))):
+            done = machine.quick(*words)
+            assert (done.code, done.error["code"]) == (2, "in-container"), done
+            assert f"docker stop {box[:12]}" in done.error["hint"]
+        found = {p["what"]: p for p in machine.ok("init", "--yes").json["proposals"]}
+        proposal = found[f"process {process.pid}"]
+        assert (proposal["held_mb"], proposal["problem"]["code"]) == (5000, "in-container")
+        assert not [r["id"] for r in machine.ok("service", "list").json["services"] if r["adopted"]]
+        assert units.pid("engine.service") == engine
+        assert process.poll() is None

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.machine.strangers import started, write_ollama, write_swap
+from tests.machine.strangers import started, write_ollama, write_proxy, write_swap
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 SHARE_MB = 6141
 
@@ -202,6 +202,12 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         dry = machine.ok("import", "ollama", "--port", str(port), "--dry-run").json
         assert dry["rows"][0]["action"] == "added"
         assert "ollama" not in {r["id"] for r in machine.status()["services"]}
+        counted = machine.ok("service", "show", "embedding").json["footprint"]["vram_mb"]
+        kept = machine.ok("import", "ollama", "--port", str(port), "--id", "embedding").json
+        assert kept["notes"][-1] == (
+            f"embedding is left as it is, and {counted} MiB are counted for it; its largest model, or what it has"
+            " loaded now, takes 5000 MiB: gpumod service edit embedding --vram-mb 5000"
+        )
         done = machine.ok("import", "ollama", "--port", str(port)).json
         service = done["rows"][0]["service"]
         assert (service["driver"], service["health_endpoint"], service["vram_mb"]) == ("fastapi", "/", 5000)
@@ -209,8 +215,31 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         assert "cloud" not in str(done["notes"])
         shown = row(machine, "ollama")
         assert (shown["state"], shown["vram_mb"], shown["pid"]) == ("running", 5000, process.pid)
-        assert machine.ok("import", "ollama", "--port", str(port)).json["rows"][0]["action"] == "kept"
+        kept = machine.ok("import", "ollama", "--port", str(port)).json
+        assert kept["rows"][0]["action"] == "kept"
+        assert kept["notes"][-1] == "ollama is left as it is, and 5000 MiB are counted for it"
         machine.change("switch", "blank")
         assert row(machine, "ollama")["state"] == "running"
         machine.ok("service", "release", "ollama")
         assert process.poll() is None
+
+
+def test_what_stands_before_an_ollama_is_not_adopted(
+    machine: Machine, tmp_path: Path, until: Callable[..., Any]
+) -> None:
+    port, inner = machine.unused.pop(), machine.unused.pop()
+    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_TEST_MACHINE": str(machine.sim.folder)}
+    ollama, proxy = write_ollama(tmp_path), write_proxy(tmp_path)
+    with (
+        started(str(ollama), "serve", ready=f"http://127.0.0.1:{inner}/", until=until, **env),
+        started(str(proxy), str(port), str(inner), ready=f"http://127.0.0.1:{port}/", until=until) as before,
+    ):
+        for words in ((), ("--dry-run",)):
+            done = machine.quick("import", "ollama", "--port", str(port), *words)
+            assert (done.code, done.error["code"]) == (2, "not-itself"), done
+            assert f"process {before.pid} is not it" in done.error["message"]
+            assert "container" in done.error["why"]
+        assert "ollama" not in {r["id"] for r in machine.status()["services"]}
+        done = machine.ok("import", "ollama", "--port", str(inner), "--id", "inner").json
+        assert done["rows"][0]["action"] == "added"
+        machine.ok("service", "release", "inner")

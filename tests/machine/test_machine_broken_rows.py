@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.machine.conftest import Machine
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 
 def by_hand(machine: Machine, statement: str) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import pty
+import json
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.machine.terminals import Terminal
+
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -24,24 +25,21 @@ def slow(machine: Machine) -> Machine:
 
 
 def test_it_outlives_its_terminal_and_is_followed_to_the_end(slow: Machine) -> None:
-    leader, follower = pty.openpty()
-    begun = slow.end(slow.begin("switch", "speech", "--detach", stdin=follower, start_new_session=True))
-    os.close(follower)
-    os.close(leader)  # the terminal hangs up
-    assert begun.code == 0, begun
-    assert (begun.json["status"], begun.json["mode"], begun.json["steps"]) == ("running", "speech", [])
-    assert [step["service"] for step in begun.json["plan"]["steps"]] == ["tts", "*"]
+    terminal = Terminal(slow.argv("switch", "speech", "--detach"))
+    assert terminal.end() == 0, terminal.told  # and with the leader of its session, the terminal hangs up
+    begun = json.loads(terminal.told[terminal.told.index("{\n") :])
+    assert (begun["status"], begun["mode"], begun["steps"]) == ("running", "speech", [])
+    assert [step["service"] for step in begun["plan"]["steps"]] == ["tts", "*"]
     assert slow.ok("history", "show").json["run"]["status"] == "running"
     busy = slow.quick("switch", "blank")
     assert busy.code == 5, busy
-    followed = slow.gpumod("history", "show", begun.json["run_id"], "--follow")
+    followed = slow.gpumod("history", "show", begun["run_id"], "--follow")
     assert followed.code == 0, followed
     assert followed.json["run"]["status"] == "done"
     assert "1 start tts: done" in followed.stderr
     slow.whole("speech")
 
 
-@pytest.mark.slow
 def test_who_follows_and_goes_away_ends_nothing(slow: Machine, until) -> None:
     assert slow.gpumod("switch", "speech", "--detach").code == 0
     looker = slow.begin("history", "show", "-f")
@@ -62,7 +60,6 @@ def test_one_that_fails_is_rolled_back_and_says_so_to_who_follows(machine: Machi
     assert machine.states() == {}
 
 
-@pytest.mark.slow
 def test_what_does_not_begin_is_told_at_once(machine: Machine) -> None:
     machine.ok("mode", "create", "big", "--services", "embedding-code,glm-code,reranker")
     refused = machine.gpumod("switch", "big", "--detach")

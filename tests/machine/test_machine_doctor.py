@@ -17,7 +17,7 @@ from tests.machine.strangers import started
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 
 def wrong(machine: Machine) -> dict[str, dict[str, str]]:

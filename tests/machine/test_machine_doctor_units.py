@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_units_of_others(machine: Machine, units: Units, until: Callable[..., An
     assert f"it listens on 0.0.0.0, port {port}" in said
     assert "--host 127.0.0.1" in said
     assert "systemd kills it 2 s after it was asked to stop" in said
-    assert "was adopted" not in said
+    assert "than is defined here" not in said
 
     file = FOLDERS["user"] / "writer.service"
     file.write_text(file.read_text().replace(f"--port {port} --host 0.0.0.0", f"--port {other} --host 127.0.0.1"))
@@ -97,9 +98,31 @@ def test_units_of_others(machine: Machine, units: Units, until: Callable[..., An
     systemctl("user", "daemon-reload")
     machine.change("service", "stop", "writer")
     said = told(machine)["service writer"]
-    assert f"its unit says another port than when it was adopted: port {other}" in said
+    assert f"its unit says another port than is defined here: port {other}" in said
+    assert f"gpumod service edit writer --port {other}" in said
+    edited = machine.ok("service", "edit", "writer", "--port", str(other)).json
+    assert "stays as whoever set it up made it" in edited["notes"][0]
+    assert "than is defined here" not in told(machine).get("service writer", "")
+    machine.ok("service", "edit", "writer", "--port", str(port))
+    said = told(machine)["service writer"]
     assert "listen" not in said  # it says --host 127.0.0.1 now
     file.write_text(file.read_text().replace(" --host 127.0.0.1", ""))
     systemctl("user", "daemon-reload")
     assert "its command line says that it is to listen on 0.0.0.0" in told(machine)["service writer"]
-    machine.ok("service", "release", "writer")
+
+    machine.ok("service", "edit", "writer", "--port", str(other))
+    machine.ok("mode", "create", "theirs", "--services", "writer")
+    machine.change("switch", "theirs")
+    assert told(machine)["mode"].startswith("ok: theirs")
+    systemctl("user", "stop", "writer.service")  # by whoever it belongs to: that is meant
+    assert told(machine)["mode"].startswith("ok: theirs")
+    text = file.read_text()
+    file.write_text(re.sub("^ExecStart=.*$", "ExecStart=/bin/false", text, flags=re.MULTILINE))
+    systemctl("user", "daemon-reload")
+    systemctl("user", "start", "writer.service")
+    until(lambda: systemctl("user", "is-failed", "writer.service") == "failed", "systemd to give it up")
+    said = told(machine)["mode"]
+    assert said.startswith("problem: mode theirs is not whole: writer (its unit has failed (")
+    assert "gpumod switch theirs starts it again" in said
+    machine.change("switch", "blank")
+    machine.ok("service", "release", "writer", "--cascade")

@@ -163,6 +163,7 @@ def test_memory_that_nobody_holds_any_more_is_named(machine: Machine) -> None:
     machine.nothing_left()
 
 
+@pytest.mark.slow
 def test_what_was_started_by_hand_and_a_mode_that_was_edited_survive_a_rollback(machine: Machine) -> None:
     machine.ok("mode", "create", "work", "--services", "embedding")
     machine.change("switch", "work")

@@ -67,12 +67,13 @@ def answered(machine: Machine, answers: dict[str, str]) -> tuple[int, str]:
     return terminal.end(), terminal.told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "taken"),
     [
         ({"alpha": "n\n", "beta": "y\n", "gamma": "\n"}, {"beta"}),
-        pytest.param({"alpha": "y\n", "beta": "yes\n", "gamma": "Y\n"}, {*NAMES}, marks=pytest.mark.slow),
-        pytest.param({"alpha": "n\n", "beta": "no\n", "gamma": "\n"}, set(), marks=pytest.mark.slow),
+        ({"alpha": "y\n", "beta": "yes\n", "gamma": "Y\n"}, {*NAMES}),
+        ({"alpha": "n\n", "beta": "no\n", "gamma": "\n"}, set()),
     ],
     ids=["some", "yes", "no"],
 )
@@ -88,9 +89,10 @@ def test_what_is_answered_with_yes_is_managed(
     assert left == {process.pid for name, process in theirs.items() if name not in taken}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "at"),
-    [(CTRL_C, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((CTRL_C, 0), (CTRL_D, 0), (CTRL_D, 2)))],
+    [(CTRL_C, 2), (CTRL_C, 0), (CTRL_D, 0), (CTRL_D, 2)],
     ids=["ctrl-c-2", "ctrl-c-0", "end-0", "end-2"],
 )
 def test_nothing_is_managed_when_the_questions_are_ended(
@@ -122,6 +124,7 @@ def test_without_a_yes_no_home_is_made(tmp_path: Path, key: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_has_ended_meanwhile_is_not_mistaken_for_another(machine: Machine, until: Callable[..., Any]) -> None:
     """Ids of proposals are counted: of two, the second is `alpha-2`, and is `alpha` once the first has gone."""
     vllm = str(Path(machine.sim.folder) / "bin" / "vllm")

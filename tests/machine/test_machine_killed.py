@@ -17,7 +17,8 @@ pytestmark = pytest.mark.sim
 BEFORE = {"asr": "running", "embedding": "running", "hyde": "sleeping"}
 AFTER = {"chat": "running", "embedding": "sleeping", "hyde": "running", "llama-router": "running", "tts": "running"}
 TRIES = 8
-MORE = (
+MOMENTS = (
+    "sleep embedding",
     "start chat",
     "stop asr",
     "wake hyde",
@@ -107,6 +108,7 @@ def changes_are_refused(machine: Machine) -> None:
         assert (refused.code, refused.error["code"]) == (7, "interrupted-run"), refused
         assert "recover --resume" in refused.error["hint"]
     shown = machine.ok("recover").json
+    assert shown["open_run"]["status"] == "half-way"  # whatever it last wrote: nobody is at it
     assert shown["open_run"]["id"] == status["open_run"]
 
 
@@ -115,13 +117,8 @@ def steps_are_closed(machine: Machine) -> None:
     assert {step["status"] for step in run["steps"]} <= {"done", "failed", "skipped"}
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "sleep embedding",
-        *(pytest.param(moment, marks=pytest.mark.slow) for moment in MORE),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_switch_is_rolled_back_and_resumed(machine: Machine, moment: str) -> None:
     prepare(machine)
     held = machine.held()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,3 +72,17 @@ def test_a_change_by_a_person_is_not_disturbed(machine: Machine, until) -> None:
     outcome = machine.end(process)
     assert (outcome.code, outcome.stdout) == (0, ""), outcome
     machine.nothing_left()
+
+
+def test_where_no_unit_of_it_is_there_is_none_to_remove(machine: Machine) -> None:
+    """With systemd and without, whatever keeps the services."""
+    unit = machine.ok("watch", "--uninstall").json["unit"]
+    assert (unit["installed"], unit["changed"]) == (False, False)
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="it would be installed")
+def test_without_systemd_the_way_out_is_one_for_it(machine: Machine) -> None:
+    for manager in ("user", "system"):
+        error = machine.quick("watch", "--install", "--manager", manager).error
+        assert "supervisor" not in error["hint"]
+        assert "`gpumod watch --once` from cron" in error["hint"]

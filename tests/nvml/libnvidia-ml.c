@@ -21,7 +21,7 @@
 #define MOST 16
 #define NOT_AVAILABLE 0xFFFFFFFFFFFFFFFFULL
 
-enum { OK = 0, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+enum { OK = 0, UNINITIALIZED = 1, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 
 typedef struct {
     int number, instance, arch;
@@ -39,10 +39,13 @@ static FILE *open_file(const char *name) {
     return fopen(path, "r");
 }
 
+static int held; /* how often it was initialised, and not shut down again */
+
 /* What the faults say of a function and a GPU (-1: none): the error code, or 0. */
 static int fault(const char *function, int number) {
     char line[256], word[96];
     int code, only, found = 0;
+    if (!held && strcmp(function, "nvmlInitWithFlags")) return UNINITIALIZED;
     FILE *file = open_file("faults");
     if (!file) return 0;
     while (!found && fgets(line, sizeof line, file)) {
@@ -128,8 +131,17 @@ static int instances(int number) {
     return found;
 }
 
-int nvmlInitWithFlags(unsigned flags) { (void)flags; return fault(__func__, -1); }
-int nvmlShutdown(void) { return OK; }
+int nvmlInitWithFlags(unsigned flags) {
+    int failed = fault(__func__, -1);
+    (void)flags;
+    held += !failed;
+    return failed;
+}
+int nvmlShutdown(void) {
+    if (!held) return UNINITIALIZED;
+    held--;
+    return OK;
+}
 const char *nvmlErrorString(int code) {
     static char text[32];
     snprintf(text, sizeof text, "error %d", code);

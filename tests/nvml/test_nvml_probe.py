@@ -20,13 +20,23 @@ pytestmark = pytest.mark.nvml
 CARD = "gpu 0 24564 364 {used} 8 GPU-one NVIDIA GeForce RTX 4090"
 READ = """
 import json, sys, time
+import pynvml
 from gpumod.adapters.nvml.probe import NvmlProbe
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.settings import Settings
 
 probe = NvmlProbe(Settings(), timeout_s=float(sys.argv[1]))
 answers = []
-for _ in sys.stdin:
+for line in sys.stdin:
+    if line == "anew\\n":
+        probe = None
+        try:
+            pynvml.nvmlDeviceGetCount()
+            print("true", flush=True)
+        except pynvml.NVMLError_Uninitialized:
+            print("false", flush=True)
+        probe = NvmlProbe(Settings(), timeout_s=float(sys.argv[1]))
+        continue
     try:
         gpus, processes = probe.read()
         told = [finding.model_dump() for finding in probe.findings()]
@@ -55,10 +65,10 @@ class Reader:
     def faults(self, *lines: str) -> None:
         (self.folder / "faults").write_text("".join(f"{line}\n" for line in lines))
 
-    def read(self) -> Any:
+    def read(self, how: str = "") -> Any:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{how}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
@@ -188,6 +198,26 @@ def test_a_driver_that_cannot_be_used_says_why(reader: Reader) -> None:
     reader.faults()
     reader.cards(CARD.format(used=0))
     assert len(reader.read()["gpus"]) == 1
+
+
+def test_the_driver_is_let_go_of_with_the_probe(reader: Reader) -> None:
+    reader.cards(CARD.format(used=0))
+    for _ in range(2):
+        assert len(reader.read()["gpus"]) == 1
+        assert reader.read("anew") is False
+
+
+def test_a_place_that_fails_moves_no_other_card(reader: Reader) -> None:
+    reader.cards("gpu 0 40960 0 0 7 GPU-p NVIDIA A100", "mig 0 0 9856 0 MIG-a one", "mig 0 1 9856 0 MIG-b two",
+                 "gpu 1 8192 0 0 8 GPU-q RTX 4060")  # fmt: skip
+    assert len(reader.read()["gpus"]) == 3
+    reader.faults("nvmlDeviceGetMigDeviceHandleByIndex 999 0")
+    told = reader.read()["gpus"]
+    assert [(g["index"], g["uuid"], g["fault"] is None) for g in told] == [
+        (0, "MIG-a", False),
+        (1, "MIG-b", False),
+        (2, "GPU-q", True),
+    ]
 
 
 @pytest.mark.parametrize("function", ["device", "nvmlDeviceGetMemoryInfo_v2"])

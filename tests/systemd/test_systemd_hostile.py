@@ -50,7 +50,8 @@ NEVER = (
     "RootDirectory",
 )
 COLUMNS = ("id", "driver", "port", "vram_mb", "role", "host")
-FIRST_PORT = 31_000
+FIRST_PORT = 24_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Each of several workers has ports of its own."""
 NO_PROCESS = {
     *("health_endpoint", "/health_endpoint", "/unit_template", "/sleep_path", "/wake_path", "/activity_path"),
     *("model_id", "model_path", "/model_path"),
@@ -206,9 +207,10 @@ def place() -> Iterator[Place]:
 
 
 WAYS = [
-    *(pytest.param("process", driver, marks=pytest.mark.slow) for driver in OPTIONS),
-    *(pytest.param(scope, driver, marks=pytest.mark.systemd) for scope in ("user", "system") for driver in OPTIONS),
-    # a unit that runs as a user is made another way, which is the same for every driver
+    # each driver's options once, and each supervisor's way, which is the same for every driver
+    pytest.param("process", "fastapi", marks=pytest.mark.slow),
+    *(pytest.param("user", driver, marks=pytest.mark.systemd) for driver in OPTIONS if driver != "fastapi"),
+    pytest.param("system", "fastapi", marks=pytest.mark.systemd),
     pytest.param("system, of a user", "fastapi", marks=[pytest.mark.systemd, needs_polkit]),
 ]
 

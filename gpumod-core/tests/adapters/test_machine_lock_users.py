@@ -23,6 +23,7 @@ from gpumod.adapters.nvml.place import shared_folder
 from gpumod.domain.errors import Busy, GpumodError
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # what is forked does next to nothing
 ]

@@ -22,6 +22,7 @@ from gpumod.operations import box_results as b
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
 from gpumod.operations import watch_results as w
+from gpumod.operations.differences import fields_of
 
 
 def _samples(name: str) -> Any:
@@ -99,6 +100,7 @@ SETTING = r.SettingRow(
     key="reserve_mb", value="512", default="512", source="default", description="MiB of each GPU that no plan may use"
 )
 
+MEMBERS = (ModeMember(service="embedding"), ModeMember(service="hyde", want=Want.ASLEEP, start_order=2))
 EDITS = (
     b.ObjectChange(
         kind="setting", id="reserve_mb", action="change", fields=(b.FieldChange(field="reserve_mb", old=512, new=700),)
@@ -114,6 +116,12 @@ EDITS = (
     ),
     b.ObjectChange(kind="mode", id="code", action="add", fields=(b.FieldChange(field="name", new="Code"),)),
     b.ObjectChange(kind="service", id="chat", action="remove"),
+    b.ObjectChange(
+        kind="mode",
+        id="rag",
+        action="change",
+        fields=tuple(fields_of(*(Mode(id="rag", members=members) for members in (MEMBERS[:1], MEMBERS)))),
+    ),
 )
 DRIFT = tuple(
     b.DriftRow(service=s, fields=("port", "unit_vars"), command=f"gpumod service restart {s}") for s in ("tts", "asr")
@@ -176,12 +184,12 @@ SAMPLES: dict[str, Frozen] = {
             r.Check(name="polkit", level="unknown", message="you may not read its rules"),
         ),
     ),
+    "doctor-warned": r.DoctorResult(
+        ok=False, checks=tuple(r.Check(name=f"disk {n}", level="warning", message="120 MB free") for n in (1, 2))
+    ),
     "doctor-well": r.DoctorResult(
         ok=True,
-        checks=(
-            r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
-            r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),
-        ),
+        checks=(r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),),
     ),
     "plugins": r.PluginsResult(
         plugin_api=1,
@@ -357,6 +365,18 @@ SAMPLES: dict[str, Frozen] = {
             installed=True,
             changed=True,
             notes=("it runs only while you are logged in; from boot on: loginctl enable-linger",),
+        ),
+    ),
+    "watch-unit-none": w.WatchResult(
+        at=0,
+        mode=None,
+        whole=None,
+        unit=w.WatchUnitState(
+            name="gpumod.service",
+            path="/etc/systemd/system/gpumod.service",
+            manager="system",
+            installed=False,
+            changed=False,
         ),
     ),
 } | plans.SAMPLES

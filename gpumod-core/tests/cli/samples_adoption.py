@@ -71,5 +71,6 @@ SAMPLES: dict[str, Frozen] = {
         units={"system": 88},
         proposals=PROPOSALS,
         taken=("writer",),
+        counted_as_nothing=("writer",),
     ),
 }

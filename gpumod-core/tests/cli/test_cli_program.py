@@ -266,6 +266,7 @@ def test_errors_show_hostile_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: [red] x (x)\n  why: a\n       b\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     command = [sys.executable, "-m", "gpumod", "--home", str(home), "settings", "list"]
     reader, writer = os.pipe()
@@ -280,7 +281,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is
 
 
 @needs_full
-@pytest.mark.parametrize("args", [["--json", "settings", "list"], ["--help"]])
+@pytest.mark.parametrize("args", [pytest.param(["--json", "settings", "list"], marks=pytest.mark.slow), ["--help"]])
 def test_a_full_disk_is_one_plain_line(home: Path, args: list[str]) -> None:
     command = [sys.executable, "-m", "gpumod", "--home", str(home), *args]
     with Path("/dev/full").open("w") as full:
@@ -292,10 +293,10 @@ def test_a_full_disk_is_one_plain_line(home: Path, args: list[str]) -> None:
 @pytest.mark.parametrize(
     ("args", "full", "gone"),
     [
-        (["settings", "set", "reserve_mb", "600"], 0, 0),
+        pytest.param(["settings", "set", "reserve_mb", "600"], 0, 0, marks=pytest.mark.slow),
         pytest.param(["settings", "set", "reserve_mb", "600", "--json"], 0, 0, marks=pytest.mark.slow),
         pytest.param(["settings", "get", "nope", "--json"], 4, 4, marks=pytest.mark.slow),
-        pytest.param(["bogus", "--json"], 2, 2, marks=pytest.mark.slow),
+        (["bogus", "--json"], 2, 2),
         pytest.param(["settings", "list"], 1, PIPE_CLOSED, marks=pytest.mark.slow),
         pytest.param(["simulate", "--services", "", "--gpu-total", "1000"], 1, PIPE_CLOSED, marks=pytest.mark.slow),
     ],
@@ -311,6 +312,7 @@ def test_the_exit_status_tells_what_was_done_where_nothing_can_be_printed(
         assert subprocess.run(command, stdout=closed, stderr=closed, check=False).returncode == gone
 
 
+@pytest.mark.slow
 def test_a_closed_output_is_nobodys_fault(home: Path) -> None:
     command = f"{sys.executable} -m gpumod --home {home} settings list --json >&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

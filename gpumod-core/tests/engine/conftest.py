@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -11,23 +12,33 @@ from typing import Any
 
 import pytest
 
+from gpumod.adapters.checkup import ThisComputer
 from gpumod.adapters.store import SqlStore, open_store
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.progress import Progress
-from gpumod.domain.run import Event
+from gpumod.domain.run import Event, Sample
 from gpumod.domain.service import Service
 from gpumod.engine.change import change
+from gpumod.engine.footprints import key_of
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.recover import recover
 from gpumod.engine.runs import Outcome
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.params import NoParams
+from gpumod.operations.results import Check, DoctorResult
 from gpumod.operations.targets import target_of_mode
+from gpumod.operations.watch_results import WatchParams, WatchResult
 from gpumod.plugins.offers import Offer
+from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
+from gpumod.testing.computer import Computer
+from gpumod.testing.tools import WatchFile, bare_tools
 from gpumod.testing.world import World, most_mb
-from gpumod.testing.world_drivers import build_machine, quiet
+from gpumod.testing.world_drivers import build_machine, quiet, world_mode, world_service
 
 DATABASE = "gpumod.db"
 WRITES = ("put_", "add_", "delete_", "update_", "finish_")
@@ -112,6 +123,29 @@ class Box:
 
     def recover(self, way: Any) -> Outcome | None:
         return self.world.clock.run(recover(self.machine(), way, Options(), self.told.append))
+
+    def ask(self, operation: str, params: Any, **tools: Any) -> Any:
+        """One operation, as a face calls it."""
+        return self.world.clock.run(getattr(Gpumod(self.machine(), bare_tools(**tools)), operation)(params))
+
+    def look(self, before: WatchResult | None = None) -> WatchResult:
+        """One look of `watch`, after the one `before`."""
+        result: WatchResult = self.ask("watch", WatchParams(held=before.held if before else {}))
+        return result
+
+    def pass_time(self, seconds: float) -> None:
+        self.world.clock.run(self.world.clock.sleep(seconds))
+
+    def crash(self, service: str) -> None:
+        self.world.crash(service, 9)
+        self.settled()
+
+    def boot(self, number: int = 2) -> None:
+        """The machine goes down and comes up again: all processes are gone."""
+        while self.world.alive():
+            self.world.crash(next(iter(self.world.alive())), -9)
+        self.settled()
+        self.world.boot = number
 
     def observe(self) -> HostSnapshot:
         return self.world.clock.run(observe(self.machine()))
@@ -204,3 +238,72 @@ def box_in(empty_database: Path) -> Callable[..., Box]:
         return Box(folder, World(*totals_mb))
 
     return make
+
+
+# --- the doctor over a world -----------------------------------------------------------------------------------------
+
+WEB = world_service("web", 3000, 9001)
+CODE = world_service("code", 5000, 9002, naps=True)
+MODES = (world_mode("web", "web"), world_mode("both", "web", "code"), world_mode("off"))
+
+
+class Around:
+    """Nothing but what a test puts there."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, UnitFacts] = {}
+
+    def unit(self, name: str, manager: str) -> UnitFacts | None:
+        return self.units.get(name)
+
+    def process(self, pid: int) -> ProcessFacts | None:
+        return None
+
+    def programs(self, names: tuple[str, ...], settings: object) -> tuple[ProgramFound, ...]:
+        return ()
+
+
+class Patient:
+    """A world, a computer of small files, and the doctor."""
+
+    def __init__(self, box: Any, files: Computer) -> None:
+        self.box, self.files = box, files
+        self.around = Around()
+        self.uid = os.geteuid()
+        box.home.chmod(0o700)
+
+    def doctor(self) -> DoctorResult:
+        tools = bare_tools(
+            checkup=lambda: ThisComputer(self.files.root, self.files.environ, self.uid, answer_s=2.0),
+            surroundings=lambda: self.around,
+            watch_unit=lambda scope: (scope, WatchFile(self.files.root, scope)),
+        )
+        found: DoctorResult = self.box.world.clock.run(Gpumod(self.box.machine(), tools).doctor(NoParams()))
+        assert found.ok == all(check.level in ("ok", "unknown") for check in found.checks)
+        assert all(check.hint for check in found.checks if check.level in ("warning", "problem")), found
+        return found
+
+    def wrong(self) -> dict[str, str]:
+        """What is not well, by name."""
+        return {c.name: f"{c.level}: {c.message} -> {c.hint}" for c in self.doctor().checks if c.level != "ok"}
+
+    def said(self, name: str) -> Check:
+        return next(check for check in self.doctor().checks if check.name == name)
+
+    def adopt(self, manager: str = "system", **fields: Any) -> None:
+        told = {"unit": "theirs.service", "manager": manager}
+        self.box.define(world_service("theirs", 2000, 9009, adopted=Adopted.model_validate(told), **fields))
+
+    def measured(self, service: str, **values: float) -> None:
+        definition = self.box.store.services()[service]
+        key = key_of(definition, self.box.observe().gpus)
+        samples = [
+            Sample.model_validate({"service": service, "key": key, "at": 1.0, "kind": kind, "value": value})
+            for kind, value in values.items()
+        ]
+        self.box.store.add_samples(samples)
+
+
+@pytest.fixture
+def patient(make_box: Callable[..., Any], tmp_path: Path) -> Patient:
+    return Patient(make_box(10_000, define=[WEB, CODE, *MODES]), Computer(tmp_path / "computer"))

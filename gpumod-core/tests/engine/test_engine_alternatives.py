@@ -27,6 +27,8 @@ from gpumod.operations.params import (
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
+pytestmark = pytest.mark.slow
+
 WEB = world_service("web", 3000, 9001)
 CODE = world_service("code", 5000, 9002, context_size=32768, kv_cache_per_1k=60)
 MODES = (world_mode("web", "web"), world_mode("both", "web", "code"), world_mode("off"))

@@ -10,6 +10,8 @@ from gpumod.domain.states import State
 from gpumod.testing.world_drivers import world_mode, world_service
 from gpumod.testing.world_odd import Oddity, odd_offers
 
+pytestmark = pytest.mark.slow
+
 SERVICES = (
     world_service("odd", 2000, 9000, driver="odd", naps=True),
     world_service("host", 0, 9001, driver="odd-host"),

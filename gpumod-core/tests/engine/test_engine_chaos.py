@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from gpumod.domain.mode import Mode
 from gpumod.domain.run import RunStatus
 from gpumod.testing.world import World
 from gpumod.testing.world_drivers import world_mode, world_service
+
+pytestmark = pytest.mark.slow
 
 TOTAL_MB = 12_000
 QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.05, "wake_s": 0.05}

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from gpumod.domain.errors import Failed, HalfWay, MachineLacks, UsageError
+from gpumod.domain.errors import Failed, HalfWay, UsageError
 from gpumod.domain.progress import ProgressKind
 from gpumod.domain.run import RunStatus, StepStatus
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -57,7 +57,7 @@ START_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("service", ["come", "late"])
+@pytest.mark.parametrize("service", ["come", pytest.param("late", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", START_FAULTS)
 def test_a_start_that_fails(box, kind, service):
     value, code, why = START_FAULTS[kind]
@@ -231,6 +231,20 @@ def test_a_game_that_takes_the_memory_is_named(box):
     check_rolled_back(box, outcome)
 
 
+def test_a_stranger_who_was_there_and_takes_more_is_named(box):
+    game, idle = box.world.foreign(100, name="game"), box.world.foreign(100, name="idle")
+
+    def take() -> None:
+        game.mb = 3800
+
+    box.when("stop gone sent", take)
+    outcome = box.switch("new")
+    assert outcome.error.code == "memory-taken"
+    assert f"process game (pid {game.pid}) with 3800 MiB" in outcome.error.why
+    assert f"(pid {idle.pid})" not in outcome.error.why
+    check_rolled_back(box, outcome)
+
+
 def test_a_rollback_that_fails_ends_half_way_and_names_both(box):
     box.when("stop gone sent", lambda: box.world.foreign(6500, name="game"))
     outcome = box.switch("new")
@@ -360,41 +374,9 @@ def test_a_host_that_crashed_leaves_no_member_behind(box):
 # --- refused before the first act -------------------------------------------------------------------------------------
 
 
-def test_a_full_disk(box):
-    box.world.free_disk_mb = 10
-    with pytest.raises(MachineLacks, match="10 MiB left"):
-        box.switch("new")
-    assert box.acts == []
-
-
 def test_options_that_the_driver_does_not_know(box):
     come = next(service for service in SERVICES if service.id == "come")
     box.define(come.model_copy(update={"unit_vars": {"lood_s": 3}}))
     with pytest.raises(UsageError, match="come cannot be started"):
         box.switch("new")
     assert box.acts == []
-
-
-def full():
-    raise MachineLacks("disk-full", "the disk is full", hint="make room")
-
-
-def test_a_disk_that_is_full_for_a_moment_turns_it_back(box):
-    box.when("write delete_handle before", lambda: box.when("write update_step before", full))
-    outcome = box.switch("new")
-    assert outcome.error.code == "disk-full"
-    check_rolled_back(box, outcome)
-
-
-def test_a_disk_that_stays_full_leaves_it_half_way(box):
-    def fill():
-        box.every = lambda label: full() if label.startswith("write") else None
-
-    box.when("start come after", fill)
-    with pytest.raises(HalfWay, match="its journal could not be written"):
-        box.switch("new")
-    box.every = lambda _: None
-    assert box.world.holder is None
-    assert box.recover("rollback").exit_code == 0
-    assert box.world.states() == OLD
-    box.check_sound()

@@ -45,6 +45,13 @@ def test_a_slow_disk_ends_no_start(box: Any, service: str) -> None:
     assert start_s(box, service)[0] > 25
 
 
+def test_a_look_that_fails_is_followed_by_others(box: Any) -> None:
+    for fault, value in (("slow-start", 30), ("reads-slowly", 40), ("look-fails-once", 1)):
+        box.world.fault("web", fault, value)
+    outcome = box.switch("on")
+    assert outcome.status is RunStatus.DONE, outcome.error
+
+
 @BOTH
 def test_without_a_sign_it_is_ended_in_time(box: Any, service: str) -> None:
     box.world.fault(service, "slow-start", 30)

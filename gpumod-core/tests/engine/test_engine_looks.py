@@ -6,11 +6,15 @@ import asyncio
 
 import pytest
 
+from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import RunStatus
 from gpumod.engine.change import change
-from gpumod.engine.planning import Options, Wanted
+from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.preflight import launches, preflight
 from gpumod.operations.targets import target_of_mode
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.plugins.offers import SupervisorOffer
+from gpumod.testing.world_drivers import quiet, world_mode, world_service
+from gpumod.testing.world_parts import WorldSupervisor
 
 SERVICES = [world_service(name, 1000, 9001 + n, load_s=0.2) for n, name in enumerate(("ill", "well", "more"))]
 
@@ -62,3 +66,30 @@ def test_what_misses_two_is_restarted_and_what_missed_one_of_them_is_not(box):
     after = pids(box)
     assert after["well"] == before["well"]
     assert after["ill"] != before["ill"]
+
+
+def test_a_supervisor_that_asks_a_program_before_a_start_keeps_nobody_waiting(make_box):
+    held_up, asked = [], []
+
+    class Asks(WorldSupervisor):
+        def check(self, handle, launch):
+            asked.append(handle.service)
+            try:
+                asyncio.get_running_loop()
+                held_up.append(handle.service)
+            except RuntimeError:
+                pass
+
+    box = make_box(9000, define=SERVICES)
+    box.offers = (SupervisorOffer(name="asks", summary="x", factory=lambda home, *_: Asks(box.world, home, quiet)),)
+    box.settings = {"supervisor": "asks"}
+    machine = box.machine()
+    target = Target(members=(TargetMember(service="ill"),), stop_others=False)
+    planned = plan_for(machine, box.observe(), Wanted(target, machine.store.services()), Options())
+
+    async def look() -> None:
+        await preflight(machine, planned, await launches(machine, planned))
+
+    asyncio.run(look())  # a real loop: the world's has no threads
+    assert held_up == []
+    assert len(asked) == 1

@@ -6,6 +6,8 @@ import pytest
 
 from gpumod.testing.world_drivers import world_mode, world_service
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"load_s": 0.1, "stop_s": 0.03}
 GONE = world_service("gone", 6000, 9000, **QUICK)
 COME = world_service("come", 5000, 9001, **QUICK)
@@ -53,7 +55,6 @@ def test_at_every_report_of_a_run_that_goes_well(box):
     box.check_sound()
 
 
-@pytest.mark.slow
 def test_at_every_report_of_a_run_that_turns_back(box):
     box.world.fault("come", "die-after", 0.05)
     assert box.switch("new").exit_code == 6

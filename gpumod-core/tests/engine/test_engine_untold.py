@@ -10,6 +10,8 @@ from gpumod.domain.sharing import Claim, share_out
 from gpumod.domain.states import Action
 from gpumod.testing.world_drivers import world_mode, world_service
 
+pytestmark = pytest.mark.slow
+
 CLAIMS = st.dictionaries(
     st.sampled_from("abcdef"), st.builds(Claim, st.integers(0, 9000), st.integers(0, 9000)), max_size=6
 )

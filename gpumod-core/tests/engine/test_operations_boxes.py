@@ -299,6 +299,17 @@ def test_what_is_named_elsewhere_is_not_removed(box: Any) -> None:
     assert caught.value.info.hint == "`gpumod switch on` first, or name it in the document too"
 
 
+def test_the_mode_after_a_boot_comes_and_goes_with_the_document(box: Any, make_box: Any) -> None:
+    ask(box, "settings_set", SettingWrite(key="boot_mode", value="web"))
+    apply(fresh := make_box(8000), text := export(box))
+    assert fresh.store.settings()["boot_mode"] == "web"
+    with pytest.raises(UsageError) as caught:
+        apply(box, without(text, "modes", "web"), prune=True)
+    assert "mode 'web'" in caught.value.info.why
+    apply(box, without(text, "modes", "web").replace("boot_mode: web", ""), prune=True)
+    assert ("web" in box.store.modes(), "boot_mode" in box.store.settings()) == (False, False)
+
+
 def test_what_runs_is_removed_only_after_it_was_stopped(box: Any) -> None:
     box.start("extra")
     text = without(export(box), "services", "extra")

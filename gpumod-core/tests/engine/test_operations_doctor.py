@@ -4,99 +4,22 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpumod.adapters.checkup import ThisComputer
-from gpumod.domain.adopted import Adopted
-from gpumod.domain.run import Sample
 from gpumod.domain.service import Service
-from gpumod.engine.footprints import key_of
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import NoParams
-from gpumod.operations.results import Check, DoctorResult
 from gpumod.operations.watch_results import WatchParams
 from gpumod.plugins.offers import SleepStrategyOffer
 from gpumod.ports import Holder
-from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
-from gpumod.testing.computer import Computer
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import Nap, world_mode, world_service
 from gpumod.testing.world_odd import Oddity, odd_offers
 
 WEB = world_service("web", 3000, 9001)
-CODE = world_service("code", 5000, 9002, naps=True)
-MODES = (world_mode("web", "web"), world_mode("both", "web", "code"), world_mode("off"))
-
-
-class Around:
-    """Nothing but what a test puts there."""
-
-    def __init__(self) -> None:
-        self.units: dict[str, UnitFacts] = {}
-
-    def unit(self, name: str, manager: str) -> UnitFacts | None:
-        return self.units.get(name)
-
-    def process(self, pid: int) -> ProcessFacts | None:
-        return None
-
-    def programs(self, names: tuple[str, ...], settings: object) -> tuple[ProgramFound, ...]:
-        return ()
-
-
-class Patient:
-    """A world, a computer of small files, and the doctor."""
-
-    def __init__(self, box: Any, files: Computer) -> None:
-        self.box, self.files = box, files
-        self.around = Around()
-        self.uid = os.geteuid()
-        self.watch_unit = files.root / "watch.service"
-        box.home.chmod(0o700)
-
-    def doctor(self) -> DoctorResult:
-        tools = bare_tools(
-            checkup=lambda: ThisComputer(self.files.root, self.files.environ, self.uid, answer_s=2.0),
-            surroundings=lambda: self.around,
-            watch_unit=lambda scope: (scope, self),
-        )
-        found: DoctorResult = self.box.world.clock.run(Gpumod(self.box.machine(), tools).doctor(NoParams()))
-        assert found.ok == all(check.level in ("ok", "unknown") for check in found.checks)
-        assert all(check.hint for check in found.checks if check.level in ("warning", "problem")), found
-        return found
-
-    @property
-    def path(self) -> Path:
-        return self.watch_unit
-
-    def wrong(self) -> dict[str, str]:
-        """What is not well, by name."""
-        return {c.name: f"{c.level}: {c.message} -> {c.hint}" for c in self.doctor().checks if c.level != "ok"}
-
-    def said(self, name: str) -> Check:
-        return next(check for check in self.doctor().checks if check.name == name)
-
-    def adopt(self, manager: str = "system", **fields: Any) -> None:
-        told = {"unit": "theirs.service", "manager": manager}
-        self.box.define(world_service("theirs", 2000, 9009, adopted=Adopted.model_validate(told), **fields))
-
-    def measured(self, service: str, **values: float) -> None:
-        definition = self.box.store.services()[service]
-        key = key_of(definition, self.box.observe().gpus)
-        samples = [
-            Sample.model_validate({"service": service, "key": key, "at": 1.0, "kind": kind, "value": value})
-            for kind, value in values.items()
-        ]
-        self.box.store.add_samples(samples)
-
-
-@pytest.fixture
-def patient(make_box: Callable[..., Any], tmp_path: Path) -> Patient:
-    return Patient(make_box(10_000, define=[WEB, CODE, *MODES]), Computer(tmp_path / "computer"))
+Patient = Any
+"""Of conftest."""
 
 
 def test_a_machine_on_which_nothing_is_wrong(patient: Patient) -> None:
@@ -201,6 +124,14 @@ def test_services_that_listen_for_the_network(patient: Patient) -> None:
     patient.box.settings["bind_host"] = "0.0.0.0"
     assert list(patient.wrong()) == ["network"]
     assert "opens every service to the network" in patient.wrong()["network"]
+
+
+def test_what_may_put_its_model_away_by_itself_is_not_called_wrong(patient: Patient) -> None:
+    patient.box.define(WEB.model_copy(update={"unit_vars": {**WEB.unit_vars, "unloads": True}}))
+    patient.box.switch("both")
+    patient.box.world.alive()["web"].mb = {}
+    assert patient.said("service web").level == "unknown"
+    assert "put its model away itself" in patient.said("service web").message
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------
@@ -308,10 +239,13 @@ def test_suspend(patient: Patient) -> None:
     patient.box.settings["boot_mode"] = "web"
     assert "is to serve from boot on, and may go to sleep" in patient.wrong()["suspend"]
     del patient.box.settings["boot_mode"]
-    patient.files.write("watch.service")  # `gpumod watch` is installed
+    patient.files.write("system-watch.service")  # `gpumod watch` is installed
+    assert "watch" not in patient.wrong()
     assert "suspend" in patient.wrong()
     patient.files.unit("system", "sleep.target", LoadState="masked")
     assert "suspend" not in patient.wrong()
+    patient.files.write("user-watch.service")
+    assert patient.wrong()["watch"].endswith("-> one is enough; gpumod watch --uninstall --manager user")
 
 
 def test_what_gpus_hold_over_a_suspend(patient: Patient) -> None:

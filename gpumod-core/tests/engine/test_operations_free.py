@@ -329,7 +329,7 @@ def alone(box: Any) -> Any:
 
 
 @pytest.mark.parametrize(("operation", "params"), TAKEN)
-@pytest.mark.parametrize("over", [False, True])
+@pytest.mark.parametrize("over", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_a_lease_is_to_bring_back_is_not_removed(alone: Any, operation: str, params: Any, over: bool) -> None:
     free(alone, 4000, pid=os.getpid() if over else None)
     alone.world.gone |= {os.getpid()} if over else set()

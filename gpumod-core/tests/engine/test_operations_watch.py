@@ -1,4 +1,4 @@
-"""`watch` over a world: what ended by itself comes back, what was ended by hand does not, a boot is no crash."""
+"""`watch` over a world: what ended by itself comes back, what was ended by hand does not."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import Failed, UnknownName
+from gpumod.cli.exits import exit_code_of
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.mode import Want
-from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ModeDelete, SettingWrite
-from gpumod.operations.watch_results import WatchParams, WatchResult
+from gpumod.domain.run import Handle
+from gpumod.plugins.offers import SupervisorOffer
 from gpumod.ports import Holder
-from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world import Proc, Recipe
+from gpumod.testing.world_drivers import quiet, world_mode, world_service
+from gpumod.testing.world_parts import WorldSupervisor
 
 QUICK = {"load_s": 0.2, "stop_s": 0.05}
 SERVICES = (
@@ -33,44 +34,18 @@ def box(make_box: Any) -> Any:
     return make_box(8000, define=[*SERVICES, *MODES])
 
 
-def ask(box: Any, operation: str, params: Any) -> Any:
-    return box.world.clock.run(getattr(Gpumod(box.machine(), bare_tools()), operation)(params))
-
-
-def look(box: Any, before: WatchResult | None = None) -> WatchResult:
-    result: WatchResult = ask(box, "watch", WatchParams(held=before.held if before else {}))
-    return result
-
-
-def pass_time(box: Any, seconds: float) -> None:
-    box.world.clock.run(box.world.clock.sleep(seconds))
-
-
-def crash(box: Any, service: str) -> None:
-    box.world.crash(service, 9)
-    box.settled()
-
-
-def boot(box: Any, number: int = 2) -> None:
-    """The machine goes down and comes up again: all processes are gone."""
-    while box.world.alive():
-        box.world.crash(next(iter(box.world.alive())), -9)
-    box.settled()
-    box.world.boot = number
-
-
 def test_nothing_is_done_where_nothing_is_wrong(box: Any) -> None:
-    assert look(box).mended == ()
+    assert box.look().mended == ()
     box.switch("on")
-    seen = look(box)
+    seen = box.look()
     assert (seen.mode, seen.whole, seen.mended, seen.notes) == ("on", True, (), ())
     assert seen.held["nap"].vram_mb == 4000
 
 
 def test_what_ended_by_itself_is_started_again_and_why_is_said(box: Any) -> None:
     box.switch("on")
-    crash(box, "base")
-    seen = look(box)
+    box.crash("base")
+    seen = box.look()
     (done,) = seen.mended
     assert (done.what, done.subject, done.error) == ("restart", "base", None)
     assert done.why == "base: it exited with code 9"
@@ -81,9 +56,9 @@ def test_what_ended_by_itself_is_started_again_and_why_is_said(box: Any) -> None
 
 def test_what_was_stopped_by_hand_stays_so(box: Any) -> None:
     box.switch("on")
-    look(box)
+    box.look()
     box.stop("nap")
-    seen = look(box)
+    seen = box.look()
     assert (seen.mended, seen.whole) == ((), False)
     assert box.world.states() == {"base": "ready", "front": "ready"}
 
@@ -91,25 +66,25 @@ def test_what_was_stopped_by_hand_stays_so(box: Any) -> None:
 def test_what_is_not_of_the_mode_is_left_alone(box: Any) -> None:
     box.switch("off")
     box.start("nap")
-    look(box)
-    crash(box, "nap")
-    assert look(box).mended == ()
+    box.look()
+    box.crash("nap")
+    assert box.look().mended == ()
 
 
 def test_a_member_that_slept_sleeps_again(box: Any) -> None:
     box.switch("on")
     box.start("nap", want=Want.ASLEEP)
     box.define(world_mode("on", "front", "nap:asleep"))
-    crash(box, "nap")
-    assert look(box).mended[0].subject == "nap"
+    box.crash("nap")
+    assert box.look().mended[0].subject == "nap"
     assert box.world.states()["nap"] == "asleep"
 
 
 def test_a_host_comes_back_with_its_members(box: Any) -> None:
     box.switch("hosted")
-    look(box)
-    crash(box, "router")
-    seen = look(box)
+    box.look()
+    box.crash("router")
+    seen = box.look()
     assert seen.mended[0].subject == "guest, router"
     assert seen.whole
     box.check_sound()
@@ -117,26 +92,26 @@ def test_a_host_comes_back_with_its_members(box: Any) -> None:
 
 def test_it_is_restarted_a_few_times_and_then_left_alone(box: Any) -> None:
     box.switch("on")
-    look(box)
+    box.look()
     tries = 0
     for _ in range(40):
         if "nap" in box.world.alive():
-            crash(box, "nap")
-        tries += len(look(box).mended)
-        pass_time(box, 5)
+            box.crash("nap")
+        tries += len(box.look().mended)
+        box.pass_time(5)
     assert tries == 3
-    (note,) = look(box).notes
+    (note,) = box.look().notes
     assert "nap is left alone, it was restarted 3 times within an hour (it exited with code 9)" in note
     assert "gpumod service start nap" in note
-    pass_time(box, 3600)
-    assert look(box).whole
+    box.pass_time(3600)
+    assert box.look().whole
 
 
 def test_a_restart_that_does_not_fit_is_told(box: Any) -> None:
     box.switch("on")
-    crash(box, "nap")
+    box.crash("nap")
     box.world.foreign(5000)
-    seen = look(box)
+    seen = box.look()
     assert seen.mended[0].error is not None
     assert seen.mended[0].error.code == "does-not-fit"
     assert not seen.whole
@@ -144,163 +119,154 @@ def test_a_restart_that_does_not_fit_is_told(box: Any) -> None:
 
 def test_somebody_at_work_goes_first(box: Any) -> None:
     box.switch("on")
-    look(box)
-    crash(box, "nap")
+    box.look()
+    box.crash("nap")
     box.world.holder = Holder(pid=7, user="somebody", command="switch off", home="/h", since=0.0)
-    assert look(box).mended == ()
+    assert box.look().mended == ()
     box.world.holder = None
-    assert look(box).mended[0].subject == "nap"
+    assert box.look().mended[0].subject == "nap"
 
 
 def test_an_open_run_is_left_to_a_person(box: Any) -> None:
     box.switch("on")
-    look(box)
+    box.look()
     box.stop("nap")
     box.world.fault("nap", "die-after", 0.1)
     assert box.start("nap", rollback=False).exit_code == 7
-    seen = look(box)
+    box.world.holder = Holder(pid=7, user="ann", command="service start nap", home=str(box.home), since=0.0)
+    seen = box.look()
+    assert (seen.mended, seen.notes, exit_code_of(seen)) == ((), (), 0)  # somebody is at it
+    box.world.holder = None
+    seen = box.look()
     assert seen.mended == ()
     assert "is not closed: gpumod recover" in seen.notes[0]
+    assert exit_code_of(seen) == 1
+
+
+def test_the_exit_status_of_one_look_tells_whether_a_person_has_to_look(box: Any) -> None:
+    assert exit_code_of(box.look()) == 0  # no mode is current
+    box.switch("on")
+    assert exit_code_of(box.look()) == 0
+    box.crash("nap")
+    assert exit_code_of(box.look()) == 0  # mended
+    box.stop("nap")
+    assert exit_code_of(box.look()) == 1
+    box.world.holder = Holder(pid=7, user="ann", command="switch on", home=str(box.home), since=0.0)
+    assert exit_code_of(box.look()) == 0  # not whole yet
 
 
 def test_what_loses_its_gpu_is_restarted(box: Any) -> None:
     box.switch("on")
-    before = look(box)
+    before = box.look()
     box.world.alive()["nap"].mb.clear()  # a reset of the card: the process lives, and answers
-    seen = look(box, before)
+    seen = box.look(before)
     assert "lost its 4000 MiB" in seen.mended[0].why
     assert box.world.managed_mb()["nap"] == 4000
-    assert look(box, seen).mended == ()
+    assert box.look(seen).mended == ()
 
 
-# --- boot -----------------------------------------------------------------------------------------------------------
-
-
-def test_after_a_boot_the_mode_is_brought_up_by_a_plan(box: Any) -> None:
-    box.settings["boot_mode"] = "on"
-    box.switch("hosted")
-    look(box)
-    boot(box)
-    seen = look(box)
-    (done,) = seen.mended
-    assert (done.what, done.subject, done.error) == ("boot", "on", None)
-    assert (seen.mode, seen.whole) == ("on", True)
-    assert next(s.service for s in done.change.steps if s.action == "start") == "base"
-    assert look(box).mended == ()
-    box.check_sound()
-
-
-def test_the_last_mode_comes_back(box: Any) -> None:
-    box.settings["boot_mode"] = "@last"
-    box.switch("hosted")
-    look(box)
-    boot(box)
-    assert (look(box).mended[0].subject, box.store.current_mode()) == ("hosted", "hosted")
-
-
-def test_without_a_boot_mode_nothing_comes_up(box: Any) -> None:
+def test_what_loses_its_gpu_while_somebody_is_at_work_is_restarted_later(box: Any) -> None:
     box.switch("on")
-    look(box)
-    boot(box)
-    assert look(box).mended == ()
-    assert box.world.states() == {}
-    box.settings["boot_mode"] = "on"  # set later: the next boot is meant
-    assert look(box).mended == ()
-
-
-def test_the_first_watch_of_a_machine_at_work_is_no_boot(box: Any) -> None:
-    box.settings["boot_mode"] = "hosted"
-    box.switch("on")
-    assert look(box).mended == ()
-    crash(box, "nap")
-    assert look(box).mended[0].what == "restart"
-
-
-class Unit:
-    """Stands where systemd's unit of `watch` is."""
-
-    name, path = "gpumod.service", Path("/units/gpumod.service")
-
-    def __init__(self) -> None:
-        self.there = False
-
-    async def install(self) -> bool:
-        was, self.there = self.there, True
-        return not was
-
-    async def uninstall(self) -> bool:
-        was, self.there = self.there, False
-        return was
-
-    def advice(self) -> tuple[str, ...]:
-        return ("linger",)
-
-
-def test_installing_it_is_no_boot(box: Any) -> None:
-    unit = Unit()
-
-    def set_up(**what: bool) -> WatchResult:
-        tools = bare_tools(
-            watch_unit=lambda scope: (scope or "user", unit), from_environment={"vllm_bin": "GPUMOD_VLLM_BIN"}
-        )
-        made: WatchResult = box.world.clock.run(Gpumod(box.machine(), tools).watch(WatchParams(**what)))
-        return made
-
-    made = set_up(install=True).unit
-    assert made is not None
-    assert (made.installed, made.changed, made.manager, unit.there) == (True, True, "user", True)
-    assert made.notes[0] == "linger"
-    assert "settings set boot_mode" in made.notes[1]
-    assert made.notes[2].startswith("vllm_bin comes from the environment here")
-    box.settings["boot_mode"] = "on"
-    assert look(box).mended == ()
-    boot(box)
-    assert look(box).mended[0].what == "boot"
-    gone = set_up(uninstall=True).unit
-    assert gone is not None
-    assert (gone.installed, gone.changed, unit.there) == (False, True, False)
-    assert box.world.states() != {}
-
-
-def test_a_boot_in_the_middle_of_a_switch(box: Any) -> None:
-    box.settings["boot_mode"] = "on"
-    box.switch("on")
-    look(box)
-    left = []
-    box.when("start router after", lambda: left.append(box.copy("cut")))
-    box.switch("hosted")
-    cut = left[0]
-    cut.settings["boot_mode"] = "on"
-    assert cut.store.open_run() is not None
-    boot(cut)
-    seen = look(cut)
-    assert [m.what for m in seen.mended] == ["recover", "boot"]
-    assert (seen.mode, seen.whole, cut.store.open_run()) == ("on", True, None)
-    cut.check_sound()
-    cut.close()
+    before = box.look()
+    box.world.alive()["nap"].mb.clear()
+    box.world.holder = Holder(pid=7, user="somebody", command="switch off", home="/h", since=0.0)
+    busy = box.look(before)
+    assert busy.mended == ()
+    box.world.holder = None
+    done = box.look(busy)
+    assert "lost its 4000 MiB" in done.mended[0].why
+    assert box.world.managed_mb()["nap"] == 4000
+    assert box.look(done).mended == ()
 
 
 @pytest.mark.slow
-def test_a_boot_mode_that_does_not_fit_is_tried_again_and_given_up(box: Any) -> None:
-    box.settings["boot_mode"] = "on"
+def test_a_second_loss_right_after_the_first_is_mended_too(box: Any) -> None:
     box.switch("on")
-    look(box)
-    boot(box)
-    box.world.foreign(6000)
-    tries, notes = 0, []
-    for _ in range(400):
-        seen = look(box)
+    seen = box.look()
+    box.world.alive()["nap"].mb.clear()
+    seen = box.look(seen)
+    tries = 0
+    box.world.alive()["nap"].mb.clear()
+    for _ in range(10):  # it is too early for the first of these
+        seen = box.look(seen)
         tries += len(seen.mended)
-        notes += seen.notes
-        pass_time(box, 10)
-    assert tries == 12
-    assert notes == ["on is given up after 12 tries: gpumod switch, when it can be"]
+        box.pass_time(5)
+    assert tries == 1
+    assert box.world.managed_mb()["nap"] == 4000
 
 
-def test_the_boot_mode_is_a_mode_that_is_there(box: Any) -> None:
-    with pytest.raises(UnknownName):
-        ask(box, "settings_set", SettingWrite(key="boot_mode", value="oon"))
-    assert ask(box, "settings_set", SettingWrite(key="boot_mode", value="@last")).value == "@last"
-    box.settings["boot_mode"] = "hosted"
-    with pytest.raises(Failed, match="what comes up after a boot"):
-        ask(box, "mode_delete", ModeDelete(mode="hosted"))
+def test_a_loss_that_comes_with_a_fault_of_the_card_is_seen_when_the_card_is_back(box: Any) -> None:
+    box.switch("on")
+    before = box.look()
+    box.world.alive()["nap"].mb.clear()
+    box.world.lost.add(0)
+    gone = box.look(before)
+    assert gone.mended == ()
+    box.world.lost.clear()
+    assert "lost its 4000 MiB" in box.look(gone).mended[0].why
+
+
+def test_what_was_put_to_sleep_meanwhile_has_lost_nothing(box: Any) -> None:
+    box.switch("on")
+    seen = box.look()
+    box.start("nap", want=Want.ASLEEP)
+    box.world.alive()["nap"].mb.clear()
+    seen = box.look(seen)
+    box.world.alive()["nap"].state = "ready"
+    assert (seen.mended, box.look(seen).mended) == ((), ())
+
+
+@pytest.mark.slow
+def test_a_loss_that_cannot_be_mended_is_told_in_the_end(box: Any) -> None:
+    box.switch("on")
+    seen = box.look()
+    box.world.alive()["nap"].mb.clear()
+    box.world.foreign(5000)
+    errors = []
+    for _ in range(30):
+        seen = box.look(seen)
+        errors += [done.error.code for done in seen.mended]
+        box.pass_time(10)
+    assert errors == ["does-not-fit"] * 3
+    assert "nap is left alone, it was restarted 3 times" in seen.notes[0]
+
+
+def test_what_puts_its_model_away_by_itself_has_lost_nothing(box: Any) -> None:
+    box.define(world_service("lazy", 2000, 9006, unloads=True, **QUICK), world_mode("on", "lazy"))
+    box.switch("on")
+    before = box.look()
+    box.world.alive()["lazy"].mb.clear()
+    seen = box.look(before)
+    assert (seen.mended, seen.notes) == ((), ())
+    box.crash("lazy")  # what ends is another thing
+    assert box.look(seen).mended[0].subject == "lazy"
+
+
+class Theirs(WorldSupervisor):
+    """Keeps processes that somebody else started, as those of the adopted are kept: by their pid."""
+
+    name = "adopted-process"
+
+    def _find(self, handle: Handle) -> Proc | None:
+        return self.world.procs.get(handle.launched.adopted.pid if handle.launched.adopted else 0)
+
+
+def test_what_was_adopted_is_not_restarted(box: Any) -> None:
+    proc = box.world.spawn("ollama", "theirs", Recipe(vram_mb=2000, load_s=0.1), (0,), port=9007)
+    box.settled()
+    told = Adopted(pid=proc.pid, identity="theirs")
+
+    def keeper(home: Path, *_: object) -> Theirs:
+        return Theirs(box.world, home, quiet)
+
+    box.offers = (SupervisorOffer(name="adopted-process", summary="theirs", factory=keeper),)
+    box.define(world_service("ollama", 2000, 9007, adopted=told), world_mode("on", "ollama", "nap"))
+    box.switch("on")
+    before = box.look()
+    assert before.held["ollama"].vram_mb == 2000
+    proc.mb.clear()  # its keep_alive is over
+    seen = box.look(before)
+    assert (seen.mended, seen.notes) == ((), ())
+    assert proc.alive
+    box.crash("ollama")
+    assert box.look(seen).mended == ()

@@ -17,6 +17,13 @@ KNOWN = {"--port": Flag("port", "int"), "-c": Flag("size", "int"), "--fast-one":
         ("env", "A=b", "nice", "-n", "5", "vllm", "serve", "m"),
         ("bash", "-lc", "cd /srv && exec vllm serve m"),
         ("/bin/sh", "-c", "vllm serve 'm'"),
+        ("/bin/bash", "-e", "/opt/vllm", "serve", "m"),
+        ("sh", "-c", "HF_HOME=/m nohup vllm serve m"),
+        ("/venv/bin/python3.12", "-u", "-X", "dev", "/venv/bin/vllm", "serve", "m"),
+        ("sudo", "-E", "-u", "ann", "numactl", "-N", "0", "--membind=0", "vllm", "serve", "m"),
+        ("taskset", "-c", "0-3", "timeout", "-s", "INT", "1h", "vllm", "serve", "m"),
+        ("uv", "run", "--with", "x", "--", "vllm", "serve", "m"),
+        ("/opt/conda/bin/python", "/opt/conda/bin/conda", "run", "-n", "ai", "vllm", "serve", "m"),
     ],
 )
 def test_the_program_is_found_behind_what_starts_it(argv: tuple[str, ...]) -> None:
@@ -33,10 +40,29 @@ def test_the_program_is_found_behind_what_starts_it(argv: tuple[str, ...]) -> No
         ("sh", "-c", "vllm serve m | tee log"),
         ("sh", "-c", "vllm serve 'm"),
         ("tail", "-f", "vllm.log"),
+        ("tmux", "new", "-s", "vllm"),
+        ("SCREEN", "-S", "vllm", "vllm", "serve", "m"),
+        ("make", "-j8", "vllm"),
+        ("sudo", "docker", "run", "image", "vllm", "serve", "m"),
+        ("env", "A=b", "make", "vllm"),
+        ("nice", "-n", "vllm", "make"),
+        ("python3", "download.py", "vllm"),
+        ("python3", "-c", "import x", "vllm"),
+        ("python3", "-m", "pip", "install", "vllm"),
+        ("uv", "pip", "install", "vllm"),
+        ("uv", "add", "vllm"),
+        ("sudo", "tail", "-f", "/var/log/vllm"),
+        ("sh", "deploy.sh", "vllm"),
     ],
 )
 def test_what_cannot_be_read_is_not_guessed(argv: tuple[str, ...]) -> None:
     assert words_from(argv, "vllm") is None
+
+
+def test_a_module_that_python_runs_is_a_program() -> None:
+    argv = ("nice", "python3", "-I", "-m", "acme.server", "--port", "1")
+    assert words_from(argv, "acme.server") == ("acme.server", "--port", "1")
+    assert words_from(("docker", "run", "image", *argv), "acme.server") is None
 
 
 def test_flags_in_all_their_forms() -> None:

@@ -57,7 +57,10 @@ def test_health_time_and_what_is_left_out() -> None:
         ({"cmd": "x ${env.NOTHING}"}, "variable NOTHING is not set"),
         ({"cmd": "x ${a}", "macros": {"a": "${b}", "b": "${a}"}}, "circle"),
         ({"cmd": "x 'open"}, "cannot be read"),
+        ({"cmd": "x ${m40}", "macros": {f"m{n + 1}": f"${{m{n}}}" * 2 for n in range(40)} | {"m0": "x"}}, "more than"),
         ({"cmd": "x", "proxy": "http://far:1"}, "not this machine"),
+        ({"cmd": ["x"]}, "a list or a mapping"),
+        ({"cmd": "x ${a}", "macros": {"a": ["x"]}}, "a list or a mapping"),
         ("x", "no mapping"),
     ],
 )

@@ -183,12 +183,14 @@ def test_a_home_without_templates_of_its_own(tmp_path):
     assert caught.value.code == "unknown-template"
 
 
-@pytest.mark.parametrize("name", ["vlm.service.j2", "../own.j2", "sub/../../own.j2", "offered"])
+@pytest.mark.parametrize("name", ["vlm.service.j2", "vlm", "vllm", "../own.j2", "sub/../../own.j2", "offered"])
 def test_what_is_not_there_is_told_with_what_is(house, name):
     with pytest.raises(UnknownName) as caught:
         Templates(house, [house / "offered"]).render(name, name="x")
     assert caught.value.code == "unknown-template"
     assert str(house / "templates") in caught.value.info.why
+    assert "vllm.service.j2" in caught.value.info.hint
+    assert (caught.value.info.hint == "did you mean vllm.service.j2?") == name.startswith("vl")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,7 @@ def test_a_bad_template_is_told_not_shown_as_a_traceback(house, source, why):
         Templates(house).render("bad.j2", name="x", some=[])
     assert caught.value.code == "bad-template"
     assert why in caught.value.info.why
+    assert "docs/templates.md lists its variables" in caught.value.info.hint
 
 
 def test_an_own_file_that_cannot_be_read(house):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,11 +28,13 @@ PARENT = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF
 @pytest.fixture
 def theirs() -> Iterator[subprocess.Popen[str]]:
     """A process with a child that does not hear SIGTERM."""
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as process:
+    argv = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield process
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # both are gone where the test stopped them
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def handle_of(pid: int, identity: str) -> Handle:

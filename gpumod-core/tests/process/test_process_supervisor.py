@@ -40,6 +40,19 @@ async def test_a_stray_that_lost_its_shim_is_ended_with_all_its_workers(machine:
     assert list(await machine.another().strays([])) == []  # nothing is left to keep it company
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's home")
+async def test_root_starts_nothing_of_another_users_home(machine: Any) -> None:
+    """It would run with root's rights, and what it writes would be root's."""
+    machine.home.mkdir(exist_ok=True)
+    os.chown(machine.home, 12345, 12345)
+    with pytest.raises(MachineLacks, match="would run as root") as caught:
+        machine.supervisor.check(machine.handle(), machine.launch(SLEEPER))
+    assert "systemd-system" in caught.value.info.hint
+    with pytest.raises(MachineLacks, match="#12345"):
+        await machine.start(SLEEPER)
+    assert list(machine.home.iterdir()) == []
+
+
 def nurseries() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "nursery.py" in " ".join(child.cmdline())]
 

@@ -17,6 +17,8 @@ from gpumod.domain.errors import MachineLacks
 from gpumod.domain.run import Event
 from gpumod.domain.service import Service
 
+pytestmark = pytest.mark.slow
+
 EVENT = Event(at=1.0, kind="test", subject="it")
 CHAT = Service(id="chat", driver="llamacpp", port=7800)
 
@@ -178,7 +180,6 @@ def test_on_a_full_disk_what_a_killed_process_wrote_last_is_read(tmp_path: Path)
     assert done.stdout.strip() == "{'last': 'x'} False", done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_on_a_full_disk_another_programs_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     code = """

@@ -186,6 +186,7 @@ def in_eight_processes(body: str, *args: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_eight_processes_make_the_database_and_write_at_once(tmp_path: Path) -> None:
     path = tmp_path / "home" / "gpumod.db"
     in_eight_processes(WRITE, path)

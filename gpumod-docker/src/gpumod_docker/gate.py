@@ -6,11 +6,12 @@ whoever made it, and lets pass what is in this list alone (SEC-D7, SEC-D8, SEC-D
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpumod.api import UsageError
+from gpumod.api import MachineLacks, UsageError
 from gpumod_docker.definition import SECURITY
 from gpumod_docker.mounts import refuse_source
 from gpumod_docker.ports import LOOPBACK
@@ -33,6 +34,19 @@ EXACTLY: Mapping[str, Any] = {
 CHECKED = frozenset({
     "PortBindings", "Mounts", "ReadonlyRootfs", "LogConfig", "ShmSize", "Memory", "Ulimits", "DeviceRequests",
 })  # fmt: skip
+
+
+def refuse_anothers(home: Path, service: str) -> None:
+    """Raise MachineLacks `anothers-home` where root would mount, with its own rights, what another user's home says."""
+    owner = home.stat().st_uid if home.exists() else 0
+    if os.geteuid() != 0 or owner == 0:
+        return
+    raise MachineLacks(
+        "anothers-home",
+        f"service {service} is not started: its folders would be mounted by root, and its home is of user {owner}",
+        why=f"user {owner} says in {home} which folders of this machine a container gets",
+        hint="run gpumod as that user, who may ask the engine when in the group docker",
+    )
 
 
 def refuse_unsafe(

@@ -33,7 +33,7 @@ from gpumod_docker.containers import Containers
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of, uses_folder
 from gpumod_docker.environment import refuse_names
 from gpumod_docker.folder import ServiceFolder
-from gpumod_docker.gate import refuse_unsafe
+from gpumod_docker.gate import refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
 from gpumod_docker.mounts import Volume, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
@@ -90,7 +90,11 @@ class DockerSupervisor:
             return (self._home,)
 
     def _wanted(self, handle: Handle, launch: Launch, told: Mapping[str, str]) -> tuple[Wanted, Config]:
-        """What is to run, and a first draft of its definition. Raises UsageError, Failed `missing-folder`."""
+        """What is to run, and a first draft of its definition.
+
+        Raises UsageError, Failed `missing-folder`, MachineLacks `anothers-home`.
+        """
+        refuse_anothers(self._home, handle.service)
         service, folder = handle.launched, ServiceFolder(self._home, handle.service)
         try:
             options = container_options(service)

@@ -33,7 +33,10 @@ class FastApiDriver:
         check(service)
 
     def capabilities(self, service: Service) -> Capabilities:
-        return Capabilities(sleep_levels=(HTTP_LEVEL,) if service.sleep_mode == HTTP_LEVEL else ())
+        return Capabilities(
+            sleep_levels=(HTTP_LEVEL,) if service.sleep_mode == HTTP_LEVEL else (),
+            unloads_itself=fastapi_options(service).unloads_itself,
+        )
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         """The command, filled in; the port is in the environment as PORT too. Raises ValueError."""

@@ -29,6 +29,7 @@ class FastApiOptions(Options):
     stop_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     sleep_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     wake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    unloads_itself: bool = False
 
 
 def fastapi_options(service: Service) -> FastApiOptions:

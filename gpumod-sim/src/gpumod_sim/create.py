@@ -43,7 +43,10 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
     yet, a card without memory, or a machine that has other cards, and a folder that
     holds other things or cannot be written to.
     """
-    there = Machine(str(folder.absolute())).exists()
+    try:
+        there = Machine(str(folder.absolute())).exists()
+    except OSError as error:
+        raise _bad_folder(folder, error) from error
     if any(total_mb <= 0 for _, total_mb in gpus) or not (gpus or there):
         hint = 'say for instance "RTX 4090:24564"'
         raise UsageError("bad-gpus", "a simulated machine needs GPUs with memory", hint=hint)
@@ -83,12 +86,16 @@ def _make_folders(folder: Path) -> None:
         for path in (folder, folder / "bin", folder / "libexec"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            "bad-folder",
-            f"no simulated machine can be made in {folder}",
-            why=str(error),
-            hint="name a folder that you may write to",
-        ) from error
+        raise _bad_folder(folder, error) from error
+
+
+def _bad_folder(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        "bad-folder",
+        f"no simulated machine can be made in {folder}",
+        why=str(error),
+        hint="name a folder that you may write to",
+    )
 
 
 def foreign_program(folder: str, name: str) -> str:

@@ -12,7 +12,7 @@ DEFAULT_PORT = 8000
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # what vLLM listens on where it is not told
 DEFAULT_UTILIZATION = 0.92
 """vLLM's own (0.90 in older ones, of which this is the safe side)."""
-SERVERS = frozenset({"vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server"})
+SERVERS = ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.api_server")
 KNOWN = {
     "--model": Flag("model"),
     "--port": Flag("port", "int"),
@@ -73,8 +73,8 @@ def _arguments(argv: tuple[str, ...]) -> tuple[tuple[str, ...] | None, dict[str,
     words = words_from(argv, "vllm")
     if words is not None and words[1:2] == ("serve",):
         return words[2:], {"vllm_bin": words[0]} if "/" in words[0] else {}
-    found = [n for n, word in enumerate(argv) if word in SERVERS and argv[n - 1] == "-m"]
-    return (argv[found[0] + 1 :] if found else None), {}
+    modules = (words_from(argv, module) for module in SERVERS)
+    return next((words[1:] for words in modules if words is not None), None), {}
 
 
 def _place(spans: int, command: CommandLine) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from gpumod.domain.base import has_control_characters
+from gpumod.domain.secrets import split, why_no_variable
+
 NAMES = frozenset(
     [
         *("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "PATH", "LD_LIBRARY_PATH"),
@@ -21,6 +24,8 @@ NAMES = frozenset(
 PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "HF_", "OMP_")
 NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"})
 SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "KEY", "AUTH")
+OF_A_SESSION = frozenset({"TMPDIR", "XDG_RUNTIME_DIR"})
+"""Folders that may not be there before anybody has logged in."""
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -29,6 +34,14 @@ def inherited(environ: Mapping[str, str], bin_path: str | None) -> dict[str, str
     kept = {name: value for name, value in environ.items() if _is_inherited(name, value)}
     kept["PATH"] = search_path(environ, bin_path)
     return kept
+
+
+def lasting(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What services inherit of `environ`, and would have to after a boot too, for a file that everybody may read; and
+    the names of what they inherit and such a file should not hold."""
+    found = inherited(environ, None)
+    public = {name: value for name, value in found.items() if name not in OF_A_SESSION and _is_public(name, value)}
+    return public, tuple(sorted(found.keys() - public.keys() - {"XDG_RUNTIME_DIR"}))  # which systemd tells
 
 
 def search_path(environ: Mapping[str, str], bin_path: str | None) -> str:
@@ -44,3 +57,7 @@ def _is_inherited(name: str, value: str) -> bool:
     if name.upper().endswith("_PROXY") and "@" in value:
         return False
     return name in NAMES or name.startswith(PREFIXES)
+
+
+def _is_public(name: str, value: str) -> bool:
+    return not (has_control_characters(value) or why_no_variable(name, value) or split(value, name)[1] is not None)

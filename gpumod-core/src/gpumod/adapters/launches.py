@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +50,24 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
     _check_words(service, argv, {**inherited, **own})
     searched = environment.search_path({**inherited, **own}, settings.bin_path)
     return Resolved(_program(service, argv[0], cwd, searched), argv, own, inherited, cwd)
+
+
+def refuse_anothers(home: Path, service: str) -> None:
+    """Raise MachineLacks `anothers-home` where root would run, with its own rights, what another user's home says."""
+    owner = home.stat().st_uid if home.exists() else 0
+    if os.geteuid() != 0 or owner == 0:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise MachineLacks(
+        "anothers-home",
+        f"service {service} is not started: it would run as root, and its home is of {name}",
+        why=f"{name} says in {home} which programs run",
+        hint=f"as {name}: sudo -u {name} gpumod --home {shlex.quote(str(home))}; or set supervisor systemd-system: its"
+        f" units run as {name}",
+    )
 
 
 def filled(text: str, folder: Path) -> str:

@@ -242,15 +242,21 @@ class Templates:
             raise _bad(own, str(exc)) from exc
 
     def not_found(self, name: str) -> UnknownName:
-        close = difflib.get_close_matches(name, self.names(), n=3)
+        known = self.names()
+        stem = name.partition(".")[0]  # the rest is the same in all of them
+        close = [k for k in known if difflib.get_close_matches(stem, [k.partition(".")[0]])]
         return UnknownName(
             "unknown-template",
             f"there is no template {name!r}",
             why=f"looked in {', '.join(map(str, self.folders))}",
-            hint=f"did you mean {' or '.join(close)}?" if close else f"put it into {self.user_folder}",
+            hint=f"did you mean {' or '.join(close)}?"
+            if close
+            else f"there are {', '.join(known)}; or put it into {self.user_folder}",
         )
 
 
 def _bad(name: str, why: str) -> Failed:
-    hint = f"mend it; `gpumod template show {BASE}` is what all units are made of, docs/systemd.md lists its variables"
+    hint = (
+        f"mend it; `gpumod template show {BASE}` is what all units are made of, docs/templates.md lists its variables"
+    )
     return Failed("bad-template", f"the template {name!r} cannot be rendered", why=why, hint=hint)

@@ -27,7 +27,7 @@ def exit_code_of(result: Frozen) -> int:
         ended = [exit_code_of(part) for part in (result.change, result.back) if part is not None]
         return next((code for code in ended if code), result.command_exit or 0)
     if isinstance(result, w.WatchResult):
-        return 1 if any(done.error for done in result.mended) else 0
+        return 1 if not result.ok or any(done.error for done in result.mended) else 0
     if isinstance(result, Plan):
         return 0 if result.fits else DOES_NOT_FIT
     if isinstance(result, r.DoctorResult | r.PresetValidateResult):

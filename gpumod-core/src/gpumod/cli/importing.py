@@ -30,7 +30,10 @@ def _options(function: F) -> F:
 @_options
 @click.pass_obj
 def llama_swap(context: CliContext, /, **values: Any) -> None:
-    """A service for each model in llama-swap's configuration FILE. gpumod starts them then, llama-swap no more."""
+    """A service for each model in llama-swap's configuration FILE.
+
+    gpumod starts them then, llama-swap no more.
+    """
     context.call("import_llama_swap", values)
 
 

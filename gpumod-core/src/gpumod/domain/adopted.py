@@ -10,6 +10,12 @@ from gpumod.domain.base import Frozen, Text
 
 UNIT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,246}\.service$"
 
+OWN = ("gpumod-", "gpumod.")
+"""How units of gpumod's own begin: those of its services, and that of its watch."""
+
+THEIRS = ("port", "model_id", "model_path")
+"""Fields of an adopted service that whoever set it up decides: here they only say what is there."""
+
 Manager = Literal["user", "system"]
 UnitName = Annotated[str, StringConstraints(pattern=UNIT_PATTERN)]
 

@@ -55,12 +55,13 @@ class Run(Frozen):
 
     `before` (readings) and `definitions` are what was there, as observed under the lock: the target of a rollback.
     `wanted` are the definitions that the target is reached with. `mode_before` is the mode recorded at the beginning.
-    `lease` is the id of the lease for which it makes room.
+    `lease` is the id of the lease for which it makes room. `boot` is the id of the machine's boot in which it began.
     """
 
     id: str
     command: str
     holder: str
+    boot: str = ""
     status: RunStatus
     target: Target
     plan: Plan

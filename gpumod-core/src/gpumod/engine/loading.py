@@ -82,18 +82,19 @@ async def _look(ctx: RunContext, step: Step, service: Service, load: Loading) ->
     sight = Sight(ctx.machine, service.id)
     most_s = MOST_READING * service.startup_timeout
     told_s, looked_s = -math.inf, clock.monotonic()
-    with suppress(Exception):  # what cannot be looked at shows nothing
-        while True:
-            await clock.sleep(LOOK_EVERY_S)
+    while True:
+        await clock.sleep(LOOK_EVERY_S)
+        moved, text = "", ""
+        with suppress(Exception):  # what cannot be looked at now shows nothing; the next look may
             moved, text = await sight.look()
-            now_s = clock.monotonic()
-            load.fetched = load.fetched or moved == "fetches"
-            if ctx.timeout_s is None and (moved == "fetches" or (moved == "reads" and load.clock.stood_s < most_s)):
-                load.stand(now_s - looked_s)
-            looked_s = now_s
-            if text and now_s - told_s >= TELL_EVERY_S:
-                told_s = now_s
-                ctx.waiting(step, text)
+        now_s = clock.monotonic()
+        load.fetched = load.fetched or moved == "fetches"
+        if ctx.timeout_s is None and (moved == "fetches" or (moved == "reads" and load.clock.stood_s < most_s)):
+            load.stand(now_s - looked_s)
+        looked_s = now_s
+        if text and now_s - told_s >= TELL_EVERY_S:
+            told_s = now_s
+            ctx.waiting(step, text)
 
 
 class Sight:

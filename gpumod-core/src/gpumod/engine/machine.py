@@ -93,6 +93,10 @@ class Machine:
         folders = (tuple(offer.folder for offer in self.plugins.templates),) if takes_templates else ()
         return offered.make(self.home, self.home_id, self.settings, self.clock, *folders)
 
+    def boot(self) -> str:
+        """The id of this boot, of a container that of its start; empty where the kernel does not tell."""
+        return self.local.identity(1) or ""
+
     def supervisor_name(self, service: Service) -> str:
         """Who keeps `service`: its host, what it was adopted from, what it asks for, or the machine's default."""
         if service.host:

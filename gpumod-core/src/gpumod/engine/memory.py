@@ -332,9 +332,13 @@ async def _culprit(
     gpus: Collection[int],
     nobodys_mb: Mapping[int, int],
 ) -> str:
-    """Who holds memory that should be free: the service's own processes, newcomers, or nobody that is named."""
-    known = {p.pid for p in ctx.snapshot.processes} | await _managed_pids(ctx.machine)
-    named = holders or [p for p in reading[1] if p.gpu in gpus and p.pid not in known]
+    """Who holds memory that should be free: the service's own processes, newcomers, who took more, or nobody."""
+    ours = await _managed_pids(ctx.machine)
+    had_mb = {(p.pid, p.gpu): p.vram_mb or 0 for p in ctx.snapshot.processes}
+    others = [p for p in reading[1] if p.gpu in gpus and p.pid not in ours]
+    named = holders or [
+        p for p in others if (p.vram_mb or 0) - had_mb.get((p.pid, p.gpu), -TOLERANCE_MB) > TOLERANCE_MB
+    ]
     parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
     parts += [f"unattributed {mb} MiB on GPU {gpu}" for gpu, mb in sorted(nobodys_mb.items()) if mb > TOLERANCE_MB]
     return ", ".join(parts) or "memory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -21,7 +22,7 @@ Starts = Sequence[tuple[Handle, Launch]]
 """What a plan starts: who keeps it, and how it is launched."""
 
 
-def launches(machine: Machine, planned: Planned) -> Starts:
+async def launches(machine: Machine, planned: Planned) -> Starts:
     """How everything that the plan starts is launched. Raises UsageError for what cannot be, as it is defined."""
     starts: list[tuple[Handle, Launch]] = []
     for step in planned.plan.steps:
@@ -35,7 +36,7 @@ def launches(machine: Machine, planned: Planned) -> Starts:
             launch = machine.launch(service, allocation)
         except ValueError as error:
             raise bad_service(service, error) from error
-        machine.probe.child_env(allocation.visible)
+        await asyncio.to_thread(machine.probe.child_env, allocation.visible)
         name, at = machine.supervisor_name(service), planned.snapshot.at
         starts.append((Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=at), launch))
     return starts
@@ -49,7 +50,7 @@ async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
             check_host(machine, service, planned.services)
     check_reach(machine, planned)
     for handle, launch in starts:
-        machine.supervisor(handle.supervisor).check(handle, launch)
+        await asyncio.to_thread(machine.supervisor(handle.supervisor).check, handle, launch)  # it may ask a program
         machine.secrets.values(handle.service)  # that they can be read
     check_ports(machine, starts, planned.snapshot)
     await check_leave(machine, planned, starts)
@@ -97,7 +98,7 @@ async def check_leave(machine: Machine, planned: Planned, starts: Starts) -> Non
     for name in sorted({handle.supervisor for handle in asked} - {HOSTED}):
         supervisor = machine.supervisor(name)
         if isinstance(supervisor, NeedsLeave):
-            await supervisor.may(sorted({handle.service for handle in asked if handle.supervisor == name}))
+            await supervisor.may([handle for handle in asked if handle.supervisor == name])
 
 
 def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> None:

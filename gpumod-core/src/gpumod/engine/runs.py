@@ -48,6 +48,7 @@ def new_run(machine: Machine, command: str, planned: Planned) -> Run:
         id=f"{int(now * 1000):x}-{os.urandom(2).hex()}",
         command=command,
         holder=f"pid {os.getpid()}",
+        boot=machine.boot(),
         status=RunStatus.RUNNING,
         target=planned.plan.target,
         plan=planned.plan,

@@ -35,11 +35,11 @@ def allocate(machine: Machine, snapshot: HostSnapshot, service: Service, placed_
     return machine.allocation(service, placed_on, vram_mb, snapshot.gpus, foreign)
 
 
-def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
+async def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
     """What every service is told in its environment, beside what its driver says: its secrets, its GPUs, its share."""
     return {
         **machine.secrets.values(service.id),
-        **machine.probe.child_env(allocation.visible),
+        **await asyncio.to_thread(machine.probe.child_env, allocation.visible),
         "GPUMOD_SERVICE": service.id,
         "GPUMOD_HOME_ID": machine.home_id,
         "GPUMOD_VRAM_MB": str(allocation.vram_mb),
@@ -67,7 +67,7 @@ async def start_process(ctx: RunContext, step: Step, service: Service, clock: Cl
     handle = new_handle(ctx, step, service, name)
     data = {"run": ctx.run_id}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
-    token = await machine.supervisor(name).start(handle, launch, service_env(machine, service, allocation))
+    token = await machine.supervisor(name).start(handle, launch, await service_env(machine, service, allocation))
     handle = handle.model_copy(update={"token": token})
     spawned = Event(at=machine.clock.now(), kind="spawned", subject=service.id, data={**data, **token})
     machine.store.put_handle(handle, event=spawned)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gpumod.domain.adopted import OWN
 from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Sample
@@ -27,6 +28,7 @@ from gpumod.operations.subjects import (
     held_by,
     of_process,
     of_unit,
+    refuse_boxed,
     resolve_process,
     service_fields,
     slug,
@@ -91,7 +93,7 @@ class Adopting(Services):
         if params.what.isdigit():
             return await asyncio.to_thread(self._process, int(params.what))
         unit = await asyncio.to_thread(self._unit_facts, params)
-        if unit.name.startswith("gpumod-"):
+        if unit.name.startswith(OWN):
             raise UsageError("own-unit", f"{unit.name} is a unit of gpumod's own", why="it is managed already")
         return of_unit(self._around(), unit), []
 
@@ -122,9 +124,12 @@ class Adopting(Services):
     def _process(self, pid: int) -> tuple[Subject, list[str]]:
         around = self._around()
         asked = around.process(pid)
-        if asked is None or pid < 2:
+        if pid == 1:
+            raise gone("service in process 1", Failed("gone", "it is the machine's first process"))
+        if asked is None or pid < 1:
             raise gone(f"process {pid}", Failed("gone", "it is gone, or has no command line"))
         facts = resolve_process(self._machine, around, pid) or asked
+        refuse_boxed(of_process(facts))
         owner = around.unit_of(facts.pid)
         if owner is not None:
             unit = _quietly(around, owner[1], owner[0])
@@ -155,10 +160,12 @@ class Adopting(Services):
     ) -> tuple[Service, list[str]]:
         """The service, by the drivers' word and its own, and what is to be said of it. Nothing is stored."""
         held = held_by(snapshot, subject.pids)
-        gpus = [gpu.index for gpu in snapshot.gpus] if snapshot else []
+        cards = snapshot.gpus if snapshot else ()
         ports = await asyncio.to_thread(self._around().listening, set(subject.pids)) if subject.pids else {}
         listening = {port for many in ports.values() for port in many}
-        fields, notes = service_fields(self._machine, subject, params, held, gpus, listening)
+        fields, notes = service_fields(self._machine, subject, params, held, cards, listening)
+        if subject.container:
+            notes.append(f"it runs in a {subject.container}: its port and paths are told as they are in there")
         known = {*self._machine.store.services(), *taken}
         try:
             service = Service.model_validate({**fields, "id": params.id or slug(_stem(subject, fields), known)})

@@ -76,11 +76,13 @@ class FolderRow(Frozen):
 
 
 class Found(Frozen):
-    """What `gpumod init` finds on a real machine. `units` counts those of each manager that could be asked."""
+    """What `gpumod init` finds on a real machine. `units` counts those of each manager that could be asked;
+    `counted_as_nothing` are those of `taken` of which nobody knows what they take."""
 
     programs: tuple[ProgramRow, ...] = ()
     model_folders: tuple[FolderRow, ...] = ()
     units: Mapping[str, int] = {}
     proposals: tuple[Proposal, ...] = ()
     taken: tuple[str, ...] = ()
+    counted_as_nothing: tuple[str, ...] = ()
     problems: tuple[ErrorInfo, ...] = ()

@@ -61,18 +61,18 @@ class Base:
             raise unknown("mode", mode_id, known, "gpumod mode list")
         return known[mode_id]
 
-    def _check_offered(self, key: str, value: str | None) -> None:
+    def _check_offered(self, key: str, value: str | None, modes: Mapping[str, Mode] | None = None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not
         defined; UsageError for a GPU that is not there, a folder that is no simulated machine, or a reserve that leaves
-        nothing."""
+        nothing. `modes` are those that will be defined, where it is not the present ones."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
-            self._machine.plugins.supervisors.offer(value)
+            self._machine.plugins.check_supervisor(value)
         elif value and key == "cuda_devices":
             self._check_devices(value)
         elif value and key == "boot_mode" and value != LAST_MODE:
-            self._mode(value)
+            self._mode(value, modes)
         elif value and key == "reserve_mb":
             self._check_reserve(int(value))
         elif value and key == "sim_machine":

@@ -169,7 +169,7 @@ class Boxes(Services, Targets):
                 continue
             try:
                 if change_.kind == "setting":
-                    self._check_offered(change_.id, then.settings.get(change_.id))
+                    self._check_offered(change_.id, then.settings.get(change_.id), then.modes)
                 elif change_.action == "remove":
                     self._check_removal(change_, then)
                 elif change_.kind == "service":
@@ -194,6 +194,13 @@ class Boxes(Services, Targets):
                 f"mode {removed.id!r} would be removed, and is the current one",
                 why="its services may be running",
                 hint=f"{first}name it in the document too",
+            )
+        if removed.kind == "mode" and then.settings.get("boot_mode") == removed.id:
+            raise Failed(
+                "mode-is-boot-mode",
+                f"mode {removed.id!r} would be removed, and comes up after a boot",
+                why="the setting boot_mode names it",
+                hint="name another boot_mode in the document, or this mode",
             )
         if removed.kind == "service":
             naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]

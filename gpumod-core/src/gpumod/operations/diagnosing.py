@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 
-from gpumod.domain.adopted import Manager
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import at_work
+from gpumod.engine.preflight import prepared
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.checks import checks
 from gpumod.operations.checks.case import MANAGERS, Case, Kept
 from gpumod.operations.params import NoParams
 from gpumod.operations.results import DoctorResult
+from gpumod.operations.watch_units import installed
 from gpumod.ports import Launch
 from gpumod.ports.units import FindsStrays, Stray, WritesUnits
 
@@ -25,7 +27,8 @@ class Diagnosing(Adopting):
     async def doctor(self, params: NoParams) -> DoctorResult:
         """Check this machine and home; every finding says how to mend it. Nothing is changed."""
         case = await self._case()
-        found = tuple(await asyncio.to_thread(lambda: list(checks(case))))
+        async with prepared(self._machine, list(self._starts(case))):  # what all lack is told once
+            found = tuple(await asyncio.to_thread(lambda: list(checks(case))))
         return DoctorResult(ok=all(check.level in ("ok", "unknown") for check in found), checks=found)
 
     async def _case(self) -> Case:
@@ -35,7 +38,7 @@ class Diagnosing(Adopting):
         with suppress(GpumodError):  # the part that looks at GPUs tells why
             if (holder := machine.local.holder(machine.probe.machine_dir())) is not None:
                 busy = at_work(holder)
-            snapshot = await observe(machine)
+            snapshot = await observe_twice(machine)
         services = store.services()
         launched = {s: how for s, one in services.items() if (how := self._how(one, snapshot))}
         return Case(
@@ -48,9 +51,18 @@ class Diagnosing(Adopting):
             launches={s: launch for s, (_, launch) in launched.items()},
             kept={s: kept for s, one in services.items() if (kept := self._kept(one, launched.get(s), snapshot))},
             strays=await self._strays(),
-            watch=self._watched(),
+            watches=installed(self._tools),
             busy=busy,
         )
+
+    def _starts(self, case: Case) -> Iterator[tuple[Handle, Launch]]:
+        """All that could be started, by supervisors that are there."""
+        for service_id, launch in case.launches.items():
+            service = case.services[service_id]
+            name = self._machine.supervisor_name(service)
+            with suppress(GpumodError):  # told with its definition
+                self._machine.supervisor(name)
+                yield Handle(service=service_id, supervisor=name, nonce="", launched=service, started_at=0), launch
 
     async def _strays(self) -> tuple[Stray, ...]:
         """What runs for this home, and no handle names."""
@@ -87,12 +99,3 @@ class Diagnosing(Adopting):
             return None
         differs = snapshot is not None and self._unit_differs(service, handle, snapshot)
         return Kept(manager=manager, name=unit, differs=differs)
-
-    def _watched(self) -> Manager | None:
-        """Whose manager runs `gpumod watch`; None where its unit is not written."""
-        for scope in ("user", "system"):
-            with suppress(GpumodError, KeyError):  # who is not in the password file has no units
-                manager, unit = self._tools.watch_unit(scope)
-                if unit.path.is_file():
-                    return manager
-        return None

@@ -1,20 +1,35 @@
-"""What `gpumod init` finds on a real machine, and proposes. Everything is looked at, nothing is touched."""
+"""What `gpumod init` finds, and proposes. Everything is looked at, nothing is touched.
+
+A simulated machine has only what holds memory of its own cards: this computer's units and files are none of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from gpumod.domain.errors import ErrorInfo, GpumodError
 from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.adoption_results import FolderRow, Found, ProgramRow, Proposal
 from gpumod.operations.base import unknown
 from gpumod.operations.importing import Importing
-from gpumod.operations.subjects import Subject, held_by, of_process, of_unit, read, resolve_process, slug
+from gpumod.operations.subjects import (
+    NOT_KNOWN,
+    Subject,
+    held_by,
+    of_process,
+    of_unit,
+    read,
+    refuse_boxed,
+    resolve_process,
+    slug,
+)
 from gpumod.plugins.commands import words_from
 from gpumod.ports.foreign import UnitFacts
 
@@ -39,7 +54,8 @@ class Discovering(Importing, Adopting):
         proposals = [await self._proposal(subject, snapshot) for subject in subjects]
         proposals = _with_ids(proposals, {*machine.store.services()})
         commands = [command for subject in subjects for command in subject.commands]
-        proposals += [_file(n, path) for n, path in enumerate(around.llama_swap_files(commands))]
+        if self._real:
+            proposals += [_file(n, path) for n, path in enumerate(around.llama_swap_files(commands))]
         names = {name for proposal in proposals for name in (proposal.id, proposal.what)}
         for name in take:
             if name not in names:
@@ -51,6 +67,8 @@ class Discovering(Importing, Adopting):
                     taken += await self._take(proposal)
                 except GpumodError as error:
                     problems.append(error.info)
+        services = machine.store.services()
+        nothing = tuple(name for name in taken if self._counts_nothing(services[name], snapshot))
         counts: dict[str, int] = {}
         for unit in units:
             counts[unit.manager] = counts.get(unit.manager, 0) + 1
@@ -61,8 +79,13 @@ class Discovering(Importing, Adopting):
             units=counts,
             proposals=tuple(proposals),
             taken=tuple(taken),
+            counted_as_nothing=nothing,
             problems=tuple(problems),
         )
+
+    @property
+    def _real(self) -> bool:
+        return self._machine.settings.sim_machine is None
 
     def _units(self, problems: list[ErrorInfo]) -> list[UnitFacts]:
         found: list[UnitFacts] = []
@@ -74,18 +97,20 @@ class Discovering(Importing, Adopting):
         return found
 
     def _subjects(self, units: list[UnitFacts], snapshot: HostSnapshot) -> list[Subject]:
-        """Units that hold GPU memory, or would run what a driver knows; then processes that hold some."""
+        """Units that hold GPU memory, or (on a real machine) run what a driver knows; then processes that hold some."""
         around = self._around()
         known = {str(service.adopted) for service in self._machine.store.services().values() if service.adopted}
         holders = {p.pid for p in snapshot.processes if p.service is None}
         found = [of_unit(around, unit) for unit in units]
-        found = [subject for subject in found if holders & set(subject.pids) or self._is_server(subject)]
+        found = [
+            subject for subject in found if holders & set(subject.pids) or (self._real and self._is_server(subject))
+        ]
         covered = {pid for subject in found for pid in subject.pids}
         for pid in sorted(holders - covered):
             if pid not in covered and (facts := resolve_process(self._machine, around, pid)) is not None:
                 subject = of_process(facts)
                 covered |= {pid, *subject.pids}
-                found.append(subject)
+                found = _with(found, subject)
         return [subject for subject in found if str(subject.adopted) not in known]
 
     def _is_server(self, subject: Subject) -> bool:
@@ -105,11 +130,17 @@ class Discovering(Importing, Adopting):
             held_mb=sum(held_by(snapshot, subject.pids).values()),
         )
         try:
+            refuse_boxed(subject)
             await self._refuse_adopted(subject)
             service, notes = await self._as_service(subject, AdoptParams(what=subject.what), snapshot)
         except GpumodError as error:
             return proposal.model_copy(update={"problem": error.info})
+        if self._counts_nothing(service, snapshot):
+            notes.append(NOT_KNOWN)
         return proposal.model_copy(update={"id": service.id, "service": service, "notes": tuple(notes)})
+
+    def _counts_nothing(self, service: Service, snapshot: HostSnapshot) -> bool:
+        return not self._footprint(service, snapshot).vram_mb and not self._machine.hosts_members(service)
 
     async def _take(self, proposal: Proposal) -> list[str]:
         words = shlex.split(proposal.command)
@@ -120,6 +151,14 @@ class Discovering(Importing, Adopting):
         manager = adopted.manager if adopted else None
         await self.service_adopt(AdoptParams(what=words[3], manager=manager, id=proposal.id))
         return [proposal.id]
+
+
+def _with(found: list[Subject], subject: Subject) -> list[Subject]:
+    """`found` and another process; those of one container are told as one."""
+    for n, other in enumerate(found):
+        if subject.container and other.container == subject.container and other.adopted.pid:
+            return [*found[:n], replace(other, pids=(*other.pids, *subject.pids)), *found[n + 1 :]]
+    return [*found, subject]
 
 
 def _with_ids(proposals: list[Proposal], taken: set[str]) -> list[Proposal]:

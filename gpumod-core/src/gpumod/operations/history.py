@@ -6,7 +6,7 @@ import asyncio
 
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import UsageError
-from gpumod.domain.run import Run
+from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.secrets import discreet
 from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.engine.planning import Options
@@ -79,13 +79,16 @@ class History(Base):
         )
 
     async def recover(self, params: RecoverParams, progress: OnProgress = None) -> RecoverResult:
-        """Close the run that was left half-way, or (without a way) show it. One that somebody is at work on is none."""
+        """Close the run that was left half-way, or (without a way) show it. One that somebody is at work on is none.
+
+        What is shown is half-way, also where its gpumod was killed before it could write that down.
+        """
         store = self._machine.store
         if params.way is None or store.open_run() is None:
             run, holder = await asyncio.to_thread(left_half_way, self._machine)
             due = to_put_back(self._machine)
             return RecoverResult(
-                open_run=run and discreetly(run),
+                open_run=run and discreetly(run).model_copy(update={"status": RunStatus.HALF_WAY}),
                 busy=at_work(holder) if holder else None,
                 notes=(due,) if due and run is None else (),
             )

@@ -11,20 +11,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, UsageError
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.service import Service
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile, ImportOllama
 from gpumod.operations.adoption_results import ImportResult, ImportRow
 from gpumod.operations.base import bad_input
 from gpumod.operations.llama_swap import SwapModel, models_of
-from gpumod.operations.subjects import NOT_KNOWN, read, slug
-from gpumod.plugins.commands import CONTAINERS
+from gpumod.operations.secrets import told_of_secrets
+from gpumod.operations.subjects import NOT_KNOWN, Subject, read, slug
+from gpumod.plugins.commands import CONTAINERS, words_from
 from gpumod.plugins.kit import DENIED_ENV, DENIED_ENV_PREFIXES
 from gpumod.ports import HttpFailure
 from gpumod.ports.commands import CommandLine
 
 MIB = 1024 * 1024
 ASK_S = 5.0
+OLLAMA = "ollama"
+_MOST = "its largest model, or what it has loaded now"
 SWAPPING = ("groups", "matrix")
 
 
@@ -87,7 +91,11 @@ class Importing(Adopting):
             raise UsageError("container", "it starts a container")
         port = model.port
         if model.counted and port is not None:
-            port = next(n for n in range(port, 65536) if taken.get(n, service_id) == service_id)
+            first = port
+            port = next((n for n in range(first, 65536) if taken.get(n, service_id) == service_id), None)
+            if port is None:
+                why = f"counted from {first} on, there is none up to 65535"
+                raise UsageError("no-port", "no port is left for it", why=why, hint="startPort: 5800")
         found = read(self._machine, [CommandLine(argv=model.at(port), env=model.env or {}, cwd=str(folder))])
         if found is None:
             raise UsageError("not-recognised", "no driver knows its command", hint='pip install "gpumod[all]"')
@@ -108,7 +116,7 @@ class Importing(Adopting):
             raise bad_input("it", error, "gpumod service add") from error
         if self._footprint(service, None).vram_mb == 0 and "gpu_memory_utilization" not in service.unit_vars:
             notes.append(NOT_KNOWN)
-        return service, tuple(notes)
+        return service, (*notes, *told_of_secrets(service))
 
     async def import_ollama(self, params: ImportOllama) -> ImportResult:
         """Adopt the ollama that answers here, as one service: it loads and unloads its models by itself."""
@@ -129,8 +137,20 @@ class Importing(Adopting):
             row = row.model_copy(update={"action": "kept", "why": why, "service": there})
         else:
             row = await self._adopt_ollama(row, asked, there, dry_run=params.dry_run)
-        said = f"{wanted_mb} MiB are counted: its largest model, or what it has loaded now" if wanted_mb else NOT_KNOWN
+        if row.action == "kept" and there:
+            said = self._as_it_was(there, await self._seen(), wanted_mb)
+        else:
+            said = f"{wanted_mb} MiB are counted: {_MOST}" if wanted_mb else NOT_KNOWN
         return ImportResult(source=source, rows=(row,), notes=(*notes, said), dry_run=params.dry_run)
+
+    def _as_it_was(self, there: Service, snapshot: HostSnapshot | None, wanted_mb: int) -> str:
+        """What is counted for a service that is left as it is, and what might be."""
+        counted_mb = self._footprint(there, snapshot).vram_mb
+        said = f"{there.id} is left as it is, and {counted_mb} MiB are counted for it"
+        if counted_mb >= wanted_mb:
+            return said
+        edit = f"gpumod service edit {there.id} --vram-mb {wanted_mb}"
+        return f"{said}; {_MOST}, takes {wanted_mb} MiB: {edit}"
 
     async def _adopt_ollama(
         self, row: ImportRow, asked: AdoptParams, there: Service | None, *, dry_run: bool
@@ -138,6 +158,8 @@ class Importing(Adopting):
         subject, notes = await self._subject(asked)
         if there is None:
             await self._refuse_adopted(subject)
+        if not subject.pids or not any(words_from(command.argv, OLLAMA) for command in subject.commands):
+            raise _not_itself(asked, subject)
         snapshot = await self._seen()
         service, more = await self._as_service(subject, asked, snapshot)
         action = "unchanged" if service == there else "updated" if there else "added"
@@ -175,6 +197,17 @@ class Importing(Adopting):
                     return owner[1], owner[0]
             return str(user.pid), None
         return "ollama.service", None
+
+
+def _not_itself(asked: AdoptParams, subject: Subject) -> UsageError:
+    words = " ".join(subject.commands[0].argv[:3]) if subject.pids and subject.commands else ""
+    what = f"it runs {words:.100}" if words else "it is down"
+    return UsageError(
+        "not-itself",
+        f"an ollama answers on port {asked.port}, and {subject.adopted} is not it",
+        why=f"{what}, so the ollama is in a container, or behind a proxy",
+        hint="leave it to what keeps it; or run ollama on this machine itself, and import that",
+    )
 
 
 def _ids(models: Iterable[SwapModel]) -> dict[str, str]:

@@ -16,6 +16,8 @@ from gpumod.domain.errors import UsageError
 
 START_PORT = 5800
 HEALTH_TIMEOUT_S, LEAST_TIMEOUT_S = 120.0, 15.0
+MOST = 100_000
+"""So many characters may macros put into one text: more is no command line that a kernel takes."""
 PORT = "${PORT}"
 _MACRO = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 _PROXY_PORT = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?::([0-9]+))?(?:/|$)")
@@ -82,7 +84,8 @@ def _model(
     macros = {**shared, **(own if isinstance(own, Mapping) else {}), "MODEL_ID": name}
     raw = {"cmd": said.get("cmd"), "proxy": said.get("proxy"), "check": said.get("checkEndpoint")}
     try:
-        texts = {key: _filled(str(value or ""), macros, environ) for key, value in raw.items()}
+        title = _text(said.get("name"))
+        texts = {key: _filled(_text(value), macros, environ) for key, value in raw.items()}
         env = _environment(said.get("env"), macros, environ)
         words = tuple(shlex.split("\n".join(_lines(texts["cmd"]))))
     except ValueError as error:
@@ -94,7 +97,7 @@ def _model(
         problem = problem or f"it serves at {texts['proxy']!r:.80}, which is not this machine"
     return SwapModel(
         name=name,
-        title=str(said.get("name") or ""),
+        title=title,
         words=words,
         env=env,
         port=int(proxy[1] or 80) if proxy else port if counted else None,
@@ -107,9 +110,18 @@ def _model(
 
 
 def _filled(text: str, macros: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """`text` with all macros but ${PORT} filled in. Raises ValueError for one that is not there."""
+    """`text` with all macros but ${PORT} filled in. Raises ValueError where one is not there, or they never end."""
+    filled = 0
 
     def value(match: re.Match[str]) -> str:
+        nonlocal filled
+        found = named(match)
+        filled += len(found)
+        if filled > MOST:
+            raise ValueError(f"its macros make more than {MOST} characters")
+        return found
+
+    def named(match: re.Match[str]) -> str:
         name = match[1]
         if name == "PORT":
             return match[0]
@@ -119,7 +131,7 @@ def _filled(text: str, macros: Mapping[str, Any], environ: Mapping[str, str]) ->
             return environ[name[4:]]
         if name not in macros:
             raise ValueError(f"the macro {name} is not defined")
-        return str(macros[name]).strip() if isinstance(macros[name], str) else str(macros[name])
+        return _text(macros[name]).strip()
 
     for _ in range(len(macros) + 2):
         after = _MACRO.sub(value, text)
@@ -129,6 +141,13 @@ def _filled(text: str, macros: Mapping[str, Any], environ: Mapping[str, str]) ->
     raise ValueError("its macros go round in a circle")
 
 
+def _text(value: Any) -> str:
+    """A plain value as text. Raises ValueError for others: YAML's aliases can make them endless."""
+    if isinstance(value, list | Mapping):
+        raise ValueError("a list or a mapping stands where a text should")  # noqa: TRY004 - the file's fault
+    return "" if value is None else str(value)
+
+
 def _lines(text: str) -> list[str]:
     """The lines of a command without comments, and without the backslashes that join them."""
     lines = [line.strip() for line in text.splitlines()]
@@ -136,7 +155,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _environment(said: Any, macros: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    pairs = (str(item).partition("=") for item in said) if isinstance(said, list) else ()
+    pairs = (_text(item).partition("=") for item in said) if isinstance(said, list) else ()
     return {name: _filled(value, macros, environ) for name, equals, value in pairs if equals}
 
 

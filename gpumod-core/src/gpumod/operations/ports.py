@@ -50,13 +50,16 @@ class TemplateShelf(Protocol):
 
 class InstallsWatch(Protocol):
     """What keeps `gpumod watch` running, as of one systemd manager. `install` and `uninstall` tell whether anything
-    changed; they raise MachineLacks and Failed. `advice` is what would keep it from doing its work."""
+    changed; they raise MachineLacks and Failed. `there` is where its unit lies (None: nowhere), `command` what a person
+    types for `--install` or `--uninstall`. `advice` is what would keep it from doing its work."""
 
     name: str
     path: Path
 
     async def install(self) -> bool: ...
     async def uninstall(self) -> bool: ...
+    def there(self) -> Path | None: ...
+    def command(self, option: str) -> str: ...
     def advice(self) -> Sequence[str]: ...
 
 

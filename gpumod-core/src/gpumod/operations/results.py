@@ -16,7 +16,8 @@ from gpumod.operations.adoption_results import FolderRow, ProgramRow, Proposal
 
 
 class InitResult(Frozen):
-    """`proposals` are what was found on a real machine, `taken` the services that they became."""
+    """`proposals` are what was found on a real machine, `taken` the services that they became; of those that are
+    `counted_as_nothing` nobody knows yet what they take."""
 
     home: str
     created: tuple[str, ...]
@@ -31,6 +32,7 @@ class InitResult(Frozen):
     units: Mapping[str, int] = {}
     proposals: tuple[Proposal, ...] = ()
     taken: tuple[str, ...] = ()
+    counted_as_nothing: tuple[str, ...] = ()
 
 
 class GpuStatus(Frozen):

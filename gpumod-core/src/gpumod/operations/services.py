@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gpumod.domain.adopted import THEIRS
 from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
@@ -93,7 +94,9 @@ class Services(Units):
                 store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
         if keepers(self._machine) != before:
             await sweep_now(self._machine, f"service edit {service.id}")
-        return self._shown(service, await self._seen())
+        result = self._shown(service, await self._seen())
+        notes = (*result.notes, *_theirs(service, edited))
+        return result.model_copy(update={"notes": notes})
 
     def _validated(self, params: ServiceWrite, base: Mapping[str, Any], options: Mapping[str, Any]) -> Service:
         """The definition that `params` give over `base`, checked by itself, by its driver and against the others."""
@@ -142,7 +145,7 @@ class Services(Units):
             ) from error
         self._check_sleep(service, capabilities.sleep_levels)
         if service.run_with is not None:
-            self._machine.plugins.supervisors.offer(service.run_with)
+            self._machine.plugins.check_supervisor(service.run_with)
         stored = self._machine.store.services() if services is None else services
         others = {s: d for s, d in stored.items() if s != service.id}
         taken = [s for s, other in others.items() if service.port is not None and other.port == service.port]
@@ -331,6 +334,16 @@ def _notes(service: Service, snapshot: HostSnapshot | None) -> tuple[str, ...]:
     missing = ", ".join(str(index) for index in service.gpus if index not in here)
     has = f"GPU {', '.join(map(str, here))}" if here else "none"
     return (f"it cannot start on this machine, which has no GPU {missing} (it has {has})",) if missing else ()
+
+
+def _theirs(service: Service, edited: Collection[str]) -> tuple[str, ...]:
+    """What an edit of what somebody else set up does not do."""
+    fields = [field for field in THEIRS if field in edited]
+    if service.adopted is None or not fields:
+        return ()
+    told = f"the {' and '.join(fields)} of the {service.adopted} stays as whoever set it up made it"
+    asked = f"gpumod service status {service.id} tells whether it answers on port {service.port}"
+    return (f"{told}: the edit only tells gpumod of it; {asked}",)
 
 
 def _grown(base: Mapping[str, Any], fields: Mapping[str, Any], unset: Collection[str]) -> dict[str, Any]:

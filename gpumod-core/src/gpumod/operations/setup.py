@@ -51,6 +51,7 @@ class Setup(Discovering, Presets):
             units=found.units,
             proposals=found.proposals,
             taken=found.taken,
+            counted_as_nothing=found.counted_as_nothing,
             next=("gpumod mode list", "gpumod simulate --mode code --visual", "gpumod switch code"),
         )
 

@@ -11,24 +11,28 @@ from typing import Any
 from gpumod.domain import secrets
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.errors import GpumodError, UsageError
-from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.engine.machine import Machine
 from gpumod.operations.adoption_params import AdoptParams
 from gpumod.ports.commands import CommandLine, ReadsCommands, Told
-from gpumod.ports.foreign import ProcessFacts, Surroundings, UnitFacts
+from gpumod.ports.foreign import Container, ProcessFacts, Surroundings, UnitFacts
 
 NOT_KNOWN = "what it takes is not known until it has run: give --vram-mb, else it is counted as nothing until then"
+
+ENGINES = ("docker", "podman", "nerdctl")
+"""Those whose `ENGINE stop ID` ends a container."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """Something that somebody else set up. `commands` are its command lines, the most telling first; `pids` all its
-    processes, none where it is down; `stem` is what an id is made of."""
+    processes, none where it is down; `stem` is what an id is made of. `container`: that in which it runs."""
 
     adopted: Adopted
     stem: str
     commands: tuple[CommandLine, ...]
     pids: tuple[int, ...] = ()
+    container: Container | None = None
 
     @property
     def what(self) -> str:
@@ -38,11 +42,12 @@ class Subject:
 def of_unit(around: Surroundings, unit: UnitFacts) -> Subject:
     """A unit: what runs in it tells more than its file, of which systemd has lost the quotes."""
     order = [*([unit.main_pid] if unit.main_pid else []), *(pid for pid in unit.pids if pid != unit.main_pid)]
-    found = [facts.command for pid in order if (facts := around.process(pid)) is not None]
-    lines = [line.model_copy(update={"env": {**unit.command.env, **line.env}}) for line in found]
+    found = [facts for pid in order if (facts := around.process(pid)) is not None]
+    lines = [facts.command.model_copy(update={"env": {**unit.command.env, **facts.command.env}}) for facts in found]
+    container = next((facts.container for facts in found if facts.container), None)
     adopted = Adopted(unit=unit.name, manager=unit.manager)
     stem = unit.name.removesuffix(".service").replace("@", "-")
-    return Subject(adopted, stem, (*lines, *([unit.command] if unit.command.argv else [])), unit.pids)
+    return Subject(adopted, stem, (*lines, *([unit.command] if unit.command.argv else [])), unit.pids, container)
 
 
 def of_process(facts: ProcessFacts) -> Subject:
@@ -51,7 +56,7 @@ def of_process(facts: ProcessFacts) -> Subject:
         (w for w in words if not re.match(r"(python|sh$|bash|env$|node|uv)", w)), words[0] if words else "process"
     )
     adopted = Adopted(pid=facts.pid, identity=facts.identity)
-    return Subject(adopted, PurePosixPath(stem).stem, (facts.command,), facts.pids)
+    return Subject(adopted, PurePosixPath(stem).stem, (facts.command,), facts.pids, facts.container)
 
 
 def read(machine: Machine, commands: Sequence[CommandLine], driver: str | None = None) -> tuple[str, Told] | None:
@@ -91,7 +96,7 @@ def service_fields(
     subject: Subject,
     params: AdoptParams,
     held: Mapping[int, int],
-    gpus: Collection[int],
+    cards: Sequence[GpuReading],
     listening: Collection[int],
 ) -> tuple[dict[str, Any], list[str]]:
     """The fields of the service, but for its id, and what is to be said of them.
@@ -105,12 +110,32 @@ def service_fields(
     fields, notes = dict(told.fields), list(told.notes)
     fields |= {"driver": driver, "adopted": subject.adopted, "port": _port(subject, params, fields, listening)}
     fields["unit_vars"] = _without_secrets(fields.get("unit_vars", {}))
-    if any(gpu not in gpus for gpu in fields.get("gpus", ())):
-        del fields["gpus"]
-    elif held and "gpus" not in fields and len(gpus) > 1:
-        fields["gpus"] = tuple(sorted(held))
+    notes += _place(fields, held, cards, subject.commands)
     fields["vram_mb"] = sum(held.values()) if params.vram_mb is None else params.vram_mb
     return fields, notes
+
+
+def _place(
+    fields: dict[str, Any], held: Mapping[int, int], cards: Sequence[GpuReading], commands: Sequence[CommandLine]
+) -> tuple[str, ...]:
+    """Settle the `gpus` of the fields, and return what is to be said of them.
+
+    Where memory is held is seen. What CUDA_VISIBLE_DEVICES says is counted by CUDA, which by default puts the fastest
+    card first; gpumod counts as the driver does, by their places on the bus. Both agree where all cards are of a kind.
+    """
+    said = fields.get("gpus")
+    by_bus = any(command.env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" for command in commands)
+    trusted = by_bus or len({(card.name, card.total_mb) for card in cards}) <= 1 or len(said or ()) == len(cards)
+    if held and len(cards) > 1 and (said is None or len(said) == len(held) or (len(said) == 1 and not trusted)):
+        fields["gpus"] = tuple(sorted(held))
+    elif said is not None and not {*said} <= {card.index for card in cards}:
+        del fields["gpus"]
+    elif said is not None and not trusted:
+        if len(said) == 1:  # several are the runtime's own condition: better the wrong ones than none
+            del fields["gpus"]
+        order = "CUDA counts the fastest card first, for its CUDA_DEVICE_ORDER is not PCI_BUS_ID"
+        return (f"on which GPU it runs is seen when it runs ({order}): gpumod service edit ID --gpus 0 says it now",)
+    return ()
 
 
 def _without_secrets(unit_vars: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,14 +180,34 @@ def slug(text: str, taken: Collection[str]) -> str:
 
 
 def resolve_process(machine: Machine, around: Surroundings, pid: int) -> ProcessFacts | None:
-    """The process that serves, of which `pid` may be a worker: the farthest ancestor that a driver knows for sure,
-    else the nearest that listens; None where nothing of that is so. `nvidia-smi` names workers."""
+    """The process that serves, of which `pid` may be a worker: the farthest of the ancestors in a row that a driver
+    knows for sure, else the nearest that listens; None where nothing of that is so. `nvidia-smi` names workers.
+
+    One in a container is taken as it is: what is above it is the container's keeper.
+    """
     chain = around.chain(pid)
-    known = [facts for facts in chain if (told := read(machine, [facts.command])) and told[1].sure]
-    if known:
-        return known[-1]
+    if chain and chain[0].container:
+        return chain[0]
+    sure = [(told := read(machine, [facts.command])) is not None and told[1].sure for facts in chain]
+    if any(sure):
+        first = sure.index(True)
+        return chain[[*sure, False].index(False, first) - 1]
     listening = around.listening({facts.pid for facts in chain})
     return next((facts for facts in chain if listening.get(facts.pid)), None)
+
+
+def refuse_boxed(subject: Subject) -> None:
+    """Raise UsageError `in-container` for a process in a container. A unit that runs one is a unit like others."""
+    box = subject.container
+    if box is None or subject.adopted.pid is None:
+        return
+    stop = f"`{box.engine} stop {box.id}`" if box.engine in ENGINES else "what keeps the container"
+    raise UsageError(
+        "in-container",
+        f"{subject.adopted} runs in the {box}, and such a process cannot be adopted",
+        why="its port, its paths, and how it is started and stopped, are the container's",
+        hint=f"{stop} stops it; while it runs, its memory counts as foreign; gpumod manages what is in no container",
+    )
 
 
 def gone(what: str, error: GpumodError | None = None) -> UsageError:

@@ -51,6 +51,10 @@ class Switching(Targets):
 
         "-" is the previous mode as it was: with the alternative of it that had been taken.
         """
+        return await self._switch(params, progress)
+
+    async def _switch(self, params: SwitchParams, progress: OnProgress, by: str = "") -> ChangeResult:
+        """A switch whose run's command begins with `by`."""
         mode_id, alternative = self._place(params)
         self._check_drivers(self._mode(mode_id))
         back = params.alternative is None
@@ -79,7 +83,7 @@ class Switching(Targets):
             planned = plan_for(self._machine, snapshot, build(snapshot), options)
             edited = told_of_edits(*seen[0], planned.plan)
             return dry(planned, mode_id).model_copy(update={"notes": (*notes, *edited)})
-        command = f"switch {mode_id} --with {alternative}" if alternative else f"switch {mode_id}"
+        command = f"{by}switch {mode_id}" + (f" --with {alternative}" if alternative else "")
         outcome = await change(self._machine, command, build, options, reporter(progress))
         if alternative is None:
             self._keep_refused(outcome, mode_id)

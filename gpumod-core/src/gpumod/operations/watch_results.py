@@ -24,7 +24,7 @@ class Held(Frozen):
 class WatchParams(Frozen):
     """One look; or with `install` or `uninstall` what makes systemd's `manager` (None: the usual one) run it.
 
-    `held` is what the look before saw, by service: a service that loses its GPU is known by the difference.
+    `held` is what the look before gave, by service: a service that loses its GPU is known by the difference.
     """
 
     held: Mapping[str, Held] = {}
@@ -55,12 +55,14 @@ class WatchUnitState(Frozen):
 
 
 class WatchResult(Frozen):
-    """`notes` are things that are not right and are left alone, each with what a person can do. `unit` is set, and
-    nothing was looked at, where that was asked for."""
+    """`held` is for the next look. `notes` are things that are not right and are left alone, each with what a person
+    can do. `ok` is False where a person has to look: the mode is not whole, or a run is open, and nobody is at work on
+    it. `unit` is set, and nothing was looked at, where that was asked for."""
 
     at: float
     mode: str | None
     whole: bool | None
+    ok: bool = True
     mended: tuple[Mended, ...] = ()
     notes: tuple[str, ...] = ()
     held: Mapping[str, Held] = {}

@@ -9,11 +9,13 @@ from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE
 from gpumod.domain.states import GONE, State
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
+from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.history import History
@@ -29,6 +31,7 @@ from gpumod.operations.watch_results import (
     WatchResult,
     WatchUnitState,
 )
+from gpumod.operations.watch_units import meant, others, refuse_second
 from gpumod.planner.changes import with_needs
 
 RESTART_WAITS_S = (0.0, 15.0, 60.0)
@@ -38,6 +41,9 @@ BOOT_TRIES = 12
 """About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
 LEAST_LOST_MB = 256
 """What held at least this much GPU memory, and holds nothing now in the same process, has lost its GPU."""
+
+OWN = "watch: "
+"""Begins the commands of runs that are watch's own."""
 
 NOTHING: Mapping[str, int] = {}
 
@@ -65,32 +71,41 @@ class Watching(Switching, Modes, History):
         boot = self._boot(snapshot)
         mended: list[Mended] = []
         notes: list[str] = []
-        if boot.pending:
+        if boot.pending and (other := self._changed_since(boot)) is not None:
+            self._machine.store.add_event(self._restored(boot.id, given_up=True, why="somebody changed it"))
+            what = f"nothing is brought up after this boot: {other.command} has changed the machine since"
+            notes.append(f"{what}; gpumod switch MODE, where another mode is meant")
+        elif boot.pending:
             mended += await self._restore(boot, notes, progress)
-        elif (run := store.open_run()) is not None:
-            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover, if nobody is at it")
-        else:
+        elif (run := left_half_way(machine)[0]) is not None:
+            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
+        elif store.open_run() is None:
             mended += await self._keep(snapshot, boot.since, params.held, notes, progress)
         interrupted = any(m.error is not None and m.error.code == "interrupted" for m in mended)
         if mended and not interrupted:
             snapshot = await observe(machine)
         mode = store.current_mode()
         known = mode is not None and mode in store.modes()
+        whole = known and (await self.mode_status(ModeRef(mode=mode or ""))).whole
+        left, holder = left_half_way(machine)
         return WatchResult(
             at=machine.clock.now(),
             mode=mode,
-            whole=known and (await self.mode_status(ModeRef(mode=mode or ""))).whole,
+            whole=whole,
+            ok=left is None and (whole or mode is None or holder is not None),
             mended=tuple(mended),
             notes=tuple(notes),
-            held=held_by(snapshot),
+            held={**still_held(snapshot, params.held), **held_by(snapshot)},
             interrupted=interrupted,
         )
 
     async def _unit(self, params: WatchParams) -> WatchResult:
         """Have systemd run `watch` from boot on, or take that back."""
-        manager, unit = self._tools.watch_unit(params.manager)
-        if params.install and self._boot_seen() is None:
-            self._note_boot(since=0.0, restored=True)  # from the next boot on
+        manager, unit = meant(self._tools, params.manager)
+        if params.install:
+            refuse_second(self._tools, manager)
+            if self._boot_seen() is None:
+                self._note_boot(since=0.0, restored=True)  # from the next boot on
         changed = await (unit.install() if params.install else unit.uninstall())
         notes: list[str] = []
         if params.install:
@@ -100,6 +115,11 @@ class Watching(Switching, Modes, History):
             notes += [
                 f"{key} comes from the environment here, which the unit does not see: gpumod settings set {key} ..."
                 for key in sorted(self._tools.from_environment)
+            ]
+        else:
+            notes += [
+                f"{other.there()} still runs it, for another manager: {other.command('--uninstall')}"
+                for other in others(self._tools, manager)
             ]
         state = WatchUnitState(
             name=unit.name,
@@ -117,7 +137,7 @@ class Watching(Switching, Modes, History):
 
     def _boot(self, snapshot: HostSnapshot) -> Boot:
         """This boot, noted when it is first seen. It is pending until the boot mode is up, or was given up."""
-        boot_mode, boot = self._machine.settings.boot_mode, self._boot_id()
+        boot_mode, boot = self._machine.settings.boot_mode, self._machine.boot()
         since = self._boot_seen()
         if since is None:
             # the first watch of all, on a machine that is at work: this is no boot
@@ -130,20 +150,27 @@ class Watching(Switching, Modes, History):
         pending = restored is None or restored.data.get("boot") != boot
         return Boot(boot, since, pending and boot_mode is not None)
 
-    def _boot_id(self) -> str:
-        return self._machine.local.identity(1) or ""
-
     def _boot_seen(self) -> float | None:
         """Since when services are looked after in this boot; None before it was seen."""
         last = next(iter(self._machine.store.events_of("boot-seen", 1)), None)
-        return float(str(last.data["since"])) if last and last.data.get("boot") == self._boot_id() else None
+        return float(str(last.data["since"])) if last and last.data.get("boot") == self._machine.boot() else None
 
     def _note_boot(self, *, since: float, restored: bool, foreign_mb: Mapping[str, int] = NOTHING) -> None:
         """`foreign_mb` by GPU is what others held then: `doctor` tells how it has grown."""
-        seen = self._event("boot-seen", "machine", boot=self._boot_id(), since=since, foreign_mb=dict(foreign_mb))
-        self._machine.store.add_event(seen)
-        if restored:
-            self._machine.store.add_event(self._event("boot-restored", "machine", boot=self._boot_id()))
+        store, boot = self._machine.store, self._machine.boot()
+        with store.together():  # seen alone would be pending: the next look would switch a machine at work
+            store.add_event(self._event("boot-seen", "machine", boot=boot, since=since, foreign_mb=dict(foreign_mb)))
+            if restored:
+                store.add_event(self._restored(boot))
+
+    def _restored(self, boot: str, **data: object) -> Event:
+        """What says that nothing is to be brought up any more in this boot."""
+        return self._event("boot-restored", "machine", boot=boot, **data)
+
+    def _changed_since(self, boot: Boot) -> Run | None:
+        """What somebody else has changed in this boot: what is there since then is what is meant."""
+        newest = self._machine.store.runs(BOOT_TRIES + 1)  # of its own there are no more
+        return next((run for run in newest if run.boot == boot.id and not run.command.startswith(OWN)), None)
 
     async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
         store, now = self._machine.store, self._machine.clock.now()
@@ -156,17 +183,18 @@ class Watching(Switching, Modes, History):
             done.append(await self._to_boot_mode(progress))
         up = done[-1].error is None
         if up or len(tries) + 1 >= BOOT_TRIES:
-            store.add_event(self._event("boot-restored", "machine", boot=boot.id, given_up=not up))
+            store.add_event(self._restored(boot.id, given_up=not up))
         if not up and len(tries) + 1 >= BOOT_TRIES:
             notes.append(f"{done[-1].subject} is given up after {BOOT_TRIES} tries: gpumod switch, when it can be")
         return done
 
     async def _closed(self, progress: OnProgress) -> list[Mended]:
-        """Close a run that the machine's going down has cut off."""
+        """Close a run that the machine's going down, or the end of this gpumod, has cut off."""
         run = self._machine.store.open_run()
         if run is None:
             return []
-        why = "the machine went down in the middle of it"
+        own = run.command.startswith(OWN) and run.boot == self._machine.boot()
+        why = f"{'gpumod watch ended' if own else 'the machine went down'} in the middle of it"
         try:
             closed = (await self.recover(RecoverParams(way="rollback"), progress)).change
         except GpumodError as error:
@@ -185,9 +213,9 @@ class Watching(Switching, Modes, History):
         why = f"the machine was booted, and boot_mode is {asked}"
         try:
             try:
-                made = await self.switch(SwitchParams(mode=mode, alternative=alternative), progress)
+                made = await self._switch(SwitchParams(mode=mode, alternative=alternative), progress, OWN)
             except Stale:
-                made = await self.switch(SwitchParams(mode=mode), progress)
+                made = await self._switch(SwitchParams(mode=mode), progress, OWN)
         except GpumodError as error:
             return Mended(what="boot", subject=mode, why=why, error=error.info)
         return _mended("boot", mode, why, made)
@@ -203,20 +231,23 @@ class Watching(Switching, Modes, History):
         if mode is None:
             return []
         handles, services = store.handles(), store.services()
-        launched = {s: h.launched for s, h in handles.items() if h.started_at >= since}
+        own = (h for h in handles.values() if h.started_at >= since and h.launched.adopted is None)
+        launched = {h.service: h.launched for h in own}
         mine = with_needs({**services, **launched}, [s for s in mode.services if s in services])
         found = {s: why for s, why in wrong_in(snapshot, held, launched).items() if s in mine}
-        due = {s: why for s, why in found.items() if self._may_restart(s, why, notes)}
+        gone = {s for s in found if snapshot.reading(s).state in GONE}
+        meant = {s for s in found if s not in gone and self._unloads_itself(launched[s])}
+        due = {s: why for s, why in found.items() if s not in meant and self._may_restart(s, why, notes)}
         if not due:
             return []
-        lost = tuple(s for s in due if snapshot.reading(s).state not in GONE)
+        lost = tuple(s for s in due if s not in gone)
         target = Target(members=members_of(mode, due), stop_others=False, restart=lost)
         wanted = Wanted(target, {**services, **{s: launched[s] for s in due}})
         told = "; ".join(f"{s}: {why}" for s, why in due.items())
         names = ", ".join(due)
         try:
             outcome = await change(
-                self._machine, f"watch: restart {names}", lambda _: wanted, Options(), reporter(progress)
+                self._machine, f"{OWN}restart {names}", lambda _: wanted, Options(), reporter(progress)
             )
             done = _mended("restart", names, told, change_result(outcome, mode.id, store.current_mode()))
         except Busy:
@@ -226,6 +257,9 @@ class Watching(Switching, Modes, History):
         for service, why in due.items():
             store.add_event(self._event("watch-restart", service, why=why))
         return [done]
+
+    def _unloads_itself(self, service: Service) -> bool:
+        return self._machine.driver(service).capabilities(service).unloads_itself
 
     def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
         now = self._machine.clock.now()
@@ -268,6 +302,12 @@ def held_by(snapshot: HostSnapshot) -> Mapping[str, Held]:
         for s, r in snapshot.services.items()
         if r.state is State.RUNNING and r.pid and sum(r.vram_mb.values())
     }
+
+
+def still_held(snapshot: HostSnapshot, before: Mapping[str, Held]) -> Mapping[str, Held]:
+    """What processes held that are there yet, and not asleep: who has lost it is to be restarted, now or later."""
+    now = {s: snapshot.reading(s) for s in before}
+    return {s: one for s, one in before.items() if now[s].pid == one.pid and now[s].state is not State.SLEEPING}
 
 
 def members_of(mode: Mode, due: Collection[str]) -> tuple[TargetMember, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -13,6 +14,53 @@ from gpumod.plugins.kit import refuse_flags
 SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ash"})
 CONTAINERS = frozenset({"docker", "podman", "nerdctl"})
 _META = frozenset("|<>$`&(){};\n")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+
+
+class _Wrapper(NamedTuple):
+    """What stands between a wrapper's name and what it starts: options, of which `values` take the next word and `last`
+    end them; a `verb`; and so many words of its `own`. An option that is not known is taken to have no value."""
+
+    values: frozenset[str] = frozenset()
+    verb: str = ""
+    own: int = 0
+    last: frozenset[str] = frozenset()
+
+
+def _wrapper(values: str = "", verb: str = "", own: int = 0, last: str = "") -> _Wrapper:
+    return _Wrapper(frozenset(values.split()), verb, own, frozenset(last.split()))
+
+
+_PYTHON = _wrapper("-X -W --check-hash-based-pycs", last="-m")
+_RUNS = _wrapper("-n --name -p --prefix --cwd --live-stream", verb="run")
+_UV = (
+    "-p --python --with --with-editable --with-requirements --project --directory --extra --group --env-file --package"
+    " --index --index-url --extra-index-url --cache-dir --config-file --from"
+)
+WRAPPERS = {
+    "env": _wrapper("-u --unset -C --chdir"),
+    "nice": _wrapper("-n --adjustment"),
+    "ionice": _wrapper("-c -n --class --classdata"),
+    "chrt": _wrapper("-T -P -D", own=1),
+    "numactl": _wrapper("-i -p -P -N -C -m -w --interleave --preferred --cpunodebind --physcpubind --membind"),
+    "taskset": _wrapper(own=1),
+    "timeout": _wrapper("-s -k --signal --kill-after", own=1),
+    "stdbuf": _wrapper("-i -o -e --input --output --error"),
+    "sudo": _wrapper("-u -g -h -p -C -D -R -T -r -t -U --user --group --chdir"),
+    "doas": _wrapper("-u -C"),
+    "runuser": _wrapper("-u -g -G --user --group"),
+    "setpriv": _wrapper("--reuid --regid --groups --inh-caps --ambient-caps --bounding-set"),
+    "systemd-cat": _wrapper("-t -p --identifier --priority"),
+    "exec": _wrapper("-a"),
+    **dict.fromkeys(("nohup", "setsid", "time", "command", "tini", "dumb-init"), _wrapper()),
+    **dict.fromkeys(SHELLS, _wrapper("-o +o")),
+    "uv": _wrapper(_UV, verb="run", last="-m --module"),
+    "uvx": _wrapper(_UV),
+    **dict.fromkeys(("conda", "mamba", "micromamba"), _RUNS),
+    **dict.fromkeys(("poetry", "pipenv", "pdm", "rye"), _wrapper("-C --directory -p --project", verb="run")),
+    "pixi": _wrapper("-e --environment --manifest-path", verb="run"),
+}
+"""Programs that start another one and are it afterwards, or wait for it: what they start is what counts."""
 
 
 class Flag(NamedTuple):
@@ -23,17 +71,44 @@ class Flag(NamedTuple):
 
 
 def words_from(argv: Sequence[str], program: str) -> tuple[str, ...] | None:
-    """The words of `argv` from `program` (by the last part of a path) on: wrappers before it, and a shell's -c, are
-    passed over. None where it is not there, or is inside a container."""
+    """The words of `argv` from `program` (by the last part of a path, or a module that Python is to run) on.
+
+    Known wrappers before it, and a shell's -c, are passed over. None where something else is started, which may well
+    name it (`tmux new -s PROGRAM`), or where it is inside a container.
+    """
     words = tuple(argv)
-    if not words or PurePosixPath(words[0]).name in CONTAINERS:
-        return None
-    if PurePosixPath(words[0]).name in SHELLS and len(words) > 2 and words[1].startswith("-") and "c" in words[1]:
+    while words and _ASSIGNMENT.match(words[0]):
+        words = words[1:]
+    if not words or PurePosixPath(words[0]).name == program:
+        return words or None
+    name = PurePosixPath(words[0]).name
+    if name in SHELLS and len(words) > 2 and words[1].startswith("-") and "c" in words[1]:
         return words_from(_last_command(words[2]), program)
-    for n, word in enumerate(words):
-        if PurePosixPath(word).name == program:
-            return words[n:]
-    return None
+    wrapper = _PYTHON if re.fullmatch(r"python[0-9.]*", name) else WRAPPERS.get(name)
+    return words_from(_behind(words[1:], wrapper), program) if wrapper else None
+
+
+def _behind(words: Sequence[str], wrapper: _Wrapper) -> Sequence[str]:
+    """What a wrapper starts: `words` without its own. None of them where it does something else."""
+    own, verb = wrapper.own, wrapper.verb
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word in wrapper.values:
+            left = left[1:]
+        elif word in wrapper.last:
+            return left
+        elif word.startswith(("-", "+")) or _ASSIGNMENT.match(word):
+            continue
+        elif verb:
+            if word != verb:
+                return ()
+            verb = ""
+        elif own:
+            own -= 1
+        else:
+            return (word, *left)
+    return ()
 
 
 def _last_command(text: str) -> Sequence[str]:

@@ -90,7 +90,11 @@ def gpumod_supervisors() -> list[SupervisorOffer]:
             factory=_systemd("system"),
             takes_templates=True,
         ),
-        SupervisorOffer(name="adopted-user", summary="adopted units of your own manager", factory=_adopted("user")),
-        SupervisorOffer(name="adopted-system", summary="adopted units of the system", factory=_adopted("system")),
-        SupervisorOffer(name="adopted-process", summary="adopted processes", factory=_adopted_processes),
+        SupervisorOffer(
+            name="adopted-user", summary="adopted units of your own manager", factory=_adopted("user"), adopts=True
+        ),
+        SupervisorOffer(
+            name="adopted-system", summary="adopted units of the system", factory=_adopted("system"), adopts=True
+        ),
+        SupervisorOffer(name="adopted-process", summary="adopted processes", factory=_adopted_processes, adopts=True),
     ]

@@ -58,10 +58,11 @@ class ModelInfoSourceOffer(Offer):
 @dataclass(frozen=True, kw_only=True)
 class SupervisorOffer(Offer):
     """`factory` takes the home folder, the id of the home, the settings and the clock; and, where `takes_templates`,
-    the folders of templates that plugins offer."""
+    the folders of templates that plugins offer. `adopts`: it keeps what was adopted alone, and nobody chooses it."""
 
     factory: Callable[..., Supervisor]
     takes_templates: bool = False
+    adopts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,14 @@ from gpumod.domain.footprint import Estimate
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.plugins.isolation import quietly, reason
-from gpumod.plugins.offers import GpuProbeOffer, ModelInfoSourceOffer, Offer, PresetsOffer, TemplatesOffer
+from gpumod.plugins.offers import (
+    GpuProbeOffer,
+    ModelInfoSourceOffer,
+    Offer,
+    PresetsOffer,
+    SupervisorOffer,
+    TemplatesOffer,
+)
 from gpumod.plugins.offers import VramEstimatorOffer as EstimatorOffer
 from gpumod.ports import Driver, GpuProbe, ModelInfo, ModelInfoSource, SleepStrategy, Supervisor, VramEstimator
 
@@ -182,6 +189,17 @@ class Plugins:
     templates: tuple[TemplatesOffer, ...] = ()
     records: tuple[PluginRecord, ...] = field(default=())
 
+    def check_supervisor(self, name: str) -> None:
+        """Raise UsageError `no-choice` for a supervisor that nobody chooses, and as :meth:`Registry.offer`."""
+        offer = self.supervisors.offer(name).offer
+        if isinstance(offer, SupervisorOffer) and offer.adopts:
+            raise UsageError(
+                "no-choice",
+                f"{name!r} keeps no service that gpumod starts",
+                why="it is for what was adopted alone",
+                hint="process, systemd-user and systemd-system do",
+            )
+
     def gpu_probe(self, settings: Settings) -> GpuProbe:
         """The probe that the setting names, else the first available one.
 
@@ -194,7 +212,6 @@ class Plugins:
         for name in names:
             offered = self.gpu_probes.offer(name)
             why_not = unavailable(offered.offer, settings, wanted=bool(wanted))
-            why_not = unavailable(offered.offer, settings)
             if why_not is None:
                 return offered.make(settings)
             refused.append(f"{name}: {why_not}")

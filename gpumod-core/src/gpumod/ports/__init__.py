@@ -82,12 +82,14 @@ class ProbeResult(Frozen):
 
 class Capabilities(Frozen):
     """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has.
-    `equal_part`: of each GPU that it spans it takes the same part, not the same MiB."""
+    `equal_part`: of each GPU that it spans it takes the same part, not the same MiB. `unloads_itself`: it may put its
+    model away and load it again by itself, so that awake without memory it has not lost its GPU."""
 
     sleep_levels: tuple[str, ...] = ()
     exclusive_start: bool = False
     hosts_members: bool = False
     equal_part: bool = False
+    unloads_itself: bool = False
 
 
 class HttpReply(Frozen):

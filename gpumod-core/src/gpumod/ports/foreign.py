@@ -25,13 +25,24 @@ class UnitFacts(Frozen):
     file: str = ""
 
 
+class Container(Frozen):
+    """A container, by its id (its first 12 digits); `engine` is what keeps it, empty where that is not told."""
+
+    engine: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} container {self.id}".strip()
+
+
 class ProcessFacts(Frozen):
-    """A living process; `identity` is what no other one shares."""
+    """A living process; `identity` is what no other one shares. `container`: the one that it is in, and we are not."""
 
     pid: int
     identity: str
     command: CommandLine
     pids: tuple[int, ...] = ()
+    container: Container | None = None
 
 
 class ProgramFound(Frozen):

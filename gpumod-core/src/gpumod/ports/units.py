@@ -24,9 +24,9 @@ class CanBeAway(Protocol):
 @runtime_checkable
 class NeedsLeave(Protocol):
     """A supervisor that not everybody may tell what to do. `may` raises MachineLacks where whoever asks may not start
-    and stop these services; nothing becomes of them by the question."""
+    and stop the services of `handles`; nothing becomes of them by the question."""
 
-    async def may(self, services: Sequence[str]) -> None: ...
+    async def may(self, handles: Sequence[Handle]) -> None: ...
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from gpumod.operations.ports import Tools
@@ -24,3 +25,31 @@ def bare_tools(**given: Any) -> Tools:
         "checkup": _not_here,
     }
     return Tools(**(tools | given))
+
+
+class WatchFile:
+    """Stands where the unit of `gpumod watch` is, of the manager `whose`: a file, and nothing that runs."""
+
+    name = "gpumod.service"
+
+    def __init__(self, folder: Path, whose: str) -> None:
+        self.path, self._whose = folder / f"{whose}-watch.service", whose
+
+    async def install(self) -> bool:
+        was = self.there()
+        self.path.touch()
+        return was is None
+
+    async def uninstall(self) -> bool:
+        was = self.there()
+        self.path.unlink(missing_ok=True)
+        return was is not None
+
+    def there(self) -> Path | None:
+        return self.path if self.path.is_file() else None
+
+    def command(self, option: str) -> str:
+        return f"gpumod watch {option} --manager {self._whose}"
+
+    def advice(self) -> tuple[str, ...]:
+        return ("linger",)

@@ -45,7 +45,8 @@ RULES = (
 
 
 class WorldOptions(Options):
-    """How a service of the world behaves (see :class:`Recipe`); `uses_mb` is what it takes in truth."""
+    """How a service of the world behaves (see :class:`Recipe`); `uses_mb` is what it takes in truth, `unloads` says
+    that it may put its model away by itself."""
 
     uses_mb: int | None = None
     peak_mb: int = 0
@@ -55,12 +56,13 @@ class WorldOptions(Options):
     sleep_s: float = 0.3
     wake_s: float = 0.5
     exclusive: bool = False
+    unloads: bool = False
 
 
 def recipe(service: Service, allocation: Allocation) -> dict[str, Any]:
     options = parse_options(WorldOptions, service)
     vram_mb = allocation.vram_mb if options.uses_mb is None else options.uses_mb
-    return asdict(Recipe(vram_mb=vram_mb, **options.model_dump(exclude={"uses_mb", "exclusive"})))
+    return asdict(Recipe(vram_mb=vram_mb, **options.model_dump(exclude={"uses_mb", "exclusive", "unloads"})))
 
 
 class WorldDriver:
@@ -73,7 +75,8 @@ class WorldDriver:
 
     def capabilities(self, service: Service) -> Capabilities:
         levels = ("unload",) if service.host else ("nap",)
-        return Capabilities(sleep_levels=levels, exclusive_start=_options(service).exclusive)
+        options = _options(service)
+        return Capabilities(sleep_levels=levels, exclusive_start=options.exclusive, unloads_itself=options.unloads)
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         order = {"recipe": recipe(service, allocation)}

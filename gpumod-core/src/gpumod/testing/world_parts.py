@@ -296,9 +296,12 @@ class WorldLocal:
         return None
 
     def load_signs(self, pids: Collection[int]) -> LoadSigns:
-        """What these have read and fetch, as the faults `reads-slowly` and `downloads` say."""
+        """What these have read and fetch, as the faults `reads-slowly` and `downloads` say; an error at the first look
+        with `look-fails-once`."""
         procs = [self.world.procs[pid] for pid in pids if pid in self.world.procs]
         procs = [proc for proc in procs if proc.state == "loading"]
+        if any(self.world.faults.get(proc.service, {}).pop("look-fails-once", None) for proc in procs):
+            raise OSError("it cannot be looked at now")
         age_s = {proc.service: self.world.clock.now() - proc.started_at for proc in procs}
         rates = {service: self.world.faults.get(service, {}) for service in age_s}
         return LoadSigns(

@@ -20,7 +20,7 @@ from gpumod.domain.settings import Settings
 from gpumod.ports.commands import CommandLine
 from gpumod.ports.foreign import FolderFound, ProgramFound
 
-VERSION_S = 3.0
+VERSION_S = 10.0
 """So long a program may take to tell its version."""
 MOST = 10_000
 """So many files are looked at in a folder."""
@@ -40,6 +40,12 @@ def find(names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]:
 def _found(name: str, path: str) -> ProgramFound:
     if version := _installed_version(PurePosixPath(name).name, Path(path)):
         return ProgramFound(name=PurePosixPath(name).name, path=path, version=version)
+    if os.geteuid() == 0 and (owner := Path(path).stat().st_uid) != 0:
+        return ProgramFound(
+            name=PurePosixPath(name).name,
+            path=path,
+            why=f"it is not asked: it is of user {owner}, and would run as root",
+        )
     env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     base = PurePosixPath(name).name
     try:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from gpumod.adapters.containers import container_of
 from gpumod.adapters.foreign.processes import identity_of
 from gpumod.adapters.process.proc import parent, trees
 from gpumod.domain.adopted import UNIT_PATTERN, Manager
@@ -21,7 +22,12 @@ def process(pid: int) -> ProcessFacts | None:
     command = command_of(pid)
     if identity is None or not command.argv:
         return None
-    return ProcessFacts(pid=pid, identity=identity, command=command, pids=(pid, *trees([pid])[pid]))
+    container = None
+    with contextlib.suppress(OSError):  # it ended just now
+        container = container_of(pid)
+    return ProcessFacts(
+        pid=pid, identity=identity, command=command, pids=(pid, *trees([pid])[pid]), container=container
+    )
 
 
 def command_of(pid: int) -> CommandLine:

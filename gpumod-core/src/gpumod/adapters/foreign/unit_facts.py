@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from gpumod.adapters.systemd import states
 from gpumod.adapters.systemd.manager import Answer, Manager, Properties, refused
-from gpumod.domain.adopted import UNIT_PATTERN
+from gpumod.domain.adopted import OWN, UNIT_PATTERN
 from gpumod.ports.commands import CommandLine
 from gpumod.ports.foreign import UnitFacts
 
 ASKED = ("LoadState", "ActiveState", "MainPID", "ControlGroup", "ExecStart", "Environment", "WorkingDirectory")
-OURS = "gpumod-"
 _ARGV = re.compile(r"argv\[\]=(.*?) ; ignore_errors=")
 
 
@@ -24,7 +23,7 @@ def names(manager: Manager) -> tuple[str, ...]:
         answer = _call(manager, *verb, "--plain", "--no-legend")
         found |= {line.split()[0] for line in answer.out.splitlines() if line.split()}
     good = (name for name in found if re.fullmatch(UNIT_PATTERN[1:-1], name) and "@." not in name)
-    return tuple(sorted(name for name in good if not name.startswith(OURS)))
+    return tuple(sorted(name for name in good if not name.startswith(OWN)))
 
 
 def facts(manager: Manager, units: Sequence[str]) -> tuple[UnitFacts, ...]:

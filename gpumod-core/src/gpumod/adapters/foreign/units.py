@@ -9,16 +9,19 @@ from gpumod.adapters.process.proc import Proc, ended, start_ticks
 from gpumod.adapters.systemd import states
 from gpumod.adapters.systemd.cgroups import pids_in
 from gpumod.adapters.systemd.journal import lines_of
+from gpumod.adapters.systemd.leave import ask_leave
 from gpumod.adapters.systemd.manager import Manager, Properties, Scope, refused
 from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.run import Handle
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
 
-START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 3600.0
 """For units whose time to stop has no end."""
 LEFT_S = 2.0
 _POLL_S = 0.02
+_ASK_S = 0.5
+"""So often systemd is asked after a unit that has no main process: each time that takes a program's start."""
+_LEAVE = "let a polkit rule allow it for this unit (docs/adoption.md says which), or run gpumod as root"
 
 
 class AdoptedUnits:
@@ -59,25 +62,32 @@ class AdoptedUnits:
                 f"gpumod service release {handle.service}",
             )
 
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""
+        await ask_leave(self._manager, sorted({self._unit(handle) for handle in handles}), _LEAVE)
+
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
-        """Start the unit as it is; nothing of `launch` and `env` reaches it. Raises Failed and MachineLacks."""
+        """Have the unit started as it is; nothing of `launch` and `env` reaches it. Raises Failed and MachineLacks.
+
+        Returns when systemd has taken that on: whether it comes up, and in what time, is seen by its status.
+        """
         unit = self._unit(handle)
-        answer = await self._manager.call("start", "--", unit, timeout_s=START_TIMEOUT_S)
+        answer = await self._manager.call("start", "--no-block", "--", unit)
         if answer.code:
-            raise refused(self._manager.scope, "was not started", answer, unit)
+            raise refused(self._manager.scope, "was not started", answer, unit, _LEAVE)
         return states.token_of(await self._shown(unit))
 
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """Stop the unit in its own way and time. Raises Failed `left-running` for what its KillMode= spares."""
         unit = self._unit(handle)
         shown = await self._shown(unit)
-        if not states.is_active(shown):
+        if not states.is_due(shown):
             return
         time_s = states.seconds(shown, "TimeoutStopUSec")
         patience_s = STOP_TIMEOUT_S if time_s is None else 60 + 4 * time_s
         answer = await self._manager.call("stop", "--", unit, timeout_s=patience_s)
         if answer.code:
-            raise refused(self._manager.scope, "was not stopped", answer, unit)
+            raise refused(self._manager.scope, "was not stopped", answer, unit, _LEAVE)
         give_up = self._clock.monotonic() + LEFT_S
         while left := pids_in(shown.get("ControlGroup", "")):
             if self._clock.monotonic() >= give_up:
@@ -105,7 +115,7 @@ class AdoptedUnits:
             if status.pid and ticks is not None:
                 await ended(Proc(status.pid, ticks), None, self._clock)
             else:
-                await self._clock.sleep(_POLL_S)
+                await self._clock.sleep(_ASK_S)
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
         """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
@@ -137,6 +147,8 @@ class AdoptedUnits:
 def _status(shown: Properties) -> ProcessStatus:
     told = states.state_of(shown)
     if not states.is_active(shown):
+        if states.is_due(shown):
+            return ProcessStatus(alive=True, token=states.token_of(shown), detail="systemd has yet to start it")
         failed = shown.get("ActiveState") == "failed"
         detail = f"its unit has failed ({shown.get('Result', 'nobody knows why')})" if failed else told.detail
         return ProcessStatus(alive=False, exit_code=told.exit_code if failed else None, detail=detail)

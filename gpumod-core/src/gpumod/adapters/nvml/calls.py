@@ -26,6 +26,8 @@ ARCHITECTURES = {
 LISTS = ("Compute", "Graphics", "MPSCompute")
 """The lists of processes; one may stand in several."""
 NOT_SUPPORTED = 3
+NOT_THERE = (2, NOT_SUPPORTED, 4, 6, FUNCTION_NOT_FOUND)
+"""Of a place for a MIG instance: no argument, not supported, not permitted to us, none there."""
 
 Error: type[Exception] = pynvml.NVMLError
 """What every call here raises; `.value` is the code. (Its instances cannot be hashed or compared.)"""
@@ -47,6 +49,11 @@ def begin() -> None:
         # A library that lacks even this function is somebody else's file.
         code = LIBRARY_NOT_FOUND if error_code(error) == FUNCTION_NOT_FOUND else error_code(error)
         raise driver_error(code, str(error)) from error
+
+
+def end() -> None:
+    """Let go of the driver: while somebody holds it, no GPU can be reset and no module unloaded."""
+    optional(pynvml.nvmlShutdown)
 
 
 def error_code(error: Exception) -> int:
@@ -133,10 +140,15 @@ def mig(handle: Any) -> tuple[bool, bool]:
 
 
 def mig_instances(handle: Any) -> list[Any]:
-    """The handles of the MIG instances of a card."""
-    count = optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
-    found = (optional(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number) for number in range(count))
-    return [instance for instance in found if instance is not None]
+    """The handles of the MIG instances of a card. One that fails is raised: those after it would change places."""
+    found = []
+    for number in range(optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        try:
+            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
+        except Error as error:
+            if error_code(error) not in NOT_THERE:
+                raise
+    return found
 
 
 def process_name(pid: int) -> str:

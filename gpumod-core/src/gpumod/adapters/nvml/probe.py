@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ Readings = tuple[tuple[GpuReading, ...], tuple[GpuProcess, ...]]
 
 
 class NvmlProbe:
-    """Reads NVIDIA's cards. Cheap to make: the driver is asked at the first reading."""
+    """Reads NVIDIA's cards. Cheap to make: the driver is asked at the first reading, and let go of with the probe."""
 
     name = "nvml"
 
@@ -78,6 +79,7 @@ class NvmlProbe:
             if not self._begun:
                 calls.begin()
                 self._begun = True
+                weakref.finalize(self, calls.end)
             try:
                 return self._cards.find()
             except calls.Error as error:

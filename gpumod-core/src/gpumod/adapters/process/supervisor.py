@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from gpumod.adapters.launches import already_running, cannot_kill
+from gpumod.adapters.launches import already_running, cannot_kill, refuse_anothers
 from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.launching import not_started, orders, run_shim
 from gpumod.adapters.process.proc import (
@@ -52,8 +52,9 @@ class ProcessSupervisor:
         self._kill_timeout_s = kill_timeout_s
         self._settings = settings
         self._clock = clock
-        self._records = Records(home.absolute())
-        self._nursery = Nursery(home.absolute())
+        self._home = home.absolute()
+        self._records = Records(self._home)
+        self._nursery = Nursery(self._home)
 
     # --- start --------------------------------------------------------------------------------------------------
 
@@ -70,15 +71,18 @@ class ProcessSupervisor:
 
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise what :meth:`start` would raise before anything runs."""
+        refuse_anothers(self._home, handle.service)
         orders(handle, launch, {}, self._records, self._settings)
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service detached and return its token, once the program has really been executed.
 
-        Raises MachineLacks `missing-binary`, Failed `missing-folder`, `cannot-execute`, `already-running` or
-        `cannot-start`, UsageError for a launch that no process can have. Nothing runs after an error.
+        Raises MachineLacks `missing-binary` or `anothers-home`, Failed `missing-folder`, `cannot-execute`,
+        `already-running` or `cannot-start`, UsageError for a launch that no process can have. Nothing runs after an
+        error.
         """
         service = handle.service
+        refuse_anothers(self._home, service)
         last = self._records.last_run(service)
         if last is not None and _has_shim(last) and not await self._ends(last):
             raise already_running(service, last["pid"])

@@ -129,8 +129,9 @@ def no_systemd(why: str) -> MachineLacks:
     return MachineLacks("no-systemd", "there is no systemd to keep services", why=why, hint=hint)
 
 
-def refused(scope: Scope, what: str, answer: Answer, unit: str = "") -> Failed | MachineLacks:
-    """The error of a call that failed: MachineLacks `not-allowed` where rights are missing, else Failed."""
+def refused(scope: Scope, what: str, answer: Answer, unit: str = "", hint: str = "") -> Failed | MachineLacks:
+    """The error of a call that failed: MachineLacks `not-allowed` (`hint`: what then helps) where rights are missing,
+    else Failed."""
     why = answer.err.strip() or answer.out.strip() or f"systemctl ended with status {answer.code}"
     name = unit or f"the systemd {scope} manager"
     if any(words in why for words in FORBIDDEN):
@@ -138,7 +139,8 @@ def refused(scope: Scope, what: str, answer: Answer, unit: str = "") -> Failed |
             "not-allowed",
             f"{name} {what}: you may not",
             why=why,
-            hint="let a polkit rule allow it for units of this home (docs/systemd.md has one), run gpumod as root, or"
+            hint=hint
+            or "let a polkit rule allow it for units of this home (docs/systemd.md has one), run gpumod as root, or"
             " use your own manager: gpumod settings set supervisor systemd-user",
         )
     if "Failed to connect" in why or "No medium found" in why:

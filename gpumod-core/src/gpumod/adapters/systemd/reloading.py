@@ -6,15 +6,14 @@ and not by systemd, lose them ("Failed to initialize NVML: Unknown Error").
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from gpumod.adapters.containers import container_in
 from gpumod.adapters.process.proc import all_pids
 from gpumod.adapters.systemd.manager import Manager, refused
 from gpumod.domain.errors import Failed
 from gpumod.domain.settings import Settings
 
-CONTAINER = re.compile(r"(?:docker|libpod|cri-containerd|crio|nerdctl|containerd)[-/:]([0-9a-f]{12})[0-9a-f]{0,52}")
 GPU_DEVICE = "dev/nvidiactl"
 
 
@@ -47,9 +46,10 @@ def containers_with_gpus(proc: Path = Path("/proc")) -> tuple[str, ...]:
     found: set[str] = set()
     for pid in all_pids():
         try:
-            match = CONTAINER.search((proc / str(pid) / "cgroup").read_text())
-            if match and (proc / str(pid) / "root" / GPU_DEVICE).exists():
-                found.add(match[1])
+            box = container_in((proc / str(pid) / "cgroup").read_text())
+            # An lxc's devices are its own affair: systemd does not set them again.
+            if box and box.engine != "lxc" and (proc / str(pid) / "root" / GPU_DEVICE).exists():
+                found.add(box.id)
         except OSError:  # it ended, or is somebody else's
             continue
     return tuple(sorted(found))

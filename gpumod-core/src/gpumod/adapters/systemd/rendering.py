@@ -75,6 +75,7 @@ class Rendering:
             path=self.path(service.id),
             text=marked(body, self._home_id, service.id, own or name),
             template=own or name,
+            home=self._home,
         )
 
     def variables(self, service: Service, launch: Launch, found: Resolved, template: str) -> Mapping[str, object]:

@@ -18,7 +18,7 @@ from gpumod.ports import ProcessStatus
 ASKED = (
     *("LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "ControlGroup"),
     *("ExecMainStartTimestampMonotonic", "InvocationID", "FragmentPath", "NeedDaemonReload", "NRestarts"),
-    "TimeoutStopUSec",
+    *("TimeoutStopUSec", "Job"),
 )
 OVER = frozenset({"inactive", "failed"})
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -40,6 +40,11 @@ def is_active(shown: Properties) -> bool:
     return shown.get("ActiveState", "inactive") not in OVER
 
 
+def is_due(shown: Properties) -> bool:
+    """True for what is active, and for what is down and has a job: its start waits for its turn."""
+    return is_active(shown) or number(shown, "Job") > 0
+
+
 def pids_of(shown: Properties) -> tuple[int, ...]:
     """Every process of the unit."""
     main = number(shown, "MainPID")
@@ -50,15 +55,7 @@ def status_of(handle: Handle, shown: Properties, ending: Ending | None) -> Proce
     """The status of a handle whose unit is `shown`."""
     if not is_active(shown):
         return ProcessStatus(alive=False, exit_code=_exit_code(handle, shown, ending), detail=_detail(shown, ending))
-    pid = number(shown, "MainPID") or None
-    return ProcessStatus(
-        alive=True,
-        pid=pid,
-        pids=pids_of(shown),
-        started_at=_epoch(number(shown, "ExecMainStartTimestampMonotonic")),
-        token=token_of(shown),
-        detail="" if pid else _detail(shown, ending),
-    )
+    return _up(shown, ending)
 
 
 def state_of(shown: Properties) -> ProcessStatus:
@@ -67,6 +64,11 @@ def state_of(shown: Properties) -> ProcessStatus:
     if not is_active(shown):
         ended = None if code not in _CODES.values() else status if code == 1 else -status
         return ProcessStatus(alive=False, exit_code=ended, detail=_detail(shown, None))
+    return _up(shown, None)
+
+
+def _up(shown: Properties, ending: Ending | None) -> ProcessStatus:
+    """The status of a unit that is active."""
     pid = number(shown, "MainPID") or None
     return ProcessStatus(
         alive=True,
@@ -74,7 +76,7 @@ def state_of(shown: Properties) -> ProcessStatus:
         pids=pids_of(shown),
         started_at=_epoch(number(shown, "ExecMainStartTimestampMonotonic")),
         token=token_of(shown),
-        detail="" if pid else _detail(shown, None),
+        detail="" if pid else _detail(shown, ending),
     )
 
 

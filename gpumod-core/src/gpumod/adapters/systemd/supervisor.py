@@ -9,23 +9,31 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gpumod.adapters.files import write_atomic
-from gpumod.adapters.launches import Resolved, already_running, cannot_execute, cannot_kill, resolved
+from gpumod.adapters.launches import (
+    Resolved,
+    already_running,
+    cannot_execute,
+    cannot_kill,
+    refuse_anothers,
+    resolved,
+)
 from gpumod.adapters.process.proc import NONCE_VARIABLE, Proc, ended, start_ticks
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.cgroups import kill_all
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.journal import lines_of
+from gpumod.adapters.systemd.leave import ask_leave
 from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
-from gpumod.domain.errors import Failed, GpumodError, MachineLacks
+from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -56,6 +64,7 @@ class SystemdSupervisor:
         self.name = f"systemd-{scope}"
         self._home_id = home_id
         self._settings = settings
+        self._home = home
         self._clock = clock
         self._manager = Manager(scope)
         self._records = Records(home)
@@ -132,31 +141,34 @@ class SystemdSupervisor:
             self._told = []
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise what :meth:`start` would raise before anything runs."""
+        """Raise what :meth:`start` would raise before anything runs. Units that only root may write: all of the run."""
+        self._refuse_anothers(handle.service)
         self.reach()
         unit = self._unit(handle, launch)
         environment_text(handle.service, launch.env)
-        differs = units.there(unit.path, self._home_id, handle.service) != unit.text
-        if differs and not os.access(_nearest(unit.path.parent), os.W_OK):
-            raise units.cannot_write(unit)
+        if self._lacks_rights(unit, handle.service):
+            raise units.cannot_write(unit, others=self._others_lacking(handle.service))
 
-    async def may(self, services: Sequence[str]) -> None:
-        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `services`.
+    def _lacks_rights(self, unit: Unit, service: str) -> bool:
+        differs = units.there(unit.path, self._home_id, service) != unit.text
+        return differs and not os.access(_nearest(unit.path.parent), os.W_OK)
 
-        Whether polkit would allow it can only be asked by doing: what is down is stopped, and what is up is told that
-        it has not failed. Neither changes anything.
-        """
-        if self._manager.scope == "user" or os.geteuid() == 0:
-            return
-        names = [self._rendering.name(service) for service in services]
-        shown = await self._manager.show(names, states.ASKED)
-        up = [name for name in names if states.is_active(shown.get(name, {}))]
-        for verb, asked in (("stop", [name for name in names if name not in up]), ("reset-failed", up)):
-            answer = await self._manager.call(verb, "--", *asked) if asked else None
-            if answer is not None and answer.code:
-                error = refused(self._manager.scope, "cannot be started and stopped", answer, ", ".join(asked))
-                if isinstance(error, MachineLacks):
-                    raise error
+    def _others_lacking(self, service: str) -> list[Unit]:
+        found = []
+        for handle, launch in self._told:
+            with suppress(GpumodError):  # what else is wrong with it is told at its own check
+                unit = self._unit(handle, launch)
+                if handle.service != service and self._lacks_rights(unit, handle.service):
+                    found.append(unit)
+        return found
+
+    def _refuse_anothers(self, service: str) -> None:
+        if self._manager.scope == "user":  # the system's manager runs it as the home's owner
+            refuse_anothers(self._home, service)
+
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""
+        await ask_leave(self._manager, sorted({self._rendering.name(handle.service) for handle in handles}))
 
     async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
         """Write the units that differ, and see that the manager knows them as they are; `shown` is what it knows.
@@ -199,6 +211,7 @@ class SystemdSupervisor:
         `systemd-refused`, MachineLacks `not-allowed`. Nothing runs after an error.
         """
         service, name = handle.service, self._rendering.name(handle.service)
+        self._refuse_anothers(service)
         found = self._resolved(handle, launch, env)
         alone = self._resolved(handle, launch)
         unit = self._rendering.unit(handle, launch, alone)
@@ -270,7 +283,11 @@ class SystemdSupervisor:
     async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
         """The units of this home that are up, and whose services have no handle here."""
         known = {handle.service for handle in handles if handle.supervisor == self.name}
-        there = {s: path.name for s, path in units.ours(self._manager.scope, self._home_id).items() if s not in known}
+        there = {
+            s: path.name
+            for s, path in units.of_home(units.unit_folder(self._manager.scope), self._home_id)
+            if s not in known
+        }
         shown = await self._manager.show(list(there.values()), states.ASKED)
         systemctl = "systemctl --user" if self._manager.scope == "user" else "systemctl"
         up = {s: shown[name] for s, name in there.items() if name in shown and states.is_active(shown[name])}

@@ -7,7 +7,8 @@ import hashlib
 import os
 import pwd
 import re
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,13 @@ _MARK = re.compile(r"^([A-Z][A-Za-z]*)=(.*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit as it should be; `template` is what it was made of."""
+    """A unit as it should be; `template` is what it was made of, `home` that of which it keeps a service."""
 
     name: str
     path: Path
     text: str
     template: str
+    home: Path | None = None
 
 
 def unit_name(service: str, home: Path, home_id: str, scope: Scope) -> str:
@@ -47,20 +49,22 @@ def unit_name(service: str, home: Path, home_id: str, scope: Scope) -> str:
     return f"gpumod-{service}.service" if short else f"gpumod-{service}.{home_id}.service"
 
 
-def unit_folder(scope: Scope) -> Path:
-    """Where units of ours are written. They stay over a reboot, but none is ever enabled.
+def unit_folder(scope: Scope, uid: int | None = None) -> Path:
+    """Where units of ours are written (`uid`: those of another user's manager). They stay over a reboot, but none is
+    ever enabled.
 
     Raises MachineLacks `no-user-manager` for a user who is not in the machine's list of users.
     """
     if scope == "system":
         return Path("/etc/systemd/system")
+    uid = os.geteuid() if uid is None else uid
     try:
-        return Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".config/systemd/user"
+        return Path(pwd.getpwuid(uid).pw_dir) / ".config/systemd/user"
     except KeyError:
         raise MachineLacks(
             "no-user-manager",
             "this user has no systemd manager",
-            why=f"nobody has the user id {os.geteuid()} on this machine",
+            why=f"nobody has the user id {uid} on this machine",
             hint="gpumod settings set supervisor process",
         ) from None
 
@@ -110,17 +114,6 @@ def there(path: Path, home_id: str, service: str) -> str | None:
     return text
 
 
-def ours(scope: Scope, home_id: str) -> dict[str, Path]:
-    """The units of a home that are there, by service."""
-    found = {}
-    for path in sorted(unit_folder(scope).glob("gpumod-*.service")):
-        with contextlib.suppress(OSError):
-            marks = marks_of(path.read_text("utf-8", "replace"))
-            if marks.get("Home") == home_id and "Service" in marks:
-                found[marks["Service"]] = path
-    return found
-
-
 def foreign(path: Path | str, why: str) -> Failed:
     return Failed(
         "foreign-unit",
@@ -152,14 +145,20 @@ def write(unit: Unit) -> Callable[[], None]:
     return put_back
 
 
-def cannot_write(unit: Unit, error: OSError | None = None) -> GpumodError:
+def cannot_write(unit: Unit, error: OSError | None = None, others: Sequence[Unit] = ()) -> GpumodError:
+    """What keeps `unit` from being written; where that takes root, `others` that lack it too are named with it."""
     if os.geteuid() != 0 and (error is None or isinstance(error, PermissionError)):
-        service = marks_of(unit.text).get("Service", "ID")
+        lacking = sorted((unit, *others), key=lambda one: one.path)  # the same words, whichever is asked for
+        how = {one.path: "is not as it should be" if os.path.lexists(one.path) else "is not there" for one in lacking}
+        many = len(lacking) > 1
+        told = ", ".join(f"{path} {state}" for path, state in how.items())
+        home = f" --home {shlex.quote(str(unit.home))}" if unit.home else ""
+        commands = [f"gpumod{home} service unit {marks_of(one.text).get('Service', 'ID')} --write" for one in lacking]
         return MachineLacks(
             "unit-needs-root",
-            f"the unit {unit.path} is not as it should be, and only root may write it",
+            f"{'units are' if many else 'a unit is'} to be written, and only root may do that: {told}",
             why=error.strerror or "" if error else f"you cannot write into {unit.path.parent}",
-            hint=f"as root, with this home: gpumod service unit {service} --write; or set supervisor systemd-user",
+            hint=f"as root: {' && '.join(commands)}; or set supervisor systemd-user",
         )
     why = (error.strerror or str(error)) if error else ""
     return Failed(

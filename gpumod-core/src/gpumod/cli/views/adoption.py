@@ -60,6 +60,13 @@ def found(result: InitResult) -> list[RenderableType | None]:
         stack(heading("Models"), *folders) if folders else None,
         stack(heading("Found, and could be managed"), *map(_proposal, result.proposals)) if result.proposals else None,
         words(f"now managed: {commas(result.taken)}", "green") if result.taken else None,
+        words(
+            f"counted as nothing until it has run: {commas(result.counted_as_nothing)}"
+            " (gpumod service edit ID --vram-mb MB says what it takes)",
+            "yellow",
+        )
+        if result.counted_as_nothing
+        else None,
     ]
 
 

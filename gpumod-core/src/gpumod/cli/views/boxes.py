@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -12,6 +12,7 @@ from rich.text import Text
 from gpumod.cli.text import safe_lines
 from gpumod.cli.views.change import change
 from gpumod.cli.views.parts import blocks, bullets, commas, line, stack, table, words
+from gpumod.domain.mode import Want
 from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 
 SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
@@ -63,7 +64,16 @@ def _rows(changes: tuple[ObjectChange, ...]) -> Iterator[tuple[object, ...]]:
 def _value(value: Any) -> str:
     if value is None:
         return "(none)"
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "service" in item for item in value):
+        return ", ".join(map(_member, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _member(item: Mapping[str, Any]) -> str:
+    """A member of a mode: awake and in no order where it does not say."""
+    want, order = item.get("want", Want.AWAKE.value), item.get("start_order", 0)
+    said = [*([want] if want != Want.AWAKE.value else []), *([f"start order {order}"] if order else [])]
+    return f"{item['service']} ({', '.join(map(str, said))})" if said else str(item["service"])
 
 
 def _beside(result: DiffResult) -> RenderableType | None:

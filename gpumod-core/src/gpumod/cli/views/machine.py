@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import RenderableType
 
 from gpumod.cli.views.adoption import found
@@ -30,10 +32,20 @@ def init(result: InitResult) -> RenderableType:
 def doctor(result: DoctorResult) -> RenderableType:
     """Every check, what to do about what is wrong, and how much could not be looked at."""
     rows = [(state(c.level), c.name, c.message + (f" (try: {c.hint})" if c.hint else "")) for c in result.checks]
-    unseen = sum(check.level == "unknown" for check in result.checks)
-    well = f"nothing is wrong; {unseen} could not be told from here" if unseen else "all is well"
-    verdict = words(well, "green") if result.ok else words("something is wrong", "red")
+    count = Counter(check.level for check in result.checks)
+    well = f"nothing is wrong; {count['unknown']} could not be told from here" if count["unknown"] else "all is well"
+    problems, warnings = _counted(count["problem"], "problem"), _counted(count["warning"], "warning")
+    if result.ok:
+        verdict = words(well, "green")
+    elif problems:
+        verdict = words(f"something is wrong: {commas(told for told in (problems, warnings) if told)}", "red")
+    else:
+        verdict = words(f"nothing is broken now: {warnings}", "yellow")
     return blocks(table(("LEVEL", "CHECK", "WHAT"), rows, fold=("WHAT",)), verdict)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}" if count else ""
 
 
 def plugins(result: PluginsResult) -> RenderableType:

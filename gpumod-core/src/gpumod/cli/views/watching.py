@@ -39,6 +39,7 @@ def _parts(done: Mended) -> list[tuple[str, str]]:
 
 def _unit(unit: WatchUnitState) -> RenderableType:
     """Where the unit is, and what would keep it from doing its work."""
-    state = "runs, from every boot on" if unit.installed else "is not there any more"
+    gone = "is not there any more" if unit.changed else "was not there: there was none to remove"
+    state = "runs, from every boot on" if unit.installed else gone
     known = pairs({"unit": f"{unit.name} {state}", "manager": f"the {unit.manager}'s", "file": unit.path})
     return Group(known, *(Text(safe(note)) for note in unit.notes))

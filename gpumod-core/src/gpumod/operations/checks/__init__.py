@@ -8,6 +8,7 @@ from gpumod.domain.errors import GpumodError
 from gpumod.operations.checks.case import Case, from_error
 from gpumod.operations.checks.definitions import check_definitions
 from gpumod.operations.checks.devices import check_devices
+from gpumod.operations.checks.ended import check_ended
 from gpumod.operations.checks.exposure import check_exposure
 from gpumod.operations.checks.gpus import check_gpus
 from gpumod.operations.checks.home import check_home
@@ -42,6 +43,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("ports", check_ports),
     ("network", check_exposure),
     ("times", check_timeouts),
+    ("mode", check_ended),
     ("running", check_running),
 )
 """Each part, and what it is called where it breaks off."""

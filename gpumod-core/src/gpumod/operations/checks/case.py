@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from gpumod.domain.adopted import Manager
@@ -15,6 +15,7 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import GONE
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.machine import Machine
+from gpumod.operations.ports import InstallsWatch
 from gpumod.operations.results import Check
 from gpumod.ports import Launch
 from gpumod.ports.checkup import Checkup, LoadedUnit
@@ -42,8 +43,8 @@ class Case:
     """`snapshot` is None where the machine cannot be observed: the part that looks at GPUs tells why.
 
     `launches` are how services would be started, as far as that can be told; `kept` are those that are units.
-    `strays` run for this home, and no handle names them. `watch` is whose manager runs `gpumod watch`; None where it is
-    not installed. `busy` is who changes the machine now.
+    `strays` run for this home, and no handle names them. `watches` are the units that run `gpumod watch`, by
+    whose manager they are of. `busy` is who changes the machine now.
     """
 
     machine: Machine
@@ -55,7 +56,7 @@ class Case:
     launches: Mapping[str, Launch]
     kept: Mapping[str, Kept]
     strays: tuple[Stray, ...] = ()
-    watch: Manager | None = None
+    watches: Mapping[Manager, InstallsWatch] = field(default_factory=dict)
     busy: str = ""
 
     @property
@@ -66,7 +67,7 @@ class Case:
     @property
     def serves(self) -> bool:
         """True for a machine that is meant to serve from boot on."""
-        return self.machine.settings.boot_mode is not None or self.watch is not None
+        return self.machine.settings.boot_mode is not None or bool(self.watches)
 
     @cached_property
     def managers(self) -> tuple[Manager, ...]:
@@ -74,7 +75,7 @@ class Case:
         names = {handle.supervisor for handle in self.handles.values()}
         names |= {self.machine.supervisor_name(service) for service in self.services.values()}
         found = {MANAGERS[name] for name in names if name in MANAGERS}
-        found |= {self.watch} if self.watch else set()
+        found |= set(self.watches)
         return tuple(sorted(found))
 
     @cached_property

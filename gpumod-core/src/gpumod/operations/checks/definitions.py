@@ -14,20 +14,34 @@ from gpumod.plugins.isolation import reason
 
 
 def check_definitions(case: Case) -> Iterator[Check]:
+    """What hinders several services in the same words is one finding, which names them."""
+    hindered: dict[tuple[str, str], list[str]] = {}
     for service in case.services.values():
-        name = f"service {service.id}"
-        try:
-            case.machine.driver(service).check(service)
-            if service.supports_sleep:
-                case.machine.strategy(service)
-            _check_start(case, service)
-        except GpumodError as error:
-            yield problem(name, error.info.message, error.info.hint)
-        except ValueError as error:
-            yield problem(name, str(error), f"gpumod service edit {service.id}")
-        except Exception as error:  # noqa: BLE001 - a stranger's driver that breaks is a finding, too
-            hint = f"update or repair what offers the driver {service.driver}: gpumod plugins"
-            yield problem(name, f"its driver breaks: {reason(error)}", hint)
+        if (said := _hindrance(case, service)) is not None:
+            hindered.setdefault(said, []).append(service.id)
+    for (message, hint), services in hindered.items():
+        if len(services) == 1:
+            yield problem(f"service {services[0]}", message, hint)
+        else:
+            yield problem("services", f"{', '.join(services)}: {message}", hint)
+
+
+def _hindrance(case: Case, service: Service) -> tuple[str, str] | None:
+    """What keeps a service from being started, and what mends it."""
+    edit = f"gpumod service edit {service.id}"
+    try:
+        case.machine.driver(service).check(service)
+        if service.supports_sleep:
+            case.machine.strategy(service)
+        _check_start(case, service)
+    except GpumodError as error:
+        return error.info.message, error.info.hint
+    except ValueError as error:
+        return str(error), edit
+    except Exception as error:  # noqa: BLE001 - a stranger's driver that breaks is a finding, too
+        hint = f"update or repair what offers the driver {service.driver}: gpumod plugins"
+        return f"its driver breaks: {reason(error)}", hint
+    return None
 
 
 def _check_start(case: Case, service: Service) -> None:
@@ -39,9 +53,12 @@ def _check_start(case: Case, service: Service) -> None:
     if service.adopted and service.adopted.pid:  # it runs, or somebody else starts it
         return
     supervisor = machine.supervisor(name)
+    handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=0)
+    if (known := case.launches.get(service.id)) is not None:
+        supervisor.check(handle, known)
+        return
     gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
     seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
     allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
     launch = machine.launch(service, allocation, name)
-    handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=0)
     supervisor.check(handle, launch)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
+from gpumod.domain.adopted import THEIRS
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.service import Service
@@ -13,9 +15,6 @@ from gpumod.operations.base import drift
 from gpumod.operations.checks.case import Case, Kept, fine, problem, unseen, warning
 from gpumod.operations.results import Check
 from gpumod.operations.subjects import of_unit, read
-
-READ = ("port", "model_id", "model_path")
-"""Fields of an adopted service that are its unit's to say."""
 
 
 def check_running(case: Case) -> Iterator[Check]:
@@ -52,17 +51,19 @@ def _on_the_cpu(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:
 
 def _fallback(case: Case, service: str, reading: ServiceReading, said: str) -> Check:
     name, logs = f"service {service}", f"gpumod service logs {service}"
-    if not case.services[service].adopted or _is_known(case, reading):
+    if not _unloads_itself(case, case.services[service], reading):
         why = "it runs on the CPU, or lost its GPU: after a suspend, a reset of the card or an update of the driver"
         return problem(name, f"{said}: {why}", f"gpumod service restart {service}; {logs} may tell of a CUDA error")
     return unseen(name, f"{said}: it has put its model away itself, or fell back to the CPU", f"{logs} tells which")
 
 
-def _is_known(case: Case, reading: ServiceReading) -> bool:
-    """True for an adopted process whose runtime is known for sure: it does not unload its model by itself."""
+def _unloads_itself(case: Case, service: Service, reading: ServiceReading) -> bool:
+    """True for what may put its model away by itself. An adopted process does not if its runtime is known for sure."""
+    if not service.adopted:
+        return case.machine.driver(service).capabilities(service).unloads_itself
     facts = case.around.process(reading.pid) if reading.pid else None
     told = read(case.machine, [facts.command]) if facts else None
-    return told is not None and told[1].sure
+    return told is None or not told[1].sure
 
 
 def _drift(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:
@@ -88,7 +89,7 @@ def _drift(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:
 
 
 def _read_otherwise(case: Case, service: Service, kept: Kept, reading: ServiceReading) -> Iterator[Check]:
-    """An adopted unit that says something else now than when it was adopted."""
+    """An adopted unit that says something else than its service: it was changed, or the service was edited."""
     try:
         unit = case.around.unit(kept.name, kept.manager)
     except GpumodError:  # told with the manager
@@ -96,12 +97,13 @@ def _read_otherwise(case: Case, service: Service, kept: Kept, reading: ServiceRe
     told = read(case.machine, of_unit(case.around, unit).commands, service.driver) if unit else None
     said = told[1].fields if told else {}
     # a port may have been given by hand where its unit does not say it: as long as it answers there, that is right
-    asked = [field for field in READ if field != "port" or not reading.health_ok]
+    asked = [field for field in THEIRS if field != "port" or not reading.health_ok]
     other = [field for field in asked if said.get(field) and said[field] != getattr(service, field)]
     if other:
         now = ", ".join(f"{field} {said[field]}" for field in other)
+        options = [f"--{field.replace('_', '-')} {shlex.quote(str(said[field]))}" for field in other]
         yield warning(
             f"service {service.id}",
-            f"its unit says another {', '.join(other)} than when it was adopted: {now}",
-            f"gpumod service release {service.id}, then gpumod service adopt {kept.name} --manager {kept.manager}",
+            f"its unit says another {', '.join(other)} than is defined here: {now}",
+            f"gpumod service edit {service.id} {' '.join(options)}",
         )

@@ -22,6 +22,10 @@ def check_systemd(case: Case) -> Iterator[Check]:
         yield from _linger(case)
     if "system" in case.managers and case.computer.uid != 0:
         yield from _polkit(case)
+    if len(case.watches) > 1:
+        first, *rest = case.watches.values()
+        message = f"two units run it for this home: {first.there()}, {', '.join(str(one.there()) for one in rest)}"
+        yield warning("watch", message, f"one is enough; {first.command('--uninstall')}")
 
 
 def _manager(case: Case, manager: Manager) -> Iterator[Check]:

@@ -1,0 +1,30 @@
+"""What of a shell's environment a unit may hold for services: what they inherit, and no secret."""
+
+from __future__ import annotations
+
+from gpumod.adapters.environment import inherited, lasting
+
+SHELL = {
+    "HOME": "/home/ann",
+    "PATH": "/home/ann/venv/bin:bin:/usr/bin",
+    "LD_LIBRARY_PATH": "/opt/cuda/lib64",
+    "HF_HOME": '/srv/50% "off" \\n $HOME',
+    "CUDA_VISIBLE_DEVICES": "0",
+    "HF_TOKEN": "hf_secret",
+    "HTTPS_PROXY": "http://ann:pw@proxy",
+    "HF_ENDPOINT": "https://ann:pw@mirror",
+    "NCCL_DEBUG_FILE": "a\nb",
+    "HF_NOT_TEXT": "\udcff",
+    "TMPDIR": "/tmp/user/1000",
+    "XDG_RUNTIME_DIR": "/run/user/1000",
+    "EDITOR": "vi",
+}
+
+
+def test_what_holds_after_a_boot_and_may_be_read_by_everybody() -> None:
+    kept, left = lasting(SHELL)
+    assert kept == {name: SHELL[name] for name in ("HOME", "LD_LIBRARY_PATH", "HF_HOME")} | {
+        "PATH": "/home/ann/venv/bin:/usr/bin"
+    }
+    assert left == ("HF_ENDPOINT", "HF_NOT_TEXT", "NCCL_DEBUG_FILE", "TMPDIR")
+    assert inherited(SHELL, None).keys() == kept.keys() | {*left, "XDG_RUNTIME_DIR"}
