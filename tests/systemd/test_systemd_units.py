@@ -227,3 +227,15 @@ async def test_both_managers_keep_services_of_one_home(tmp_path: Path, system: A
         await user.supervisor.stop(theirs, user.launch(SLEEPER))
     finally:
         user.sweep()
+
+
+async def test_last_words_are_not_lost(bench: Any) -> None:
+    """Of a process that is gone before the journal looks at it, the journal may not know the run."""
+    for number in range(25):
+        handle = bench.handle()
+        echo = bench.launch("").model_copy(update={"argv": ("/bin/echo", f"words {number}")})
+        await bench.supervisor.start(handle, echo, {})
+        await bench.supervisor.exited(handle)
+        await bench.until(lambda told=(f"words {number}",): bench.supervisor.logs("svc", 10) == told)
+        await bench.supervisor.stop(handle, echo)
+    assert bench.supervisor.logs("svc", 1) == ("words 24",)

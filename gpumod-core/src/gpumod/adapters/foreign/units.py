@@ -121,8 +121,9 @@ class AdoptedUnits:
         """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
         if service not in self._met:
             return ()
-        words = ["systemctl", *self._scope(), "show", "--property=InvocationID", "--value", "--", self._met[service]]
-        return lines_of(self._manager, self._manager.run(words).out.strip(), lines)
+        unit = self._met[service]
+        words = ["systemctl", *self._scope(), "show", "--property=InvocationID", "--value", "--", unit]
+        return lines_of(self._manager, unit, self._manager.run(words).out.strip(), lines)
 
     def log_path(self, service: str) -> None:
         """The journal keeps the log: there is no file."""

@@ -240,7 +240,7 @@ class SystemdSupervisor:
             answer, shown = await self._start(name)
         if answer.code:
             if shown.get("ExecMainStatus") == str(EXEC_FAILED):
-                why = "\n".join(lines_of(self._manager, shown.get("InvocationID", ""), 3)) or answer.err.strip()
+                why = "\n".join(lines_of(self._manager, name, shown.get("InvocationID", ""), 3)) or answer.err.strip()
                 await self._manager.call("reset-failed", "--", name)
                 raise cannot_execute(service, found.program, why)
             raise refused(self._manager.scope, "was not started", answer, name)
@@ -335,7 +335,7 @@ class SystemdSupervisor:
         words = ["systemctl", *(["--user"] if self._manager.scope == "user" else [])]
         answer = self._manager.run([*words, "show", "--property=InvocationID", "--value", "--", name])
         last = states.ending_at(self._rendering.exit_file(service))
-        return lines_of(self._manager, answer.out.strip() or (last.invocation if last else ""), lines)
+        return lines_of(self._manager, name, answer.out.strip() or (last.invocation if last else ""), lines)
 
     def log_path(self, service: str) -> None:
         """The journal keeps the log: there is no file."""
