@@ -319,6 +319,7 @@ class SupervisorSuite:
         code = """
             import os, signal, time
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            print("deaf", flush=True)
             deadline = time.monotonic() + 60
             while time.monotonic() < deadline:  # each generation forks the next one and goes
                 if os.fork():
@@ -327,7 +328,7 @@ class SupervisorSuite:
                         os._exit(0)
         """
         handle = await bench.start(code, stop_timeout_s=0.1)
-        await asyncio.sleep(0.1)
+        await bench.lines(handle, 1)
         await bench.supervisor.stop(handle, bench.launch(code, stop_timeout_s=0.1))
         assert bench.living(handle) == []
         status = await bench.one(handle)
