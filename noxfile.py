@@ -129,7 +129,7 @@ def nvml(session: nox.Session) -> None:
     _install(session, "test")
     workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
     # those in which it matters how memory is read: what is held by whom, and what is free
-    parts = ("faults", "free", "neighbours", "switches", "uneven", "watch")
+    parts = ("faults", "free", "killed", "neighbours", "switches", "uneven", "watch")
     folders = session.posargs or [f"tests/machine/test_machine_{part}.py" for part in parts]
     env = {"GPUMOD_TEST_PROBE": "nvml"}
     session.run("pytest", *workers, "-m", "not systemd", *folders, env=env)

@@ -187,7 +187,7 @@ class Machine:
         return self.folder / f"stderr-{number}"
 
     def end(self, process: subprocess.Popen[str]) -> Outcome:
-        stdout, _ = process.communicate(timeout=PATIENCE_S * 4)
+        stdout, _ = process.communicate(timeout=PATIENCE_S * 2)
         return Outcome(process.returncode, stdout or "", self.said(self.started.index(process)).read_text())
 
     def quick(self, *args: str, stdin: str | None = None) -> Outcome:

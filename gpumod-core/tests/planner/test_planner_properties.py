@@ -118,7 +118,7 @@ def most_ever(plan: Plan, before_mb: int, takes: dict[int, int], gives: dict[int
     return before_mb + sum(takes[step.n] for step in steps) - flow
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(scenes())
 def test_no_interleaving_holds_more_than_the_peak(scene: Scene) -> None:
     plan = planned(scene)
@@ -146,7 +146,7 @@ def test_no_interleaving_holds_more_than_the_peak(scene: Scene) -> None:
         assert plan.ram_peak_mb <= max(plan.ram_budget_mb, before_mb)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
 @given(scenes(), st.randoms(use_true_random=False))
 def test_every_instant_of_an_interleaving_keeps_the_promises(scene: Scene, chance: random.Random) -> None:
     plan = planned(scene)
@@ -196,7 +196,7 @@ def check_exclusives(replay: Replay, limit: dict[int, int]) -> None:
                     assert not (other.exclusive and gpu in other.placed_on)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(scenes(), st.randoms(use_true_random=False))
 def test_the_target_is_reached_and_is_a_fixed_point(scene: Scene, chance: random.Random) -> None:
     plan = planned(scene)
@@ -217,7 +217,7 @@ def test_the_target_is_reached_and_is_a_fixed_point(scene: Scene, chance: random
         assert again.verdict is VerdictKind.NOTHING_TO_DO
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
 @given(scenes())
 def test_start_order_is_kept(scene: Scene) -> None:
     plan = planned(scene)
@@ -269,7 +269,7 @@ def switches(draw: st.DrawFn) -> Scene:
     return replace(scene, target=target)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(switches(), st.randoms(use_true_random=False))
 def test_resume_from_any_prefix_reaches_the_target(scene: Scene, chance: random.Random) -> None:
     plan = planned(scene)
@@ -286,7 +286,7 @@ def test_resume_from_any_prefix_reaches_the_target(scene: Scene, chance: random.
             assert rest.state(row.id) == full.state(row.id), row.id
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(switches(), st.randoms(use_true_random=False))
 def test_rollback_from_any_prefix_brings_back_what_was_there(scene: Scene, chance: random.Random) -> None:
     plan = planned(scene)

@@ -105,7 +105,7 @@ def test_a_gpu_that_is_not_there() -> None:
         room(running(SMALL), 100, SMALL, gpu=3)
 
 
-@settings(max_examples=75, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(scene=scenes(), mb=st.integers(1, 20_000), leased_mb=st.sampled_from([0, 0, 2_000]))
 def test_the_room_is_there_or_could_not_be(scene: Scene, mb: int, leased_mb: int) -> None:
     leases = (Lease(id="1", holder="ann", gpu=0, vram_mb=leased_mb),) if leased_mb else ()
@@ -130,7 +130,7 @@ def test_the_room_is_there_or_could_not_be(scene: Scene, mb: int, leased_mb: int
     assert again.steps == found.plan.steps
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5), mb=st.integers(1, 24_000))
 def test_nothing_is_stopped_where_sleep_suffices_and_no_member_of_the_choice_is_idle(sizes: list[int], mb: int) -> None:
     services = [service(f"s{n}", size * 100) for n, size in enumerate(sizes)]

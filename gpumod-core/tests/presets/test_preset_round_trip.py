@@ -62,7 +62,7 @@ modes = st.builds(
         unique_by=lambda member: member.service,
     ).map(tuple),
 )
-in_a_folder = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_a_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @in_a_folder
