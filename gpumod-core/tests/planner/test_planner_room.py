@@ -105,6 +105,7 @@ def test_a_gpu_that_is_not_there() -> None:
         room(running(SMALL), 100, SMALL, gpu=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 @given(scene=scenes(), mb=st.integers(1, 20_000), leased_mb=st.sampled_from([0, 0, 2_000]))
 def test_the_room_is_there_or_could_not_be(scene: Scene, mb: int, leased_mb: int) -> None:

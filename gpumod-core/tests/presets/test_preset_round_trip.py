@@ -115,6 +115,7 @@ def test_a_merge_that_would_contradict_itself_leaves_what_is_stored() -> None:
     assert merged == (old, ("name", "port", "start_peak_mb", "vram_mb"))
 
 
+@pytest.mark.slow
 @given(services, services, st.sets(st.sampled_from(sorted(Service.model_fields))))
 def test_a_merge_takes_each_field_from_one_of_the_two(old: Service, new: Service, edited: set[str]) -> None:
     old = old.model_copy(update={"id": new.id})
