@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,24 +36,33 @@ class ServiceFolder:
         """Replace files, each atomically. Raises UsageError `bad-file-name`, Failed `cannot-write`."""
         for file in files:
             self.check_name(file)
-            path = self.path / file.name
-            try:
-                self._make(path.parent)
-                _replace(path, filled(file.content, self.path), file.mode)
-            except OSError as error:
-                raise Failed(
-                    "cannot-write",
-                    f"the file {path} of service {self.service} cannot be written",
-                    why=error.strerror or str(error),
-                    hint="check the disk's free space and the folder's permissions",
-                ) from error
+            self._put(self.path / file.name, filled(file.content, self.path), file.mode)
+
+    def _put(self, path: Path, text: str, mode: int) -> None:
+        with self._writing(path):
+            _make(path.parent)
+            _replace(path, text, mode)
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Raise Failed `cannot-write` for what the file system refuses."""
+        try:
+            yield
+        except OSError as error:
+            raise Failed(
+                "cannot-write",
+                f"{path} of service {self.service} cannot be written",
+                why=error.strerror or str(error),
+                hint="check the disk's free space and the folder's permissions",
+            ) from error
 
     def share(self) -> None:
         """Let a container read what is in the folder, whoever its image runs as: its root has no rights over others'
         files, and may be nobody here. The home around the folder is still closed to other users of this machine."""
-        for path in (self.path, *self.path.rglob("*")):
-            if RECORDS not in path.parts and not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() else 0o644)
+        with self._writing(self.path):
+            for path in (self.path, *self.path.rglob("*")):
+                if RECORDS not in path.relative_to(self.path).parts and not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() else 0o644)
 
     def check_name(self, file: LaunchFile) -> None:
         name = PurePosixPath(file.name)
@@ -64,17 +74,12 @@ class ServiceFolder:
             )
 
     def prepare(self) -> None:
-        self._make(self.path)
-
-    def _make(self, folder: Path) -> None:
-        """Make a folder, and those above it, for this user alone."""
-        for above in reversed((folder, *folder.parents)):
-            if not above.exists():
-                above.mkdir(mode=0o700, exist_ok=True)
+        """Raises Failed `cannot-write`, as all that writes here does."""
+        with self._writing(self.path):
+            _make(self.path)
 
     def note(self, name: str, data: Mapping[str, Any]) -> None:
-        self._make(self._notes)
-        _replace(self._notes / name, json.dumps(dict(data)), 0o600)
+        self._put(self._notes / name, json.dumps(dict(data)), 0o600)
 
     def noted(self, name: str) -> Mapping[str, Any]:
         try:
@@ -84,11 +89,19 @@ class ServiceFolder:
         return data if isinstance(data, dict) else {}
 
     def unnote(self, name: str) -> None:
-        (self._notes / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._notes / name).unlink()
 
     def forget(self) -> None:
         """Remove what was noted."""
         shutil.rmtree(self._notes, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those above it, for this user alone."""
+    for above in reversed((folder, *folder.parents)):
+        if not above.exists():
+            above.mkdir(mode=0o700, exist_ok=True)
 
 
 def _replace(path: Path, text: str, mode: int) -> None:

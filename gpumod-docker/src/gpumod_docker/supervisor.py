@@ -8,6 +8,8 @@ only when its whole definition differs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +39,7 @@ from gpumod_docker.gate import refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
 from gpumod_docker.mounts import Volume, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
-from gpumod_docker.pids import ended, proxies, tree_of
+from gpumod_docker.pids import ended, is_alive, proxies, tree_of
 from gpumod_docker.states import Inspected, is_up, status_of, token_of
 
 KILL_TIMEOUT_S = 10.0
@@ -168,13 +170,13 @@ class DockerSupervisor:
             nonlocal told
             if text != told:
                 told = text
-                folder.note(PULL, {"text": text})
+                with contextlib.suppress(Failed):  # a full disk is the engine's to tell
+                    folder.note(PULL, {"text": text, "pid": os.getpid()})
 
         try:
             return await images.have(socket, options, tell)
         finally:
-            if told:
-                folder.unnote(PULL)
+            folder.unnote(PULL)  # also that of one that was killed
 
     def _start(
         self, containers: Containers, folder: ServiceFolder, nonce: str, wanted: Wanted, image_id: str
@@ -280,8 +282,9 @@ class DockerSupervisor:
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
         """The last lines of the present or last run; while its image is pulled, how that gets on. Blocking."""
         folder = ServiceFolder(self._home, service)
-        if pulling := folder.noted(PULL).get("text"):
-            return (str(pulling),)[-lines:] if lines else ()
+        pulling = folder.noted(PULL)
+        if isinstance(pulling.get("pid"), int) and is_alive(pulling["pid"]):
+            return (str(pulling.get("text", "")),)[-lines:] if lines else ()
         path = engine.socket_path()
         seen = Containers(path, self._home_id).inspect(service)
         if seen is None:
