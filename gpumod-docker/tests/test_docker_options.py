@@ -49,3 +49,12 @@ def test_the_services_own_port_is_filled_in_and_not_published_twice() -> None:
     options = ContainerOptions.model_validate({"image": "a", "ports": ["{port}:80", "7850:90"]})
     with pytest.raises(ValueError, match="twice"):
         view(service, Settings(), options)
+
+
+def test_one_port_in_there_is_not_led_to_twice() -> None:
+    """The service's own would be lost: the engine is told one number once."""
+    service = Service(id="a", driver="docker", port=7850)
+    with pytest.raises(ValueError, match="7850 in there is published twice"):
+        view(service, Settings(), ContainerOptions.model_validate({"image": "a", "ports": ["7851:7850"]}))
+    both = ContainerOptions.model_validate({"image": "a", "ports": ["7851:7850", "{port}:7852"]})
+    assert [tuple(port) for port in view(service, Settings(), both).ports] == [(7851, 7850), (7850, 7852)]

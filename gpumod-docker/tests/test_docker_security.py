@@ -9,7 +9,9 @@ import copy
 import json
 import os
 import socket
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -355,6 +357,59 @@ def test_a_folder_is_judged_again_at_the_start(places: dict[str, str], tmp_path:
     place.symlink_to("/etc")
     with pytest.raises(ValueError, match="SEC-D9"):
         refuse_source(str(place))
+
+
+def test_a_link_where_this_user_may_not_look_is_refused() -> None:
+    """It would not be resolved here, but by the engine, which is root."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        hidden = Path(folder, "hidden")
+        hidden.mkdir(mode=0o700)
+        (hidden / "link").symlink_to("/etc")
+        hidden.chmod(0o000)
+        asked = as_nobody(lambda: refuse_source(f"{hidden}/link"))
+        hidden.chmod(0o700)
+    assert "SEC-D9" in asked, asked
+
+
+def as_nobody(ask: Callable[[], object]) -> str:
+    """What `ask` fails with for a user without rights; root asks in a child of its own."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(writer, f"passed: {ask()}".encode())
+        except BaseException as error:  # noqa: BLE001 - told to the parent
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        text = told.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def test_a_model_where_this_user_may_not_look_is_refused_in_words(places: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        hidden = Path(folder, "hidden")
+        hidden.mkdir(mode=0o700)
+        home = Path(folder, "home")
+        service = Service(
+            id="svc", driver="fastapi", port=7850, model_path=f"{hidden}/sub/a.gguf",
+            unit_vars={"command": "serve", "container": {"image": "a"}},
+        )  # fmt: skip
+        supervisor = DockerSupervisor(home, "0123456789ab", Settings(), Now())
+        hidden.chmod(0o000)
+        asked = as_nobody(lambda: supervisor.check_service(service, Settings(models_dir=f"{hidden}/models")))
+        hidden.chmod(0o700)
+    assert asked.startswith("ValueError: service 'svc': "), asked
+    assert "SEC-D9" in asked
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights that the home's owner has not")

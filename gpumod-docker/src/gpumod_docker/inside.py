@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from gpumod.api import Service, Settings
 from gpumod_docker.mounts import Volume
 from gpumod_docker.options import DRIVER, ContainerOptions
-from gpumod_docker.ports import PublishedPort
+from gpumod_docker.ports import OWN, PublishedPort
 
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # in the container's own network, of which the published ports alone lead out
 MODEL_OPTIONS = ("mmproj",)
@@ -31,9 +31,14 @@ class View(NamedTuple):
 
 
 def view(service: Service, settings: Settings, options: ContainerOptions) -> View:
-    """The service as its container sees it. Raises ValueError where two of its ports are the same."""
+    """The service as its container sees it. Raises ValueError where two of its ports are the same, on either side."""
     ports = tuple(port._replace(host=port.host or service.port or 0) for port in options.ports)
     if service.port is not None and all(port.host != service.port for port in ports):
+        if any(port.container == service.port for port in ports):
+            raise ValueError(
+                f"port {service.port} in there is published twice: the service's own leads to the same number, where"
+                f" ports does not say otherwise ({OWN}:CONTAINER)"
+            )
         ports = (PublishedPort(service.port, service.port), *ports)
     if len({port.host for port in ports}) < len(ports):
         raise ValueError(f"port {service.port} is published twice: it is the service's own")
@@ -62,7 +67,7 @@ def _needed(service: Service, settings: Settings, given: Sequence[Volume]) -> It
     common = () if service.driver == DRIVER else (settings.models_dir, settings.hf_home)
     there = [Path(volume.source) for volume in given if not volume.is_named]
     taken = {volume.target for volume in given}
-    folders = [folder for folder in common if folder and Path(folder).is_dir()]
+    folders = [folder for folder in common if folder and os.path.isdir(folder)]  # noqa: PTH112 - raises nothing
     models = [path for path in wanted if isinstance(path, str) and path.startswith("/")]
     behind = [really for path in models if (really := os.path.realpath(path)) != path]  # where a link leads
     for path in (*folders, *map(_folder, models), *map(_folder, behind)):
@@ -75,7 +80,9 @@ def _needed(service: Service, settings: Settings, given: Sequence[Volume]) -> It
 def _folder(path: str) -> str:
     """A model's folder: a model in several files has its others beside it."""
     place = Path(path)
-    is_file = place.is_file() or (not place.exists() and place.suffix == ".gguf")
+    is_file = os.path.isfile(place) or (  # noqa: PTH113 - raises nothing
+        not os.path.exists(place) and place.suffix == ".gguf"  # noqa: PTH110 - as above
+    )
     return str(place.parent if is_file else place)
 
 

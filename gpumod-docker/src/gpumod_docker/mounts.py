@@ -77,12 +77,12 @@ def _refuse_target(path: str) -> None:
 
 
 def refuse_source(source: str, keep_out: Sequence[Path] = ()) -> Path:
-    """Where `source` really is; raises ValueError where that may not be mounted.
+    """Where `source` really is; raises ValueError where that may not be mounted, or where this user may not look.
 
-    `keep_out` are more places to keep out of (gpumod's homes, the engine's socket). What is not there yet is judged by
+    `keep_out` are more places to keep out of (gpumod's home, the engine's socket). What is not there yet is judged by
     its folders.
     """
-    place = Path(os.path.realpath(source))
+    place = _real(source)
     told = f"{source!r:.80}" if str(place) == source.rstrip("/") else f"{source!r:.80} (which is {str(place)!r:.80})"
     system = () if _is_fine(place) else tuple(Path("/", name) for name in SYSTEM)
     for refused in (*system, *keep_out):
@@ -91,11 +91,27 @@ def refuse_source(source: str, keep_out: Sequence[Path] = ()) -> Path:
     _refuse_home(place, told)
     try:
         kind = place.stat().st_mode
-    except OSError:
+    except FileNotFoundError:
         return place
+    except OSError as error:
+        raise _unseen(source, error) from error
     if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
         raise ValueError(f"the volume {told} is refused: it is a socket, a device or a pipe (SEC-D9)")
     return place
+
+
+def _real(source: str) -> Path:
+    """`source` with its links resolved; they would not be, and the engine would, where this user may not look."""
+    try:
+        return Path(os.path.realpath(source, strict=True))
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(os.path.realpath(source))
+    except OSError as error:
+        raise _unseen(source, error) from error
+
+
+def _unseen(source: str, error: OSError) -> ValueError:
+    return ValueError(f"the volume {source!r:.80} is refused: what is there cannot be seen, {error.strerror} (SEC-D9)")
 
 
 def _touch(place: Path, refused: Path) -> bool:
