@@ -327,12 +327,20 @@ def test_the_gate_lets_pass_what_is_made_here() -> None:
         {"PortBindings": {"8000/tcp": [{"HostIp": "", "HostPort": "7850"}]}}, {"AutoRemove": True}, {"Init": False},
         {"RestartPolicy": {"Name": "always"}}, {"LogConfig": {"Type": "syslog"}}, {"Ulimits": [{"Name": "nproc"}]},
         {"DeviceRequests": [{"Count": -1, "Capabilities": [["gpu"]]}]}, {"DeviceRequests": [{"Driver": "cdi"}]},
+        {"DeviceRequests": [{"DeviceIDs": ["all"], "Capabilities": [["gpu"]]}]},
+        {"DeviceRequests": [{"DeviceIDs": ["0"], "Capabilities": [["gpu"]]}]},
+        {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]},
+        {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1", "vendor.com/disk=sda"]}]},
+        {"DeviceRequests": [{"DeviceIDs": ["nvidia.com/gpu=GPU-1"], "Capabilities": [["gpu"]]}]},
+        {"DeviceRequests": [{"DeviceIDs": ["GPU-1"], "Capabilities": [["gpu", "display"]]}]},
+        {"DeviceRequests": [{"DeviceIDs": ["GPU-1"], "Capabilities": [["gpu"]], "Options": {"x": "y"}}]},
+        {"DeviceRequests": [{"Driver": "tpu", "DeviceIDs": ["GPU-1"]}]},
         {"Mounts": [{**BIND, "Source": "/etc"}]}, {"Mounts": [{**BIND, "BindOptions": {"Propagation": "rshared"}}]},
         {"Mounts": [{"Type": "tmpfs", "Target": "/x"}]}, {"Mounts": [{**BIND, "Type": "npipe"}]},
         {"Mounts": [{"Type": "volume", "Source": "/etc", "Target": "/x", "ReadOnly": True}]},
         {"Mounts": [{"Type": "volume", "Source": "a", "Target": "/x", "VolumeOptions": {"DriverConfig": {}}}]},
         {"Mounts": [{**BIND, "Source": "/nowhere/services/svc", "ReadOnly": False, "BindOptions": {}}]},
-        {"Annotations": {}},
+        {"Annotations": {}}, {"CgroupnsMode": ""},
     ],
     ids=json.dumps,
 )  # fmt: skip
@@ -340,6 +348,24 @@ def test_the_gate_refuses_a_request_with_more(host: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         passes(request(**host))
     assert caught.value.code == "unsafe-container"
+
+
+@pytest.mark.parametrize("word", ["NVIDIA_VISIBLE_DEVICES=all", "LD_PRELOAD=/x", "NVIDIA_DISABLE_REQUIRE=1", "ld_x=1"])
+def test_the_gate_refuses_variables_that_runtimes_act_on(word: str) -> None:
+    config = request()
+    passes(config | {"Env": [*config["Env"], "A=1"]})
+    with pytest.raises(UsageError) as caught:
+        passes(config | {"Env": [*config["Env"], word]})
+    assert "SEC-D10" in caught.value.info.why
+
+
+def test_the_gate_lets_no_image_have_what_it_asks_for() -> None:
+    """Where no GPUs are asked for by name, NVIDIA's runtime is told that there are none."""
+    config = request()
+    del config["HostConfig"]["DeviceRequests"]
+    with pytest.raises(UsageError, match="as it is defined"):
+        passes(config)
+    passes(config | {"Env": ["NVIDIA_VISIBLE_DEVICES=void"]})
 
 
 @pytest.mark.parametrize("more", [{"NetworkingConfig": {}}, {"Healthcheck": {}}, {"Volumes": {}}, {"Hostname": "x"}])
@@ -383,7 +409,7 @@ def as_nobody(ask: Callable[[], object]) -> str:
                 os.setgid(65534)
                 os.setuid(65534)
             os.write(writer, f"passed: {ask()}".encode())
-        except BaseException as error:  # noqa: BLE001 - told to the parent
+        except BaseException as error:
             os.write(writer, f"{type(error).__name__}: {error}".encode())
         finally:
             os._exit(0)

@@ -18,6 +18,9 @@ OF_THE_IMAGE = "{image}"
 HOME, SERVICE, NONCE, DEFINITION = "gpumod.home", "gpumod.service", "gpumod.nonce", "gpumod.definition"
 """Labels: whose a container is, the run that made it, and the hash of its whole definition."""
 SECURITY = ["no-new-privileges:true"]
+GPU = [["gpu"]]
+NO_GPUS = "NVIDIA_VISIBLE_DEVICES=void"
+"""An image may ask for all GPUs, which a default runtime of NVIDIA's would give it."""
 MIB = 1024 * 1024
 Config = dict[str, Any]
 
@@ -68,15 +71,16 @@ def config_of(wanted: Wanted, folder: Path, settings: Settings, cdi: bool) -> Co
     launch, options = wanted.launch, wanted.options
     variables = {**launch.env, **options.environment, **wanted.told}
     gpus = gpus_of(wanted.told)
-    if not gpus or cdi:  # an image may ask for all GPUs, which a default runtime of NVIDIA's would give it
-        variables["NVIDIA_VISIBLE_DEVICES"] = "void"
     own = Volume(str(folder), str(folder)) if uses_folder(launch, wanted.told) else None
     argv = [filled(word, folder) for word in launch.argv]
     of_image = argv[0] == OF_THE_IMAGE
     config: Config = {
         "Image": options.image,
         "Cmd": argv[1:] or None,
-        "Env": [f"{name}={filled(value, folder)}" for name, value in sorted(variables.items())],
+        "Env": [
+            *(f"{name}={filled(value, folder)}" for name, value in sorted(variables.items())),
+            *([NO_GPUS] if cdi or not gpus else []),
+        ],
         "StopSignal": launch.stop_signal,
         "StopTimeout": max(1, round(launch.stop_timeout_s)),
         "ExposedPorts": {f"{port.container}/tcp": {} for port in wanted.ports},
@@ -100,6 +104,7 @@ def _host_config(wanted: Wanted, own: Volume | None, settings: Settings, gpus: S
         "SecurityOpt": SECURITY,
         "NetworkMode": "bridge",
         "IpcMode": "private",
+        "CgroupnsMode": "private",  # without a word it is this machine's own where control groups are of version 1
         "Init": True,
         "AutoRemove": False,
         "RestartPolicy": {"Name": "no"},
@@ -146,7 +151,7 @@ def _gpu_requests(gpus: Sequence[str], *, cdi: bool) -> list[Config]:
         return []
     if cdi:
         return [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={gpu}" for gpu in gpus]}]
-    return [{"DeviceIDs": list(gpus), "Capabilities": [["gpu"]]}]
+    return [{"DeviceIDs": list(gpus), "Capabilities": GPU}]
 
 
 def definition_hash(config: Config, image_id: str) -> str:

@@ -12,6 +12,8 @@ from gpumod.api import Env
 REFUSED = frozenset({"CUDA_DEVICE_ORDER", "HOSTNAME"})
 REFUSED_BEGINNINGS = ("NVIDIA_", "DOCKER_", "CONTAINER_", "LD_", "GLIBC_", "MALLOC_", "BASH_FUNC_", "GCONV_")
 """NVIDIA_*: the engine's runtime reads them, and gives all GPUs, or more of the driver, to whoever asks so."""
+GIVEN = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
+"""What gpumod itself tells every service of its GPUs."""
 MOST_VARIABLES, LONGEST_VALUE = 200, 32_768
 
 

@@ -1,18 +1,20 @@
 """The last look at what the engine is about to be given: what is not known to be harmless is refused.
 
 The options of a service are checked when they are read. This gate does not trust that: it sees the finished request,
-whoever made it, and lets pass what is in this list alone (SEC-D7, SEC-D8, SEC-D9).
+whoever made it, and lets pass what is in this list alone (SEC-D7 to SEC-D10).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpumod.api import MachineLacks, UsageError
-from gpumod_docker.definition import SECURITY
+from gpumod_docker.definition import GPU, NO_GPUS, SECURITY
+from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.mounts import refuse_source
 from gpumod_docker.ports import LOOPBACK
 
@@ -26,6 +28,7 @@ EXACTLY: Mapping[str, Any] = {
     "SecurityOpt": SECURITY,
     "NetworkMode": "bridge",
     "IpcMode": "private",
+    "CgroupnsMode": "private",
     "Init": True,
     "AutoRemove": False,
     "RestartPolicy": {"Name": "no"},
@@ -34,6 +37,9 @@ EXACTLY: Mapping[str, Any] = {
 CHECKED = frozenset({
     "PortBindings", "Mounts", "ReadonlyRootfs", "LogConfig", "ShmSize", "Memory", "Ulimits", "DeviceRequests",
 })  # fmt: skip
+
+_BY_NVIDIA = re.compile(r"(GPU|MIG)-[A-Za-z0-9/-]+")
+_BY_CDI = re.compile(rf"nvidia\.com/gpu={_BY_NVIDIA.pattern}")
 
 
 def refuse_anothers(home: Path, service: str) -> None:
@@ -77,13 +83,24 @@ def _check(config: Mapping[str, Any], own_folder: Path, keep_out: Sequence[Path]
                 raise ValueError(f"a port would be published at {binding['HostIp']!r} (SEC-D8)")
     for mount in host.get("Mounts", ()):
         _check_mount(mount, own_folder, keep_out)
+    _check_variables(config.get("Env", ()), by_name=bool(host.get("DeviceRequests")))
     _check_resources(host)
+
+
+def _check_variables(words: Sequence[str], *, by_name: bool) -> None:
+    """`by_name`: GPUs are asked for by name; else an image is kept from asking for them itself."""
+    refuse_names({word.partition("=")[0] for word in words if word != NO_GPUS} - GIVEN)
+    if not by_name and NO_GPUS not in words:
+        raise ValueError("its image could ask for all GPUs")
 
 
 def _check_resources(host: Mapping[str, Any]) -> None:
     for request in host.get("DeviceRequests", ()):
-        if request.get("Count") or not request.get("DeviceIDs"):
-            raise ValueError("GPUs are given by name, never all of them")
+        named = _BY_CDI if request.get("Driver") == "cdi" else _BY_NVIDIA
+        more = request.keys() - {"Driver", "DeviceIDs", "Capabilities"} or request.get("Driver") not in (None, "cdi")
+        ids = request.get("DeviceIDs") or [""]
+        if more or request.get("Capabilities", GPU) != GPU or not all(named.fullmatch(one) for one in ids):
+            raise ValueError("GPUs are given by name, never all of them, and nothing else in that way")
     if host.get("LogConfig", {}).get("Type") != "json-file":
         raise ValueError("its log is kept by the engine, in files")
     if any(limit.get("Name") != "memlock" for limit in host.get("Ulimits", ())):

@@ -33,7 +33,7 @@ from gpumod.api import (
 from gpumod_docker import engine, images, logs
 from gpumod_docker.containers import Containers
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of, uses_folder
-from gpumod_docker.environment import refuse_names
+from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
 from gpumod_docker.gate import refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
@@ -44,8 +44,6 @@ from gpumod_docker.states import Inspected, is_up, status_of, token_of
 
 KILL_TIMEOUT_S = 10.0
 RUN, PULL = "run.json", "pull.json"
-GIVEN = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
-"""What gpumod itself tells every service of its GPUs."""
 _POLL_S = 0.01
 
 
