@@ -98,6 +98,25 @@ def test_one_that_this_user_may_not_use() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
+def test_a_session_of_anothers_is_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`su` leaves the variable of whoever called it."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    with tempfile.TemporaryDirectory() as folder:  # root's, and closed
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                code = 0 if engine.socket_path() == Path(engine.USUAL) else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 @pytest.mark.parametrize("body", [b"hello", b"{}", b'{"ApiVersion": "0.1"}', b'{"ApiVersion": 7}', b"[]"])
 def test_something_that_is_no_engine(path: Path, body: bytes) -> None:
     with answering(path, body), pytest.raises((MachineLacks, Failed)) as caught, engine.spoken(path, "tell"):
