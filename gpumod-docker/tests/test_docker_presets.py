@@ -90,6 +90,43 @@ def test_vllm(settings: Settings) -> None:
     assert config["HostConfig"]["ShmSize"] == 8192 << 20
 
 
+def test_what_a_driver_sets_stays(settings: Settings) -> None:
+    """A vLLM that is told otherwise would not sleep."""
+    driver = pytest.importorskip("gpumod_vllm.driver").VllmDriver()
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", settings, Now())
+    shipped = service("vllm-docker", settings)
+    for name, given, clashes in (("VLLM_SERVER_DEV_MODE", "0", True), ("VLLM_SERVER_DEV_MODE", "1", False)):
+        container = {**shipped.unit_vars["container"], "environment": {name: given}}
+        changed = shipped.model_copy(update={"unit_vars": {**shipped.unit_vars, "container": container}})
+        if clashes:
+            with pytest.raises(ValueError, match="VLLM_SERVER_DEV_MODE .* is its driver's"):
+                supervisor.launch(driver, changed, SEAT, settings)
+        else:
+            supervisor.launch(driver, changed, SEAT, settings)
+
+
+def test_models_are_seen_and_the_token_beside_them_is_not(settings: Settings) -> None:
+    """Unless a volume or a variable of one's own says otherwise."""
+    driver = pytest.importorskip("gpumod_vllm.driver").VllmDriver()
+    home = Path(str(settings.hf_home))
+    (home / "hub").mkdir()
+    (home / "token").write_text("hf_secret")
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", settings, Now())
+    shipped = service("vllm-docker", settings)
+    for more, sees, told in (
+        ({}, {str(home / "hub")}, str(home)),
+        ({"volumes": ["cache:/c:rw"], "environment": {"HF_HOME": "/c"}}, {"/c"}, "/c"),
+        ({"volumes": [f"{home}:/hf"]}, {"/hf"}, "/hf"),
+    ):
+        options = {**shipped.unit_vars, "container": {"image": "a", **more}}
+        one = shipped.model_copy(update={"unit_vars": options})
+        launch = supervisor.launch(driver, one, SEAT, settings)
+        handle = Handle(service=one.id, supervisor="docker", nonce="n", launched=one, started_at=0.0)
+        config = supervisor.draft(handle, launch, {})
+        assert set(mounts(config)) == {str(settings.models_dir), *sees}
+        assert f"HF_HOME={told}" in config["Env"]
+
+
 def test_llama_cpp(settings: Settings) -> None:
     driver = pytest.importorskip("gpumod_llamacpp.driver").LlamaCppDriver()
     _, config = made(driver, "llama-docker", settings)

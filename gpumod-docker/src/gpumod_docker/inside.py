@@ -1,8 +1,8 @@
 """A service as it is inside of its container: its port, its models, and the programs and folders of the settings.
 
 A driver launches what is in there and needs to know nothing of containers. What is mounted without being asked for (the
-model's folder, `models_dir`, `hf_home`) is read-only and stands at the same path in there, so that also what is told
-later (the members of a router) is right; with a volume of one's own the path is mapped.
+model's folder, `models_dir`, the models in `hf_home`) is read-only and stands at the same path in there, so that also
+what is told later (the members of a router) is right; with a volume of one's own the path is mapped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from gpumod_docker.ports import OWN, PublishedPort
 
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # in the container's own network, of which the published ports alone lead out
 MODEL_OPTIONS = ("mmproj",)
+HF_HOME = "HF_HOME"
+HF_MODELS = "hub"
+"""What of `hf_home` an image may read unasked: beside it lies the user's token."""
 
 
 class View(NamedTuple):
@@ -42,7 +45,7 @@ def view(service: Service, settings: Settings, options: ContainerOptions) -> Vie
         ports = (PublishedPort(service.port, service.port), *ports)
     if len({port.host for port in ports}) < len(ports):
         raise ValueError(f"port {service.port} is published twice: it is the service's own")
-    volumes = (*options.volumes, *_needed(service, settings, options.volumes))
+    volumes = (*options.volumes, *_needed(service, settings, options))
     changed: dict[str, Any] = {
         "port": next((port.container for port in ports if port.host == service.port), None),
         "model_path": _mapped(service.model_path, volumes),
@@ -54,19 +57,20 @@ def view(service: Service, settings: Settings, options: ContainerOptions) -> Vie
             "bin_path": None,
             "vllm_bin": Settings().vllm_bin,
             "llama_server_bin": Settings().llama_server_bin,
-            "hf_home": _mapped(settings.hf_home, volumes),
+            "hf_home": options.environment.get(HF_HOME) or _mapped(settings.hf_home, volumes),
         }
     )
     inner = service.model_copy(update={**changed, "unit_vars": {**service.unit_vars, **paths}})
     return View(inner, told, volumes, ports)
 
 
-def _needed(service: Service, settings: Settings, given: Sequence[Volume]) -> Iterator[Volume]:
+def _needed(service: Service, settings: Settings, options: ContainerOptions) -> Iterator[Volume]:
     """What is mounted without being asked for, read-only and at its own path, where no volume holds it already."""
     wanted = [service.model_path, *(service.unit_vars.get(name) for name in MODEL_OPTIONS)]
-    common = () if service.driver == DRIVER else (settings.models_dir, settings.hf_home)
-    there = [Path(volume.source) for volume in given if not volume.is_named]
-    taken = {volume.target for volume in given}
+    cache = settings.hf_home and not options.environment.get(HF_HOME) and f"{settings.hf_home}/{HF_MODELS}"
+    common = () if service.driver == DRIVER else (settings.models_dir, cache)
+    there = [Path(volume.source) for volume in options.volumes if not volume.is_named]
+    taken = {volume.target for volume in options.volumes}
     folders = [folder for folder in common if folder and os.path.isdir(folder)]  # noqa: PTH112 - raises nothing
     models = [path for path in wanted if isinstance(path, str) and path.startswith("/")]
     behind = [really for path in models if (really := os.path.realpath(path)) != path]  # where a link leads

@@ -75,6 +75,9 @@ class DockerSupervisor:
         inner = view(service, settings, options)
         launch = driver.launch(inner.service, allocation, inner.settings)
         refuse_names(launch.env)
+        if clash := sorted(n for n, text in options.environment.items() if launch.env.get(n, text) != text):
+            names = ", ".join(clash)
+            raise ValueError(f"service {service.id!r}: {names} of its container's environment is its driver's to set")
         argv = (options.program, *launch.argv[1:]) if options.program else launch.argv
         return launch.model_copy(update={"argv": argv, "ports": tuple(port.host for port in inner.ports)})
 
