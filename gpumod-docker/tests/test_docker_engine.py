@@ -16,17 +16,24 @@ import pytest
 
 from gpumod.api import Failed, MachineLacks
 from gpumod_docker import engine
+from gpumod_docker.containers import Containers
 
 
 @contextmanager
-def answering(path: Path, body: bytes) -> Iterator[None]:
-    """Something that is no engine."""
+def answering(path: Path, body: bytes, then: tuple[int, bytes] | None = None) -> Iterator[None]:
+    """Something that is no engine, or one that answers everything but its version with `then`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.answer(*((200, body) if then is None or self.path.endswith("/version") else then))
+
+        def do_POST(self) -> None:
+            self.answer(*(then or (404, b"{}")))
+
+        def answer(self, status: int, text: bytes) -> None:
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(text)
 
         def log_message(self, *args: object) -> None:
             """Nobody reads it."""
@@ -141,3 +148,17 @@ def test_an_engine_that_hangs_up(path: Path) -> None:
             raise AssertionError("it took that for an engine")
         assert caught.value.code == "no-engine"
         listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_why_a_container_did_not_start_is_told_though_it_cannot_be_removed_either(path: Path) -> None:
+    refused = (500, b'{"message": "driver failed: Bind for 127.0.0.1:7850 failed: port is already allocated"}')
+    with answering(path, b'{"ApiVersion": "1.41"}', refused), pytest.raises(Failed) as caught:
+        Containers(path, "0123456789ab").start("svc", "abc")
+    assert caught.value.code == "port-taken"
+
+
+@pytest.mark.parametrize("text", [b"{}", b"[]", b"null", b"<html>", b'{"message": 7}'])
+def test_a_refusal_that_makes_no_sense(path: Path, text: bytes) -> None:
+    with answering(path, b'{"ApiVersion": "1.41"}', (502, text)), pytest.raises(Failed) as caught:
+        Containers(path, "0123456789ab").start("svc", "abc")
+    assert caught.value.code in ("engine-failed", "engine-refused")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpumod.api import Service, Settings
+from gpumod_docker.definition import given_by_cdi
 from gpumod_docker.inside import view
 from gpumod_docker.options import ContainerOptions
 from gpumod_docker.ports import PublishedPort
@@ -58,3 +59,19 @@ def test_one_port_in_there_is_not_led_to_twice() -> None:
         view(service, Settings(), ContainerOptions.model_validate({"image": "a", "ports": ["7851:7850"]}))
     both = ContainerOptions.model_validate({"image": "a", "ports": ["7851:7850", "{port}:7852"]})
     assert [tuple(port) for port in view(service, Settings(), both).ports] == [(7851, 7850), (7850, 7852)]
+
+
+@pytest.mark.parametrize(
+    ("access", "found", "by_cdi"),
+    [
+        ("auto", [], False),
+        ("auto", ["nvidia.com/gpu=0", "nvidia.com/gpu=all"], False),  # named by their numbers alone
+        ("auto", ["nvidia.com/gpu=0", "nvidia.com/gpu=GPU-1"], False),
+        ("auto", ["nvidia.com/gpu=GPU-2", "nvidia.com/gpu=GPU-1"], True),
+        ("cdi", [], True),
+        ("nvidia", ["nvidia.com/gpu=GPU-2", "nvidia.com/gpu=GPU-1"], False),
+    ],
+)
+def test_gpus_are_given_by_cdi_where_the_engine_knows_just_these(access: str, found: list[str], by_cdi: bool) -> None:
+    info = {"DiscoveredDevices": [{"Source": "cdi", "ID": device} for device in found] or None}
+    assert given_by_cdi(access, ("GPU-1", "GPU-2"), info) is by_cdi

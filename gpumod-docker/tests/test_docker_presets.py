@@ -99,7 +99,7 @@ def test_what_a_driver_sets_stays(settings: Settings) -> None:
         container = {**shipped.unit_vars["container"], "environment": {name: given}}
         changed = shipped.model_copy(update={"unit_vars": {**shipped.unit_vars, "container": container}})
         if clashes:
-            with pytest.raises(ValueError, match="VLLM_SERVER_DEV_MODE .* is its driver's"):
+            with pytest.raises(ValueError, match=r"VLLM_SERVER_DEV_MODE .* is its driver's"):
                 supervisor.launch(driver, changed, SEAT, settings)
         else:
             supervisor.launch(driver, changed, SEAT, settings)

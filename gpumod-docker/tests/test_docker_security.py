@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from gpumod.api import Allocation, Handle, Launch, MachineLacks, Service, Settings, UsageError
+from gpumod.api import Allocation, Failed, Handle, Launch, MachineLacks, Service, Settings, UsageError
+from gpumod_docker.containers import refuse_engines_own
 from gpumod_docker.driver import DockerDriver
 from gpumod_docker.gate import refuse_unsafe
 from gpumod_docker.mounts import refuse_source
@@ -372,6 +373,20 @@ def test_the_gate_lets_no_image_have_what_it_asks_for() -> None:
 def test_the_gate_refuses_more_beside_it(more: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         passes(request() | more)
+
+
+def test_what_the_engine_keeps_is_not_mounted_wherever_it_is(tmp_path: Path) -> None:
+    """Its data is often moved to the disk that models are on."""
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "docker")
+    for root in (tmp_path / "docker", tmp_path / "link"):
+        for source in (tmp_path, tmp_path / "docker", tmp_path / "docker/volumes/theirs"):
+            config = request(Mounts=[{**BIND, "Source": str(source)}])
+            with pytest.raises(Failed) as caught:
+                refuse_engines_own("svc", config, {"DockerRootDir": str(root)})
+            assert (caught.value.code, "SEC-D9" in caught.value.info.why) == ("unsafe-volume", True)
+    config = request(Mounts=[{**BIND, "Source": f"{tmp_path}/models"}, {"Type": "volume", "Source": "a"}])
+    refuse_engines_own("svc", config, {"DockerRootDir": f"{tmp_path}/docker"})
 
 
 def test_a_folder_is_judged_again_at_the_start(places: dict[str, str], tmp_path: Path) -> None:

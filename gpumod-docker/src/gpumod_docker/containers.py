@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpumod.api import Failed, MachineLacks
 from gpumod_docker.definition import DEFINITION, HOME, NONCE, SERVICE, Config, definition_hash, name_of
 from gpumod_docker.engine import SLOW_S, said, spoken
+from gpumod_docker.mounts import touch
 from gpumod_docker.pids import has_begun
 from gpumod_docker.states import Inspected, is_up
 
 BEGINS_S = 5.0
+DATA = "/var/lib/docker"
 _LOOK_S = 0.002
 _FATAL = "[FATAL "
 """How the engine's init begins the line in which it says that it could not execute a program."""
@@ -86,7 +90,8 @@ class Containers(NamedTuple):
                     raise _not_started(service, said(error)) from error
             return self._begun(service)
         except (Failed, MachineLacks):
-            self.remove(service)
+            with contextlib.suppress(Failed, MachineLacks):  # why it did not start is what is told
+                self.remove(service)
             raise
 
     def _begun(self, service: str) -> Inspected:
@@ -161,14 +166,27 @@ class Containers(NamedTuple):
                     hint=f"docker volume inspect {mount['Source']}; use a plain volume, or a folder",
                 )
 
-    def gives_by_cdi(self, access: str) -> bool:
-        """Whether GPUs are asked for by CDI: as the service says, else where the engine has found some that way."""
-        if access != "auto":
-            return access == "cdi"
+    def info(self) -> Mapping[str, Any]:
+        """What the engine tells of itself."""
         with spoken(self.path, "tell of itself") as asked:
-            info: dict[str, Any] = asked.info()
-        devices: Sequence[dict[str, Any]] = info.get("DiscoveredDevices") or ()
-        return any(str(device.get("ID", "")).startswith("nvidia.com/gpu") for device in devices)
+            told: Mapping[str, Any] = asked.info()
+        return told
+
+
+def refuse_engines_own(service: str, config: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Raise Failed `unsafe-volume` for a folder that holds what the engine keeps: other containers, and volumes.
+
+    Where that is the engine alone knows: it is often moved to the disk that models are on.
+    """
+    root = os.path.realpath(info.get("DockerRootDir") or DATA)
+    for mount in config["HostConfig"]["Mounts"]:
+        if mount["Type"] == "bind" and touch(Path(mount["Source"]), Path(root)):
+            raise Failed(
+                "unsafe-volume",
+                f"the folder {mount['Source']} of service {service} is not mounted",
+                why=f"the engine keeps other containers and volumes in {root} (SEC-D9)",
+                hint="mount a folder beside it",
+            )
 
 
 def _is_whole(seen: Inspected) -> bool:

@@ -146,11 +146,23 @@ def gpus_of(told: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(gpu for gpu in named if gpu.startswith(("GPU-", "MIG-")))
 
 
+def given_by_cdi(access: str, gpus: Sequence[str], info: Mapping[str, Any]) -> bool:
+    """Whether GPUs are asked for by CDI: as the service says, else where the engine has found just these that way."""
+    if access != "auto":
+        return access == "cdi"
+    found = {str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ()}
+    return bool(gpus) and found.issuperset(map(_cdi_name, gpus))
+
+
+def _cdi_name(gpu: str) -> str:
+    return f"nvidia.com/gpu={gpu}"
+
+
 def _gpu_requests(gpus: Sequence[str], *, cdi: bool) -> list[Config]:
     if not gpus:
         return []
     if cdi:
-        return [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={gpu}" for gpu in gpus]}]
+        return [{"Driver": "cdi", "DeviceIDs": [_cdi_name(gpu) for gpu in gpus]}]
     return [{"DeviceIDs": list(gpus), "Capabilities": GPU}]
 
 

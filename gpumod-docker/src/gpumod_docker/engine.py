@@ -21,6 +21,8 @@ USUAL = "/var/run/docker.sock"
 QUICK_S, SLOW_S = 10, 180
 """How long an engine may take for an answer, and for what it has to do something for (disks, GPUs)."""
 _REACH_S = 5.0
+_NONSENSE = (ValueError, KeyError, TypeError)
+"""How the SDK fails with a refusal that is none of an engine's (a proxy's, say)."""
 _idle: dict[Path, list[APIClient]] = {}
 """Clients that nobody uses just now, by socket. Taking one, and giving it back, is one step for every thread."""
 
@@ -42,7 +44,7 @@ def socket_path() -> Path:
         return Path(told.removeprefix(SCHEME))
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     places = [Path(USUAL), *([Path(own, "docker.sock"), Path(own, "podman/podman.sock")] if own else [])]
-    # not by Path.exists, which raises where this user may not look (a session's folder that su has left in the variable)
+    # Path.exists raises where this user may not look: in a session's folder that su has left in the variable
     return next((place for place in places if os.path.exists(place)), places[0])  # noqa: PTH110
 
 
@@ -126,7 +128,7 @@ def spoken(path: Path, doing: str, timeout_s: int = QUICK_S) -> Iterator[APIClie
             why=said(error),
             hint="its own log tells more: journalctl -u docker",
         ) from error
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, *_NONSENSE) as error:
         asked.close()
         reach(path)
         raise Failed(

@@ -86,7 +86,7 @@ def refuse_source(source: str, keep_out: Sequence[Path] = ()) -> Path:
     told = f"{source!r:.80}" if str(place) == source.rstrip("/") else f"{source!r:.80} (which is {str(place)!r:.80})"
     system = () if _is_fine(place) else tuple(Path("/", name) for name in SYSTEM)
     for refused in (*system, *keep_out):
-        if any(_touch(place, other) for other in {refused, Path(os.path.realpath(refused))}):
+        if any(touch(place, other) for other in {refused, Path(os.path.realpath(refused))}):
             raise ValueError(f"the volume {told} is refused: {refused} is not for containers (SEC-D9)")
     _refuse_home(place, told)
     try:
@@ -114,7 +114,7 @@ def _unseen(source: str, error: OSError) -> ValueError:
     return ValueError(f"the volume {source!r:.80} is refused: what is there cannot be seen, {error.strerror} (SEC-D9)")
 
 
-def _touch(place: Path, refused: Path) -> bool:
+def touch(place: Path, refused: Path) -> bool:
     """True where one is in the other."""
     return place.is_relative_to(refused) or refused.is_relative_to(place)
 

@@ -11,7 +11,6 @@ from gpumod.api import Handle, ProcessStatus
 from gpumod_docker.pids import tree_of
 
 MIB = 1024 * 1024
-ALIVE = ("running", "paused", "restarting", "removing")
 Inspected = Mapping[str, Any]
 
 

@@ -31,8 +31,8 @@ from gpumod.api import (
     UsageError,
 )
 from gpumod_docker import engine, images, logs
-from gpumod_docker.containers import Containers
-from gpumod_docker.definition import Config, Wanted, check_words, config_of, gpus_of, name_of, uses_folder
+from gpumod_docker.containers import Containers, refuse_engines_own
+from gpumod_docker.definition import Config, Wanted, check_words, config_of, given_by_cdi, gpus_of, name_of, uses_folder
 from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
 from gpumod_docker.gate import refuse_anothers, refuse_unsafe
@@ -182,9 +182,10 @@ class DockerSupervisor:
     def _start(
         self, containers: Containers, folder: ServiceFolder, nonce: str, wanted: Wanted, image_id: str
     ) -> Mapping[str, Any]:
-        cdi = bool(gpus_of(wanted.told)) and containers.gives_by_cdi(wanted.options.gpu_access)
-        config = self._config(wanted, cdi=cdi)
+        gpus, info = gpus_of(wanted.told), containers.info()
+        config = self._config(wanted, cdi=bool(gpus) and given_by_cdi(wanted.options.gpu_access, gpus, info))
         containers.refuse_volumes(wanted.service, config)
+        refuse_engines_own(wanted.service, config, info)
         folder.prepare()
         folder.write(wanted.launch.files)
         if uses_folder(wanted.launch, wanted.told):
