@@ -375,6 +375,25 @@ def test_the_gate_refuses_more_beside_it(more: dict[str, Any]) -> None:
         passes(request() | more)
 
 
+def test_homes_are_kept_out_where_they_really_are(tmp_path: Path) -> None:
+    """`/home` is often a link to a larger disk."""
+    (tmp_path / "disk/homes/ann/models").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(tmp_path / "disk/homes")
+    for refused in (
+        "disk",
+        "disk/homes",
+        "home",
+        "home/ann",
+        "disk/homes/ann",
+        "home/ann/.ssh",
+        "disk/homes/ann/.aws/x",
+    ):
+        with pytest.raises(ValueError, match="SEC-D9"):
+            refuse_source(f"{tmp_path}/{refused}", homes=f"{tmp_path}/home")
+    for fine in ("home/ann/models", "disk/homes/ann/.cache/huggingface", "other"):
+        refuse_source(f"{tmp_path}/{fine}", homes=f"{tmp_path}/home")
+
+
 def test_what_the_engine_keeps_is_not_mounted_wherever_it_is(tmp_path: Path) -> None:
     """Its data is often moved to the disk that models are on."""
     (tmp_path / "docker").mkdir()

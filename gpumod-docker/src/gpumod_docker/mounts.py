@@ -21,6 +21,7 @@ SYSTEM = (
     "var/lib/cloud", "var/lib/polkit-1", "var/lib/sudo", "snap", "nix",
 )  # fmt: skip
 """Under `/`: these, what is in them, and what holds one of them, may not be mounted."""
+HOMES = "/home"
 HIDDEN_BUT_FINE = frozenset({".cache", ".ollama"})
 """Folders with a dot right in somebody's home that hold models; the others hold keys and settings."""
 FINE_IN_ROOTS_HOME = (".cache/huggingface", ".ollama", "models")
@@ -76,7 +77,7 @@ def _refuse_target(path: str) -> None:
         raise ValueError(f"the target {path!r:.80} is refused: the container's own system is there (SEC-D9)")
 
 
-def refuse_source(source: str, keep_out: Sequence[Path] = ()) -> Path:
+def refuse_source(source: str, keep_out: Sequence[Path] = (), homes: str = HOMES) -> Path:
     """Where `source` really is; raises ValueError where that may not be mounted, or where this user may not look.
 
     `keep_out` are more places to keep out of (gpumod's home, the engine's socket). What is not there yet is judged by
@@ -88,7 +89,7 @@ def refuse_source(source: str, keep_out: Sequence[Path] = ()) -> Path:
     for refused in (*system, *keep_out):
         if any(touch(place, other) for other in {refused, Path(os.path.realpath(refused))}):
             raise ValueError(f"the volume {told} is refused: {refused} is not for containers (SEC-D9)")
-    _refuse_home(place, told)
+    _refuse_home(place, told, Path(os.path.realpath(homes)))
     try:
         kind = place.stat().st_mode
     except FileNotFoundError:
@@ -123,17 +124,18 @@ def _is_fine(place: Path) -> bool:
     return any(place.is_relative_to(Path("/root", name)) for name in FINE_IN_ROOTS_HOME)
 
 
-def _homes() -> Iterable[Path]:
-    yield Path(os.path.realpath(Path("~").expanduser()))
+def _homes(place: Path, all_homes: Path) -> Iterable[Path]:
+    """Homes that `place` might be in, or hold."""
+    yield Path(os.path.realpath(os.path.expanduser("~")))  # noqa: PTH111 - raises nothing
     yield Path("/root")
+    yield Path(*place.parts[: len(all_homes.parts) + 1]) if place.is_relative_to(all_homes) else all_homes
 
 
-def _refuse_home(place: Path, told: str) -> None:
+def _refuse_home(place: Path, told: str, all_homes: Path) -> None:
     """Nobody's whole home, nor the hidden folders in it."""
-    parts = place.parts
-    homes = [home for home in _homes() if place.is_relative_to(home) or home.is_relative_to(place)]
-    homes += [Path(*parts[:3])] if parts[:2] == ("/", "home") else []
-    for home in homes:
+    for home in _homes(place, all_homes):
+        if not touch(place, home):
+            continue
         inner = place.relative_to(home).parts if place.is_relative_to(home) else ()
         if not inner:
             raise ValueError(f"the volume {told} is refused: it holds somebody's whole home (SEC-D9)")

@@ -79,9 +79,11 @@ def _children(pid: int) -> Iterator[int]:
 
 
 def _below(pid: int) -> Iterator[int]:
-    for child in _children(pid):
-        yield child
-        yield from _below(child)
+    waiting = [pid]
+    while waiting:  # not by recursion: how deep it goes is the container's to say
+        found = list(_children(waiting.pop()))
+        yield from found
+        waiting += found
 
 
 def _in_group(pid: int) -> Iterator[int]:
