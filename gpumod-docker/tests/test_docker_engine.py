@@ -6,7 +6,10 @@ import http.server
 import os
 import socket
 import socketserver
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ import pytest
 from gpumod.api import Failed, MachineLacks
 from gpumod_docker import engine
 from gpumod_docker.containers import Containers
+from gpumod_docker.states import why_ended
 
 
 @contextmanager
@@ -162,3 +166,30 @@ def test_a_refusal_that_makes_no_sense(path: Path, text: bytes) -> None:
     with answering(path, b'{"ApiVersion": "1.41"}', (502, text)), pytest.raises(Failed) as caught:
         Containers(path, "0123456789ab").start("svc", "abc")
     assert caught.value.code in ("engine-failed", "engine-refused")
+
+
+def test_where_there_is_no_engine_its_sdk_is_not_imported(path: Path) -> None:
+    """Every removal of a service, and every doctor, asks also this supervisor."""
+    code = f"""
+        import asyncio, sys, time
+        from pathlib import Path
+        from gpumod.api import MachineLacks, Settings
+        from gpumod_docker.supervisor import DockerSupervisor
+        supervisor = DockerSupervisor(Path({str(path.parent)!r}), "0123456789ab", Settings(), time)
+        for asked in (supervisor.forget("svc"), supervisor.strays([])):
+            try:
+                asyncio.run(asked)
+            except MachineLacks as error:
+                print(error.code)
+        print("docker" in sys.modules, "requests" in sys.modules)
+    """
+    told = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert told.stdout.split() == ["no-engine", "no-engine", "False", "False"], told
+
+
+@pytest.mark.parametrize("code", [1, 125, 126, 127])
+def test_an_exit_code_is_not_explained_where_the_log_tells_more(code: int) -> None:
+    """A shell's 127 is not a program that the image lacks: that is told at the start."""
+    ended = {"Status": "exited", "ExitCode": code, "Error": ""}
+    assert why_ended({"State": ended}) == ""
+    assert why_ended({"State": ended | {"Error": "no space left"}}) == "no space left"

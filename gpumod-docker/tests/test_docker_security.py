@@ -111,6 +111,8 @@ MOUNTS: list[Attempt] = [
     ("all of /var", {"volumes": ["/var:/x"]}, "SEC-D9"),
     ("the boot files", {"volumes": ["/boot:/x"]}, "SEC-D9"),
     ("the machine's programs", {"volumes": ["/usr/bin:/x:rw"]}, "SEC-D9"),
+    ("everybody's files and sockets", {"volumes": ["/tmp:/x"]}, "SEC-D9"),
+    ("everybody's files, where they last", {"volumes": ["/var/tmp:/x:rw"]}, "SEC-D9"),
     ("jobs of the system", {"volumes": ["/var/spool/cron:/x:rw"]}, "SEC-D9"),
     ("root's home", {"volumes": ["/root:/x"]}, "SEC-D9"),
     ("root's keys", {"volumes": ["/root" + "/.ssh:/x"]}, "SEC-D9"),

@@ -21,6 +21,8 @@ SYSTEM = (
     "var/lib/cloud", "var/lib/polkit-1", "var/lib/sudo", "snap", "nix",
 )  # fmt: skip
 """Under `/`: these, what is in them, and what holds one of them, may not be mounted."""
+SHARED = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - refused
+"""Other people's files and sockets lie in them: not to be mounted whole, what is in them may be."""
 HOMES = "/home"
 HIDDEN_BUT_FINE = frozenset({".cache", ".ollama"})
 """Folders with a dot right in somebody's home that hold models; the others hold keys and settings."""
@@ -89,6 +91,8 @@ def refuse_source(source: str, keep_out: Sequence[Path] = (), homes: str = HOMES
     for refused in (*system, *keep_out):
         if any(touch(place, other) for other in {refused, Path(os.path.realpath(refused))}):
             raise ValueError(f"the volume {told} is refused: {refused} is not for containers (SEC-D9)")
+    if place in SHARED:
+        raise ValueError(f"the volume {told} is refused: everybody's files and sockets are there (SEC-D9)")
     _refuse_home(place, told, Path(os.path.realpath(homes)))
     try:
         kind = place.stat().st_mode

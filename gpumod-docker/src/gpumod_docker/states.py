@@ -63,13 +63,8 @@ def why_ended(seen: Inspected) -> str:
     if state.get("OOMKilled"):
         of = f"its limit is {limit // MIB} MiB (memory_mb)" if limit else "this machine's own"
         return f"the kernel killed it for want of host memory, not of VRAM: {of}"
-    if state.get("Error"):
-        return str(state["Error"])[:300]
-    return {
-        125: "the engine itself could not run it",
-        126: "its program could not be executed",
-        127: "its program was not found in the image",
-    }.get(int(state["ExitCode"]), "")
+    # 126 and 127 say nothing here: a program that is not there is told at the start, and a shell's log tells more
+    return str(state.get("Error") or "")[:300]
 
 
 def _seconds(text: str) -> float | None:

@@ -235,6 +235,7 @@ class DockerSupervisor:
     async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
         """The containers of this home that are up, and whose services have no handle here."""
         path = engine.socket_path()
+        engine.reach(path)  # before the SDK is imported
         known = {handle.service for handle in handles if handle.supervisor == self.name}
         seen = await asyncio.to_thread(Containers(path, self._home_id).all)
         return [
@@ -274,6 +275,7 @@ class DockerSupervisor:
 
     async def forget(self, service: str) -> bool:
         """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up."""
+        self.reach()  # before the SDK is imported: this is asked at every removal of a service, whoever kept it
         gone = await asyncio.to_thread(Containers(engine.socket_path(), self._home_id).remove, service)
         if gone:
             ServiceFolder(self._home, service).forget()
