@@ -6,6 +6,7 @@ instead.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,28 @@ class TestDockerSupervisor(SupervisorSuite):
         handle = await bench.start("open('/x/kept', 'w').write('1')")
         assert isinstance(bench.supervisor, NoticesEnd)
         assert (await bench.supervisor.exited(handle)).exit_code == 0
+
+    async def test_a_folder_of_another_user_is_written_by_that_user_alone(
+        self, bench: ContainerBench, tmp_path: Path
+    ) -> None:
+        """Root in there has no rights over others' files; a volume of the engine's is root's."""
+        theirs = tmp_path / "theirs"
+        theirs.mkdir(mode=0o755)
+        os.chown(theirs, 1234, 1234)
+        folder = {"image": PYTHON, "volumes": [f"{theirs}:/x:rw"]}
+        named = {"image": PYTHON, "volumes": ["plain:/x:rw"]}
+        assert isinstance(bench.supervisor, NoticesEnd)
+        for container, code in ((folder, 1), ({**folder, "user": "1234:1234"}, 0), (named, 0)):
+            bench.container = container
+            handle = await bench.start("open('/x/kept', 'w').write('1')")
+            assert (await bench.supervisor.exited(handle)).exit_code == code, container
+
+    async def test_its_namespaces_are_its_own(self, bench: ContainerBench) -> None:
+        handle = await bench.start(SLEEPER)
+        ours, theirs = Path("/proc/self/ns"), Path(f"/proc/{await bench.pid(handle)}/ns")
+        for kind in ("cgroup", "ipc", "mnt", "net", "pid", "uts"):
+            assert (ours / kind).readlink() != (theirs / kind).readlink(), kind
+        await bench.supervisor.stop(handle, bench.launch(SLEEPER))
 
     async def test_what_a_container_cannot_do(self, bench: ContainerBench) -> None:
         """Its walls hold from inside, as far as a program of root's can try."""
