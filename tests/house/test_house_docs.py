@@ -100,3 +100,9 @@ def test_ci_runs_every_default_rung() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     for rung in ("tests", "lint", "types", "imports", "demo", "systemd", "docker", "packages"):
         assert re.search(rf"^rung {rung} ", script, re.MULTILINE), rung
+
+
+def test_an_engine_that_is_not_there_does_not_pass() -> None:
+    """Its tests skip themselves; that all of them did would be a session that passed, where CI counts skipped ones."""
+    body = (ROOT / "noxfile.py").read_text().split("def docker(", 1)[1].split("@nox.session", 1)[0]
+    assert body.index("lacking()") < body.index("session.skip(") < body.index('session.run("pytest"')
