@@ -90,6 +90,18 @@ def test_vllm(settings: Settings) -> None:
     assert config["HostConfig"]["ShmSize"] == 8192 << 20
 
 
+def test_the_containers_own_word_on_its_folder_wins(settings: Settings) -> None:
+    """A service that had a folder on this machine has another one in its image."""
+    driver = pytest.importorskip("gpumod_fastapi.driver").FastApiDriver()
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", settings, Now())
+    for container, folder in (({"workdir": "/app"}, "/app"), ({}, "/srv/app")):
+        options = {"command": "serve", "cwd": "/srv/app", "container": {"image": "a", **container}}
+        one = Service(id="svc", driver="fastapi", port=7850, unit_vars=options)
+        handle = Handle(service="svc", supervisor="docker", nonce="n", launched=one, started_at=0.0)
+        config = supervisor.draft(handle, supervisor.launch(driver, one, SEAT, settings), {})
+        assert config["WorkingDir"] == folder
+
+
 def test_what_a_driver_sets_stays(settings: Settings) -> None:
     """A vLLM that is told otherwise would not sleep."""
     driver = pytest.importorskip("gpumod_vllm.driver").VllmDriver()

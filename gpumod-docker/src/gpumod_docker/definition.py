@@ -88,8 +88,9 @@ def config_of(wanted: Wanted, folder: Path, settings: Settings, cdi: bool) -> Co
     }
     if not of_image:
         config["Entrypoint"], config["Cmd"] = argv[:1], argv[1:]
-    # Without a word it is the image's own; a service that has files is at home beside them, whoever keeps it.
-    if workdir := launch.cwd or options.workdir or (folder if own else None):
+    # Without a word it is the image's own; a service that has files is at home beside them, whoever keeps it. What is
+    # said of the container goes before what its driver knows of this machine.
+    if workdir := options.workdir or launch.cwd or (folder if own else None):
         config["WorkingDir"] = filled(str(workdir), folder)
     if options.user:
         config["User"] = options.user
