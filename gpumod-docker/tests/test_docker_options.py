@@ -33,6 +33,15 @@ def test_references_of_images(image: str) -> None:
     assert ContainerOptions(image=image).image == image
 
 
+@pytest.mark.parametrize(("written", "read"), [(1000, "1000"), ("1000:1000", "1000:1000"), ("nobody", "nobody")])
+def test_a_user_may_be_a_number(written: Any, read: str) -> None:
+    """As `--set user=1000` is read, and YAML without quotes."""
+    assert ContainerOptions.model_validate({"image": "a", "user": written}).user == read
+    for bad in (True, -1, 1.5):
+        with pytest.raises(ValueError, match="user"):
+            ContainerOptions.model_validate({"image": "a", "user": bad})
+
+
 def test_read_only_unless_asked() -> None:
     options = ContainerOptions.model_validate({"image": "a", "volumes": ["/srv/a:/a", "/srv/b:/b:rw", "named:/c"]})
     assert [(volume.source, volume.writable, volume.is_named) for volume in options.volumes] == [

@@ -24,7 +24,18 @@ Image = Annotated[
     ),
 ]
 """A reference to an image: [REGISTRY[:PORT]/]NAME[:TAG][@sha256:DIGEST]."""
-User = Annotated[str, StringConstraints(pattern=r"^[a-z_0-9][a-z0-9_-]{0,31}(:[a-z_0-9][a-z0-9_-]{0,31})?$")]
+
+
+def _text(value: Any) -> Any:
+    """A number as YAML and `--set` read it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+User = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z_0-9][a-z0-9_-]{0,31}(:[a-z_0-9][a-z0-9_-]{0,31})?$"),
+    BeforeValidator(_text),
+]
 Inside = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f\x7f]*$", max_length=1000)]
 StatusCode = Annotated[int, Field(ge=100, le=599)]
 
