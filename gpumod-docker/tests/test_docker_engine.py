@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from gpumod.api import Failed, MachineLacks
+from gpumod.adapters.clock import SystemClock
+from gpumod.api import Failed, Handle, Launch, MachineLacks, Service, Settings
 from gpumod_docker import engine
 from gpumod_docker.containers import Containers
 from gpumod_docker.states import why_ended
+from gpumod_docker.supervisor import DockerSupervisor
 
 
 @contextmanager
@@ -82,6 +84,20 @@ def test_one_that_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MachineLacks) as caught:
             engine.socket_path()
         assert (caught.value.code, told in caught.value.info.message) == ("remote-engine", True)
+
+
+def test_one_in_a_virtual_machine_is_elsewhere_too(path: Path) -> None:
+    """Told before anything is stopped."""
+    service = Service(id="svc", driver="docker", port=7850, unit_vars={"image": "a"})
+    supervisor = DockerSupervisor(path.parent / "home", "0123456789ab", Settings(), SystemClock())
+    handle = Handle(service="svc", supervisor="docker", nonce="n", launched=service, started_at=0.0)
+    version = b'{"ApiVersion": "1.41"}'
+    with answering(path, version, (200, b'{"OperatingSystem": "Docker Desktop"}')), pytest.raises(MachineLacks) as told:
+        supervisor.check(handle, Launch(argv=("serve",)))
+    assert told.value.code == "remote-engine"
+    path.unlink()
+    with answering(path, version, (200, b'{"OperatingSystem": "Debian GNU/Linux 12"}')):
+        supervisor.check(handle, Launch(argv=("serve",)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")

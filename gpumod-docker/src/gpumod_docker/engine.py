@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 VARIABLE = "DOCKER_HOST"
 SCHEME = "unix://"
 USUAL = "/var/run/docker.sock"
+DESKTOP = "Docker Desktop"
+"""What such an engine calls its operating system."""
 QUICK_S, SLOW_S = 10, 180
 """How long an engine may take for an answer, and for what it has to do something for (disks, GPUs)."""
 _REACH_S = 5.0
@@ -46,6 +48,17 @@ def socket_path() -> Path:
     places = [Path(USUAL), *([Path(own, "docker.sock"), Path(own, "podman/podman.sock")] if own else [])]
     # Path.exists raises where this user may not look: in a session's folder that su has left in the variable
     return next((place for place in places if os.path.exists(place)), places[0])  # noqa: PTH110
+
+
+def refuse_elsewhere(info: Mapping[str, Any]) -> None:
+    """Raise MachineLacks `remote-engine` for one that runs in a machine of its own behind a socket of this one."""
+    if str(info.get("OperatingSystem")) == DESKTOP:
+        raise MachineLacks(
+            "remote-engine",
+            f"the container engine of {DESKTOP} is not used",
+            why="it runs in a virtual machine: its processes and their memory cannot be found on this one",
+            hint=f"install Docker Engine here, and say where its socket is: {VARIABLE}=unix:///PATH",
+        )
 
 
 def reach(path: Path) -> None:

@@ -140,6 +140,7 @@ class DockerSupervisor:
         """Raise what :meth:`start` would raise before anything runs, but for what the engine alone knows."""
         self._wanted(handle, launch, {})
         self.reach()
+        engine.refuse_elsewhere(Containers(engine.socket_path(), self._home_id).info())
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service's container and return its token, once its program has really been executed.
