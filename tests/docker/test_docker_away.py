@@ -37,7 +37,7 @@ def test_a_switch_is_refused_before_anything_stops(
 def test_what_is_refused_is_refused_when_it_is_defined(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And again at its start, where it came in by a file."""
+    """By hand, or by a file; whichever driver it is that is to run in a container."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
     words = ("--driver", "docker", "--port", str(machine.unused.pop()), "--vram-mb", "0", "--set", "image=a")
     for option in ("privileged=true", "network_mode=host", 'volumes=["/etc:/x"]', 'environment={"LD_PRELOAD": "x"}'):
@@ -46,11 +46,20 @@ def test_what_is_refused_is_refused_when_it_is_defined(
         assert "refused" in done.error["why"] or "may not be set" in done.error["why"]
     folder = tmp_path / "presets"
     folder.mkdir()
-    text = "id: bad\ndriver: docker\nport: 7899\nvram_mb: 0\nunit_vars: {image: a, privileged: true}\n"
-    (folder / "bad.yaml").write_text(text)
-    machine.quick("preset", "load", str(folder))
-    done = machine.quick("service", "start", "bad")
-    assert done.code in (2, 4), done
+    inside = "unit_vars: {command: serve, container: {image: a, privileged: true}}"
+    texts = {
+        "own": "id: own\ndriver: docker\nport: 7898\nvram_mb: 0\nunit_vars: {image: a, privileged: true}\n",
+        "others": f"id: others\ndriver: fastapi\nrun_with: docker\nport: 7899\nvram_mb: 0\n{inside}\n",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+        said = machine.quick("preset", "validate", str(folder / f"{name}.yaml"))
+        assert (said.code, "privileged" in said.stdout) == (1, True), said
+    loaded = machine.quick("preset", "load", "--folder", str(folder))
+    assert loaded.stdout.count("SEC-D7") >= len(texts), loaded
+    for name in texts:
+        done = machine.quick("service", "start", name)
+        assert done.code == 4, done
     assert machine.states() == {}
 
 

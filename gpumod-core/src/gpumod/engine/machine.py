@@ -110,6 +110,17 @@ class Machine:
         offer = self.plugins.drivers.offer(driver).offer if driver in self.plugins.drivers else None
         return offer.run_with if isinstance(offer, DriverOffer) else None
 
+    def check(self, service: Service) -> None:
+        """Raise ValueError for a definition that its driver, or what would keep it, does not start as it is.
+
+        Raises UnknownName for a driver that is not there.
+        """
+        self.driver(service).check(service)
+        name = self.supervisor_name(service)
+        supervisor = self.supervisor(name) if name in self.plugins.supervisors else None
+        if isinstance(supervisor, KeepsInside):
+            supervisor.check_service(service, self.settings)
+
     def launch(self, service: Service, allocation: Allocation, keeper: str | None = None) -> Launch:
         """How `service` is launched by `keeper` (None: whoever keeps it by its definition), as seen from this machine.
 

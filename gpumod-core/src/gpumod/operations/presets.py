@@ -109,7 +109,7 @@ class Presets(Base):
         edited = store.user_edited(preset.value.id) if old else frozenset()
         new, kept = self._tools.presets().merge(old, preset.value, edited, update)
         try:
-            self._machine.driver(new).check(new)
+            self._machine.check(new)
         except UnknownName as error:  # a driver that is not installed: the definition is kept, it just cannot start
             told = _refused(preset, error)
             message = f"{new.id} is loaded, but cannot start yet: {told.message}"
@@ -168,7 +168,7 @@ class Presets(Base):
         problems = list(catalogue.problems)
         for service in catalogue.services.values():
             try:
-                self._machine.driver(service.value).check(service.value)
+                self._machine.check(service.value)
             except (GpumodError, ValueError) as error:
                 problems.append(_refused(service, error))
         files = {str(entry.path) for entry in catalogue.services.values()}

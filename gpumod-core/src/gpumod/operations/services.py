@@ -31,7 +31,7 @@ from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResu
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
-from gpumod.ports.units import Forgets, KeepsInside, KeepsJournal, LooksAfter
+from gpumod.ports.units import Forgets, KeepsJournal, LooksAfter
 
 NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
 """Fields of a service that are not edited as such."""
@@ -133,9 +133,8 @@ class Services(Units):
         """What a definition must hold beside its own fields, among `services` (those that are stored)."""
         driver = self._machine.driver(service)
         try:
-            driver.check(service)
+            self._machine.check(service)
             capabilities = driver.capabilities(service)
-            self._check_inside(service)
         except ValueError as error:
             raise UsageError(
                 "bad-options",
@@ -167,14 +166,6 @@ class Services(Units):
         elif service.port is None and not capabilities.hosts_members:
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
         check_needs(known, [service.id])
-
-    def _check_inside(self, service: Service) -> None:
-        """Raise ValueError where what keeps the service (a container engine) would not start it as it is defined."""
-        name = self._machine.supervisor_name(service)
-        if name in self._machine.plugins.supervisors:
-            supervisor = self._machine.supervisor(name)
-            if isinstance(supervisor, KeepsInside):
-                supervisor.check_service(service, self._machine.settings)
 
     def _check_sleep(self, service: Service, levels: Collection[str]) -> None:
         """Raise UsageError where the driver does not sleep at this level, or not with the service's other options."""
