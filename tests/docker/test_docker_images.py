@@ -76,9 +76,15 @@ def test_a_pull_that_is_given_up_leaves_nothing_running(machine: Machine, regist
 
 
 def test_one_that_is_never_to_be_pulled_must_be_there(machine: Machine, registry: Registry) -> None:
+    """Which is told before anything is stopped for it."""
+    machine.change("service", "start", "tts")
+    pid = row(machine, "tts")["pid"]
     add(machine, "web", "--set", "pull=never", image=f"{registry.name}/test/httpd")
-    done = machine.change("service", "start", "web", code=6)
-    assert (done.error["code"], registry.asked) == ("no-image", [])
+    machine.ok("mode", "create", "web", "--services", "web")
+    done = machine.quick("switch", "web")
+    assert (done.code, done.error["code"], registry.asked) == (9, "no-image", [])
+    assert (machine.states(), row(machine, "tts")["pid"]) == ({"tts": "running"}, pid)
+    machine.change("switch", "blank")
 
 
 def test_an_image_that_changed_makes_a_new_container(machine: Machine, engine: Dockerd) -> None:

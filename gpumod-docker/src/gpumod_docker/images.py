@@ -33,18 +33,29 @@ async def have(path: Path, options: ContainerOptions, tell: Tell) -> str:
 
     Raises MachineLacks `no-image`, Failed `pull-failed`.
     """
+    await asyncio.to_thread(refuse_missing, path, options)
     found = await asyncio.to_thread(image_id, path, options.image)
     if options.pull == "always" or (found is None and options.pull == "missing"):
         await _pulled(path, options.image, tell)
         found = await asyncio.to_thread(image_id, path, options.image)
     if found is None:
-        raise MachineLacks(
-            "no-image",
-            f"the image {options.image} is not there",
-            why="the option pull is never" if options.pull == "never" else "it was pulled, and cannot be found",
-            hint=f"docker pull {options.image}, or set the option pull to missing",
-        )
+        raise _missing(options, "it was pulled, and cannot be found")
     return found
+
+
+def refuse_missing(path: Path, options: ContainerOptions) -> None:
+    """Raise MachineLacks `no-image` for one that is not there and not to be pulled. Blocking."""
+    if options.pull == "never" and image_id(path, options.image) is None:
+        raise _missing(options, "the option pull is never")
+
+
+def _missing(options: ContainerOptions, why: str) -> MachineLacks:
+    return MachineLacks(
+        "no-image",
+        f"the image {options.image} is not there",
+        why=why,
+        hint=f"docker pull {options.image}, or set the option pull to missing",
+    )
 
 
 async def _pulled(path: Path, image: str, tell: Tell) -> None:

@@ -137,10 +137,12 @@ class DockerSupervisor:
         engine.reach(engine.socket_path())
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise what :meth:`start` would raise before anything runs, but for what the engine alone knows."""
-        self._wanted(handle, launch, {})
+        """Raise what :meth:`start` would raise before anything runs, as far as it can be known without a pull."""
+        wanted, _ = self._wanted(handle, launch, {})
         self.reach()
-        engine.refuse_elsewhere(Containers(engine.socket_path(), self._home_id).info())
+        socket = engine.socket_path()
+        engine.refuse_elsewhere(Containers(socket, self._home_id).info())
+        images.refuse_missing(socket, wanted.options)
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service's container and return its token, once its program has really been executed.
