@@ -100,6 +100,24 @@ def test_one_in_a_virtual_machine_is_elsewhere_too(path: Path) -> None:
         supervisor.check(handle, Launch(argv=("serve",)))
 
 
+def test_a_folder_of_the_engines_is_told_before_anything_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    options = {"image": "a", "volumes": [f"{tmp_path}:/x"]}
+    service = Service(id="svc", driver="docker", port=7850, unit_vars=options)
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", Settings(), SystemClock())
+    handle = Handle(service="svc", supervisor="docker", nonce="n", launched=service, started_at=0.0)
+    with tempfile.TemporaryDirectory() as elsewhere:  # the socket itself is kept out of containers
+        socket_there = Path(elsewhere, "docker.sock")
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{socket_there}")
+        info = f'{{"DockerRootDir": "{data}"}}'.encode()
+        with answering(socket_there, b'{"ApiVersion": "1.41"}', (200, info)), pytest.raises(Failed) as told:
+            supervisor.check(handle, Launch(argv=("serve",)))
+    assert told.value.code == "unsafe-volume"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
 def test_one_that_this_user_may_not_use() -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:

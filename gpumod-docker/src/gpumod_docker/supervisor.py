@@ -138,10 +138,12 @@ class DockerSupervisor:
 
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise what :meth:`start` would raise before anything runs, as far as it can be known without a pull."""
-        wanted, _ = self._wanted(handle, launch, {})
+        wanted, config = self._wanted(handle, launch, {})
         self.reach()
         socket = engine.socket_path()
-        engine.refuse_elsewhere(Containers(socket, self._home_id).info())
+        info = Containers(socket, self._home_id).info()
+        engine.refuse_elsewhere(info)
+        refuse_engines_own(wanted.service, config, info)
         images.refuse_missing(socket, wanted.options)
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
