@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpumod.api import (
+    Activity,
     Allocation,
     Capabilities,
     Clock,
@@ -24,6 +25,7 @@ from gpumod.api import (
     first_fatal,
 )
 from gpumod_llamacpp import router
+from gpumod_llamacpp.activity import read_activity
 from gpumod_llamacpp.logs import RULES, telling_lines
 from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings, process_stop_s
 from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
@@ -92,6 +94,10 @@ class LlamaCppDriver:
         if health.status == 503 and "loading" in health.text.lower():
             return ProbeResult(state="starting", detail="loading the model")
         return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {health.status}")
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
+        """Of a member or a single model; a router has none of its own."""
+        return None if llamacpp_options(service).router else await read_activity(service, port, http)
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         return first_fatal(RULES, telling_lines(service, lines))
