@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from gpumod.api import (
     Activity,
     Allocation,
+    Answer,
     Capabilities,
     Clock,
     CommandLine,
@@ -24,7 +25,7 @@ from gpumod.api import (
     Variant,
     first_fatal,
 )
-from gpumod_llamacpp import router
+from gpumod_llamacpp import router, suits
 from gpumod_llamacpp.activity import read_activity
 from gpumod_llamacpp.logs import RULES, telling_lines
 from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings, process_stop_s
@@ -75,6 +76,15 @@ class LlamaCppDriver:
             ports=(service.port,) if service.port else (),
             stop_timeout_s=process_stop_s(options),
         )
+
+    def questions(self, service: Service, launch: Launch, settings: Settings) -> tuple[tuple[str, ...], ...]:
+        words = _model_words(service) if service.host is not None else ()
+        return suits.questions(service, launch, words)
+
+    def suited(self, service: Service, launch: Launch, answers: Sequence[Answer]) -> Launch:
+        """Raises ValueError with what this llama-server does not take."""
+        suits.refuse_what_it_does_not_take(service, answers)
+        return launch
 
     def read_command(self, command: CommandLine) -> Told | None:
         return read_command(command)
