@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -171,3 +172,7 @@ def _text(text: str) -> bytes:
 
 def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+if __name__ == "__main__":
+    write_llama(Path(sys.argv[1]))

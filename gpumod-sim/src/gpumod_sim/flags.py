@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-STATES = ("on", "enabled", "true", "1", "off", "disabled", "false", "0", "auto", "-1")
-
 
 class FlagError(Exception):
     """`kind` is `unknown`, `missing` (its value) or `invalid`; `flag` as it was typed."""
@@ -44,9 +42,9 @@ def parse(
 ) -> Flags:
     """Read `argv`. `table` maps a long name (without dashes) to a type.
 
-    The types are `switch` (also as `--no-NAME`), `text`, `int`, `float`, `list` (all words up to the next flag),
-    `state` (on, off or auto, as llama.cpp says them) and `end` (after it nothing more is read). `with_equals`: values
-    may also be given as `--NAME=VALUE`. Raises FlagError.
+    The types are `switch` (also as `--no-NAME`), `text`, `int`, `float`, `list` (all words up to the next flag), `end`
+    (after it nothing more is read) and choices (`on|off`). `with_equals`: values may also be given as `--NAME=VALUE`.
+    Raises FlagError.
     """
     flags = Flags()
     words = list(argv)
@@ -87,7 +85,7 @@ def _values(words: list[str], typed: str, kind: str, inline: str | None) -> list
     for value in values:
         if (kind == "int" and not _is_number(value, int)) or (kind == "float" and not _is_number(value, float)):
             raise FlagError("invalid", typed, f"invalid {kind} value: '{value}'")
-        if kind == "state" and value not in STATES:
+        if "|" in kind and value not in kind.split("|"):
             raise FlagError("invalid", typed, f"unknown value: '{value}'")
     return values
 
