@@ -42,14 +42,14 @@ class RealMachine(Machine):
     def add_member(self, service: str, model: str = "tiny", *words: str, vram_mb: int = TINY_MB) -> None:
         """A member of `box` with a model of `models`."""
         lasting = ("--sleep-mode", "router", "--context-size", "2048", "--startup-timeout", "60")
-        options = ("--set", "parallel=1", "--set", 'extra_args=["--threads", "2"]')
+        options = ("--set", "parallel=1", "--set", 'extra_args=["--threads", "1"]')
         path = str(self.models / f"{model}.gguf")
         where = ("--host-service", "box", "--vram-mb", str(vram_mb), "--model-path", path)
         self.add(service, *where, *lasting, *options, *words)
 
     def add_large(self, service: str) -> None:
         """A member with a large model, which is read into memory of its own."""
-        words = ("--set", 'extra_args=["--load-mode", "none", "--no-warmup"]')
+        words = ("--set", 'extra_args=["--load-mode", "none", "--no-warmup", "--threads", "1"]')
         self.add_member(service, "large", *words, vram_mb=LARGE_MB)
 
     def row(self, service: str) -> Any:
