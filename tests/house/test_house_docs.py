@@ -98,7 +98,7 @@ def test_examples_with_units_are_of_services_that_have_one() -> None:
 
 def test_ci_runs_every_default_rung() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    for rung in ("tests", "lint", "types", "imports", "demo", "systemd", "docker", "packages"):
+    for rung in ("tests", "lint", "types", "imports", "demo", "systemd", "docker", "llamacpp", "packages"):
         at_once = re.search(rf"^rung {rung} ", script, re.MULTILINE)
         beside_others = re.search(rf"^run {rung} .*&$", script, re.MULTILINE)
         assert at_once or (beside_others and re.search(rf"^told {rung}$", script, re.MULTILINE)), rung
