@@ -24,13 +24,16 @@ class ProbeResult(Frozen):
 class Capabilities(Frozen):
     """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has.
     `equal_part`: of each GPU that it spans it takes the same part, not the same MiB. `unloads_itself`: it may put its
-    model away and load it again by itself, so that awake without memory it has not lost its GPU."""
+    model away and load it again by itself, so that awake without memory it has not lost its GPU. `loads_by_use`: it
+    loads at its next request, after a start as after a sleep, and does not tell whether it has: it counts as asleep
+    from when it was put to sleep for as long as it holds no more memory than then."""
 
     sleep_levels: tuple[str, ...] = ()
     exclusive_start: bool = False
     hosts_members: bool = False
     equal_part: bool = False
     unloads_itself: bool = False
+    loads_by_use: bool = False
 
 
 @runtime_checkable
