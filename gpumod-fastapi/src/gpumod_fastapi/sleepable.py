@@ -6,7 +6,8 @@ gpumod into its environment. FastAPI, Starlette and any other ASGI framework tak
     app.add_middleware(Sleepable, load=load_model, unload=unload_model)
 
 `load` and `unload` are the app's own, plain functions (run in a thread) or coroutine functions. `load` is called when
-the server starts and at every wake, `unload` at every sleep, and after a `load` that failed. All of it is per process: run one worker.
+the server starts and at every wake, `unload` at every sleep, and after a `load` that failed. All of it is per process:
+run one worker.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ class Sleepable:
 
 
 async def _failure_of(act: Callable[[], Any]) -> str:
-    """Call `act`; why it failed, "" where it did not. A plain function runs in a thread: the server goes on answering."""
+    """Call `act`; why it failed, or "". A plain function runs in a thread, so that the server goes on answering."""
     try:
         if inspect.iscoroutinefunction(act):
             await act()
