@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, WebSocket
 
+from gpumod_fastapi import sleepable
 from gpumod_fastapi.health import failure, tells_asleep
 from gpumod_fastapi.options import FastApiOptions
 from gpumod_fastapi.sleepable import Message, Receive, Send, Sleepable
@@ -286,3 +290,11 @@ async def test_the_driver_understands_what_it_tells() -> None:
         model.fails = MemoryError("no")
         await client.post("/gpumod/wake")
         assert failure(await told()) == "it says that it failed: MemoryError: no"
+
+
+def test_the_file_can_be_copied_into_an_app() -> None:
+    """An environment full of pins (torch, vLLM) need not hold gpumod as well."""
+    tree = ast.parse(Path(sleepable.__file__).read_text())
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in named} <= sys.stdlib_module_names

@@ -89,7 +89,8 @@ class MemberReading(Frozen):
 
 @runtime_checkable
 class HostsMembers(Protocol):
-    """A driver whose process serves several services. `members_file` is pure and renders the host's configuration.
+    """A driver whose process serves several services. `members_file` is pure and renders the host's configuration; None
+    where the host has none.
 
     `load` and `unload` return when it is really so, and raise GpumodError when it is not; `reload` makes the host
     read its rewritten file without disturbing loaded members. `members` maps member id to reading; it takes the
@@ -98,13 +99,20 @@ class HostsMembers(Protocol):
 
     def members_file(
         self, host: Service, members: Sequence[tuple[Service, Allocation]], settings: Settings
-    ) -> LaunchFile: ...
+    ) -> LaunchFile | None: ...
     async def members(
         self, host: Service, port: int, pids: Sequence[int], http: Http
     ) -> Mapping[str, MemberReading]: ...
     async def reload(self, host: Service, port: int, http: Http, clock: Clock) -> None: ...
     async def load(self, member: Service, port: int, http: Http, clock: Clock) -> None: ...
     async def unload(self, member: Service, port: int, http: Http, clock: Clock) -> None: ...
+
+
+@runtime_checkable
+class NamesMembers(Protocol):
+    """A driver whose hosts know their members by other names than their ids: `members` is then keyed by these. Pure."""
+
+    def member_name(self, member: Service) -> str: ...
 
 
 @runtime_checkable
