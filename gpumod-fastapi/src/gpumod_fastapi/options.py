@@ -40,6 +40,7 @@ class FastApiOptions(Options):
     asleep_field: Place | None = None
     asleep_value: JsonValue = True
     asleep_at_most: float | None = None
+    asleep_ram_mb: Annotated[int, Field(ge=0, le=100_000_000)] | None = None
     activity_path: UrlPath | None = None
     activity_fields: Annotated[tuple[Place, ...], Field(min_length=1)] = ("in_flight",)
     health_status: Annotated[int, Field(ge=100, le=599)] = 200

@@ -26,7 +26,8 @@ class HttpSleep:
         return None
 
     def ram_mb(self, service: Service, vram_mb: int) -> int | None:
-        return None
+        """What is declared: only the app knows whether it moves its model to the computer's own memory."""
+        return fastapi_options(service).asleep_ram_mb
 
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         """Wait until no request is in flight, where it tells that, and send it to sleep.
