@@ -210,7 +210,7 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         )
         done = machine.ok("import", "ollama", "--port", str(port)).json
         service = done["rows"][0]["service"]
-        assert (service["driver"], service["health_endpoint"], service["vram_mb"]) == ("fastapi", "/", 5000)
+        assert (service["driver"], service["health_endpoint"], service["vram_mb"]) == ("ollama", "/api/version", 5000)
         assert done["notes"][0] == "llama3:8b: 4661 MiB, loaded (5000 MiB)"
         assert "cloud" not in str(done["notes"])
         shown = row(machine, "ollama")

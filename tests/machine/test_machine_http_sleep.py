@@ -219,7 +219,7 @@ def test_what_the_simulated_app_frees_is_read_where_the_preset_says(machine: Mac
 
     import gpumod_fastapi
 
-    preset = yaml.safe_load((Path(gpumod_fastapi.__file__).parent / "presets" / "comfyui.yaml").read_text())
+    preset = yaml.safe_load((Path(gpumod_fastapi.__file__).parent / "presets" / "comfyui" / "comfyui.yaml").read_text())
     options = preset["unit_vars"]
     known = {name: json.loads(value) if value[0] in "[{" or value in ("true", "0") else value
              for name, _, value in (option.partition("=") for option in COMFY)}  # fmt: skip

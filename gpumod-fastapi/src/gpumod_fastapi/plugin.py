@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpumod.api import Driver, DriverOffer, SleepStrategy, SleepStrategyOffer, TemplatesOffer, hookimpl
+from gpumod.api import (
+    Driver,
+    DriverOffer,
+    PresetsOffer,
+    SleepStrategy,
+    SleepStrategyOffer,
+    TemplatesOffer,
+    hookimpl,
+)
 
 
 def _driver() -> Driver:
@@ -54,3 +63,15 @@ def gpumod_sleep_strategies() -> Iterable[SleepStrategyOffer]:
 def gpumod_templates() -> Iterable[TemplatesOffer]:
     folder = Path(__file__).parent / "templates"
     return [TemplatesOffer(name="fastapi", summary="systemd unit of an HTTP service", folder=folder)]
+
+
+@hookimpl
+def gpumod_presets() -> Iterable[PresetsOffer]:
+    """Ollama's where it is installed: elsewhere it would be a definition that nothing can start."""
+    folder = Path(__file__).parent / "presets"
+    found = [
+        PresetsOffer(name="comfyui", summary="ComfyUI, which frees its memory by /free", folder=folder / "comfyui")
+    ]
+    if shutil.which("ollama"):
+        found.append(PresetsOffer(name="ollama", summary="Ollama as a host of its models", folder=folder / "ollama"))
+    return found
