@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumod.adapters.http import LoopbackHttp
-from gpumod.api import Allocation, Failed, HttpReply, Service, Settings
+from gpumod.api import Activity, Allocation, Failed, HttpReply, ReportsActivity, Service, Settings
 from gpumod.testing.web import Answer, Call, FakeWeb, QuickClock
 from gpumod_fastapi.driver import FastApiDriver
 from gpumod_fastapi.health import count_at, tells_asleep, value_at
@@ -128,6 +128,29 @@ async def test_a_service_that_says_that_it_failed_is_not_waited_for() -> None:
     async with FakeWeb(lambda _: (500, {"status": "failed", "detail": "no such model"})) as web:
         told = await DRIVER.probe(a_service(command="serve"), web.port, HTTP)
     assert (told.state, told.detail) == ("failed", "it says that it failed: no such model")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((200, {"in_flight": 2, "served": 7, "last_use_at": 5.5}), (2, 7, 5.5)),
+        ((200, {"in_flight": 0, "served": "many", "last_use_at": None}), (0, None, None)),
+        ((200, {"in_flight": "one"}), None),
+        ((404, {"in_flight": 1}), None),
+        ((200, b"busy"), None),
+    ],
+)
+async def test_the_use_of_a_service_is_read(answer: Answer, told: tuple[Any, ...] | None) -> None:
+    assert isinstance(DRIVER, ReportsActivity)
+    async with FakeWeb(lambda _: answer) as web:
+        found = await DRIVER.activity(a_service(command="x", activity_path="/use"), web.port, HTTP)
+        assert web.said() == ["GET /use"]
+        assert await DRIVER.activity(a_service(command="x"), web.port, HTTP) is None
+    assert (found and (found.in_flight, found.served, found.last_use_at)) == told
+    comfy = Comfy(queue=3)
+    async with FakeWeb(comfy) as web:
+        read = await DRIVER.activity(a_service(**COMFY), web.port, HTTP)
+    assert read == Activity(in_flight=2)
 
 
 def test_an_app_is_started_by_uvicorn() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumod.api import (
+    Activity,
     Allocation,
     Capabilities,
     CommandLine,
@@ -18,7 +19,7 @@ from gpumod.api import (
     Told,
     first_fatal,
 )
-from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_asleep, ask_health, failure, tells_asleep
+from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_asleep, ask_health, count_at, failure, number_at, tells_asleep
 from gpumod_fastapi.logs import RULES
 from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of, says_port
 from gpumod_fastapi.reading import read_command
@@ -76,6 +77,18 @@ class FastApiDriver:
         if reply.status == 503 and "loading" in reply.text.lower():
             return ProbeResult(state="starting", detail="it says that it is loading")
         return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {reply.status}")
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
+        """What `activity_path` tells; None where there is none, or it does not tell. Raises HttpFailure."""
+        options = fastapi_options(service)
+        if options.activity_path is None:
+            return None
+        reply = await http.request("GET", port, options.activity_path, timeout_s=PROBE_TIMEOUT_S)
+        count = count_at(reply, options.activity_fields) if reply.ok else None
+        if count is None:
+            return None
+        served, last_use_at = number_at(reply, "served"), number_at(reply, "last_use_at")
+        return Activity(in_flight=count, served=served, last_use_at=last_use_at)
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         """Why it ended, in the words of its own log; asked only of one that did not become ready."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gpumod.api import Http, HttpReply, Service
@@ -62,6 +63,12 @@ def count_at(reply: HttpReply, places: tuple[str, ...]) -> int | None:
             return None
         total += number
     return total
+
+
+def number_at(reply: HttpReply, place: str) -> float | None:
+    """The number at `place`; None where there is none."""
+    value = value_at(reply.json_body, place)
+    return float(value) if _is_number(value) and math.isfinite(value) else None
 
 
 def value_at(body: Any, place: str) -> Any:

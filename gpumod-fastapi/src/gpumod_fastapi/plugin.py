@@ -69,9 +69,7 @@ def gpumod_templates() -> Iterable[TemplatesOffer]:
 def gpumod_presets() -> Iterable[PresetsOffer]:
     """Ollama's where it is installed: elsewhere it would be a definition that nothing can start."""
     folder = Path(__file__).parent / "presets"
-    found = [
-        PresetsOffer(name="comfyui", summary="ComfyUI, which frees its memory by /free", folder=folder / "comfyui")
-    ]
+    found = [PresetsOffer(name="comfyui", summary="ComfyUI, which frees by /free", folder=folder / "comfyui")]
     if shutil.which("ollama"):
         found.append(PresetsOffer(name="ollama", summary="Ollama as a host of its models", folder=folder / "ollama"))
     return found
