@@ -109,6 +109,8 @@ class Ollama(StandIn):
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
             return json_reply({"error": "json: cannot unmarshal keep_alive"}, 400)
         told = {"model": model.name, "response": "", "done": True}
+        if model.remote_host:
+            return json_reply({**told, "done_reason": "load"})
         if keep == 0 and not prompt:
             if self._fault(model, "sleep-500"):
                 return json_reply({"error": "simulated fault: sleep-500"}, 500)

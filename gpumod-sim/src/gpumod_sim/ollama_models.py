@@ -19,10 +19,10 @@ WEIGHTS = "application/vnd.ollama.image.model"
 
 
 class Model:
-    """A model of the folder: its name, the file of its weights, and their MiB."""
+    """A model of the folder: its name, its file of weights, and their bytes. One with a `remote_host` runs there."""
 
-    def __init__(self, name: str, weights: str, size: int) -> None:
-        self.name, self.weights, self.size = name, weights, size
+    def __init__(self, name: str, weights: str, size: int, remote_host: str = "") -> None:
+        self.name, self.weights, self.size, self.remote_host = name, weights, size, remote_host
 
     @property
     def mb(self) -> int:
@@ -32,7 +32,8 @@ class Model:
         """What GET /api/tags shows."""
         digest = hashlib.sha256(self.name.encode()).hexdigest()
         details = {"format": "gguf", "family": "llama", "quantization_level": "Q4_K_M"}
-        return {"name": self.name, "model": self.name, "size": self.size, "digest": digest, "details": details}
+        far = {"remote_host": self.remote_host} if self.remote_host else {}
+        return {"name": self.name, "model": self.name, "size": self.size, "digest": digest, "details": details, **far}
 
 
 def models_in(folder: str) -> Iterator[Model]:
@@ -45,10 +46,10 @@ def models_in(folder: str) -> Iterator[Model]:
             if layers:
                 name = f"{os.path.relpath(place, top)}:{tag}".removeprefix(f"{LIBRARY}/")
                 blob = os.path.join(folder, "blobs", str(layers[0]["digest"]).replace(":", "-"))
-                yield Model(name, blob, int(layers[0]["size"]))
+                yield Model(name, blob, int(layers[0]["size"]), manifest.get("remote_host", ""))
 
 
-def add_model(folder: str, name: str, mb: int) -> None:
+def add_model(folder: str, name: str, mb: int, remote_host: str = "") -> None:
     """Write the manifest of a model of the library (`llama3:8b`) with weights of `mb` MiB."""
     base, _, tag = name.partition(":")
     place = os.path.join(folder, "manifests", LIBRARY, base)
@@ -56,4 +57,4 @@ def add_model(folder: str, name: str, mb: int) -> None:
     digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     layer = {"mediaType": WEIGHTS, "digest": digest, "size": mb * MIB}
     with open(os.path.join(place, tag or "latest"), "w", encoding="utf-8") as file:  # noqa: PTH123
-        json.dump({"schemaVersion": 2, "layers": [layer]}, file)
+        json.dump({"schemaVersion": 2, "layers": [layer], "remote_host": remote_host}, file)
