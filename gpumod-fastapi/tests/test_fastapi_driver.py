@@ -66,6 +66,15 @@ def test_a_text_is_split_as_a_shell_would_and_nothing_is_expanded() -> None:
         ({"unit_vars": {"command": COMMAND, "env": {"PATH": "/tmp"}}}, "PATH"),
         ({"unit_vars": {"command": COMMAND, "env": {"A": True}}}, "quotes"),
         ({"unit_vars": {"command": COMMAND, "health_status": 42}}, "health_status"),
+        ({"unit_vars": {"app": "a:b", "command": COMMAND}}, "either a command or an app"),
+        ({"unit_vars": {"app": "a b:c"}}, "app"),
+        ({"unit_vars": {"app": "--factory:x"}}, "app"),
+        ({"unit_vars": {"command": COMMAND, "app_args": "--reload"}}, "app_args"),
+        ({"unit_vars": {"command": COMMAND, "sleep_method": "post"}}, "sleep_method"),
+        ({"unit_vars": {"command": COMMAND, "asleep_field": "a..b"}}, "asleep_field"),
+        ({"sleep_mode": "http", "unit_vars": {**SLEEPS, "wake_method": "GET", "wake_body": {}}}, "GET has no body"),
+        ({"sleep_mode": "http", "unit_vars": {**SLEEPS, "asleep_at_most": 5}}, "asleep_field"),
+        ({"sleep_mode": "http", "unit_vars": {"command": COMMAND, "sleep_path": "/s"}}, "loads_by_use"),
         ({"port": None}, "port"),
         ({"host": "other", "port": None}, "host"),
         ({"sleep_mode": "http"}, "sleep_path and wake_path"),
@@ -242,13 +251,15 @@ async def test_a_service_without_paths_cannot_sleep() -> None:
 
 
 def test_every_offer_works() -> None:
-    (driver,) = plugin.gpumod_drivers()
-    for power in (Driver,):
-        assert isinstance(driver.factory(), power)
-    (strategy,) = plugin.gpumod_sleep_strategies()
+    assert {offer.name: isinstance(offer.factory(), Driver) for offer in plugin.gpumod_drivers()} == {
+        "fastapi": True, "ollama": True,
+    }  # fmt: skip
+    strategy, unload = plugin.gpumod_sleep_strategies()
     assert (strategy.name, strategy.drivers, strategy.api) == ("http", ("fastapi",), PLUGIN_API)
+    assert (unload.name, unload.drivers) == ("unload", ("ollama",))
     made = strategy.factory()
     assert isinstance(made, SleepStrategy)
+    assert isinstance(unload.factory(), SleepStrategy)
     assert (made.residue_mb(a_service(), 9), made.ram_mb(a_service(), 9)) == (None, None)
     assert DRIVER.capabilities(a_sleeper()).sleep_levels == ("http",)
     assert DRIVER.capabilities(a_service()).sleep_levels == ()

@@ -41,15 +41,7 @@ def test_ports_of_all_kinds() -> None:
     assert (told.fields["gpus"], told.sure) == ((1,), False)
 
 
-def test_ollama_is_known() -> None:
-    told = read("/usr/local/bin/ollama", "serve", OLLAMA_HOST="0.0.0.0:9999")
-    assert (told.fields["port"], told.fields["health_endpoint"]) == (9999, "/")
-    assert read("ollama", "serve").fields["port"] == 11434
-
-
 def test_the_address_that_it_listens_on() -> None:
-    assert read("ollama", "serve", OLLAMA_HOST="0.0.0.0:9999").binds == "0.0.0.0"
-    assert read("ollama", "serve").binds == ""
     assert read("uvicorn", "app:app", "--host", "0.0.0.0", "--port", "80").binds == "0.0.0.0"
     assert read("gunicorn", "--bind=[::]:80", "app").binds == "::"
     assert read("app", "-b", "localhost:80").binds == "localhost"

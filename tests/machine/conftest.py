@@ -35,7 +35,7 @@ SPEED = 500.0
 LAG_S = 0.05
 RELEASE_TIMEOUT_S = 1.5
 PATIENCE_S = 30.0
-PORTS_PER_TEST = 16
+PORTS_PER_TEST = 20
 ASKED = {
     "embedding-code": ("/v1/embeddings", {"input": "x"}, "data"),
     "embedding": ("/v1/embeddings", {"input": "x"}, "data"),
@@ -72,7 +72,7 @@ class Ports:
 
     def __init__(self) -> None:
         for block in itertools.count(os.getpid() * 7):
-            first = 12_000 + (block % 1200) * PORTS_PER_TEST
+            first = 12_000 + (block % 960) * PORTS_PER_TEST
             self._lock = socket.socket(socket.AF_UNIX)
             try:
                 self._lock.bind(f"\0gpumod-test-ports-{first}")

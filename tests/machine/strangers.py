@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gpumod_sim
+from gpumod_sim.ollama_models import add_model
 
 SIX_MODELS = """
 healthCheckTimeout: 60
@@ -51,18 +53,19 @@ groups:
 """
 
 
-def write_ollama(folder: Path) -> Path:
-    """A program called ollama."""
-    program = folder / "ollama"
-    module = Path(__file__).with_name("ollama_standin.py").read_text()
-    package = Path(gpumod_sim.__file__).parents[1]
-    head = f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(package)!r})\n"
-    program.write_text(head + module.replace(FUTURE, ""))
-    program.chmod(0o755)
-    return program
+def write_models(folder: Path) -> Path:
+    """A folder of Ollama's models: one of 4500 MiB, and one that runs elsewhere."""
+    models = folder / "ollama-models"
+    add_model(str(models), "llama3:8b", 4500)
+    add_model(str(models), "big:cloud", 9, remote_host="https://example.invalid")
+    return models
 
 
-FUTURE = "from __future__ import annotations\n"
+def load_model(port: int) -> None:
+    """Have the Ollama at `port` load its model, which then takes 5000 MiB."""
+    body = json.dumps({"model": "llama3:8b", "keep_alive": -1}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/generate", body, timeout=30) as reply:
+        assert reply.status == 200
 
 
 PROXY = """
@@ -110,7 +113,7 @@ def write_swap(folder: Path, **places: Any) -> Path:
 
 @contextmanager
 def started(*argv: str, ready: str, until: Callable[..., Any], **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that nobody keeps, once it answers at `ready`. It is killed in the end."""
+    """A process that nobody keeps, once it answers at `ready`. It is killed in the end, and what it started."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GPUMOD_")}
     with subprocess.Popen(
         argv, env={**clean, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -121,7 +124,7 @@ def started(*argv: str, ready: str, until: Callable[..., Any], **env: str) -> It
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def answers(url: str) -> bool:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-import gpumod_sim
-from tests.machine.strangers import answers, started, write_ollama, write_proxy, write_swap
+from tests.machine.strangers import answers, load_model, started, write_models, write_proxy, write_swap
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -105,7 +104,7 @@ class Five:
 @pytest.fixture
 def five(machine: Machine, units: Units, until: Callable[..., Any], tmp_path: Path) -> Iterator[Five]:
     """A user unit (vLLM behind a shell), a system unit (llama.cpp), a process, an ollama, and a llama-swap file."""
-    tools, folder = Path(machine.sim.folder) / "bin", Path(machine.sim.folder)
+    tools = Path(machine.sim.folder) / "bin"
     writer, helper, voice, ollama = (machine.unused.pop() for _ in range(4))
     vllm = f"{tools}/vllm serve acme/Writer --port {writer} --gpu-memory-utilization 0.2 --enable-sleep-mode"
     home = "http://127.0.0.1:"
@@ -119,11 +118,11 @@ def five(machine: Machine, units: Units, until: Callable[..., Any], tmp_path: Pa
         "helper.service", "system", f"{tools}/llama-server -m {model} --port {helper} -ngl 99 --alias helper",
         f"{home}{helper}/health", "Environment=GPUMOD_VRAM_MB=3000",
     )  # fmt: skip
-    package = Path(gpumod_sim.__file__).parents[1]
     units.add(
-        "ollama.service", "system", f"{write_ollama(tmp_path)} serve", f"{home}{ollama}/",
-        f"Environment=OLLAMA_HOST=127.0.0.1:{ollama} OLLAMA_TEST_MACHINE={folder} PYTHONPATH={package}",
+        "ollama.service", "system", f"{tools}/ollama serve", f"{home}{ollama}/",
+        f"Environment=OLLAMA_HOST=127.0.0.1:{ollama} OLLAMA_MODELS={write_models(tmp_path)}",
     )  # fmt: skip
+    load_model(ollama)
     swap = write_swap(tmp_path, bin=tools, port=machine.unused[0], voice=machine.unused[-1])
     argv = (str(tools / "uvicorn"), "app:app", "--port", str(voice))
     with started(*argv, ready=f"{home}{voice}/health", until=until, GPUMOD_VRAM_MB="2000") as process:
@@ -268,8 +267,9 @@ def test_what_runs_in_a_container_is_left_to_its_engine(
     machine: Machine, units: Units, until: Callable[..., Any], tmp_path: Path
 ) -> None:
     port, inner, box = machine.unused.pop(), machine.unused.pop(), secrets.token_hex(32)
-    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_TEST_MACHINE": str(machine.sim.folder)}
-    argv = ("systemd-run", "--quiet", "--scope", f"--unit=docker-{box}", str(write_ollama(tmp_path)), "serve")
+    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_MODELS": str(write_models(tmp_path))}
+    ollama = str(Path(machine.sim.folder) / "bin" / "ollama")
+    argv = ("systemd-run", "--quiet", "--scope", f"--unit=docker-{box}", ollama, "serve")
     with started(*argv, ready=f"http://127.0.0.1:{inner}/", until=until, **env) as process:
         units.add("engine.service", "system", f"{write_proxy(tmp_path)} {port} {inner}", f"http://127.0.0.1:{port}/")
         engine = units.pid("engine.service")

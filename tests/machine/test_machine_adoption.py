@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.machine.strangers import started, write_ollama, write_proxy, write_swap
+from tests.machine.strangers import load_model, started, write_models, write_proxy, write_swap
 
 if TYPE_CHECKING:
     from tests.machine.conftest import Machine
@@ -196,9 +196,10 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
     nobody = machine.quick("import", "ollama", "--port", str(machine.unused[-1]))
     assert (nobody.code, nobody.error["code"]) == (9, "no-ollama")
     port = machine.unused.pop()
-    env = {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_TEST_MACHINE": str(machine.sim.folder)}
-    ollama = write_ollama(tmp_path)
-    with started(str(ollama), "serve", ready=f"http://127.0.0.1:{port}/", until=until, **env) as process:
+    env = {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(write_models(tmp_path))}
+    ollama = str(Path(machine.sim.folder) / "bin" / "ollama")
+    with started(ollama, "serve", ready=f"http://127.0.0.1:{port}/", until=until, **env) as process:
+        load_model(port)
         dry = machine.ok("import", "ollama", "--port", str(port), "--dry-run").json
         assert dry["rows"][0]["action"] == "added"
         assert "ollama" not in {r["id"] for r in machine.status()["services"]}
@@ -210,8 +211,8 @@ def test_an_ollama_is_adopted_as_one_service(machine: Machine, tmp_path: Path, u
         )
         done = machine.ok("import", "ollama", "--port", str(port)).json
         service = done["rows"][0]["service"]
-        assert (service["driver"], service["health_endpoint"], service["vram_mb"]) == ("fastapi", "/", 5000)
-        assert done["notes"][0] == "llama3:8b: 4661 MiB, loaded (5000 MiB)"
+        assert (service["driver"], service["health_endpoint"], service["vram_mb"]) == ("ollama", "/api/version", 5000)
+        assert done["notes"][0] == "llama3:8b: 4500 MiB, loaded (5000 MiB)"
         assert "cloud" not in str(done["notes"])
         shown = row(machine, "ollama")
         assert (shown["state"], shown["vram_mb"], shown["pid"]) == ("running", 5000, process.pid)
@@ -228,10 +229,10 @@ def test_what_stands_before_an_ollama_is_not_adopted(
     machine: Machine, tmp_path: Path, until: Callable[..., Any]
 ) -> None:
     port, inner = machine.unused.pop(), machine.unused.pop()
-    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_TEST_MACHINE": str(machine.sim.folder)}
-    ollama, proxy = write_ollama(tmp_path), write_proxy(tmp_path)
+    env = {"OLLAMA_HOST": f"127.0.0.1:{inner}", "OLLAMA_MODELS": str(write_models(tmp_path))}
+    ollama, proxy = str(Path(machine.sim.folder) / "bin" / "ollama"), write_proxy(tmp_path)
     with (
-        started(str(ollama), "serve", ready=f"http://127.0.0.1:{inner}/", until=until, **env),
+        started(ollama, "serve", ready=f"http://127.0.0.1:{inner}/", until=until, **env),
         started(str(proxy), str(port), str(inner), ready=f"http://127.0.0.1:{port}/", until=until) as before,
     ):
         for words in ((), ("--dry-run",)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumod.api import (
+    Activity,
     Allocation,
     Capabilities,
     CommandLine,
@@ -18,7 +19,7 @@ from gpumod.api import (
     Told,
     first_fatal,
 )
-from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_health, tells_asleep
+from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_asleep, ask_health, count_at, failure, number_at, tells_asleep
 from gpumod_fastapi.logs import RULES
 from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of, says_port
 from gpumod_fastapi.reading import read_command
@@ -33,9 +34,11 @@ class FastApiDriver:
         check(service)
 
     def capabilities(self, service: Service) -> Capabilities:
+        options = fastapi_options(service)
         return Capabilities(
             sleep_levels=(HTTP_LEVEL,) if service.sleep_mode == HTTP_LEVEL else (),
-            unloads_itself=fastapi_options(service).unloads_itself,
+            unloads_itself=options.unloads_itself or options.loads_by_use,
+            loads_by_use=options.loads_by_use,
         )
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
@@ -55,20 +58,37 @@ class FastApiDriver:
         return read_command(command)
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
+        options = fastapi_options(service)
         try:
             reply = await ask_health(service, port, http)
-        except HttpFailure as failure:
-            if failure.kind == "refused":
+            if service.sleep_mode == HTTP_LEVEL and not options.loads_by_use:
+                elsewhere = options.asleep_path not in (None, service.health_endpoint)
+                if tells_asleep(options, await ask_asleep(service, port, http) if elsewhere else reply):
+                    return ProbeResult(state="sleeping")
+        except HttpFailure as failed:
+            if failed.kind == "refused":
                 return ProbeResult(state="starting", detail=_not_listening(service, port))
-            detail = f"no answer in {PROBE_TIMEOUT_S:g} s" if failure.kind == "timeout" else str(failure)
+            detail = f"no answer in {PROBE_TIMEOUT_S:g} s" if failed.kind == "timeout" else str(failed)
             return ProbeResult(state="unhealthy", detail=detail)
-        if service.sleep_mode == HTTP_LEVEL and tells_asleep(reply):
-            return ProbeResult(state="sleeping")
-        if reply.status == fastapi_options(service).health_status:
+        if reply.status == options.health_status:
             return ProbeResult(state="ready")
+        if why := failure(reply):
+            return ProbeResult(state="failed", detail=why)
         if reply.status == 503 and "loading" in reply.text.lower():
             return ProbeResult(state="starting", detail="it says that it is loading")
         return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {reply.status}")
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
+        """What `activity_path` tells; None where there is none, or it does not tell. Raises HttpFailure."""
+        options = fastapi_options(service)
+        if options.activity_path is None:
+            return None
+        reply = await http.request("GET", port, options.activity_path, timeout_s=PROBE_TIMEOUT_S)
+        count = count_at(reply, options.activity_fields) if reply.ok else None
+        if count is None:
+            return None
+        served, last_use_at = number_at(reply, "served"), number_at(reply, "last_use_at")
+        return Activity(in_flight=count, served=served, last_use_at=last_use_at)
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         """Why it ended, in the words of its own log; asked only of one that did not become ready."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
-from gpumod.api import CommandLine, Told, gpus_in, words_from
+from gpumod.api import CommandLine, Told, gpus_in
 
 FLAGS = ("--port", "-p", "--http-port", "--server-port")
 HOSTS = ("--host", "-h", "--hostname", "--server-name")
@@ -17,28 +16,12 @@ _PORT = re.compile(r"(?:^|:)([0-9]{1,5})$")
 _ADDRESS = re.compile(r"localhost|[0-9]+(?:\.[0-9]+){3}|[0-9a-fA-F:]*::[0-9a-fA-F:]*")
 
 
-class Known(NamedTuple):
-    """A program whose port and health path are its own: where it is told its place, its port, its path."""
-
-    variable: str
-    port: int
-    health: str
-
-
-PROGRAMS: Mapping[str, Known] = {"ollama": Known("OLLAMA_HOST", 11434, "/")}
-
-
 def read_command(command: CommandLine) -> Told | None:
     """The fields of a service that would be started so. Any command may be an HTTP service: nothing is sure of it."""
     if not command.argv or any("\n" in word for word in command.argv):
         return None
     port, words = _with_port(command.argv)
     fields: dict[str, Any] = {}
-    for name, known in PROGRAMS.items():
-        found = words_from(command.argv, name)
-        if found and found[1:2] == ("serve",):
-            said = _PORT.search(command.env.get(known.variable, ""))
-            port, fields["health_endpoint"] = port or (int(said[1]) if said else known.port), known.health
     if port is None and command.env.get("PORT", "").isdigit():
         port = int(command.env["PORT"])
     if port is not None and 1 <= port <= 65535:
@@ -52,10 +35,9 @@ def read_command(command: CommandLine) -> Told | None:
 
 
 def _address(command: CommandLine) -> str:
-    """The address that the command says, by a flag or by a known program's variable; empty where it says none."""
-    said = [command.env.get(known.variable, "") for name, known in PROGRAMS.items() if words_from(command.argv, name)]
+    """The address that the command says by a flag; empty where it says none."""
     words = [part for word in command.argv for part in (word.split("=", 1) if word.startswith("-") else [word])]
-    said += [after for before, after in pairwise(words) if before in (*HOSTS, *PLACES)]
+    said = [after for before, after in pairwise(words) if before in (*HOSTS, *PLACES)]
     found = [_PORT.sub("", place.removeprefix("http://")).strip("[]") for place in said]
     return next((place for place in found if _ADDRESS.fullmatch(place)), "")
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from pydantic import JsonValue
 
 from gpumod.api import Clock, Failed, Http, HttpFailure, Service, poll
-from gpumod_fastapi.health import ask_health, tells_asleep
+from gpumod_fastapi.health import ask_asleep, count_at, failure, tells_asleep
 from gpumod_fastapi.options import fastapi_options
 
 SETTLE_S = 5.0
-TELL_HINT = 'let the health answer hold {"sleeping": true} or {"sleeping": false}'
+TELL_HINT = 'let the health answer hold {"sleeping": true} or {"sleeping": false}, or set asleep_path and asleep_field'
 
 
 class HttpSleep:
-    """POST to `sleep_path` and `wake_path`; the health answer must tell whether the service sleeps.
+    """Calls `sleep_path` and `wake_path`; an answer of the service must tell whether it sleeps.
 
     One that does not tell could never be seen asleep, neither by a plan nor by a rollback, so it is refused before
-    it is touched.
+    it is touched; but for one that loads by use, whose memory tells.
     """
 
     def residue_mb(self, service: Service, vram_mb: int) -> int | None:
@@ -24,7 +26,8 @@ class HttpSleep:
         return None
 
     def ram_mb(self, service: Service, vram_mb: int) -> int | None:
-        return None
+        """What is declared: only the app knows whether it moves its model to the computer's own memory."""
+        return fastapi_options(service).asleep_ram_mb
 
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         """Wait until no request is in flight, where it tells that, and send it to sleep.
@@ -33,54 +36,75 @@ class HttpSleep:
         `sleep-timeout`.
         """
         options = fastapi_options(service)
-        await _turn(
-            service, port, http, clock, verb="sleep", path=options.sleep_path, timeout_s=options.sleep_timeout_s
-        )
+        call = _Call("sleep", options.sleep_method, options.sleep_path, options.sleep_body, options.sleep_timeout_s)
+        if options.loads_by_use:
+            await _drain(service, port, http, clock, call.timeout_s)
+            await _send(service, port, http, call)
+            if options.asleep_field is not None:
+                await _confirm(service, port, http, clock, call.verb)
+        else:
+            await _turn(service, port, http, clock, call)
 
     async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         """Raises Failed `sleep-not-told`, `sleep-not-enabled`, `wake-failed` or `wake-timeout`."""
         options = fastapi_options(service)
-        path, timeout_s = options.wake_path, options.wake_timeout_s
-        await _turn(service, port, http, clock, verb="wake", path=path, timeout_s=timeout_s)
+        call = _Call("wake", options.wake_method, options.wake_path, options.wake_body, options.wake_timeout_s)
+        if not options.loads_by_use:
+            await _turn(service, port, http, clock, call)
+        elif options.wake_path is not None:
+            await _send(service, port, http, call)
 
 
-async def _turn(
-    service: Service,
-    port: int,
-    http: Http,
-    clock: Clock,
-    *,
-    verb: Literal["sleep", "wake"],
-    path: str | None,
-    timeout_s: float,
-) -> None:
-    wanted = verb == "sleep"
-    if path is None:
-        raise Failed(
-            "sleep-not-enabled",
-            f"{service.id} cannot {verb}",
-            why=f"it has no {verb}_path",
-            hint="set the options sleep_path and wake_path",
-        )
-    if await _asleep(service, port, http, verb) is wanted:
+class _Call(NamedTuple):
+    """One call to the service, which is to bring it to sleep or to wake it."""
+
+    verb: Literal["sleep", "wake"]
+    method: str
+    path: str | None
+    body: JsonValue
+    timeout_s: float
+
+
+async def _turn(service: Service, port: int, http: Http, clock: Clock, call: _Call) -> None:
+    """Make the call unless it is so already, and wait until the service says that it is so."""
+    if call.path is None:
+        raise _not_enabled(service, call.verb)
+    wanted = call.verb == "sleep"
+    if await _asleep(service, port, http, call.verb) is wanted:
         return
     if wanted:
-        await _drain(service, port, http, clock, timeout_s)
+        await _drain(service, port, http, clock, call.timeout_s)
+    await _send(service, port, http, call)
+    await _confirm(service, port, http, clock, call.verb)
+
+
+async def _send(service: Service, port: int, http: Http, call: _Call) -> None:
+    """Raises Failed where it is refused, is not answered, or (409) the service says that it is busy."""
+    verb, path = call.verb, call.path
+    if path is None:
+        raise _not_enabled(service, verb)
     try:
-        reply = await http.request("POST", port, path, timeout_s=timeout_s)
-    except HttpFailure as failure:
-        if failure.kind == "timeout":
-            why = f"{path} did not answer in {timeout_s:g} s"
-            raise _failed(service, f"{verb}-timeout", verb, why) from failure
-        raise _failed(service, f"{verb}-failed", verb, f"{path}: {failure}") from failure
+        reply = await http.request(call.method, port, path, json_body=call.body, timeout_s=call.timeout_s)
+    except HttpFailure as failed:
+        if failed.kind == "timeout":
+            why = f"{path} did not answer in {call.timeout_s:g} s"
+            raise _failed(service, f"{verb}-timeout", verb, why) from failed
+        raise _failed(service, f"{verb}-failed", verb, f"{path}: {failed}") from failed
+    if reply.status == 409 and verb == "sleep":
+        raise _busy(service, f"{path} answered 409: {reply.text[:200]}")
     if not reply.ok:
         raise _failed(service, f"{verb}-failed", verb, f"{path} answered {reply.status}: {reply.text[:200]}")
 
+
+async def _confirm(service: Service, port: int, http: Http, clock: Clock, verb: Literal["sleep", "wake"]) -> None:
+    """Wait until the service's own word is what was wanted. Raises Failed."""
+
     async def ask() -> bool | None:
-        return True if await _asleep(service, port, http, verb) is wanted else None
+        return True if await _asleep(service, port, http, verb) is (verb == "sleep") else None
 
     if not await poll(clock, ask, SETTLE_S):
-        why = f"its health answer says otherwise {SETTLE_S:g} s after it agreed"
+        where = fastapi_options(service).asleep_path or "its health answer"
+        why = f"{where} says otherwise {SETTLE_S:g} s after it agreed"
         raise _failed(service, f"{verb}-failed", verb, why)
 
 
@@ -97,50 +121,69 @@ async def _drain(service: Service, port: int, http: Http, clock: Clock, timeout_
         return None if number else True
 
     if not await poll(clock, ask, timeout_s):
-        raise Failed(
-            "busy",
-            f"{service.id} did not fall asleep",
-            why=f"{number} request{'s were' if number > 1 else ' was'} still in flight after {timeout_s:g} s",
-            hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
-            service=service.id,
-        )
+        many = f"{number} request{'s were' if number > 1 else ' was'}"
+        raise _busy(service, f"{many} still in flight after {timeout_s:g} s")
 
 
 async def _in_flight(service: Service, port: int, http: Http, path: str) -> int:
     """Raises Failed where `path` does not tell it."""
     try:
         reply = await http.request("GET", port, path)
-    except HttpFailure as failure:
-        code = "sleep-timeout" if failure.kind == "timeout" else "sleep-failed"
-        raise _failed(service, code, "sleep", f"{path}: {failure}") from failure
-    number = reply.json_body.get("in_flight") if reply.ok and isinstance(reply.json_body, dict) else None
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+    except HttpFailure as failed:
+        code = "sleep-timeout" if failed.kind == "timeout" else "sleep-failed"
+        raise _failed(service, code, "sleep", f"{path}: {failed}") from failed
+    number = count_at(reply, fastapi_options(service).activity_fields) if reply.ok else None
+    if number is None:
         raise Failed(
             "activity-not-told",
             f"{service.id} does not tell how many requests are in flight",
             why=f"{path} answered {reply.status}: {reply.text[:200]}",
-            hint='let activity_path answer {"in_flight": 0}, or leave that option out',
+            hint='let activity_path answer {"in_flight": 0}, set activity_fields, or leave activity_path out',
             service=service.id,
         )
     return number
 
 
 async def _asleep(service: Service, port: int, http: Http, verb: str) -> bool:
-    """What the health answer tells. Raises Failed where it tells nothing."""
+    """What the service's answer tells. Raises Failed where it tells nothing, or that it failed."""
+    options = fastapi_options(service)
+    path = options.asleep_path or service.health_endpoint
     try:
-        told = tells_asleep(await ask_health(service, port, http))
-    except HttpFailure as failure:
-        code = f"{verb}-timeout" if failure.kind == "timeout" else f"{verb}-failed"
-        raise _failed(service, code, verb, f"{service.health_endpoint}: {failure}") from failure
+        reply = await ask_asleep(service, port, http)
+    except HttpFailure as failed:
+        code = f"{verb}-timeout" if failed.kind == "timeout" else f"{verb}-failed"
+        raise _failed(service, code, verb, f"{path}: {failed}") from failed
+    if why := failure(reply):
+        raise _failed(service, f"{verb}-failed", verb, why)
+    told = tells_asleep(options, reply)
     if told is None:
         raise Failed(
             "sleep-not-told",
             f"{service.id} does not tell whether it sleeps",
-            why=f"the answer of {service.health_endpoint} says nothing of it, so sleep could not be verified",
+            why=f"the answer of {path} says nothing of it, so sleep could not be verified",
             hint=TELL_HINT,
             service=service.id,
         )
     return told
+
+
+def _not_enabled(service: Service, verb: str) -> Failed:
+    return Failed(
+        "sleep-not-enabled",
+        f"{service.id} cannot {verb}",
+        why=f"it has no {verb}_path",
+        hint="set the options sleep_path and wake_path",
+    )
+
+
+def _busy(service: Service, why: str) -> Failed:
+    return Failed(
+        "busy",
+        f"{service.id} did not fall asleep",
+        why=why,
+        hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
+        service=service.id,
+    )
 
 
 def _failed(service: Service, code: str, verb: str, why: str) -> Failed:

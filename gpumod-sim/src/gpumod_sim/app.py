@@ -12,7 +12,7 @@ from gpumod_sim import law
 from gpumod_sim.flags import FlagError, Flags, parse
 from gpumod_sim.http11 import Reply, Request, bind, json_reply
 from gpumod_sim.ledger import OutOfMemoryError
-from gpumod_sim.standin import StandIn, StartError, oom_line
+from gpumod_sim.standin import MIB, StandIn, StartError, oom_line
 
 TABLE = {
     "host": "text", "port": "int", "workers": "int", "log-level": "text", "reload": "switch", "app-dir": "text",
@@ -45,7 +45,11 @@ def main(folder: str, argv: Sequence[str]) -> int:
 
 
 class App(StandIn):
-    """Any path answers 200. POST to a path that ends in `sleep` gives the memory back, in `wake` takes it again."""
+    """Any path answers 200. POST to a path that ends in `sleep` gives the memory back, in `wake` takes it again.
+
+    With SIM_LOADS_BY_USE=1 it is like ComfyUI: it starts empty, loads when it is asked for work, and frees by `/free`.
+    Of what it gives back, SIM_ASLEEP_RAM_MB are then in host RAM.
+    """
 
     def __init__(self, folder: str, flags: Flags) -> None:
         super().__init__(folder, "uvicorn")
@@ -53,7 +57,9 @@ class App(StandIn):
         gpus = self.visible if "CUDA_VISIBLE_DEVICES" in os.environ else self.visible[:1]
         total_mb = DEFAULT_MB if self.expected_mb is None else self.expected_mb
         self.full_mb = self.shared_out(total_mb, gpus)
-        self.asleep = False
+        self.loads_by_use = os.environ.get("SIM_LOADS_BY_USE") == "1"
+        self.asleep_ram_mb = int(os.environ.get("SIM_ASLEEP_RAM_MB", "0"))
+        self.asleep = self.loads_by_use
         self.in_flight = 0
         self.signal_number = 0
         self.turn = asyncio.Lock()
@@ -65,7 +71,7 @@ class App(StandIn):
         try:
             if self.fault("oom-at-start") is not None:
                 raise OutOfMemoryError(min(self.full_mb, default=0), sum(self.full_mb.values()), 0, 0)
-            self.hold(self.full_mb)
+            self.hold(self.residue_mb() if self.asleep else self.full_mb)
         except OutOfMemoryError as error:
             raise StartError(oom_line(error), "ERROR:    Application startup failed. Exiting.", code=3) from error
         for gpu in self.full_mb:
@@ -91,12 +97,17 @@ class App(StandIn):
 
     async def handle(self, request: Request) -> Reply:
         last = request.path.rstrip("/").rsplit("/", 1)[-1]
-        if request.method == "POST" and last == "sleep":
+        if request.method == "POST" and last in ("sleep", "free"):
             return await self._sleep()
         if request.method == "POST" and last in ("wake", "wake_up"):
             return await self._wake()
         if request.path == "/activity":
             return json_reply({"in_flight": self.in_flight})
+        if request.path == "/queue":
+            return json_reply({"queue_running": [[0, "prompt"]] * self.in_flight, "queue_pending": []})
+        if request.path == "/system_stats":
+            held_mb = 0 if self.asleep else sum(self.full_mb.values())
+            return json_reply({"system": {}, "devices": [{"type": "cuda", "torch_vram_total": held_mb * MIB}]})
         if request.path == "/is_sleeping":
             return json_reply({"is_sleeping": self.asleep})
         if request.path in ("/echo", "/v1/audio/transcriptions", "/v1/audio/speech"):
@@ -105,6 +116,8 @@ class App(StandIn):
 
     async def _work(self, request: Request) -> Reply:
         """Real work; `?seconds=S` makes it last (real seconds)."""
+        if self.asleep and self.loads_by_use and (failed := await self._wake()).status != 200:
+            return failed
         if self.asleep:
             return json_reply({"detail": "asleep"}, 503)
         try:
@@ -122,17 +135,33 @@ class App(StandIn):
             return Reply(200, b"RIFF\x24\x00\x00\x00WAVE", "audio/wav")
         return json_reply({"echo": request.body.decode("utf-8", "replace"), "query": dict(request.query)})
 
+    def residue_mb(self) -> dict[int, int]:
+        """What it keeps asleep, by GPU."""
+        residue_mb = self.shared_out(RESIDUE_MB, list(self.full_mb))
+        return {gpu: min(mb, residue_mb[gpu]) for gpu, mb in self.full_mb.items()}
+
     async def _sleep(self) -> Reply:
         if self.fault("sleep-500") is not None:
             return json_reply({"detail": "Internal Server Error"}, 500)
+        if self.fault("sleep-refused") is not None:
+            return json_reply({"detail": "busy"}, 409)
         if self.fault("sleep-hangs") is not None:
             await asyncio.Event().wait()
         async with self.turn:
             if not self.asleep:
                 await self.pass_time(law.llama_unload_s(), "sleep")
+                if self.fault("sleep-dies") is not None:
+                    self.log("Segmentation fault (simulated fault)")
+                    self.ledger.leave(os.getpid())
+                    os._exit(1)
+                if self.asleep_ram_mb:
+                    try:
+                        self.hold_ram(self.asleep_ram_mb)
+                    except OutOfMemoryError as error:
+                        self.log(f"MemoryError: {error}")
+                        return json_reply({"detail": f"MemoryError: {error}"}, 500)
                 if self.fault("sleep-frees-nothing") is None:
-                    residue_mb = self.shared_out(RESIDUE_MB, list(self.full_mb))
-                    self.hold({gpu: min(mb, residue_mb[gpu]) for gpu, mb in self.full_mb.items()})
+                    self.hold(self.residue_mb())
                 self.asleep = True
         return json_reply({"status": "sleeping"})
 
@@ -147,6 +176,8 @@ class App(StandIn):
                     self.log(oom_line(error))
                     return json_reply({"detail": oom_line(error)}, 500)
                 await self.pass_time(law.wake_s(sum(self.full_mb.values())), "wake")
+                if self.asleep_ram_mb:
+                    self.hold_ram(0)
                 self.asleep = False
         return json_reply({"status": "awake"})
 

@@ -16,10 +16,12 @@ from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_LIVING_LAG_S, DEFAULT_RAM_
 PROGRAMS = {
     "bin/vllm": "vllm",
     "bin/llama-server": "llama",
+    "bin/ollama": "ollama",
     "bin/uvicorn": "app",
     "libexec/game": "holder",
     "libexec/vllm-worker": "holder",
     "libexec/llama-server-worker": "holder",
+    "libexec/ollama-runner": "ollama_runner",
     "libexec/uvicorn-worker": "holder",
 }
 OURS = {"bin", "libexec", "lock", "ledger.json", "machine.json"}

@@ -16,6 +16,8 @@ KINDS: dict[str, tuple[str, tuple[str, float | None] | None]] = {
     "sleep-frees-nothing": ("says that it sleeps, and keeps its memory", None),
     "sleep-500": ("answers a call to sleep with status 500", None),
     "sleep-hangs": ("never answers a call to sleep", None),
+    "sleep-refused": ("(an app) answers a call to sleep with status 409", None),
+    "sleep-dies": ("(an app) dies while it falls asleep", None),
     "wake-oom": ("runs out of memory when it is woken", None),
     "slow-start": ("takes longer to start", ("factor", None)),
     "cpu-fallback": ("becomes ready without taking memory on the GPU", None),

@@ -82,7 +82,8 @@ class Handle(Frozen):
     `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
     the spawn is under way. `launched` is the definition used, and `altered` says which alternative had changed it.
     `device_mb` maps GPU index to the MiB by which the whole device's use differs since the service was started, slept
-    or woken, where the driver told no process for it.
+    or woken, where the driver told no process for it. `slept_mb` is what it kept when it fell asleep, where nothing but
+    its memory tells whether it sleeps.
     """
 
     service: str
@@ -94,6 +95,7 @@ class Handle(Frozen):
     gpus: tuple[int, ...] = ()
     started_at: float
     device_mb: Mapping[int, int] = {}
+    slept_mb: int | None = None
 
 
 class Event(Frozen):

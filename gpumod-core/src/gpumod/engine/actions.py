@@ -196,7 +196,8 @@ def keep(ctx: RunContext, service: str, kind: str, now: Held) -> None:
     handle = ctx.machine.store.handles()[service]
     if kind == "measured" and by_device == handle.device_mb:
         return  # nothing is to be noted: how it started is journalled already
-    noted = handle.model_copy(update={"device_mb": by_device})
+    by_memory = kind == "slept" and ctx.machine.driver(handle.launched).capabilities(handle.launched).loads_by_use
+    noted = handle.model_copy(update={"device_mb": by_device, "slept_mb": now.total_mb if by_memory else None})
     ctx.machine.store.put_handle(noted, event=event(ctx, kind, service))
 
 

@@ -101,8 +101,8 @@ async def _configure(
         if h.launched.host == host.service and h.service != without and (h.service in placed or _in(has, h.service))
     ]
     file = driver.members_file(host.launched, members, machine.settings)
-    supervisor = machine.supervisor(host.supervisor)
-    await asyncio.to_thread(supervisor.write_files, host.service, [file])
+    if file is not None:
+        await asyncio.to_thread(machine.supervisor(host.supervisor).write_files, host.service, [file])
     async with within(machine.settings.driver_timeout_s, host.launched, "reload"):
         await driver.reload(host.launched, port, machine.http, machine.clock)
 

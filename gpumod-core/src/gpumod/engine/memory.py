@@ -229,7 +229,8 @@ async def wait_arrived(ctx: RunContext, step: Step) -> Held:
             now = by_device
         return now.total_mb >= enough_mb or gone >= GONE_LOOKS or None
 
-    if expected_mb < LEAST_MB or not step.placed_on:
+    service = ctx.services[step.service]
+    if expected_mb < LEAST_MB or not step.placed_on or machine.driver(service).capabilities(service).loads_by_use:
         await arrived()
         return now
     came = await poll(machine.clock, arrived, ARRIVES_S)

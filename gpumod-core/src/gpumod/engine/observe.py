@@ -23,6 +23,8 @@ STATE_OF = {
 }
 
 AGAIN_S = 1.0
+USED_MB = 256
+"""By so much more than it kept asleep holds a service that was used since."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ async def observe(machine: Machine) -> HostSnapshot:
     owner = {pid: service for service, one in seen.items() for pid in one.pids}
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
-    told = {service: _state(handles[service], one) for service, one in seen.items()}
+    told = {
+        service: _by_memory(handles[service], _state(handles[service], one), named) for service, one in seen.items()
+    }
     states = {service: state for service, (state, _) in told.items()}
     up = {service: states[service] for service, one in seen.items() if one.pids}
     holding = with_silent(handles, states)
@@ -128,6 +132,14 @@ def _state(handle: Handle, seen: Seen) -> tuple[State, str]:
     if handle.launched.adopted and not seen.status.alive:  # whoever set it up may stop it, too
         return State.STOPPED, seen.status.detail
     return member_state(seen.member, seen.probe) if seen.member else process_state(seen)
+
+
+def _by_memory(handle: Handle, told: tuple[State, str], processes: Sequence[GpuProcess]) -> tuple[State, str]:
+    """The state of a service of which nothing but its memory tells that it sleeps."""
+    if handle.slept_mb is None or told[0] is not State.RUNNING:
+        return told
+    held_mb = sum(p.vram_mb or 0 for p in processes if p.service == handle.service)
+    return (State.SLEEPING, "its next request loads it") if held_mb <= handle.slept_mb + USED_MB else told
 
 
 def _reading(

@@ -31,6 +31,7 @@ from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResu
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
+from gpumod.ports import HostsMembers
 from gpumod.ports.units import Forgets, KeepsJournal, LooksAfter
 
 NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
@@ -159,10 +160,12 @@ class Services(Units):
             self._service(name, others)
         if service.host is not None:
             owner = known[service.host]
-            if owner.adopted:
-                raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why="it was adopted: its files stay")
-            if not self._machine.driver(owner).capabilities(owner).hosts_members:
+            driver = self._machine.driver(owner)
+            if not driver.capabilities(owner).hosts_members:
                 raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why=f"its driver is {owner.driver}")
+            has_file = isinstance(driver, HostsMembers) and driver.members_file(owner, (), self._machine.settings)
+            if owner.adopted and has_file:
+                raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why="it was adopted: its files stay")
         elif service.port is None and not capabilities.hosts_members:
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
         check_needs(known, [service.id])

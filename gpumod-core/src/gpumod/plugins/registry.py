@@ -28,6 +28,7 @@ from gpumod.ports import Driver, GpuProbe, ModelInfo, ModelInfoSource, SleepStra
 T = TypeVar("T")
 
 INSTALL = {extra: f'pip install "gpumod[{extra}]"' for extra in ("vllm", "llamacpp", "fastapi", "docker", "sim")}
+INSTALL["ollama"] = INSTALL["fastapi"]
 """What to install for the names that first-party distributions offer."""
 
 

@@ -11,6 +11,7 @@ from gpumod.ports.drivers import HostsMembers as HostsMembers
 from gpumod.ports.drivers import MemberReading as MemberReading
 from gpumod.ports.drivers import ModelInfo as ModelInfo
 from gpumod.ports.drivers import ModelInfoSource as ModelInfoSource
+from gpumod.ports.drivers import NamesMembers as NamesMembers
 from gpumod.ports.drivers import OffersVariants as OffersVariants
 from gpumod.ports.drivers import ProbeResult as ProbeResult
 from gpumod.ports.drivers import ReadsItsLog as ReadsItsLog

@@ -24,13 +24,16 @@ class ProbeResult(Frozen):
 class Capabilities(Frozen):
     """What a service can do with its present options. `sleep_levels` excludes `stop`, which every service has.
     `equal_part`: of each GPU that it spans it takes the same part, not the same MiB. `unloads_itself`: it may put its
-    model away and load it again by itself, so that awake without memory it has not lost its GPU."""
+    model away and load it again by itself, so that awake without memory it has not lost its GPU. `loads_by_use`: it
+    loads at its next request, after a start as after a sleep, and does not tell whether it has: it counts as asleep
+    from when it was put to sleep for as long as it holds no more memory than then."""
 
     sleep_levels: tuple[str, ...] = ()
     exclusive_start: bool = False
     hosts_members: bool = False
     equal_part: bool = False
     unloads_itself: bool = False
+    loads_by_use: bool = False
 
 
 @runtime_checkable
@@ -86,7 +89,8 @@ class MemberReading(Frozen):
 
 @runtime_checkable
 class HostsMembers(Protocol):
-    """A driver whose process serves several services. `members_file` is pure and renders the host's configuration.
+    """A driver whose process serves several services. `members_file` is pure and renders the host's configuration; None
+    where the host has none.
 
     `load` and `unload` return when it is really so, and raise GpumodError when it is not; `reload` makes the host
     read its rewritten file without disturbing loaded members. `members` maps member id to reading; it takes the
@@ -95,13 +99,20 @@ class HostsMembers(Protocol):
 
     def members_file(
         self, host: Service, members: Sequence[tuple[Service, Allocation]], settings: Settings
-    ) -> LaunchFile: ...
+    ) -> LaunchFile | None: ...
     async def members(
         self, host: Service, port: int, pids: Sequence[int], http: Http
     ) -> Mapping[str, MemberReading]: ...
     async def reload(self, host: Service, port: int, http: Http, clock: Clock) -> None: ...
     async def load(self, member: Service, port: int, http: Http, clock: Clock) -> None: ...
     async def unload(self, member: Service, port: int, http: Http, clock: Clock) -> None: ...
+
+
+@runtime_checkable
+class NamesMembers(Protocol):
+    """A driver whose hosts know their members by other names than their ids: `members` is then keyed by these. Pure."""
+
+    def member_name(self, member: Service) -> str: ...
 
 
 @runtime_checkable

@@ -58,12 +58,15 @@ def _fallback(case: Case, service: str, reading: ServiceReading, said: str) -> C
 
 
 def _unloads_itself(case: Case, service: Service, reading: ServiceReading) -> bool:
-    """True for what may put its model away by itself. An adopted process does not if its runtime is known for sure."""
-    if not service.adopted:
-        return case.machine.driver(service).capabilities(service).unloads_itself
-    facts = case.around.process(reading.pid) if reading.pid else None
-    told = read(case.machine, [facts.command]) if facts else None
-    return told is None or not told[1].sure
+    """True for what may put its model away by itself. An adopted process may unless its runtime is known for sure."""
+    driver = service.driver
+    if service.adopted:
+        facts = case.around.process(reading.pid) if reading.pid else None
+        told = read(case.machine, [facts.command]) if facts else None
+        if told is None or not told[1].sure:
+            return True
+        driver = told[0]
+    return case.machine.plugins.drivers.get(driver).capabilities(service).unloads_itself
 
 
 def _drift(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:

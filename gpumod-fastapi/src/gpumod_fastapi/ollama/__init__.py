@@ -1,0 +1,1 @@
+"""Ollama, installed natively: a host whose members are its models."""
