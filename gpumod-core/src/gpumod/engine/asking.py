@@ -10,7 +10,15 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.plugins.isolation import reason
-from gpumod.ports import HostsMembers, MemberReading, ProbeResult, ProcessStatus
+from gpumod.ports import (
+    Activity,
+    HostsMembers,
+    HttpFailure,
+    MemberReading,
+    ProbeResult,
+    ProcessStatus,
+    ReportsActivity,
+)
 
 PATIENCE_S = 5.0
 """No driver may take longer to say how a service is."""
@@ -57,3 +65,22 @@ async def ask_members(machine: Machine, host: Handle, pids: Sequence[int]) -> Ma
             return await driver.members(host.launched, host.launched.port or 0, pids, machine.http)
     except Exception:  # noqa: BLE001 - refused, timed out, or a driver that breaks: all the same here
         return None
+
+
+async def ask_activity(machine: Machine, service: Service, port: int | None) -> Activity | str:
+    """The use of a service that runs, as its driver tells it; in words why it cannot tell."""
+    try:
+        driver = machine.driver(service)
+        if not isinstance(driver, ReportsActivity):
+            return f"its driver {service.driver} cannot tell whether it is in use"
+        async with asyncio.timeout(PATIENCE_S):
+            told = await driver.activity(service, port or 0, machine.http)
+    except TimeoutError:
+        return f"it did not tell within {PATIENCE_S:g} s whether it is in use"
+    except HttpFailure as failure:
+        return f"it does not tell whether it is in use: {failure}"
+    except GpumodError as error:
+        return error.info.message
+    except Exception as error:  # noqa: BLE001 - as above
+        return reason(error)
+    return told if told is not None else "it does not tell whether it is in use"

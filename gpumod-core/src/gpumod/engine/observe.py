@@ -45,7 +45,7 @@ async def observe(machine: Machine) -> HostSnapshot:
     owner = {pid: service for service, one in seen.items() for pid in one.pids}
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
-    told = {service: _state(handles[service], one) for service, one in seen.items()}
+    told = {service: state_of(handles[service], one) for service, one in seen.items()}
     states = {service: state for service, (state, _) in told.items()}
     up = {service: states[service] for service, one in seen.items() if one.pids}
     holding = with_silent(handles, states)
@@ -124,7 +124,8 @@ async def _ask_member(
     return Seen(status, answer, member=reading, pids=(reading.pid,) if reading.pid else ())
 
 
-def _state(handle: Handle, seen: Seen) -> tuple[State, str]:
+def state_of(handle: Handle, seen: Seen) -> tuple[State, str]:
+    """The state of a service, and in words why it is not well."""
     if handle.launched.adopted and not seen.status.alive:  # whoever set it up may stop it, too
         return State.STOPPED, seen.status.detail
     return member_state(seen.member, seen.probe) if seen.member else process_state(seen)

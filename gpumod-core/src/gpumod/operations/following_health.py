@@ -1,0 +1,53 @@
+"""What `watch` does between two looks: it follows the health of services, and keeps the budget of their restarts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from gpumod.domain.health import Budget, Pulse, Transition, restart_at
+from gpumod.engine.interrupts import listening
+from gpumod.engine.monitor import Monitor, limits_of, unhealthy
+from gpumod.operations.base import Base
+
+GIVEN_UP = "restart-given-up"
+
+
+class FollowingHealth(Base):
+    async def _follow(
+        self, pulses: Mapping[str, Pulse], seconds: float
+    ) -> tuple[Mapping[str, Pulse], tuple[Transition, ...], bool]:
+        """Follow the health of services for so long, or until one has ended: what is known then, what has changed, and
+        whether a signal came. Nothing is locked meanwhile."""
+        monitor = Monitor(self._machine, limits_of(self._machine), random.random, dict(pulses))
+        with listening() as interrupts:
+            heard = not await interrupts.spare(monitor.follow(self._machine.clock.now() + seconds))
+        for news in monitor.transitions:
+            data = {"before": news.before.value, "now": news.now.value, "why": news.why}
+            self._machine.store.add_event(self._event("health", news.service, **data))
+        return monitor.pulses, tuple(monitor.transitions), heard
+
+    def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
+        """True when it may be restarted now. Once its budget is spent that is noted, with the reason."""
+        settings, store, now = self._machine.settings, self._machine.store, self._machine.clock.now()
+        budget = Budget(restarts=settings.restart_budget, window_s=settings.restart_window_s)
+        tries = [e.at for e in store.events_of("watch-restart", 200) if e.subject == service]
+        at = restart_at(tries, budget, now)
+        if at is not None:
+            return at <= now
+        window = "an hour" if budget.window_s == 3600 else f"{budget.window_s:g} s"
+        done = sum(at > now - budget.window_s for at in tries)
+        notes.append(
+            f"{service} is left alone, it was restarted {done} times within {window} ({why}): "
+            f"gpumod service logs {service}, then gpumod service start {service}"
+        )
+        told = [e.at for e in store.events_of(GIVEN_UP, 200) if e.subject == service]
+        if not told or (tries and told[0] < max(tries)):
+            store.add_event(self._event(GIVEN_UP, service, why=why, restarts=done))
+        return False
+
+
+def not_well(pulses: Mapping[str, Pulse]) -> tuple[str, ...]:
+    """What to say of those that live and do not answer as they should: nobody knows what they are at work on."""
+    told = "{0} is not healthy: {1}; gpumod service logs {0}, then gpumod service restart {0}"
+    return tuple(told.format(p.service, p.detail or p.sign) for p in unhealthy(pulses) if p.sign != "dead")
