@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from gpumod.domain.health import Budget, Pulse, Transition, restart_at
+from gpumod.domain.health import Budget, Health, Pulse, Transition, restart_at
 from gpumod.engine.interrupts import listening
 from gpumod.engine.monitor import Monitor, limits_of, unhealthy
 from gpumod.operations.base import Base
@@ -17,7 +17,7 @@ class FollowingHealth(Base):
     async def _follow(
         self, pulses: Mapping[str, Pulse], seconds: float
     ) -> tuple[Mapping[str, Pulse], tuple[Transition, ...], bool]:
-        """Follow the health of services for so long, or until one has ended: what is known then, what has changed, and
+        """Follow the health of services for so long, or until one has ended: what is known then, what is news, and
         whether a signal came. Nothing is locked meanwhile."""
         monitor = Monitor(self._machine, limits_of(self._machine), random.random, dict(pulses))
         with listening() as interrupts:
@@ -25,7 +25,7 @@ class FollowingHealth(Base):
         for news in monitor.transitions:
             data = {"before": news.before.value, "now": news.now.value, "why": news.why}
             self._machine.store.add_event(self._event("health", news.service, **data))
-        return monitor.pulses, tuple(monitor.transitions), heard
+        return monitor.pulses, tuple(news for news in monitor.transitions if not _first(news)), heard
 
     def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
         """True when it may be restarted now. Once its budget is spent that is noted, with the reason."""
@@ -45,6 +45,11 @@ class FollowingHealth(Base):
         if not told or (tries and told[0] < max(tries)):
             store.add_event(self._event(GIVEN_UP, service, why=why, restarts=done))
         return False
+
+
+def _first(news: Transition) -> bool:
+    """True for what turns out to be well when it is looked at first: nobody had doubted it."""
+    return news.before is Health.UNKNOWN and news.now is Health.HEALTHY
 
 
 def not_well(pulses: Mapping[str, Pulse]) -> tuple[str, ...]:
