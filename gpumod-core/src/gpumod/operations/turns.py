@@ -73,7 +73,7 @@ class Turns(Running):
         port = self._machine.port(service, store.services(), store.handles())
         waited_s = round(clock.now() - mine.asked_at, 3)
         row = TurnRow(id=mine.id, service=name, port=port, holder=mine.holder, waited_s=waited_s)
-        env = {"GPUMOD_SERVICE": name, **({"GPUMOD_URL": f"http://127.0.0.1:{port}"} if port else {})}
+        env = {"GPUMOD_URL": f"http://127.0.0.1:{port}"} if port else {}
         return TurnResult(turn=row, change=made, env=env)
 
     def _ticket(self, service: str, params: TurnParams) -> Ticket:
