@@ -139,6 +139,37 @@ def test_a_crash_is_mended_at_once_and_a_crash_loop_ends_with_its_budget_and_the
     assert box.world.states() == {"base": "ready"}
 
 
+def test_one_that_dies_while_it_starts_is_tried_as_often_as_its_budget_says(box: Any) -> None:
+    box.switch("on")
+    seen = watch(box, watch(box, None))
+    box.world.fault("nap", "die-after", 0.1)
+    box.crash("nap")
+    errors: list[str] = []
+    for _ in range(15):
+        seen = watch(box, seen)
+        errors += [done.error.code for done in seen.mended if done.error]
+    assert errors == ["died-while-starting"] * 3
+    (note,) = [note for note in seen.notes if "left alone" in note]
+    assert "it did not come up again" in note
+    box.world.faults.clear()
+    box.pass_time(3600)
+    assert watch(box, seen).whole
+    box.check_sound()
+
+
+def test_one_that_did_not_come_up_again_and_that_a_person_stops_stays_so(box: Any) -> None:
+    box.switch("on")
+    seen = watch(box, watch(box, None))
+    box.world.fault("nap", "die-after", 0.1)
+    box.crash("nap")
+    assert watch(box, seen).mended[0].error is not None
+    box.world.faults.clear()
+    box.start("nap")
+    box.stop("nap")
+    box.pass_time(600)
+    assert watch(box, seen).mended == ()
+
+
 def test_one_that_lives_and_is_not_well_is_left_to_a_person(box: Any) -> None:
     box.switch("on")
     seen = watch(box, watch(box, None))

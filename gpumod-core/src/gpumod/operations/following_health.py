@@ -6,11 +6,18 @@ import random
 from collections.abc import Mapping
 
 from gpumod.domain.health import Budget, Health, Pulse, Transition, restart_at
+from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.run import Event
+from gpumod.domain.states import GONE
 from gpumod.engine.interrupts import listening
 from gpumod.engine.monitor import Monitor, limits_of, unhealthy
 from gpumod.operations.base import Base
 
+OWN = "watch: "
+"""Begins the commands of runs that are watch's own."""
 GIVEN_UP = "restart-given-up"
+LOOK_BACK = 50
+"""So many of the last runs are looked at for somebody who has touched a service."""
 
 
 class FollowingHealth(Base):
@@ -26,6 +33,24 @@ class FollowingHealth(Base):
             data = {"before": news.before.value, "now": news.now.value, "why": news.why}
             self._machine.store.add_event(self._event("health", news.service, **data))
         return monitor.pulses, tuple(news for news in monitor.transitions if not _first(news)), heard
+
+    def _still_down(self, since: float, snapshot: HostSnapshot) -> Mapping[str, str]:
+        """Services that a restart after `since` did not bring up, so that its way back took them away, and that nobody
+        else has touched since: why it failed."""
+        store = self._machine.store
+        last: dict[str, Event] = {}
+        for event in store.events_of("watch-restart", 200):
+            last.setdefault(event.subject, event)
+        tried = {s: e for s, e in last.items() if e.data.get("failed") and e.at > since}
+        if not tried:
+            return {}
+        theirs = [run for run in store.runs(LOOK_BACK) if not run.command.startswith(OWN)]
+        touched = {(step.service, run.started_at) for run in theirs for step in run.plan.steps}
+        return {
+            s: f"it did not come up again: {e.data['failed']}"
+            for s, e in tried.items()
+            if snapshot.reading(s).state in GONE and not any(name == s and at > e.at for name, at in touched)
+        }
 
     def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
         """True when it may be restarted now. Once its budget is spent that is noted, with the reason."""

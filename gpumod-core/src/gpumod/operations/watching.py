@@ -20,7 +20,7 @@ from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.turns import clear_lost
 from gpumod.operations.base import OnProgress, change_result, reporter
-from gpumod.operations.following_health import FollowingHealth, not_well
+from gpumod.operations.following_health import OWN, FollowingHealth, not_well
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
 from gpumod.operations.params import ModeRef, RecoverParams, SwitchParams
@@ -42,9 +42,6 @@ BOOT_TRIES = 12
 """About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
 LEAST_LOST_MB = 256
 """What held at least this much GPU memory, and holds nothing now in the same process, has lost its GPU."""
-
-OWN = "watch: "
-"""Begins the commands of runs that are watch's own."""
 
 NOTHING: Mapping[str, int] = {}
 
@@ -273,8 +270,10 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
         handles, services = store.handles(), store.services()
         own = (h for h in handles.values() if h.started_at >= since and h.launched.adopted is None)
         launched = {h.service: h.launched for h in own}
+        down = {s: why for s, why in self._still_down(since, snapshot).items() if s in services}
+        launched |= {s: services[s] for s in down}
         mine = with_needs({**services, **launched}, [s for s in mode.services if s in services])
-        found = {s: why for s, why in wrong_in(snapshot, held, launched).items() if s in mine}
+        found = {s: why for s, why in {**wrong_in(snapshot, held, launched), **down}.items() if s in mine}
         gone = {s for s in found if snapshot.reading(s).state in GONE}
         meant = {s for s in found if s not in gone and self._unloads_itself(launched[s])}
         due = {s: why for s, why in found.items() if s not in meant and self._may_restart(s, why, notes)}
@@ -294,8 +293,9 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
             return []  # somebody is at work: look again later
         except GpumodError as error:
             done = Mended(what="restart", subject=names, why=told, error=error.info)
+        failed = done.error.message if done.error is not None else ""
         for service, why in due.items():
-            store.add_event(self._event("watch-restart", service, why=why))
+            store.add_event(self._event("watch-restart", service, why=why, failed=failed))
         return [done]
 
     def _unloads_itself(self, service: Service) -> bool:
