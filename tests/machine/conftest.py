@@ -176,9 +176,13 @@ class Machine:
 
     def begin(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         """Start the real program and go on; the teardown ends what is left of it."""
+        return self.begin_other(self.argv(*args), **options)
+
+    def begin_other(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """The same with any program."""
         with self.said(len(self.started)).open("w") as said:
             pipes = {"stdout": subprocess.PIPE, "stderr": said, "text": True}
-            process: subprocess.Popen[str] = subprocess.Popen(self.argv(*args), **(pipes | options))
+            process: subprocess.Popen[str] = subprocess.Popen(argv, **(pipes | options))
         self.started.append(process)
         return process
 
