@@ -34,7 +34,7 @@ def test_clients_at_once_have_whole_answers_within_the_plan(machine: Machine, cl
     asleep = machine.held()
     watch = machine.watch()
     argv = [sys.executable, str(RAG), "--home", str(machine.home), *(f"question {n}?" for n in range(clients))]
-    process = machine.begin_other(argv)
+    process = machine.begin(argv=argv)
     outcome = machine.end(process)
     assert outcome.code == 0, outcome
     answers: list[Any] = [json.loads(line) for line in outcome.stdout.splitlines()]

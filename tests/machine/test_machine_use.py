@@ -46,6 +46,7 @@ def taker(machine: Machine, service: str, script: str, *options: str) -> subproc
     return machine.begin("service", "turn", service, *options, "--", "sh", "-c", script)
 
 
+@pytest.mark.slow
 def test_the_exit_status_of_a_turn_is_the_commands_and_the_service_sleeps_again(machine: Machine) -> None:
     mode_of_two(machine)
     held = machine.held()
@@ -162,6 +163,7 @@ def test_a_crash_loop_ends_with_its_budget_and_the_reason(machine: Machine, unti
     machine.clear()
 
 
+@pytest.mark.slow
 def test_idle_time_is_kept_between_calls_of_a_timer(machine: Machine) -> None:
     machine.change("service", "start", "hyde")
     machine.ok("service", "edit", "hyde", "--idle-timeout", "1")

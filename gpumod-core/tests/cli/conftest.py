@@ -16,13 +16,11 @@ import pytest
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Footprint, Source
-from gpumod.domain.health import Health, Transition
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
 from gpumod.operations import box_results as b
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
-from gpumod.operations import watch_results as w
 from gpumod.operations.differences import fields_of
 
 
@@ -355,52 +353,6 @@ SAMPLES: dict[str, Frozen] = (
         "setting": SETTING,
         "settings": r.SettingsResult(
             settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))
-        ),
-        "watch": w.WatchResult(
-            at=0,
-            mode="code",
-            whole=True,
-            mended=(
-                w.Mended(what="boot", subject="code", why="the machine was booted, and boot_mode is code"),
-                w.Mended(what="restart", subject="glm-code", why="glm-code: it exited with code 1", error=ERROR),
-            ),
-            notes=("chat is left alone, it was restarted 3 times within an hour",),
-        ),
-        "watch-health": w.WatchResult(
-            at=0,
-            mode="code",
-            whole=True,
-            transitions=(
-                Transition(service="chat", at=0, before=Health.HEALTHY, now=Health.UNHEALTHY, why="no answer in 5 s"),
-                Transition(service="tts", at=0, before=Health.UNKNOWN, now=Health.HEALTHY),
-            ),
-            mended=(w.Mended(what="sleep", subject="hyde", why="hyde: it idles for 301 s, of 300 s that it may"),),
-        ),
-        "watch-nothing": w.WatchResult(at=0, mode=None, whole=False),
-        "watch-unit": w.WatchResult(
-            at=0,
-            mode="code",
-            whole=None,
-            unit=w.WatchUnitState(
-                name="gpumod.service",
-                path="/home/ann/.config/systemd/user/gpumod.service",
-                manager="user",
-                installed=True,
-                changed=True,
-                notes=("it runs only while you are logged in; from boot on: loginctl enable-linger",),
-            ),
-        ),
-        "watch-unit-none": w.WatchResult(
-            at=0,
-            mode=None,
-            whole=None,
-            unit=w.WatchUnitState(
-                name="gpumod.service",
-                path="/etc/systemd/system/gpumod.service",
-                manager="system",
-                installed=False,
-                changed=False,
-            ),
         ),
     }
     | plans.SAMPLES

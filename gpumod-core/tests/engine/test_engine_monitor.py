@@ -100,6 +100,7 @@ def test_while_somebody_is_at_work_nothing_is_judged(box: Any) -> None:
     assert (busy.transitions, healths(busy)["nap"]) == ([], "healthy")
 
 
+@pytest.mark.slow
 def test_one_that_was_started_anew_is_judged_anew(box: Any) -> None:
     box.switch("on")
     box.world.fault("nap", "hang")
@@ -139,6 +140,7 @@ def test_a_crash_is_mended_at_once_and_a_crash_loop_ends_with_its_budget_and_the
     assert box.world.states() == {"base": "ready"}
 
 
+@pytest.mark.slow
 def test_one_that_dies_while_it_starts_is_tried_as_often_as_its_budget_says(box: Any) -> None:
     box.switch("on")
     seen = watch(box, watch(box, None))
@@ -157,6 +159,7 @@ def test_one_that_dies_while_it_starts_is_tried_as_often_as_its_budget_says(box:
     box.check_sound()
 
 
+@pytest.mark.slow
 def test_one_that_did_not_come_up_again_and_that_a_person_stops_stays_so(box: Any) -> None:
     box.switch("on")
     seen = watch(box, watch(box, None))
@@ -170,6 +173,7 @@ def test_one_that_did_not_come_up_again_and_that_a_person_stops_stays_so(box: An
     assert watch(box, seen).mended == ()
 
 
+@pytest.mark.slow
 def test_one_that_lives_and_is_not_well_is_left_to_a_person(box: Any) -> None:
     box.switch("on")
     seen = watch(box, watch(box, None))
@@ -180,6 +184,7 @@ def test_one_that_lives_and_is_not_well_is_left_to_a_person(box: Any) -> None:
     assert any(note.startswith("nap is not healthy: no answer") for note in seen.notes)
 
 
+@pytest.mark.slow
 def test_with_no_budget_nothing_is_restarted(box: Any) -> None:
     box.settings["restart_budget"] = 0
     box.switch("on")

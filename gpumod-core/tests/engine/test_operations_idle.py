@@ -104,6 +104,7 @@ def test_a_request_in_the_last_moment_is_seen_under_the_lock(box: Any) -> None:
     box.check_sound()
 
 
+@pytest.mark.slow
 def test_members_that_take_turns_have_the_time_out_of_the_settings(box: Any) -> None:
     box.settings["idle_timeout_s"] = 30.0
     box.switch("turns")
@@ -114,6 +115,7 @@ def test_members_that_take_turns_have_the_time_out_of_the_settings(box: Any) -> 
     assert box.world.states()["other"] == "asleep"
 
 
+@pytest.mark.slow
 def test_a_mode_has_its_own_time_out_for_a_member(box: Any) -> None:
     member = ModeMember(service="writer", want=Want.TIME_SHARED, idle_timeout=0)
     box.define(Mode(id="turns", members=(member, ModeMember(service="other", want=Want.TIME_SHARED))))
@@ -123,6 +125,7 @@ def test_a_mode_has_its_own_time_out_for_a_member(box: Any) -> None:
     assert box.world.states()["writer"] == "ready"
 
 
+@pytest.mark.slow
 def test_a_wake_by_a_person_begins_a_new_time(box: Any) -> None:
     box.switch("both")
     looks(box, 80)
@@ -141,6 +144,7 @@ def test_one_that_cannot_tell_is_never_put_to_sleep_and_that_is_said(box: Any) -
     assert seen.notes == ("mute does not sleep when it idles: it does not tell whether it is in use",)
 
 
+@pytest.mark.slow
 def test_what_somebody_needs_or_holds_stays_awake(box: Any) -> None:
     box.switch("needed")
     looks(box, 120, 60)
@@ -166,6 +170,7 @@ def test_somebody_at_work_is_not_disturbed(box: Any) -> None:
     assert box.look().mended[0].subject == "writer"
 
 
+@pytest.mark.slow
 def test_one_that_does_not_fall_asleep_is_tried_a_few_times(box: Any) -> None:
     box.switch("both")
     box.world.fault("writer", "sleep-500")

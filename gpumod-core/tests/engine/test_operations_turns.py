@@ -127,6 +127,7 @@ def test_a_holder_that_is_killed_holds_nothing_any_more(box: Any) -> None:
     box.check_sound()
 
 
+@pytest.mark.slow
 def test_one_that_waits_and_is_killed_holds_nobody_up(box: Any) -> None:
     first = box.ask("service_turn", TurnParams(service="hyde", pid=7)).turn
 
@@ -165,6 +166,7 @@ def test_a_turn_that_cannot_be_had_leaves_nothing_behind(box: Any) -> None:
     box.check_sound()
 
 
+@pytest.mark.slow
 def test_an_error_inside_a_turn_ends_it(box: Any) -> None:
     async def breaks() -> None:
         async with gpumod(box).turn("hyde"):
@@ -175,6 +177,7 @@ def test_an_error_inside_a_turn_ends_it(box: Any) -> None:
     assert (awake(box), box.store.turns()) == (set(), ())
 
 
+@pytest.mark.slow
 def test_somebody_who_changes_the_machine_is_waited_for(box: Any) -> None:
     box.world.holder = Holder(pid=7, user="ann", command="switch blank", home="/h", since=0.0)
 
@@ -188,6 +191,7 @@ def test_somebody_who_changes_the_machine_is_waited_for(box: Any) -> None:
     assert box.world.clock.run(waits()) == "hyde"
 
 
+@pytest.mark.slow
 def test_outside_of_a_mode_it_is_as_it_was_afterwards(box: Any) -> None:
     box.ask("switch", SwitchParams(mode="blank"))
     for service in ("alone", "hyde"):
