@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import Failed, Service
 from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
+from gpumod_vllm.activity import activity_in
 from gpumod_vllm.canary import makes_sense
 from gpumod_vllm.driver import VllmDriver
 from gpumod_vllm.sleep import L1Sleep, L2Sleep
@@ -235,3 +238,23 @@ def test_what_a_sleeper_keeps() -> None:
     assert L1Sleep().residue_mb(service, 9000) == L2Sleep().residue_mb(service, 9000) == 1100
     assert L1Sleep().residue_mb(service, 800) == 800
     assert (L1Sleep().ram_mb(service, 9000), L2Sleep().ram_mb(service, 9000)) == (9000, 0)
+
+
+async def test_the_activity_is_read_from_the_metrics_alone() -> None:
+    engine = Engine()
+    counted = METRICS + 'vllm:request_success_total{finished_reason="stop"} 5.0\nvllm:generation_tokens_total{} 40.0\n'
+    engine.faults = {"GET /metrics": (200, counted)}
+    async with FakeWeb(engine) as web:
+        found = await DRIVER.activity(a_service(), web.port, HTTP)
+        assert found is not None
+        assert (found.in_flight, found.served) == (3, 45.0)
+        assert [str(call) for call in web.calls] == ["GET /metrics"]
+        for silent in ((200, "# --disable-log-stats\n"), (404, b""), (500, "boom"), (200, "\x00 nonsense")):
+            engine.faults = {"GET /metrics": silent}
+            assert await DRIVER.activity(a_service(), web.port, HTTP) is None
+
+
+@given(st.text(max_size=300))
+def test_whatever_metrics_say_is_an_activity_or_none(text: str) -> None:
+    found = activity_in(text)
+    assert found is None or found.in_flight >= 0

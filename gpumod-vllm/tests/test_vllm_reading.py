@@ -27,6 +27,7 @@ OPTIONS = st.fixed_dictionaries(
         "convert": st.sampled_from(["auto", "none", "embed"]),
         "served_model_name": WORD,
         "load_format": WORD,
+        "lora_modules": st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), MODEL, min_size=1, max_size=3),
         "enforce_eager": st.just(True),
         "extra_args": SWITCHES.filter(bool),
         "vllm_bin": st.just("/venv/bin/vllm"),

@@ -174,11 +174,11 @@ class Machine:
         done = subprocess.run(self.argv(*args), capture_output=True, text=True, timeout=PATIENCE_S * 2)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def begin(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        """Start the real program and go on; the teardown ends what is left of it."""
+    def begin(self, *args: str, argv: Sequence[str] = (), **options: Any) -> subprocess.Popen[str]:
+        """Start the real program (or `argv`) and go on; the teardown ends what is left of it."""
         with self.said(len(self.started)).open("w") as said:
             pipes = {"stdout": subprocess.PIPE, "stderr": said, "text": True}
-            process: subprocess.Popen[str] = subprocess.Popen(self.argv(*args), **(pipes | options))
+            process: subprocess.Popen[str] = subprocess.Popen(argv or self.argv(*args), **(pipes | options))
         self.started.append(process)
         return process
 

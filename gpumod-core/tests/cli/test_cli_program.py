@@ -214,8 +214,10 @@ def test_what_is_defined_on_the_command_line_arrives(home: Path) -> None:
     assert service["unit_vars"] == {"command": "uvicorn app:app --port {port}", "env": {"A": "1"}}
     assert (service["pinned"], service["startup_timeout"], service["health_endpoint"]) == (True, 12.5, "/up")
     assert run(home, "mode", "create", "m", "--services", "echo", "--sleep-on-idle", "echo").exit_code == 0
-    edited = json.loads(run(home, "--json", "mode", "edit", "m", "--awake", "echo", "--start-order", "echo=3").stdout)
-    assert edited["mode"]["members"] == [{"service": "echo", "want": "awake", "start_order": 3}]
+    edit = ("mode", "edit", "m", "--awake", "echo", "--start-order", "echo=3", "--idle-timeout", "echo=60")
+    edited = json.loads(run(home, "--json", *edit).stdout)
+    member = {"service": "echo", "want": "awake", "start_order": 3, "idle_timeout": 60.0}
+    assert edited["mode"]["members"] == [member]
     assert json.loads(run(home, "--json", "mode", "edit", "m", "--remove", "echo").stdout)["services"] == []
     refused = run(home, "--json", "mode", "edit", "m", "--remove", "echo")
     assert (refused.exit_code, error_of(refused)["code"]) == (2, "not-a-member")

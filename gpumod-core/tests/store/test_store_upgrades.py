@@ -29,7 +29,7 @@ CHAT = Service(id="chat", driver="llamacpp", port=7800)
 RAG = Mode(id="rag", members=(ModeMember(service="chat"),))
 TABLES = {
     "gpu_profiles", "services", "modes", "mode_services", "service_templates", "settings", "models", "simulations",
-    "handles", "leases", "runs", "run_steps", "events", "vram_samples",
+    "handles", "leases", "turns", "uses", "runs", "run_steps", "events", "vram_samples",
 }  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def test_events_of_before_hold_no_secrets_afterwards(path: Path) -> None:
     new = {"env": {"HF_TOKEN": "hunter3"}, "args": args, "cmd": "run --token hunter3"}
     told = {"unit_vars": {"old": old, "new": new}, "vram_mb": {"old": 1, "new": 2}}
     with closing(sqlite3.connect(path)) as raw, raw:
+        raw.executescript("DROP TABLE turns; DROP TABLE uses; ALTER TABLE mode_services DROP COLUMN idle_timeout")
         raw.execute("UPDATE alembic_version SET version_num = '0002'")
         tell = "INSERT INTO events (at, kind, subject, data) VALUES (2.0, 'service-edited', 'chat', ?)"
         for data in (json.dumps(told), '{"unit_vars" no JSON', '{"unit_vars": 3}'):

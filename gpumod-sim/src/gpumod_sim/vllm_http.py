@@ -32,6 +32,8 @@ class VllmHttp:
     def __init__(self, server: Vllm, engine: Engine) -> None:
         self.server, self.engine = server, engine
         self.names = server.flags.values.get("served-model-name") or [server.model]
+        told = server.flags.values.get("lora-modules", []) if server.flags.on("enable-lora") else []
+        self.adapters = dict(word.split("=", 1) for word in told)
         keys = server.flags.values.get("api-key") or [os.environ.get("VLLM_API_KEY", "")]
         self.keys = {f"Bearer {key}" for key in keys if key}
         self.max_model_len = _length(server.flags.text("max-model-len", "32768"))
@@ -93,6 +95,11 @@ class VllmHttp:
              "root": self.server.model, "parent": None, "max_model_len": self.max_model_len, "permission": []}
             for name in self.names
         ]  # fmt: skip
+        entries += [
+            {"id": name, "object": "model", "created": int(self.server.started_at), "owned_by": "vllm",
+             "root": path, "parent": self.names[0], "max_model_len": None, "permission": []}
+            for name, path in self.adapters.items()
+        ]  # fmt: skip
         return json_reply({"object": "list", "data": entries})
 
     async def _metrics(self, _request: Request) -> Reply:
@@ -135,7 +142,7 @@ class VllmHttp:
         if not isinstance(body, dict):
             raise RefusedError(400, "Input should be a valid dictionary")
         model = body.get("model")
-        if model is not None and model not in self.names:
+        if model is not None and model not in (*self.names, *self.adapters):
             raise RefusedError(404, f"The model `{model}` does not exist.", "NotFoundError")
         return body
 

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 from gpumod.api import (
+    Activity,
     Allocation,
     AlternativeKind,
+    Answer,
     Capabilities,
     CommandLine,
     FatalLine,
@@ -22,7 +24,11 @@ from gpumod.api import (
     Variant,
     first_fatal,
 )
+from gpumod_vllm import versions
+from gpumod_vllm.activity import activity_in
 from gpumod_vllm.logs import RULES
+from gpumod_vllm.lora import lora_flags
+from gpumod_vllm.offload import offload_env, offload_files, offload_flags
 from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm_options
 from gpumod_vllm.reading import read_command
 
@@ -74,17 +80,25 @@ class VllmDriver:
         argv += ["--host", settings.bind_host, "--port", str(service.port)]
         argv += _memory_flags(service, options, allocation)
         argv += _model_flags(options)
+        argv += offload_flags(options)
         env = {"HF_HOME": settings.hf_home} if settings.hf_home else {}
-        env |= options.env
+        env |= {**options.env, **offload_env(options)}
         if service.sleep_mode in SLEEP_LEVELS:
             argv.append("--enable-sleep-mode")
             env["VLLM_SERVER_DEV_MODE"] = "1"
         return Launch(
             argv=(*argv, *options.extra_args),
             env=env,
+            files=offload_files(service, options),
             ports=(service.port,) if service.port else (),
             stop_timeout_s=options.stop_timeout_s,
         )
+
+    def questions(self, service: Service, launch: Launch, settings: Settings) -> tuple[tuple[str, ...], ...]:
+        return ((launch.argv[0], "--version"),)
+
+    def suited(self, service: Service, launch: Launch, answers: Sequence[Answer]) -> Launch:
+        return versions.suited(service, launch, answers)
 
     def read_command(self, command: CommandLine) -> Told | None:
         return read_command(command)
@@ -106,6 +120,11 @@ class VllmDriver:
             if failure.kind == "timeout":
                 return ProbeResult(state="unhealthy", detail=f"no answer in {PROBE_TIMEOUT_S:g} s")
             return ProbeResult(state="unhealthy", detail=str(failure))
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
+        """By `/metrics`, which a sleeping engine answers too. Asking counts as no request."""
+        reply = await http.request("GET", port, "/metrics", timeout_s=PROBE_TIMEOUT_S)
+        return activity_in(reply.text) if reply.ok else None
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         return first_fatal(RULES, lines)
@@ -167,4 +186,10 @@ def _model_flags(options: VllmOptions) -> list[str]:
         "--load-format": options.load_format,
     }
     flags = [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
-    return [*flags, "--enforce-eager"] if options.enforce_eager else flags
+    flags += ["--enforce-eager"] if options.enforce_eager else []
+    limits = {
+        "--max-loras": options.max_loras,
+        "--max-cpu-loras": options.max_cpu_loras,
+        "--max-lora-rank": options.max_lora_rank,
+    }
+    return flags + lora_flags(options.lora_modules, enabled=options.enable_lora, limits=limits)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from gpumod.api import Args, Env, Options, Service, Word, parse_options, refuse_flags
+from gpumod_vllm.lora import Adapters, Rank
 
 SLEEP_LEVELS = ("l1", "l2")
 RELOADABLE = frozenset({"auto", "hf", "safetensors", "pt", "mistral", "runai_streamer"})
@@ -18,7 +20,8 @@ DENIED_FLAGS = (
     "--gpu-memory-utilization", "--kv-cache-memory-bytes", "--max-model-len", "--max-num-seqs", "--dtype",
     "--quantization", "-q", "--kv-cache-dtype", "--tensor-parallel-size", "-tp", "--runner", "--convert",
     "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
-    "--disable-log-stats", "--disable-access-log-for-endpoints",
+    "--enable-lora", "--lora-modules", "--max-loras", "--max-cpu-loras", "--max-lora-rank",
+    "--disable-log-stats", "--disable-access-log-for-endpoints", "--hf-token",
 )  # fmt: skip
 OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
 """Flags that use GPUs beside those of `tensor_parallel_size`."""
@@ -42,12 +45,26 @@ class VllmOptions(Options):
     enforce_eager: bool = False
     served_model_name: Word | None = None
     load_format: Word | None = None
+    enable_lora: bool = False
+    lora_modules: Adapters = {}
+    max_loras: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_cpu_loras: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_lora_rank: Rank | None = None
+    kv_offload: Literal["lmcache"] | None = None
+    kv_offload_cpu_gb: Annotated[float, Field(gt=0, le=100_000)] = 5.0
+    kv_offload_disk_gb: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    kv_offload_chunk_tokens: Annotated[int, Field(ge=16, le=65536)] = 256
+    kv_offload_config: Annotated[str, Field(pattern=r"^/[^\x00-\x1f{}]*$")] | None = None
     extra_args: Args = ()
     env: Env = {}
     vllm_bin: Word | None = None
     sleep_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     wake_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 300.0
     stop_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+
+    @property
+    def uses_lora(self) -> bool:
+        return self.enable_lora or bool(self.lora_modules)
 
     @field_validator("extra_args")
     @classmethod
@@ -104,14 +121,55 @@ def check(service: Service) -> None:
     otherwise = any(arg.partition("=")[0] in OTHERWISE_PARALLEL for arg in options.extra_args)
     if parallel > gpus or (parallel < gpus and not otherwise):
         raise ValueError(f"{who}: tensor_parallel_size {parallel} needs as many gpus, not {gpus}")
+    _check_lora(service, options)
+    _check_offload(service, options)
     if service.sleep_mode not in ("none", *SLEEP_LEVELS):
         raise ValueError(f"{who}: vLLM sleeps at l1 or l2, not at {service.sleep_mode!r}")
     if service.sleep_mode != "none":
         _check_sleep(service, options)
 
 
+def _check_lora(service: Service, options: VllmOptions) -> None:
+    who = f"service {service.id!r}"
+    if not options.uses_lora:
+        limits = {"max_loras": options.max_loras, "max_cpu_loras": options.max_cpu_loras}
+        limits["max_lora_rank"] = options.max_lora_rank
+        for name, value in limits.items():
+            if value is not None:
+                raise ValueError(f"{who}: {name} says nothing without lora_modules or enable_lora")
+    if served_name(service) in options.lora_modules:
+        raise ValueError(f"{who}: an adapter is called {served_name(service)!r} as the model itself is")
+    if options.max_loras and options.max_cpu_loras and options.max_cpu_loras < options.max_loras:
+        raise ValueError(f"{who}: max_cpu_loras must be at least max_loras ({options.max_loras})")
+
+
+def _check_offload(service: Service, options: VllmOptions) -> None:
+    who = f"service {service.id!r}"
+    given = sorted(name for name in options.model_fields_set if name.startswith("kv_offload_"))
+    if given and options.kv_offload is None:
+        raise ValueError(f"{who}: {given[0]} says nothing without kv_offload")
+    if options.kv_offload and "LMCACHE_CONFIG_FILE" in options.env:
+        raise ValueError(f"{who}: gpumod sets LMCACHE_CONFIG_FILE; name your own file in kv_offload_config")
+    if options.kv_offload and _moves_kv(options.extra_args):
+        raise ValueError(f"{who}: kv_offload and --kv-transfer-config both choose a connector for the KV cache")
+
+
+def _moves_kv(args: Sequence[str]) -> bool:
+    """True where `args` hold `--kv-transfer-config`, or a beginning or a part of it, as vLLM takes them too."""
+    return any(arg.replace("_", "-").startswith("--kv-t") for arg in args)
+
+
 def _check_sleep(service: Service, options: VllmOptions) -> None:
     who = f"service {service.id!r}"
+    if options.kv_offload or _moves_kv(options.extra_args):
+        raise ValueError(
+            f"{who}: what moves the KV cache elsewhere (kv_offload, --kv-transfer-config) cannot sleep: sleeping frees "
+            "the memory that it reads and writes, and vLLM does not start so; leave one of them out"
+        )
+    if options.uses_lora and service.sleep_mode == "l2":
+        raise ValueError(
+            f"{who}: LoRA adapters do not come back from level 2 (vLLM reloads the weights of the model alone); use l1"
+        )
     for name in ALLOC_CONF:
         if re.search(r"expandable_segments\s*:\s*true", options.env.get(name, ""), re.IGNORECASE):
             raise ValueError(

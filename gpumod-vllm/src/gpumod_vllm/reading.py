@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import re
 from typing import Any
 
@@ -33,6 +36,10 @@ KNOWN = {
     "--load-format": Flag("load_format"),
     "--enforce-eager": Flag("enforce_eager", "switch"),
     "--enable-sleep-mode": Flag("sleeps", "switch"),
+    "--enable-lora": Flag("enable_lora", "switch"),
+    "--max-loras": Flag("max_loras", "int"),
+    "--max-cpu-loras": Flag("max_cpu_loras", "int"),
+    "--max-lora-rank": Flag("max_lora_rank", "int"),
 }
 NO_OPTIONS = ("model", "port", "bind_host", "max_model_len", "sleeps")
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([kKmM]?)")
@@ -45,7 +52,8 @@ def read_command(command: CommandLine) -> Told | None:
     if words is None:
         return None
     model = words[0] if words and not words[0].startswith("-") else None
-    said, rest = read_flags(words[1:] if model else words, KNOWN)
+    words, adapters = _adapters(words[1:] if model else words)
+    said, rest = read_flags(words, KNOWN)
     model = model or said.get("model")
     extra, dropped = keep_flags(rest, DENIED_FLAGS, abbreviations=True)
     notes = [f"left out: {', '.join(dropped)}"] if dropped else []
@@ -53,6 +61,9 @@ def read_command(command: CommandLine) -> Told | None:
     if model:
         fields["model_path" if model.startswith(("/", "./", "../", "~")) else "model_id"] = model
     options |= {name: value for name, value in said.items() if name not in NO_OPTIONS}
+    if adapters:
+        options["lora_modules"] = adapters
+        options.pop("enable_lora", None)
     fields |= _length(said.get("max_model_len"), options) | _place(said.get("tensor_parallel_size", 1), command)
     if "gpu_memory_utilization" not in said and "kv_cache_memory_bytes" not in said:
         options["gpu_memory_utilization"] = DEFAULT_UTILIZATION
@@ -75,6 +86,22 @@ def _arguments(argv: tuple[str, ...]) -> tuple[tuple[str, ...] | None, dict[str,
         return words[2:], {"vllm_bin": words[0]} if "/" in words[0] else {}
     modules = (words_from(argv, module) for module in SERVERS)
     return next((words[1:] for words in modules if words is not None), None), {}
+
+
+def _adapters(words: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The words without `--lora-modules`, and the adapters that it names, as NAME=PATH or as JSON."""
+    if "--lora-modules" not in words:
+        return words, {}
+    at = words.index("--lora-modules")
+    named = tuple(itertools.takewhile(lambda word: not word.startswith("-"), words[at + 1 :]))
+    found: dict[str, str] = {}
+    for word in named:
+        name, _, path = word.partition("=")
+        with contextlib.suppress(ValueError, TypeError):
+            told = json.loads(word)
+            name, path = str(told["name"]), str(told["path"])
+        found[name] = path
+    return (*words[:at], *words[at + 1 + len(named) :]), found
 
 
 def _place(spans: int, command: CommandLine) -> dict[str, Any]:

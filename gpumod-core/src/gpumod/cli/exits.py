@@ -9,6 +9,7 @@ from gpumod.operations import box_results as b
 from gpumod.operations import lease_results as l
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
+from gpumod.operations import use_results as use
 from gpumod.operations import watch_results as w
 
 DOES_NOT_FIT = 3
@@ -21,9 +22,9 @@ def exit_code_of(result: Frozen) -> int:
         return result.exit_code or (DOES_NOT_FIT if misfit else 0)
     if isinstance(result, r.HistoryResult):
         return result.exit_code
-    if isinstance(result, r.RecoverResult | b.ApplyResult):
+    if isinstance(result, r.RecoverResult | b.ApplyResult | use.SleepIdleResult):
         return exit_code_of(result.change) if result.change else 0
-    if isinstance(result, l.FreeResult):
+    if isinstance(result, l.FreeResult | use.TurnResult):
         ended = [exit_code_of(part) for part in (result.change, result.back) if part is not None]
         return next((code for code in ended if code), result.command_exit or 0)
     if isinstance(result, w.WatchResult):
@@ -42,8 +43,8 @@ def did_something(result: Frozen) -> bool:
     """False for a result that is an answer alone: a simulation, a dry run, a unit that is only shown."""
     if isinstance(result, u.UnitResult):
         return result.written
-    if isinstance(result, r.RecoverResult):
-        return result.change is not None
+    if isinstance(result, r.RecoverResult | use.SleepIdleResult):
+        return result.change is not None and not result.change.dry_run
     if isinstance(result, l.FreeResult):
         return not any(part is not None and part.dry_run for part in (result.change, result.back))
     return not isinstance(result, Plan) and not getattr(result, "dry_run", False)
@@ -53,8 +54,8 @@ def error_of(result: Frozen) -> ErrorInfo | None:
     """The error inside a result, which people see on stderr."""
     if isinstance(result, r.ChangeResult | r.HistoryResult):
         return result.error
-    if isinstance(result, r.RecoverResult | b.ApplyResult) and result.change:
+    if isinstance(result, r.RecoverResult | b.ApplyResult | use.SleepIdleResult) and result.change:
         return result.change.error
-    if isinstance(result, l.FreeResult):
+    if isinstance(result, l.FreeResult | use.TurnResult):
         return next((part.error for part in (result.change, result.back) if part and part.error), None)
     return None

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from gpumod.cli.change_options import change_options
 from gpumod.cli.context import CliContext
+from gpumod.cli.held import refuse_missing, seconds, shown, tell
 from gpumod.cli.last_word import LAST_WORD
 from gpumod.cli.lazy import command
-
-MOST_SHOWN = 60
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
-    """`90s`, `15m`, `2h`, `1d`; a bare number is seconds."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r:.100} is no time (as in 90s, 15m or 2h)", ctx=ctx, param=param)
-    return float(found[1]) * UNITS[found[2]]
 
 
 @command("free", "free")
 @click.argument("mb", type=int, required=False, metavar="[MB]")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @click.option("--gpu", type=int, metavar="N", help="On this GPU (else where it is cheapest).")
-@click.option("--for", "for_s", metavar="TIME", callback=_seconds, help="At most so long: 90s, 15m, 2h.")
+@click.option("--for", "for_s", metavar="TIME", callback=seconds, help="At most so long: 90s, 15m, 2h.")
 @click.option("--back", is_flag=True, help="Put back what made room before.")
 @change_options
 @click.pass_obj
@@ -62,17 +47,13 @@ def free(
     from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
     from gpumod.cli.text import safe  # noqa: PLC0415
 
-    what = _short(safe(shlex.join(argv)))
-    code = foreground.cannot_run(argv[0]) if argv else 0
-    if code:
-        said = "is not found" if code == foreground.NOT_FOUND else "cannot be executed"
-        click.echo(f"error: {safe(argv[0])} {said}; nothing was changed", err=True)
-        raise click.exceptions.Exit(code)
+    if argv:
+        refuse_missing(argv)
     runs = foreground.Command(argv) if argv and not values["dry_run"] else None
     held_by = runs.pid if runs else None if for_s is None else os.getpid()
     ended: int | None = None
     try:
-        made: Any = context.run("free", {"mb": mb, "what": what, "for_s": for_s, "pid": held_by, **values})
+        made: Any = context.run("free", {"mb": mb, "what": shown(argv), "for_s": for_s, "pid": held_by, **values})
         if made.lease is None or held_by is None:
             context.finish(made)
             return
@@ -93,22 +74,10 @@ def free(
         update={"lease": None, "back": back_again.back, "command_exit": ended, "notes": back_again.notes}
     )
     if argv and not context.json:
-        _tell(whole.notes)
+        tell(whole.notes)
         context.conclude(whole)
     else:
         context.finish(whole)
-
-
-def _tell(notes: Iterable[str]) -> None:
-    """What COMMAND's own output leaves no place for."""
-    from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
-
-    for note in notes:
-        click.echo(safe(f"note: {note}"), err=True)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 def _of_the_way_back(values: dict[str, Any]) -> dict[str, Any]:

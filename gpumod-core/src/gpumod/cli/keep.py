@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -21,7 +21,8 @@ from gpumod.cli.lazy import command
 )
 @click.pass_obj
 def watch(context: CliContext, once: bool, install: bool, uninstall: bool, manager: str | None) -> None:
-    """Keep the mode: bring `boot_mode` up after a boot, restart what ended by itself or lost its GPU.
+    """Keep the mode: bring `boot_mode` up after a boot, restart what ended by itself or lost its GPU, put to sleep
+    what idles, and follow the health of services.
 
     Everything is done by a plan, as if it were typed. What was stopped by hand stays so; while somebody changes the
     machine it waits; a service that ends again and again is left alone, and that is said. It goes on until Ctrl-C or
@@ -42,35 +43,38 @@ def watch(context: CliContext, once: bool, install: bool, uninstall: bool, manag
     from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
 
     with foreground.unhurried() as heard:
-        _again_and_again(context, lambda until: foreground.wait(until, heard))
+        _again_and_again(context, heard, lambda until: foreground.wait(until, heard))
 
 
-def _again_and_again(context: CliContext, wait: Callable[[float], bool]) -> None:
-    """Look until a signal comes: `wait` waits until then, and tells. What is not right is said when it is new."""
+def _again_and_again(context: CliContext, heard: Sequence[int], wait: Callable[[float], bool]) -> None:
+    """Look until a signal is heard; between two looks services are followed, or, where that cannot be, it waits.
+
+    What is not right is said when it is new.
+    """
     from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # as above
 
-    held: Mapping[str, Any] = {}
+    known: Mapping[str, Any] = {}
     told: object = None
-    while True:
+    while not heard:
         begin = time.time()
         interval_s = 10.0
         try:
             context.reopen()
             interval_s = context.settings().watch_interval_s
-            seen: Any = context.run("watch", {"held": held})
+            seen: Any = context.run("watch", {**known, "follow_s": interval_s if known else None})
         except GpumodError as error:
             news: object = (error.info.code, error.info.message)
             if news != told:
                 _say(context, error)
+            if wait(begin + interval_s):
+                return
         else:
-            held, news = seen.held, seen.notes
-            if seen.mended or (seen.notes and news != told):
+            known, news = {"held": seen.held, "pulses": seen.pulses}, seen.notes
+            if seen.mended or seen.transitions or (seen.notes and news != told):
                 _say(context, seen)
             if seen.interrupted:
                 return
         told = news
-        if wait(begin + interval_s):
-            return
 
 
 def _say(context: CliContext, news: Any) -> None:

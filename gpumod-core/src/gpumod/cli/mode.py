@@ -67,6 +67,7 @@ def verify(context: CliContext, mode: str) -> None:
     metavar="S=N",
     help="Members of a lower N are ready before those of a higher one start.",
 )
+@click.option("--idle-timeout", multiple=True, metavar="S=SECONDS", help="A member's time without use until it sleeps.")
 @click.option("--name", help="A title.")
 @click.option("--description", help="What it is for.")
 @click.pass_obj
@@ -89,6 +90,7 @@ def create(context: CliContext, /, mode: str, services: str, **options: Any) -> 
     metavar="S=N",
     help="Members of a lower N are ready before those of a higher one start.",
 )
+@click.option("--idle-timeout", multiple=True, metavar="S=SECONDS", help="A member's time without use until it sleeps.")
 @click.option("--name", help="A title.")
 @click.option("--description", help="What it is for.")
 @click.pass_obj
@@ -128,4 +130,5 @@ def _changes(**options: Any) -> dict[str, Any]:
         "remove": _ids(options.get("remove", ())),
         "want": want,
         "start_order": numbers_of(options["start_order"], "--start-order"),
+        "idle_timeout": numbers_of(options["idle_timeout"], "--idle-timeout"),
     }

@@ -13,6 +13,7 @@ from gpumod.cli.context import CliContext
 from gpumod.cli.lazy import subcommand
 from gpumod.cli.secret import secret
 from gpumod.cli.service_options import fields_of, service_options
+from gpumod.cli.turn import sleep_idle, turn
 
 
 @click.group("service")
@@ -133,6 +134,8 @@ def unit(context: CliContext, service: str, write: bool) -> None:
     context.call("service_unit", {"service": service, "write": write})
 
 
+service.add_command(turn)
+service.add_command(sleep_idle)
 service.add_command(secret)
 service.add_command(adopt)
 service.add_command(release)

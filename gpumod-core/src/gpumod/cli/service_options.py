@@ -29,6 +29,7 @@ _OPTIONS = (
         "--sleep-mode", metavar="LEVEL",
         help="How it sleeps: l1, l2, router, http, or none: by being stopped (the default).",
     ),
+    click.option("--idle-timeout", type=float, metavar="S", help="Seconds without use until it sleeps (0: never)."),
     click.option("--asleep-mb", type=int, metavar="MB", help="MiB that it keeps asleep."),
     click.option(
         "--start-peak-mb", type=int, metavar="MB",

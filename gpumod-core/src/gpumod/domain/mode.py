@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from gpumod.domain.base import Frozen, Id, Text
+from gpumod.domain.service import IdleSeconds
 
 StartOrder = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
@@ -24,11 +25,15 @@ class Want(StrEnum):
 
 
 class ModeMember(Frozen):
-    """A service in a mode. Members of a lower `start_order` are ready before a higher one starts."""
+    """A service in a mode. Members of a lower `start_order` are ready before a higher one starts.
+
+    `idle_timeout` is that of the service in this mode, in seconds.
+    """
 
     service: Id
     want: Want = Want.AWAKE
     start_order: StartOrder = 0
+    idle_timeout: IdleSeconds | None = None
 
 
 class Mode(Frozen):

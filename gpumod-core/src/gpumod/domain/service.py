@@ -14,6 +14,8 @@ from gpumod.domain.base import Frozen, Id, Text, clean_json, is_id
 Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_MB = 100_000_000
 Mb = Annotated[int, Field(ge=0, le=MAX_MB)]
+IdleSeconds = Annotated[float, Field(ge=0, le=31_536_000)]
+"""Idle time after which something sleeps; 0 is never."""
 CleanVars = Annotated[Mapping[str, JsonValue], AfterValidator(clean_json)]
 
 STOP_LEVEL = "stop"
@@ -27,7 +29,8 @@ class Service(Frozen):
     cost in MiB of 1000 tokens more or less. `gpus` is "any" (one GPU, the first that fits) or the indices that the
     service spans, `vram_mb` shared evenly among them. `unit_vars` are the driver's options. `host` names the
     service in whose process this one lives (a llama.cpp router); such a member has no port of its own.
-    `sleep_mode` is the level it sleeps at; "none" means that it sleeps by being stopped. `adopted` is what somebody
+    `sleep_mode` is the level it sleeps at; "none" means that it sleeps by being stopped. After
+    `idle_timeout` seconds without use `gpumod watch` puts it to sleep (0: never). `adopted` is what somebody
     else set up to run it; gpumod then starts and stops just that.
     """
 
@@ -45,6 +48,7 @@ class Service(Frozen):
     health_endpoint: Text = "/health"
     startup_timeout: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     sleep_mode: Id = "none"
+    idle_timeout: IdleSeconds | None = None
     unit_template: Text | None = None
     unit_vars: CleanVars = {}
     role: Id | None = None

@@ -79,6 +79,22 @@ class Settings(Frozen):
     watch_interval_s: Annotated[
         float, Field(ge=1, le=3600, description="how often `gpumod watch` looks whether the mode is whole")
     ] = 10.0
+    idle_timeout_s: Annotated[
+        float, Field(ge=0, le=31_536_000, description="idle time after which members that take turns sleep; 0: never")
+    ] = 300.0
+    health_interval_s: Annotated[
+        float, Field(ge=1, le=3600, description="how often `gpumod watch` asks each service how it is")
+    ] = 10.0
+    health_failures: Annotated[
+        int, Field(ge=1, le=100, description="so many bad answers in a row make a service unhealthy")
+    ] = 3
+    health_successes: Annotated[int, Field(ge=1, le=100, description="so many good ones make it healthy again")] = 2
+    restart_budget: Annotated[
+        int, Field(ge=0, le=100, description="restarts of one service by `gpumod watch` within restart_window_s")
+    ] = 3
+    restart_window_s: Annotated[
+        float, Field(ge=1, le=2_592_000, description="the time for which restart_budget is meant")
+    ] = 3600.0
     unit_restart: Annotated[
         Literal["no", "on-failure"], Field(description="whether systemd itself restarts a service that failed")
     ] = "no"

@@ -10,7 +10,16 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.plugins.isolation import reason
-from gpumod.ports import HostsMembers, MemberReading, NamesMembers, ProbeResult, ProcessStatus
+from gpumod.ports import (
+    Activity,
+    HostsMembers,
+    HttpFailure,
+    MemberReading,
+    NamesMembers,
+    ProbeResult,
+    ProcessStatus,
+    ReportsActivity,
+)
 
 PATIENCE_S = 5.0
 """No driver may take longer to say how a service is."""
@@ -68,3 +77,22 @@ def _by_id(
         return told
     members = (h.launched for h in machine.store.handles().values() if h.launched.host == host.service)
     return {m.id: told[name] for m in members if (name := driver.member_name(m)) in told}
+
+
+async def ask_activity(machine: Machine, service: Service, port: int | None) -> Activity | str:
+    """The use of a service that runs, as its driver tells it; in words why it cannot tell."""
+    try:
+        driver = machine.driver(service)
+        if not isinstance(driver, ReportsActivity):
+            return f"its driver {service.driver} cannot tell whether it is in use"
+        async with asyncio.timeout(PATIENCE_S):
+            told = await driver.activity(service, port or 0, machine.http)
+    except TimeoutError:
+        return f"it did not tell within {PATIENCE_S:g} s whether it is in use"
+    except HttpFailure as failure:
+        return f"it does not tell whether it is in use: {failure}"
+    except GpumodError as error:
+        return error.info.message
+    except Exception as error:  # noqa: BLE001 - as above
+        return reason(error)
+    return told if told is not None else "it does not tell whether it is in use"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, HalfWay
 from gpumod.domain.holding import Holding
@@ -25,10 +25,14 @@ from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, new_run, run_phase
 
 Build = Callable[[HostSnapshot], Wanted]
+Confirm = Callable[[], Awaitable[None]]
 
 
-async def change(machine: Machine, command: str, build: Build, options: Options, report: Report) -> Outcome:
-    """Do one change, whole. `build` says what is wanted, given what is observed under the lock.
+async def change(
+    machine: Machine, command: str, build: Build, options: Options, report: Report, confirm: Confirm | None = None
+) -> Outcome:
+    """Do one change, whole. `build` says what is wanted, given what is observed under the lock. `confirm` is asked last
+    of all, before the first step; what it raises ends the change, with nothing done.
 
     Raises Busy at once when somebody else changes this machine, HalfWay when a run is open, and whatever planning or
     the preflight refuses; a run that began always ends in an Outcome.
@@ -38,14 +42,20 @@ async def change(machine: Machine, command: str, build: Build, options: Options,
     with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
         refuse_open_run(machine)
         leaves_units = is_moving(machine)
-        outcome = await _planned(machine, command, build, options, report, interrupts)
+        outcome = await _planned(machine, command, build, options, report, interrupts, confirm)
         if leaves_units:
             await sweep(machine)
         return outcome
 
 
 async def _planned(
-    machine: Machine, command: str, build: Build, options: Options, report: Report, interrupts: Interrupts
+    machine: Machine,
+    command: str,
+    build: Build,
+    options: Options,
+    report: Report,
+    interrupts: Interrupts,
+    confirm: Confirm | None,
 ) -> Outcome:
     """Observe and plan, refuse what cannot be, and do it. Called under the lock."""
     snapshot = await interrupts.look(observe_twice(machine))
@@ -62,6 +72,8 @@ async def _planned(
     starts = await interrupts.look(launches(machine, planned))
     async with prepared(machine, starts):
         await preflight(machine, planned, starts)
+        if confirm is not None:
+            await confirm()
         return await _do(machine, new_run(machine, command, planned), planned, options, report, interrupts)
 
 

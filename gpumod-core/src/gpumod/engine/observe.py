@@ -48,7 +48,7 @@ async def observe(machine: Machine) -> HostSnapshot:
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
     told = {
-        service: _by_memory(handles[service], _state(handles[service], one), named) for service, one in seen.items()
+        service: _by_memory(handles[service], state_of(handles[service], one), named) for service, one in seen.items()
     }
     states = {service: state for service, (state, _) in told.items()}
     up = {service: states[service] for service, one in seen.items() if one.pids}
@@ -128,7 +128,8 @@ async def _ask_member(
     return Seen(status, answer, member=reading, pids=(reading.pid,) if reading.pid else ())
 
 
-def _state(handle: Handle, seen: Seen) -> tuple[State, str]:
+def state_of(handle: Handle, seen: Seen) -> tuple[State, str]:
+    """The state of a service, and in words why it is not well."""
     if handle.launched.adopted and not seen.status.alive:  # whoever set it up may stop it, too
         return State.STOPPED, seen.status.detail
     return member_state(seen.member, seen.probe) if seen.member else process_state(seen)

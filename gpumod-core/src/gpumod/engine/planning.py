@@ -14,10 +14,11 @@ from gpumod.domain.states import SERVING, Action
 from gpumod.engine.footprints import footprint, placed_on, variants
 from gpumod.engine.leases import counted, in_the_way, standing
 from gpumod.engine.machine import Machine
+from gpumod.engine.turns import begun_turns, held_by_turns, turns_passed_over
 from gpumod.planner import make_plan
 from gpumod.planner.changes import with_needs
 
-AT_ONCE = ("name", "role", "depends_on", "pinned", "startup_timeout")
+AT_ONCE = ("name", "role", "depends_on", "pinned", "startup_timeout", "idle_timeout")
 """The fields of a definition that hold as soon as they are edited, while the service is up too."""
 
 
@@ -70,8 +71,9 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
 
     policy = policy_of(machine, options)
     held = standing(machine) if options.leases else ()
+    turns = begun_turns(machine) if options.leases else ()
     own = (wanted.holding,) if wanted.holding else ()
-    leases = () if options.force else counted(machine, snapshot, (*held, *own))
+    leases = () if options.force else (*counted(machine, snapshot, (*held, *own)), *held_by_turns(turns))
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -91,7 +93,8 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
             told = in_the_way(held, plan.target, forced=options.force, leads_to=_mode_it_leads_to(machine, plan))
-            noted = plan.model_copy(update={"notes": (*plan.notes, *told)})
+            passed = turns_passed_over(turns, plan) if options.force else ()
+            noted = plan.model_copy(update={"notes": (*plan.notes, *told, *passed)})
             return Planned(noted, services, prints, snapshot, wanted.holding)
         begun |= more  # dependents that restart too, or move: seen only in the plan
 

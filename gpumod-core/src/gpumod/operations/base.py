@@ -146,7 +146,7 @@ def bad_input(what: str, error: ValidationError, command: str) -> UsageError:
     return UsageError("bad-input", f"{what} is not valid", why=why, hint=hint, fields=fields)
 
 
-def failure_of(outcome: Outcome) -> GpumodError:
+def failure_of(outcome: Outcome | ChangeResult) -> GpumodError:
     """What a change failed with, as the error to raise."""
     kinds = {kind.exit_code: kind for kind in (DoesNotFit, RolledBack, HalfWay)}
     info = outcome.error or ErrorInfo(code="failed", message="the change failed")

@@ -13,6 +13,7 @@ from gpumod.operations import lease_results as leases
 from gpumod.operations import params as p
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
+from gpumod.operations import use_results as use
 from gpumod.operations import watch_results as w
 
 
@@ -54,6 +55,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("service_restart", p.ServiceChange, r.ChangeResult, "change"),
     Operation("service_sleep", p.ServiceChange, r.ChangeResult, "change"),
     Operation("service_wake", p.ServiceChange, r.ChangeResult, "change"),
+    Operation("auto_sleep_idle", use.SleepIdleParams, use.SleepIdleResult, "change"),
+    Operation("service_turn", use.TurnParams, use.TurnResult, "change"),
     Operation("service_logs", p.LogsParams, r.LogsResult, "read"),
     Operation("service_adopt", ap.AdoptParams, ar.AdoptResult, "plan"),
     Operation("service_release", ap.ReleaseParams, ar.ReleaseResult, "plan"),

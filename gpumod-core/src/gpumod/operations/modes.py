@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, UsageError
-from gpumod.domain.mode import Mode, Want
+from gpumod.domain.idling import timeout_s
+from gpumod.domain.machine import ServiceReading
+from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.states import ALIVE, Action, State
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use
@@ -75,7 +77,7 @@ class Modes(Targets):
         try:
             members = params.members_after(old.members)
         except UsageError:
-            for name in (*params.remove, *params.want, *params.start_order):
+            for name in (*params.remove, *params.want, *params.start_order, *params.idle_timeout):
                 if name not in old.services:
                     self._service(name, services)  # one that is nowhere defined is a slip of the pen: say so
             raise
@@ -136,6 +138,9 @@ class Modes(Targets):
         ]
         if len(awake) == 1 and {s.action for s in planned.plan.steps if s.service == awake[0]} <= LEAVES:
             wrong.pop(awake[0], None)  # it has its turn
+        for member in mode.members:
+            if self._idles(member, snapshot.reading(member.service)):
+                wrong.pop(member.service, None)
         wanted = {row.id: row for row in planned.plan.services}
         named = [m.service for m in asked.target.members]
         named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s].wanted != "stopped")
@@ -159,6 +164,11 @@ class Modes(Targets):
             extra=tuple(s for s in others if snapshot.reading(s).state in ALIVE),
             notes=(*notes, *(f"{s} {wrong[s]}" for s in others if snapshot.reading(s).state not in ALIVE)),
         )
+
+    def _idles(self, member: ModeMember, reading: ServiceReading) -> bool:
+        """True for one that sleeps because nobody uses it: that is how it is wanted, too."""
+        idle = reading.launched is not None and timeout_s(reading.launched, member, 0.0) is not None
+        return idle and member.want is Want.AWAKE and reading.state is State.SLEEPING
 
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:
         """The same, for scripts: the CLI's exit status says whether the mode is whole."""

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from gpumod.domain.base import Frozen, Id, Text
 from gpumod.domain.errors import UsageError
 from gpumod.domain.mode import ModeMember, StartOrder, Want
+from gpumod.domain.service import IdleSeconds
 from gpumod.domain.words import NamedTwice
 
 
@@ -57,8 +58,8 @@ class ModeDelete(Frozen):
 class ModeWrite(Frozen):
     """`create` and `edit`. None leaves a field as it is (edit).
 
-    `members` replaces all of them; then `remove` takes services away, `add` adds some, and `want` and `start_order`
-    say what is wanted of single members. :meth:`members_after` puts that together.
+    `members` replaces all of them; then `remove` takes services away, `add` adds some, and `want`, `start_order`
+    and `idle_timeout` (seconds) say what is wanted of single members. :meth:`members_after` puts that together.
     """
 
     id: Id
@@ -69,6 +70,7 @@ class ModeWrite(Frozen):
     remove: Names = ()
     want: Mapping[Id, Want] = {}
     start_order: Mapping[Id, StartOrder] = {}
+    idle_timeout: Mapping[Id, IdleSeconds] = {}
 
     def members_after(self, now: tuple[ModeMember, ...] = ()) -> tuple[ModeMember, ...]:
         """The members that a mode which has `now` gets.
@@ -81,7 +83,7 @@ class ModeWrite(Frozen):
             members.pop(service, None)
         for service in self.add:
             members.setdefault(service, ModeMember(service=service))
-        strangers += [i for i in (*self.want, *self.start_order) if i not in members]
+        strangers += [i for i in (*self.want, *self.start_order, *self.idle_timeout) if i not in members]
         if strangers:
             named = ", ".join(dict.fromkeys(strangers))
             hint = f"members: {', '.join(members) or 'none'}; add one with --add"
@@ -91,6 +93,7 @@ class ModeWrite(Frozen):
                 service=service,
                 want=self.want.get(service, member.want),
                 start_order=self.start_order.get(service, member.start_order),
+                idle_timeout=self.idle_timeout.get(service, member.idle_timeout),
             )
         return tuple(members.values())
 

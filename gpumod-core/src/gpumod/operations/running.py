@@ -75,16 +75,20 @@ class Running(Targets):
 
     def _turn(self, service: str, snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
         """Who goes to sleep for `service`, where the mode lets members take turns: at most one of them is awake."""
+        sharing = self._sharing(snapshot)
+        if service not in sharing:
+            return ()
+        awake = sorted(s for s in sharing - {service} if snapshot.reading(s).state is State.RUNNING)
+        return tuple(TargetMember(service=s, want=Want.ASLEEP, why=f"it is the turn of {service}") for s in awake)
+
+    def _sharing(self, snapshot: HostSnapshot) -> frozenset[str]:
+        """The services that share one place, at most one of them awake, in the current mode as it was taken."""
         store = self._machine.store
         mode = store.modes().get(store.current_mode() or "")
         if mode is None:
-            return ()
+            return frozenset()
         asked, _ = self._as_taken(mode, store.current_alternative(), snapshot, self._defined())
-        shared = {m.service for m in asked.target.members if m.want is Want.TIME_SHARED}
-        if service not in shared:
-            return ()
-        awake = sorted(s for s in shared - {service} if snapshot.reading(s).state is State.RUNNING)
-        return tuple(TargetMember(service=s, want=Want.ASLEEP, why=f"it is the turn of {service}") for s in awake)
+        return frozenset(m.service for m in asked.target.members if m.want is Want.TIME_SHARED)
 
 
 def _alone(service: str, want: Want) -> Target:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.health import Pulse, Transition
 from gpumod.operations.results import ChangeResult
 
 Manager = Literal["user", "system"]
@@ -24,10 +25,14 @@ class Held(Frozen):
 class WatchParams(Frozen):
     """One look; or with `install` or `uninstall` what makes systemd's `manager` (None: the usual one) run it.
 
-    `held` is what the look before gave, by service: a service that loses its GPU is known by the difference.
+    `held` is what the look before gave, by service: a service that loses its GPU is known by the difference. With
+    `follow_s` the health of services is followed for so many seconds first (until one ends); `pulses` is what the look
+    before knew of it.
     """
 
     held: Mapping[str, Held] = {}
+    pulses: Mapping[str, Pulse] = {}
+    follow_s: Annotated[float, Field(gt=0, le=3600)] | None = None
     install: bool = False
     uninstall: bool = False
     manager: Manager | None = None
@@ -36,7 +41,7 @@ class WatchParams(Frozen):
 class Mended(Frozen):
     """One thing that was done, and why. `change` is None where it could not even be begun (`error`)."""
 
-    what: Literal["boot", "restart", "recover"]
+    what: Literal["boot", "restart", "recover", "sleep"]
     subject: str
     why: str
     change: ChangeResult | None = None
@@ -55,9 +60,10 @@ class WatchUnitState(Frozen):
 
 
 class WatchResult(Frozen):
-    """`held` is for the next look. `notes` are things that are not right and are left alone, each with what a person
-    can do. `ok` is False where a person has to look: the mode is not whole, or a run is open, and nobody is at work on
-    it. `unit` is set, and nothing was looked at, where that was asked for."""
+    """`held` and `pulses` are for the next look. `transitions` are changes of health since the last one. `notes` are
+    things that are not right and are left alone, each with what a person can do. `ok` is False where a person has to
+    look: the mode is not whole, or a run is open, and nobody is at work on it. `unit` is set, and nothing was looked
+    at, where that was asked for."""
 
     at: float
     mode: str | None
@@ -65,6 +71,8 @@ class WatchResult(Frozen):
     ok: bool = True
     mended: tuple[Mended, ...] = ()
     notes: tuple[str, ...] = ()
+    transitions: tuple[Transition, ...] = ()
     held: Mapping[str, Held] = {}
+    pulses: Mapping[str, Pulse] = {}
     interrupted: bool = False
     unit: WatchUnitState | None = None

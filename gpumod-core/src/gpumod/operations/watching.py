@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale
+from gpumod.domain.health import Pulse, Transition
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Target, TargetMember
@@ -17,11 +18,14 @@ from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
+from gpumod.engine.turns import clear_lost
 from gpumod.operations.base import OnProgress, change_result, reporter
+from gpumod.operations.following_health import OWN, FollowingHealth, not_well
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
 from gpumod.operations.params import ModeRef, RecoverParams, SwitchParams
 from gpumod.operations.results import ChangeResult
+from gpumod.operations.sleeping_idle import SleepingIdle
 from gpumod.operations.switching import Switching
 from gpumod.operations.targets import target_of_mode
 from gpumod.operations.watch_results import (
@@ -34,16 +38,10 @@ from gpumod.operations.watch_results import (
 from gpumod.operations.watch_units import meant, others, refuse_second
 from gpumod.planner.changes import with_needs
 
-RESTART_WAITS_S = (0.0, 15.0, 60.0)
-"""So long after the last restart of a service the next one comes; there are no more of them within `WINDOW_S`."""
-WINDOW_S = 3600.0
 BOOT_TRIES = 12
 """About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
 LEAST_LOST_MB = 256
 """What held at least this much GPU memory, and holds nothing now in the same process, has lost its GPU."""
-
-OWN = "watch: "
-"""Begins the commands of runs that are watch's own."""
 
 NOTHING: Mapping[str, int] = {}
 
@@ -57,9 +55,10 @@ class Boot:
     pending: bool
 
 
-class Watching(Switching, Modes, History):
+class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
     async def watch(self, params: WatchParams, progress: OnProgress = None) -> WatchResult:
-        """Bring the boot mode up after a boot; restart by a plan what ended by itself, or lost its GPU, in the mode.
+        """Bring the boot mode up after a boot; restart by a plan what ended by itself, or lost its GPU, in the mode;
+        put to sleep what nobody has used for its time-out.
 
         A person goes first: while somebody changes the machine, or a run is open, nothing is done.
         """
@@ -67,6 +66,11 @@ class Watching(Switching, Modes, History):
         store.check_writable()
         if params.install or params.uninstall:
             return await self._unit(params)
+        pulses, transitions = params.pulses, tuple[Transition, ...]()
+        if params.follow_s is not None:
+            pulses, transitions, interrupted = await self._follow(pulses, params.follow_s)
+            if interrupted:
+                return self._cut_short(params, pulses, transitions)
         snapshot = await observe(machine)
         boot = self._boot(snapshot)
         mended: list[Mended] = []
@@ -80,7 +84,11 @@ class Watching(Switching, Modes, History):
         elif (run := left_half_way(machine)[0]) is not None:
             notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
         elif store.open_run() is None:
+            clear_lost(machine)
             mended += await self._keep(snapshot, boot.since, params.held, notes, progress)
+            if not mended:
+                mended += await self._let_sleep(snapshot, notes, progress)
+        notes += not_well(pulses)
         interrupted = any(m.error is not None and m.error.code == "interrupted" for m in mended)
         if mended and not interrupted:
             snapshot = await observe(machine)
@@ -95,9 +103,38 @@ class Watching(Switching, Modes, History):
             ok=left is None and (whole or mode is None or holder is not None),
             mended=tuple(mended),
             notes=tuple(notes),
+            transitions=transitions,
+            pulses=pulses,
             held={**still_held(snapshot, params.held), **held_by(snapshot)},
             interrupted=interrupted,
         )
+
+    def _cut_short(
+        self, params: WatchParams, pulses: Mapping[str, Pulse], transitions: tuple[Transition, ...]
+    ) -> WatchResult:
+        """The end of a watch, between two looks."""
+        return WatchResult(
+            at=self._machine.clock.now(),
+            mode=self._machine.store.current_mode(),
+            whole=None,
+            transitions=transitions,
+            pulses=pulses,
+            held=params.held,
+            interrupted=True,
+        )
+
+    async def _let_sleep(self, snapshot: HostSnapshot, notes: list[str], progress: OnProgress) -> list[Mended]:
+        """Put to sleep what idles; while somebody is at work it is left for the next look."""
+        try:
+            done = await self._sleep_what_idles(OWN, snapshot, notes, progress)
+        except Busy:
+            return []
+        if done is None:
+            return []
+        names, why, made = done
+        if isinstance(made, GpumodError):
+            return [Mended(what="sleep", subject=names, why=why, error=made.info)]
+        return [_mended("sleep", names, why, made)]
 
     async def _unit(self, params: WatchParams) -> WatchResult:
         """Have systemd run `watch` from boot on, or take that back."""
@@ -233,8 +270,10 @@ class Watching(Switching, Modes, History):
         handles, services = store.handles(), store.services()
         own = (h for h in handles.values() if h.started_at >= since and h.launched.adopted is None)
         launched = {h.service: h.launched for h in own}
+        down = {s: why for s, why in self._still_down(since, snapshot).items() if s in services}
+        launched |= {s: services[s] for s in down}
         mine = with_needs({**services, **launched}, [s for s in mode.services if s in services])
-        found = {s: why for s, why in wrong_in(snapshot, held, launched).items() if s in mine}
+        found = {s: why for s, why in {**wrong_in(snapshot, held, launched), **down}.items() if s in mine}
         gone = {s for s in found if snapshot.reading(s).state in GONE}
         meant = {s for s in found if s not in gone and self._unloads_itself(launched[s])}
         due = {s: why for s, why in found.items() if s not in meant and self._may_restart(s, why, notes)}
@@ -254,24 +293,13 @@ class Watching(Switching, Modes, History):
             return []  # somebody is at work: look again later
         except GpumodError as error:
             done = Mended(what="restart", subject=names, why=told, error=error.info)
+        failed = done.error.message if done.error is not None else ""
         for service, why in due.items():
-            store.add_event(self._event("watch-restart", service, why=why))
+            store.add_event(self._event("watch-restart", service, why=why, failed=failed))
         return [done]
 
     def _unloads_itself(self, service: Service) -> bool:
         return self._machine.driver(service).capabilities(service).unloads_itself
-
-    def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
-        now = self._machine.clock.now()
-        events = self._machine.store.events_of("watch-restart", 100)
-        tries = [e.at for e in events if e.subject == service and e.at > now - WINDOW_S]
-        if len(tries) >= len(RESTART_WAITS_S):
-            notes.append(
-                f"{service} is left alone, it was restarted {len(tries)} times within an hour ({why}): "
-                f"gpumod service logs {service}, then gpumod service start {service}"
-            )
-            return False
-        return not tries or now >= tries[0] + RESTART_WAITS_S[len(tries)]
 
 
 def wrong_in(snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping[str, Service]) -> Mapping[str, str]:

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.holding import KeepsHoldings
+from gpumod.domain.idling import KeepsUses
 from gpumod.domain.machine import GpuProfile, GpuReading
 from gpumod.domain.mode import Mode
 from gpumod.domain.plan import Plan
 from gpumod.domain.run import Event, Handle, Run, RunStep, Sample
 from gpumod.domain.service import Service
+from gpumod.domain.turns import KeepsTurns
 
 
 class Simulation(Frozen):
@@ -25,7 +27,7 @@ class Simulation(Frozen):
     plan: Plan
 
 
-class Store(KeepsHoldings, Protocol):
+class Store(KeepsHoldings, KeepsTurns, KeepsUses, Protocol):
     """All state. Every call is one short transaction; a state row and its event are written in the same one.
 
     Raises UnknownName for what is not there, and Failed(`database`, ...) when the file cannot be used. `problems` are

@@ -48,7 +48,10 @@ class Recipe:
 
 @dataclass
 class Proc:
-    """A process. `mb` maps GPU to MiB held; `parent` is the host of a member; `members` is what a host was told."""
+    """A process. `mb` maps GPU to MiB held; `parent` is the host of a member; `members` is what a host was told.
+
+    `in_flight` requests are under way, and `served` are answered.
+    """
 
     pid: int
     service: str
@@ -66,6 +69,8 @@ class Proc:
     mb: dict[int, int] = field(default_factory=dict)
     alive: bool = True
     exit_code: int | None = None
+    in_flight: int = 0
+    served: int = 0
 
 
 @dataclass
@@ -199,6 +204,10 @@ class World:
     def crash(self, service: str, code: int = 1) -> None:
         """The process of `service` ends without being asked."""
         self.kill(self.alive()[service], code)
+
+    def use(self, service: str) -> None:
+        """Somebody asks something of `service`, and has the answer."""
+        self.alive()[service].served += 1
 
     def children(self, proc: Proc) -> list[Proc]:
         return [child for child in self.procs.values() if child.parent == proc.pid and child.alive]

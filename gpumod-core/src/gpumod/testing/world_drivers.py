@@ -19,6 +19,7 @@ from gpumod.plugins.loglines import LogRule, first_fatal
 from gpumod.plugins.offers import DriverOffer, GpuProbeOffer, Offer, SleepStrategyOffer, SupervisorOffer
 from gpumod.plugins.registry import Offered, Plugins, Registry, SleepStrategies
 from gpumod.ports import (
+    Activity,
     Allocation,
     Capabilities,
     Clock,
@@ -46,7 +47,8 @@ RULES = (
 
 class WorldOptions(Options):
     """How a service of the world behaves (see :class:`Recipe`); `uses_mb` is what it takes in truth, `unloads` says
-    that it may put its model away by itself, `by_use` that it loads by use and does not tell whether it sleeps."""
+    that it may put its model away by itself, `by_use` that it loads by use and does not tell whether it sleeps. It tells of its
+    use where it `tells`."""
 
     uses_mb: int | None = None
     peak_mb: int = 0
@@ -58,12 +60,14 @@ class WorldOptions(Options):
     exclusive: bool = False
     unloads: bool = False
     by_use: bool = False
+    tells: bool = True
 
 
 def recipe(service: Service, allocation: Allocation) -> dict[str, Any]:
     options = parse_options(WorldOptions, service)
     vram_mb = allocation.vram_mb if options.uses_mb is None else options.uses_mb
-    return asdict(Recipe(vram_mb=vram_mb, **options.model_dump(exclude={"uses_mb", "exclusive", "unloads", "by_use"})))
+    said = options.model_dump(exclude={"uses_mb", "exclusive", "unloads", "by_use", "tells"})
+    return asdict(Recipe(vram_mb=vram_mb, **said))
 
 
 class WorldDriver:
@@ -100,6 +104,12 @@ class WorldDriver:
         if not reply.ok:
             return ProbeResult(state="unhealthy", detail=f"it answered {reply.status}")
         return ProbeResult(state="sleeping" if reply.json_body["asleep"] and not _options(service).by_use else "ready")
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
+        if not _options(service).tells:
+            return None
+        reply = await http.request("GET", port, "/use")
+        return Activity.model_validate(reply.json_body)
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         return first_fatal(RULES, lines)

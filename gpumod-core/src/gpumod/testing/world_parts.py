@@ -207,6 +207,8 @@ class WorldHttp:
             self.on_act(f"reload {proc.service} before")
             read_members(self.world, proc)
             return 200, {}
+        if path == "/use":
+            return 200, {"in_flight": proc.in_flight, "served": proc.served}
         if path == "/members":
             return 200, {service: self._reading(proc, service) for service in proc.members}
         return (503 if proc.state == "loading" else 200), {"asleep": proc.state == "asleep"}

@@ -43,6 +43,8 @@ def _member(member: ModeMember) -> str | dict[str, Any]:
         said["asleep"] = True
     if member.start_order:
         said["start_order"] = member.start_order
+    if member.idle_timeout is not None:
+        said["idle_timeout"] = member.idle_timeout
     return {"id": member.service, **said} if said else member.service
 
 

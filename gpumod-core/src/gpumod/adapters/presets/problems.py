@@ -63,7 +63,9 @@ def from_validation(
 
 def _said(item: Mapping[str, Any], loc: Loc, kind: Literal["service", "mode"]) -> str:
     if item["type"] == "extra_forbidden":
-        known = allowed_keys(kind) if len(loc) == 1 else ("id", "sleep_on_idle", "asleep", "start_order")
+        known = (
+            allowed_keys(kind) if len(loc) == 1 else ("id", "sleep_on_idle", "asleep", "start_order", "idle_timeout")
+        )
         close = get_close_matches(str(loc[-1]), known, n=2)
         return "is unknown: " + (f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}")
     if item["type"] == "missing":

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, model_validator
 
 from gpumod.domain.base import ID_PATTERN, Frozen, Id, Text
 from gpumod.domain.mode import Mode, ModeMember, Want
-from gpumod.domain.service import Service
+from gpumod.domain.service import IdleSeconds, Service
 
 PATH_VARS = ("cwd", "mmproj", "model_draft")
 """The options in `unit_vars` that are paths, besides the field `model_path`."""
@@ -34,6 +34,7 @@ _SERVICE_KEYS = {
     "startup_timeout": "Seconds that a start may take; while it reads or fetches its model they do not count.",
     "supports_sleep": "May be left out; it must agree with sleep_mode.",
     "sleep_mode": "How it sleeps: l1 or l2 (vLLM), router (llama.cpp), http (fastapi); none: by being stopped.",
+    "idle_timeout": "Seconds without use after which `gpumod watch` puts it to sleep; 0: never.",
     "unit_template": "A template of its own, by name, for its systemd unit.",
     "unit_vars": "The driver's options.",
     "role": "What it does for others; a smaller service of the same role may take its place.",
@@ -78,6 +79,7 @@ class MemberPreset(Frozen):
     sleep_on_idle: bool = False
     asleep: bool = False
     start_order: int = 0
+    idle_timeout: IdleSeconds | None = None
 
     @model_validator(mode="after")
     def _one_state(self) -> MemberPreset:
@@ -107,7 +109,10 @@ class ModePreset(Frozen):
 
     def to_mode(self) -> Mode:
         """Raises ValidationError when a service is named twice."""
-        members = tuple(ModeMember(service=m.id, want=m.want, start_order=m.start_order) for m in self.services)
+        members = tuple(
+            ModeMember(service=m.id, want=m.want, start_order=m.start_order, idle_timeout=m.idle_timeout)
+            for m in self.services
+        )
         return Mode(id=self.id, name=self.name, description=self.description, members=members)
 
 

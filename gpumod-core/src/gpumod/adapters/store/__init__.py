@@ -16,11 +16,12 @@ from gpumod.adapters.store.opening import open_database
 from gpumod.adapters.store.records import Records
 from gpumod.adapters.store.runs import Runs
 from gpumod.adapters.store.state import State
+from gpumod.adapters.store.turns import Turns
 
 __all__ = ["SqlStore", "open_store"]
 
 
-class SqlStore(Definitions, State, Handles, Records, Leases, Runs, Journal):
+class SqlStore(Definitions, State, Handles, Records, Leases, Turns, Runs, Journal):
     """Implements :class:`gpumod.ports.Store`. Safe to use from several threads; `close` it at the end."""
 
     def __init__(self, database: Database) -> None:

@@ -91,6 +91,7 @@ class Definitions:
                     service_id=member.service,
                     want=member.want.value,
                     start_order=member.start_order,
+                    idle_timeout=member.idle_timeout,
                 )
                 for position, member in enumerate(mode.members)
             )
@@ -144,19 +145,20 @@ def read_modes(session: Session) -> tuple[dict[str, Mode], list[ErrorInfo]]:
     members: dict[str, list[dict[str, object]]] = {}
     in_order = select(ModeServiceRow).order_by(col(ModeServiceRow.mode_id), col(ModeServiceRow.position))
     for member in session.exec(in_order):
-        said = {"service": member.service_id, "want": member.want, "start_order": member.start_order}
+        columns = ("want", "start_order", "idle_timeout")
+        said = {"service": member.service_id, **{name: getattr(member, name) for name in columns}}
         members.setdefault(member.mode_id, []).append(said)
     good: dict[str, Mode] = {}
     bad: list[ErrorInfo] = []
     for row in session.exec(select(ModeRow).order_by(ModeRow.id)):
-        columns = {
+        told = {
             "id": row.id,
             "name": row.name,
             "description": row.description,
             "members": members.get(row.id, []),
         }
         try:
-            good[row.id] = load(Mode, "modes", row.id, "{}", columns)
+            good[row.id] = load(Mode, "modes", row.id, "{}", told)
         except GpumodError as error:
             bad.append(error.info)
     return good, bad

@@ -13,6 +13,19 @@ from gpumod.adapters.store.tables import EventRow
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.run import Event
 
+KEPT_EVENTS = 10_000
+"""So many events are kept. Those of boots, by which `watch` knows what it has done, are kept beside them."""
+KEPT_BOOTS = 200
+"""So many of each kind of those."""
+BOOTS = ("boot-seen", "boot-restored", "boot-try")
+
+_ADD = "INSERT INTO events (at, kind, subject, data) VALUES (:at, :kind, :subject, :data)"
+_KEEP_NEWEST = "DELETE FROM events WHERE seq <= :before AND kind NOT IN ('boot-seen', 'boot-restored', 'boot-try')"
+_KEEP_BOOTS = (
+    "WITH same AS (SELECT seq FROM events WHERE kind = :kind ORDER BY seq DESC LIMIT -1 OFFSET :kept)"
+    " DELETE FROM events WHERE seq IN (SELECT seq FROM same)"
+)
+
 
 class Journal:
     """The part of the store that tells what happened."""
@@ -46,7 +59,10 @@ class Journal:
 
 
 def add_event(session: Session, event: Event) -> None:
-    """Write `event` in the transaction of `session`."""
+    """Write `event` in the transaction of `session`; the oldest are dropped for it."""
     data = json.dumps(event.model_dump(mode="json")["data"])
     values = {"at": event.at, "kind": event.kind, "subject": event.subject, "data": data}
-    run_sql(session, "INSERT INTO events (at, kind, subject, data) VALUES (:at, :kind, :subject, :data)", **values)
+    seq = run_sql(session, _ADD, **values).lastrowid
+    run_sql(session, _KEEP_NEWEST, before=seq - KEPT_EVENTS)
+    if event.kind in BOOTS:
+        run_sql(session, _KEEP_BOOTS, kind=event.kind, kept=KEPT_BOOTS)

@@ -18,8 +18,12 @@ from gpumod.adapters.store.tables import RunRow, RunStepRow
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.run import CUT_OFF, Event, Run, RunStatus, RunStep, StepStatus
 
+KEPT_RUNS = 2_000
+"""So many runs are kept. The oldest are dropped, with their steps."""
+
 _OPEN = (RunStatus.RUNNING.value, RunStatus.HALF_WAY.value)
 _RUN_COLUMNS = frozenset({"id", "command", "holder", "status", "mode_before", "started_at", "ended_at"})
+_KEEP_NEWEST = "DELETE FROM runs WHERE seq <= :before AND status NOT IN ('running', 'half-way')"
 _UPDATE_STEP = (
     "UPDATE run_steps SET status = :status, started_at = :started_at, seconds = :seconds, error = :error,"
     " detail = :detail, definition = :definition WHERE run_id = :run_id AND phase = :phase AND n = :n"
@@ -45,6 +49,7 @@ class Runs:
                 _refuse_second(session)
             session.add(row)
             session.flush()
+            run_sql(session, _KEEP_NEWEST, before=(row.seq or 0) - KEPT_RUNS)
             session.add_all(_step_row(run.id, step) for step in run.steps)
             data = {"command": run.command, "mode": run.target.mode, "status": run.status.value}
             add_event(session, Event(at=run.started_at, kind="run-added", subject=run.id, data=data))

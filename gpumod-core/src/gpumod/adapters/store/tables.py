@@ -69,6 +69,7 @@ class ModeServiceRow(Row, table=True):
     service_id: str = Field(index=True)
     want: str
     start_order: int
+    idle_timeout: float | None = None
 
 
 class ServiceTemplateRow(Row, table=True):
@@ -132,6 +133,32 @@ class LeaseRow(Row, table=True):
     pid: int | None = None
     identity: str
     definition: str
+
+
+class TurnRow(Row, table=True):
+    """Somebody's place in the queue of turns with services; the number is higher than that of everybody before."""
+
+    __tablename__ = "turns"
+    number: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    service: str
+    holder: str
+    pid: int
+    identity: str
+    asked_at: float
+    began_at: float | None = None
+    before: str | None = None
+
+
+class UseRow(Row, table=True):
+    """When a service was used last, as far as it was seen."""
+
+    __tablename__ = "uses"
+    service: str = Field(primary_key=True)
+    run: str
+    served: float | None = None
+    used_at: float
+    seen_at: float
 
 
 class RunRow(Row, table=True):

@@ -41,6 +41,8 @@ VIEWS = {
     "DiffResult": "boxes:difference",
     "ApplyResult": "boxes:applied",
     "FreeResult": "leases:freed",
+    "TurnResult": "use:turned",
+    "SleepIdleResult": "use:idling",
     "WatchResult": "watching:looked",
     "HistoryListResult": "history:runs",
     "HistoryResult": "history:run",

@@ -7,21 +7,35 @@ from rich.text import Text
 
 from gpumod.cli.text import safe
 from gpumod.cli.views.parts import pairs
+from gpumod.domain.health import Transition
 from gpumod.operations.watch_results import Mended, WatchResult, WatchUnitState
 
-DONE = {"boot": "switched to", "restart": "restarted", "recover": "closed the run of"}
-FAILED = {"boot": "could not switch to", "restart": "could not restart", "recover": "could not close the run of"}
+DONE = {"boot": "switched to", "restart": "restarted", "recover": "closed the run of", "sleep": "put to sleep"}
+FAILED = {
+    "boot": "could not switch to",
+    "restart": "could not restart",
+    "recover": "could not close the run of",
+    "sleep": "could not put to sleep",
+}
 
 
 def looked(result: WatchResult) -> RenderableType:
     """One look: what was done and why, what is left alone, and whether the mode is whole."""
     if result.unit is not None:
         return _unit(result.unit)
-    lines = [line for done in result.mended for line in _mended(done)]
+    lines = [_changed(news) for news in result.transitions]
+    lines += [line for done in result.mended for line in _mended(done)]
     lines += [Text(safe(note)) for note in result.notes]
     whole = "whole" if result.whole else "not whole"
+    if result.whole is None:
+        return Group(*lines)
     lines.append(Text(f"mode {safe(result.mode)} is {whole}" if result.mode else "no mode is current"))
     return Group(*lines)
+
+
+def _changed(news: Transition) -> Text:
+    why = f": {safe(news.why)}" if news.why else ""
+    return Text(f"{safe(news.service)} is {news.now} (was {news.before}){why}")
 
 
 def _mended(done: Mended) -> list[Text]:

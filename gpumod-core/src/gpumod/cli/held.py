@@ -1,0 +1,50 @@
+"""What commands have in common that hold something while another command runs: `free` and `service turn`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+import click
+
+MOST_SHOWN = 60
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """`90s`, `15m`, `2h`, `1d`; a bare number is seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{text!r:.100} is no time (as in 90s, 15m or 2h)", ctx=ctx, param=param)
+    return float(found[1]) * UNITS[found[2]]
+
+
+def shown(argv: Sequence[str]) -> str:
+    """A command as others see it: its beginning."""
+    from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
+
+    text = safe(shlex.join(argv))
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
+
+def refuse_missing(argv: Sequence[str]) -> None:
+    """Leave, before anything is changed, where the command is not there (127) or cannot be executed (126)."""
+    from gpumod.cli import foreground  # noqa: PLC0415  # as above
+    from gpumod.cli.text import safe  # noqa: PLC0415
+
+    code = foreground.cannot_run(argv[0])
+    if code:
+        said = "is not found" if code == foreground.NOT_FOUND else "cannot be executed"
+        click.echo(f"error: {safe(argv[0])} {said}; nothing was changed", err=True)
+        raise click.exceptions.Exit(code)
+
+
+def tell(notes: Iterable[str]) -> None:
+    """What the command's own output leaves no place for."""
+    from gpumod.cli.text import safe  # noqa: PLC0415  # as above
+
+    for note in notes:
+        click.echo(safe(f"note: {note}"), err=True)

@@ -1,0 +1,66 @@
+"""Turns: who uses a service that shares its memory with others, and in which order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Protocol
+
+from gpumod.domain.base import Frozen, Id, Text
+from gpumod.domain.run import Event
+from gpumod.domain.states import State
+
+
+class Ticket(Frozen):
+    """Somebody's place in the queue of turns; the lower `number`, the earlier it was drawn.
+
+    `pid` is the process that holds it and `identity` tells that one from every other, so that a turn ends with whoever
+    holds it. `began_at` is None while it waits. `before` is the state in which the turn found the service: that of the
+    first, where several share one turn.
+    """
+
+    id: str
+    number: int = 0
+    service: Id
+    holder: Text
+    pid: int
+    identity: str
+    asked_at: float
+    began_at: float | None = None
+    before: State | None = None
+
+
+class KeepsTurns(Protocol):
+    """The part of a store that keeps tickets, the earliest first. `add_turn` gives it its number.
+
+    Deleting one that is not there does nothing.
+    """
+
+    def turns(self) -> tuple[Ticket, ...]: ...
+    def add_turn(self, ticket: Ticket) -> Ticket: ...
+    def begin_turn(self, ticket: Ticket, *, event: Event) -> None: ...
+    def delete_turn(self, ticket_id: str, *, event: Event | None) -> None: ...
+
+
+def in_the_way(mine: Ticket, tickets: Iterable[Ticket], sharing: Collection[str]) -> tuple[Ticket, ...]:
+    """The tickets for which `mine` has to wait: earlier ones of others among the services that share one place.
+
+    Several of one service have their turn together, but nobody passes one who waits for another service: so everybody
+    gets a turn, in the order of the tickets. A service that shares its place with none waits for nobody.
+    """
+    if mine.service not in sharing:
+        return ()
+    return tuple(t for t in tickets if t.number < mine.number and t.service in sharing and t.service != mine.service)
+
+
+def sharers(mine: Ticket, tickets: Iterable[Ticket]) -> tuple[Ticket, ...]:
+    """Others whose turn with the same service has begun."""
+    return tuple(t for t in tickets if t.service == mine.service and t.id != mine.id and t.began_at is not None)
+
+
+def is_awaited(ended: Ticket, tickets: Iterable[Ticket], sharing: Collection[str]) -> bool:
+    """True when somebody else has a turn with that service, or waits for one that settles it: then it is left as it is.
+
+    Whoever is next among those that share its place puts it to sleep by the plan that wakes the next service.
+    """
+    same = sharing if ended.service in sharing else {ended.service}
+    return any(t.id != ended.id and t.service in same for t in tickets)

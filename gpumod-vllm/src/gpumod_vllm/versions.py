@@ -1,0 +1,83 @@
+"""What an older vLLM does not take, and how it wants it said instead. The newest that is known is the rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gpumod.api import Answer, Launch, Service
+
+Version = tuple[int, int, int]
+_VERSION = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?:\.(\d+))?")
+TASKS_UNTIL: Version = (0, 10, 1)
+"""From this version on `--runner` and `--convert` say what `--task` said before (vLLM's pull request 21470)."""
+
+
+class Need(NamedTuple):
+    """`words` in a command line need `since`; `what` it is, and `instead` what to do."""
+
+    words: tuple[str, ...]
+    since: Version
+    what: str
+    instead: str
+
+
+NEEDS = (
+    # vLLM's pull requests 21489 and 29431
+    Need(("--kv-cache-memory-bytes",), (0, 11, 0), "kv_cache_memory_bytes", "use gpu_memory_utilization"),
+    Need(("--max-model-len", "auto"), (0, 14, 0), "max_model_len auto", "set a number of tokens"),
+)
+RPC_SINCE: Version = (0, 10, 2)
+"""The route by which weights are reloaded after level 2 (vLLM's pull request 23075)."""
+
+
+def version_in(text: str) -> Version | None:
+    """The version in what `vllm --version` writes (the last line that has one); a development build's is its base."""
+    for line in reversed(text.splitlines()):
+        if match := _VERSION.search(line):
+            return int(match[1]), int(match[2]), int(match[3] or 0)
+    return None
+
+
+def suited(service: Service, launch: Launch, answers: Sequence[Answer]) -> Launch:
+    """`launch` for the vLLM that answered; as it is where that did not tell. Raises ValueError for one too old."""
+    version = version_in(answers[0].output) if answers and answers[0].exit_code == 0 else None
+    if version is None:
+        return launch
+    for need in NEEDS:
+        if version < need.since and _has(launch.argv, need.words):
+            raise too_old(service, version, need.what, need.since, need.instead)
+    if service.sleep_mode == "l2" and version < RPC_SINCE:
+        raise too_old(service, version, "sleep_mode l2", RPC_SINCE, "use l1")
+    if version < TASKS_UNTIL:
+        return launch.model_copy(update={"argv": _with_task(launch.argv)})
+    return launch
+
+
+def too_old(service: Service, version: Version, what: str, since: Version, instead: str) -> ValueError:
+    return ValueError(
+        f"service {service.id!r}: {what} needs vLLM {_text(since)} or newer, and its vllm is {_text(version)}: "
+        f"{instead}, or install a newer one (option vllm_bin says which is meant)"
+    )
+
+
+def _text(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+def _has(argv: Sequence[str], words: tuple[str, ...]) -> bool:
+    return any(tuple(argv[n : n + len(words)]) == words for n in range(len(argv)))
+
+
+def _with_task(argv: Sequence[str]) -> tuple[str, ...]:
+    """`--runner` and `--convert` as one `--task`."""
+    left, said = list(argv), {"--runner": "", "--convert": ""}
+    for flag in said:
+        if flag in left:
+            at = left.index(flag)
+            said[flag] = left[at + 1]
+            del left[at : at + 2]
+    convert = said["--convert"] if said["--convert"] in ("embed", "classify") else ""
+    task = convert or {"pooling": "embed", "generate": "generate"}.get(said["--runner"], "")
+    return (*left, "--task", task) if task else tuple(left)
