@@ -126,15 +126,20 @@ class VllmHttp:
                 lines += [f"# HELP vllm:{name} {name}", f"# TYPE vllm:{name} gauge"]
                 seen.add(name)
             lines.append(f"vllm:{name}{{{labels}{',' + extra if extra else ''}}} {float(value)}")
-        for name, count in engine.counters.items():
-            extra = ',finished_reason="stop"' if name == "request_success" else ""
-            lines += [f"# HELP vllm:{name}_total {name}", f"# TYPE vllm:{name}_total counter"]
+        counters = [(name, "", count) for name, count in engine.counters.items()]
+        counters += [("request_success", f',finished_reason="{how}"', count) for how, count in engine.finished.items()]
+        for name, extra, count in counters:
+            if name not in seen:
+                lines += [f"# HELP vllm:{name}_total {name}", f"# TYPE vllm:{name}_total counter"]
+                seen.add(name)
             lines.append(f"vllm:{name}_total{{{labels}{extra}}} {float(count)}")
         return Reply(200, ("\n".join(lines) + "\n").encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     # --- working ----------------------------------------------------------------------------------------------------
 
     def _body(self, request: Request) -> dict[str, Any]:
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            raise RefusedError(400, "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed")
         try:
             body = request.json()
         except ValueError as error:
