@@ -22,7 +22,6 @@ from gpumod_vllm.driver import VllmDriver
 READY_S = 600.0
 ON_A_CPU = {
     "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_CI_ENV": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
@@ -46,7 +45,13 @@ def launch_of(program: str, model: str, port: int, **fields: object) -> Launch:
         "model_path": model,
         "sleep_mode": "l1",
         "context_size": 512,
-        "unit_vars": {"vllm_bin": program, "max_num_seqs": 4, "enforce_eager": True, "dtype": "bfloat16"},
+        "unit_vars": {
+            "vllm_bin": program,
+            "max_num_seqs": 4,
+            "enforce_eager": True,
+            "dtype": "bfloat16",
+            "kv_cache_memory_bytes": 256 * 2**20,  # on a CPU the utilization is one of host RAM
+        },
     }
     service = Service.model_validate(given | fields)
     card = Allocation(gpus=(GpuShare(index=0, total_mb=10_000, budget_mb=10_000, vram_mb=1000),))

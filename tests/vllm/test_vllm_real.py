@@ -108,7 +108,7 @@ def failing(tmp_path: Path) -> Iterator[Callable[..., tuple[int, list[str]]]]:
     [("flag", "bad-option"), ("model", "bad-model"), ("port", "port-taken"), ("length", "out-of-memory")],
 )
 def test_why_it_does_not_start_is_read_in_its_log(failing: Any, tmp_path: Path, what: str, code: str) -> None:
-    options: dict[str, Any] = {"vllm_bin": PROGRAM, "enforce_eager": True, "dtype": "bfloat16"}
+    options: dict[str, Any] = {"vllm_bin": PROGRAM, "enforce_eager": True, "kv_cache_memory_bytes": 256 * 2**20}
     fields: dict[str, Any] = {"unit_vars": options}
     if what == "flag":
         options["extra_args"] = ["--no-such-flag-of-vllm"]
