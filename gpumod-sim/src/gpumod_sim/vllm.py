@@ -16,17 +16,14 @@ from gpumod_sim.standin import MIB, StandIn, StartError, gib, oom_line
 from gpumod_sim.vllm_engine import Engine
 from gpumod_sim.vllm_flags import ALIASES, CHOICES, TABLE, guessed_weights_mb, size_bytes
 from gpumod_sim.vllm_http import VllmHttp
+from gpumod_sim.vllm_program import VERSION
 
-VERSION = "0.33.0"
 USAGE = "usage: vllm serve [model_tag] [options]\n"
 DEFAULT_UTILIZATION = 0.92
 
 
 def main(folder: str, argv: Sequence[str]) -> int:
-    """The `vllm` program of the machine in `folder`. Returns the exit status."""
-    if list(argv[:1]) in (["--version"], ["-v"]):
-        print(VERSION)  # noqa: T201
-        return 0
+    """`vllm serve` on the machine in `folder`. Returns the exit status."""
     if list(argv[:1]) != ["serve"]:
         sys.stderr.write("usage: vllm [-h] [-v] {serve} ...\nvllm: error: the stand-in knows 'serve' and '--version'\n")
         return 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpumod_sim.http11 import Reply, Request, json_reply
 from gpumod_sim.texts import MAX_WORDS, embedding, similarity, words
 from gpumod_sim.vllm_engine import Engine, EngineError, Generation
+from gpumod_sim.vllm_program import VERSION
 
 if TYPE_CHECKING:
     from gpumod_sim.vllm import Vllm
@@ -83,7 +84,7 @@ class VllmHttp:
         return Reply(200)
 
     async def _version(self, _request: Request) -> Reply:
-        return json_reply({"version": "0.33.0"})
+        return json_reply({"version": VERSION})
 
     async def _load(self, _request: Request) -> Reply:
         tracked = self.server.flags.on("enable-server-load-tracking")
