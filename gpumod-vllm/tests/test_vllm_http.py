@@ -34,6 +34,7 @@ class Engine:
         self.kind = faults.pop("kind", "generate")
         self.empty = faults.pop("empty", False)
         self.ignores_sleep = faults.pop("ignores_sleep", False)
+        self.level: int | None = None  # as its metrics tell it
 
     def __call__(self, call: Call) -> Answer | None:
         if str(call) in self.faults:
@@ -41,7 +42,7 @@ class Engine:
         fixed: dict[str, Answer] = {
             "GET /health": (200, b""),
             "GET /is_sleeping": (200, {"is_sleeping": bool(self.asleep)}),
-            "GET /metrics": (200, METRICS),
+            "GET /metrics": (200, METRICS + state_metrics(self.level if self.asleep else None)),
             "POST /reset_prefix_cache": (200, {"success": True}),
         }
         if str(call) in fixed:
@@ -53,7 +54,7 @@ class Engine:
         if str(call) == "POST /sleep":
             if not self.ignores_sleep:
                 self.asleep = {"weights", "kv_cache"}
-            self.weights = query["level"] != "2"
+            self.weights, self.level = query["level"] != "2", int(query["level"])
             return 200, b"" if self.empty else {"status": "sleeping", "level": int(query["level"])}
         if str(call) == "POST /wake_up":
             self.asleep -= {query["tags"]} if "tags" in query else {"weights", "kv_cache"}
@@ -71,6 +72,12 @@ class Engine:
         }
         body = answers.get((self.kind, call.path))
         return None if body is None else (200, body)
+
+
+def state_metrics(level: int | None) -> str:
+    names = {None: "awake", 1: "weights_offloaded", 2: "discard_all"}
+    line = 'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="{}"}} {}\n'
+    return "".join(line.format(name, float(number == level)) for number, name in names.items())
 
 
 def a_service(level: str = "l1", **options: Any) -> Service:
@@ -167,6 +174,37 @@ async def test_level_two_wakes_in_its_order_and_asks_a_canary(kind: str, options
             ("/reset_prefix_cache", None),
         ]
         assert web.calls[-1].json_body["model"] == "org/m"
+
+
+WAKE_2 = ["/wake_up weights", "/collective_rpc", "/wake_up kv_cache", "/reset_prefix_cache", "/v1/completions"]
+
+
+@pytest.mark.parametrize(
+    ("was", "verb", "wanted", "posts"),
+    [
+        (1, "sleep", "l1", []),
+        (1, "sleep", "l2", ["/wake_up", "/sleep 2"]),
+        (2, "sleep", "l1", [*WAKE_2, "/sleep 1"]),
+        (2, "wake", "l1", WAKE_2),
+        (1, "wake", "l2", ["/wake_up"]),
+        (None, "wake", "l2", WAKE_2),
+        (None, "sleep", "l2", []),
+    ],
+)
+async def test_another_level_is_reached_and_left_as_it_must_be(
+    was: int | None, verb: str, wanted: str, posts: list[str]
+) -> None:
+    """A second call to sleep would do nothing, and a plain wake from level 2 brings garbage."""
+    engine = Engine()
+    engine.asleep, engine.level, engine.weights = {"weights", "kv_cache"}, was, was == 1
+    strategy = L1Sleep() if wanted == "l1" else L2Sleep()
+    async with FakeWeb(engine) as web:
+        act = strategy.sleep if verb == "sleep" else strategy.wake
+        await act(a_service(wanted), web.port, HTTP, QuickClock())
+    said = [(call.path, [value for key, value in call.query if key in ("tags", "level")]) for call in web.calls[1:]]
+    done = [" ".join((path, *values)) for path, values in said if path not in ("/is_sleeping", "/metrics")]
+    assert done == posts
+    assert bool(engine.asleep) is (verb == "sleep")
 
 
 async def test_a_wake_without_weights_is_found_by_the_canary() -> None:

@@ -96,3 +96,23 @@ def test_other_commands_are_not_its_own(argv: tuple[str, ...]) -> None:
 def test_the_address_that_it_listens_on() -> None:
     assert read("vllm", "serve", "m").binds == "0.0.0.0"  # vLLM's own
     assert read("vllm", "serve", "m", "--host", "127.0.0.1").binds == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("more", "env", "says"),
+    [
+        ((), {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}, "PYTORCH_CUDA_ALLOC_CONF"),
+        ((), {"PYTORCH_ALLOC_CONF": "a:1,expandable_segments:true"}, "PYTORCH_ALLOC_CONF"),
+        (("--kv-transfer-config", "{}"), {}, "--kv-transfer-config"),
+    ],
+)
+def test_what_defeats_sleep_in_a_unit_is_named(more: tuple[str, ...], env: dict[str, str], says: str) -> None:
+    argv = ("vllm", "serve", "org/m", "--enable-sleep-mode", *more)
+    told = read(*argv, VLLM_SERVER_DEV_MODE="1", **env)
+    assert "sleep_mode" not in told.fields
+    assert any("cannot be put to sleep" in note and says in note for note in told.notes)
+
+
+def test_adapters_may_be_named_as_json() -> None:
+    told = read("vllm", "serve", "org/m", "--enable-lora", "--lora-modules", '{"name": "sql", "path": "/x"}', "b=/y")
+    assert told.fields["unit_vars"]["lora_modules"] == {"sql": "/x", "b": "/y"}

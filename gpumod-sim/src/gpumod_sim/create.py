@@ -14,7 +14,7 @@ from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_LIVING_LAG_S, DEFAULT_RAM_
 
 # folder/name -> the module whose `main(folder, argv)` it runs
 PROGRAMS = {
-    "bin/vllm": "vllm",
+    "bin/vllm": "vllm_program",
     "bin/llama-server": "llama",
     "bin/ollama": "ollama",
     "bin/uvicorn": "app",

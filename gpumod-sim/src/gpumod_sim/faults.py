@@ -23,6 +23,7 @@ KINDS: dict[str, tuple[str, tuple[str, float | None] | None]] = {
     "cpu-fallback": ("becomes ready without taking memory on the GPU", None),
     "hang": ("accepts connections and answers nothing", None),
     "oom-at-start": ("runs out of memory while it starts", None),
+    "short-context": ("its KV cache holds no longer context than this (vLLM)", ("tokens", None)),
     "setsid-worker": ("part of its memory is held by a worker in a session of its own", ("MiB", 500.0)),
 }
 

@@ -16,17 +16,14 @@ from gpumod_sim.standin import MIB, StandIn, StartError, gib, oom_line
 from gpumod_sim.vllm_engine import Engine
 from gpumod_sim.vllm_flags import ALIASES, CHOICES, TABLE, guessed_weights_mb, size_bytes
 from gpumod_sim.vllm_http import VllmHttp
+from gpumod_sim.vllm_program import VERSION
 
-VERSION = "0.33.0"
 USAGE = "usage: vllm serve [model_tag] [options]\n"
 DEFAULT_UTILIZATION = 0.92
 
 
 def main(folder: str, argv: Sequence[str]) -> int:
-    """The `vllm` program of the machine in `folder`. Returns the exit status."""
-    if list(argv[:1]) in (["--version"], ["-v"]):
-        print(VERSION)  # noqa: T201
-        return 0
+    """`vllm serve` on the machine in `folder`. Returns the exit status."""
     if list(argv[:1]) != ["serve"]:
         sys.stderr.write("usage: vllm [-h] [-v] {serve} ...\nvllm: error: the stand-in knows 'serve' and '--version'\n")
         return 2
@@ -129,10 +126,24 @@ class Vllm(StandIn):
                         "ValueError: No available memory for the cache blocks. Try increasing "
                         "`gpu_memory_utilization` when initializing the engine."
                     )
+        self._refuse_long_context()
         self.hold(wanted if on_gpu else {})
         self.engine.settled(wanted if on_gpu else dict.fromkeys(wanted, 0), weights)
         for gpu in self.gpus:
             await self.spawn_worker(gpu)
+
+    def _refuse_long_context(self) -> None:
+        """With the fault `short-context`: as vLLM ends where its KV cache does not hold one request of full length."""
+        most, asked = self.fault("short-context"), self.http.max_model_len
+        if most is None or asked <= most:
+            return
+        raise self._failed(
+            f"ValueError: To serve at least one request with the models's max seq len ({asked}), "
+            f"({asked / 8192:.2f} GiB KV cache is needed, which is larger than the available KV cache memory "
+            f"({most / 8192:.2f} GiB). Based on the available memory, the estimated maximum model length is "
+            f"{int(most)}. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing "
+            "the engine."
+        )
 
     def _grown_by_others(self, gpu: int, expected_free: int) -> int:
         """What others took on `gpu` while we measured (it counts as ours). Raises StartError if others gave back."""

@@ -48,7 +48,8 @@ class Engine:
         self.waiting = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        self.counters = {"prompt_tokens": 0, "generation_tokens": 0, "request_success": 0}
+        self.counters = {"prompt_tokens": 0, "generation_tokens": 0}
+        self.finished = dict.fromkeys(("stop", "length", "abort", "error", "repetition"), 0)
         self.operation: str | None = None  # "sleep" or "wake" while one is under way
         self._turn = asyncio.Lock()
 
@@ -91,7 +92,7 @@ class Engine:
                 self.idle.set()
         self.counters["prompt_tokens"] += prompt_tokens
         self.counters["generation_tokens"] += generation.done
-        self.counters["request_success"] += 1
+        self.finished["abort" if generation.aborted.is_set() else "length"] += 1
         return generation
 
     def abort_all(self) -> None:

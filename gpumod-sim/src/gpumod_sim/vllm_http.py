@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpumod_sim.http11 import Reply, Request, json_reply
 from gpumod_sim.texts import MAX_WORDS, embedding, similarity, words
 from gpumod_sim.vllm_engine import Engine, EngineError, Generation
+from gpumod_sim.vllm_program import VERSION
 
 if TYPE_CHECKING:
     from gpumod_sim.vllm import Vllm
@@ -83,7 +84,7 @@ class VllmHttp:
         return Reply(200)
 
     async def _version(self, _request: Request) -> Reply:
-        return json_reply({"version": "0.33.0"})
+        return json_reply({"version": VERSION})
 
     async def _load(self, _request: Request) -> Reply:
         tracked = self.server.flags.on("enable-server-load-tracking")
@@ -126,15 +127,20 @@ class VllmHttp:
                 lines += [f"# HELP vllm:{name} {name}", f"# TYPE vllm:{name} gauge"]
                 seen.add(name)
             lines.append(f"vllm:{name}{{{labels}{',' + extra if extra else ''}}} {float(value)}")
-        for name, count in engine.counters.items():
-            extra = ',finished_reason="stop"' if name == "request_success" else ""
-            lines += [f"# HELP vllm:{name}_total {name}", f"# TYPE vllm:{name}_total counter"]
+        counters = [(name, "", count) for name, count in engine.counters.items()]
+        counters += [("request_success", f',finished_reason="{how}"', count) for how, count in engine.finished.items()]
+        for name, extra, count in counters:
+            if name not in seen:
+                lines += [f"# HELP vllm:{name}_total {name}", f"# TYPE vllm:{name}_total counter"]
+                seen.add(name)
             lines.append(f"vllm:{name}_total{{{labels}{extra}}} {float(count)}")
         return Reply(200, ("\n".join(lines) + "\n").encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     # --- working ----------------------------------------------------------------------------------------------------
 
     def _body(self, request: Request) -> dict[str, Any]:
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            raise RefusedError(400, "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed")
         try:
             body = request.json()
         except ValueError as error:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from gpumod.api import LogRule
+from gpumod.api import AlternativeKind, LogRule, Variant
 
 LESS = "lower gpu_memory_utilization (or vram_mb), or stop what else is on the GPU"
-SHORTER = "set context_size to {length} or less, or raise vram_mb"
+SHORTER = "raise vram_mb, or have a context of {length} tokens"
+
+
+def shorter(groups: Mapping[str, str]) -> Variant:
+    """The context that vLLM says its KV cache holds."""
+    tokens = int(groups["length"])
+    title, options = f"a context of {tokens} tokens", {"max_model_len": tokens}
+    return Variant(kind=AlternativeKind.CONTEXT, title=title, unit_vars=options, saves_mb=0)
+
 
 RULES = (
     LogRule(
@@ -24,15 +33,17 @@ RULES = (
         "out-of-memory",
         re.compile(
             r"\((?P<need>[\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory "
-            r"\((?P<have>[\d.]+) GiB\).*estimated maximum model length is (?P<length>\d+)"
+            r"\((?P<have>[\d.]+) GiB\).*estimated maximum model length is (?P<length>[1-9]\d{0,8})"
         ),
         SHORTER,
         "GiB",
+        shorter,
     ),
     LogRule(
         "out-of-memory",
-        re.compile(r"larger than the available KV cache.*estimated maximum model length is (?P<length>\d+)"),
+        re.compile(r"larger than the available KV cache.*estimated maximum model length is (?P<length>[1-9]\d{0,8})"),
         SHORTER,
+        remedy=shorter,
     ),
     LogRule(
         "out-of-memory",

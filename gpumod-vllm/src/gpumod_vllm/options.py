@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -129,6 +129,12 @@ def check(service: Service) -> None:
         _check_sleep(service, options)
 
 
+def defeats_sleep(env: Mapping[str, str]) -> str | None:
+    """The variable with which torch keeps the memory that a sleeper should give back; None where there is none."""
+    pattern = re.compile(r"expandable_segments\s*:\s*true", re.IGNORECASE)
+    return next((name for name in ALLOC_CONF if pattern.search(env.get(name, ""))), None)
+
+
 def _check_lora(service: Service, options: VllmOptions) -> None:
     who = f"service {service.id!r}"
     if not options.uses_lora:
@@ -150,18 +156,18 @@ def _check_offload(service: Service, options: VllmOptions) -> None:
         raise ValueError(f"{who}: {given[0]} says nothing without kv_offload")
     if options.kv_offload and "LMCACHE_CONFIG_FILE" in options.env:
         raise ValueError(f"{who}: gpumod sets LMCACHE_CONFIG_FILE; name your own file in kv_offload_config")
-    if options.kv_offload and _moves_kv(options.extra_args):
+    if options.kv_offload and moves_kv(options.extra_args):
         raise ValueError(f"{who}: kv_offload and --kv-transfer-config both choose a connector for the KV cache")
 
 
-def _moves_kv(args: Sequence[str]) -> bool:
+def moves_kv(args: Sequence[str]) -> bool:
     """True where `args` hold `--kv-transfer-config`, or a beginning or a part of it, as vLLM takes them too."""
     return any(arg.replace("_", "-").startswith("--kv-t") for arg in args)
 
 
 def _check_sleep(service: Service, options: VllmOptions) -> None:
     who = f"service {service.id!r}"
-    if options.kv_offload or _moves_kv(options.extra_args):
+    if options.kv_offload or moves_kv(options.extra_args):
         raise ValueError(
             f"{who}: what moves the KV cache elsewhere (kv_offload, --kv-transfer-config) cannot sleep: sleeping frees "
             "the memory that it reads and writes, and vLLM does not start so; leave one of them out"
@@ -170,11 +176,10 @@ def _check_sleep(service: Service, options: VllmOptions) -> None:
         raise ValueError(
             f"{who}: LoRA adapters do not come back from level 2 (vLLM reloads the weights of the model alone); use l1"
         )
-    for name in ALLOC_CONF:
-        if re.search(r"expandable_segments\s*:\s*true", options.env.get(name, ""), re.IGNORECASE):
-            raise ValueError(
-                f"{who}: {name}=expandable_segments:True defeats sleep: vLLM would say that it sleeps and free nothing"
-            )
+    if name := defeats_sleep(options.env):
+        raise ValueError(
+            f"{who}: {name}=expandable_segments:True defeats sleep: vLLM would say that it sleeps and free nothing"
+        )
     if options.env.get("VLLM_SERVER_DEV_MODE", "1") != "1":
         raise ValueError(f"{who}: VLLM_SERVER_DEV_MODE must be 1 for sleep mode {service.sleep_mode}; leave it out")
     if service.sleep_mode == "l2" and "VLLM_API_KEY" in options.env:

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from gpumod.api import CommandLine, Flag, Told, gpus_in, keep_flags, read_flags, words_from
-from gpumod_vllm.options import DENIED_FLAGS
+from gpumod_vllm.options import DENIED_FLAGS, defeats_sleep, moves_kv
 
 DEFAULT_PORT = 8000
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # what vLLM listens on where it is not told
@@ -69,10 +69,10 @@ def read_command(command: CommandLine) -> Told | None:
         options["gpu_memory_utilization"] = DEFAULT_UTILIZATION
         notes.append(f"it does not say gpu_memory_utilization: vLLM's own {DEFAULT_UTILIZATION} is counted")
     if said.get("sleeps"):
-        if command.env.get("VLLM_SERVER_DEV_MODE") == "1":
-            fields["sleep_mode"] = "l1"
+        if hindered := _why_it_cannot_sleep(command, extra):
+            notes.append(f"it cannot be put to sleep: {hindered}")
         else:
-            notes.append("it cannot be put to sleep: it runs without VLLM_SERVER_DEV_MODE=1")
+            fields["sleep_mode"] = "l1"
     if extra:
         options["extra_args"] = list(extra)
     binds = str(said.get("bind_host") or EVERY_ADDRESS)
@@ -86,6 +86,15 @@ def _arguments(argv: tuple[str, ...]) -> tuple[tuple[str, ...] | None, dict[str,
         return words[2:], {"vllm_bin": words[0]} if "/" in words[0] else {}
     modules = (words_from(argv, module) for module in SERVERS)
     return next((words[1:] for words in modules if words is not None), None), {}
+
+
+def _why_it_cannot_sleep(command: CommandLine, extra: tuple[str, ...]) -> str:
+    """What defeats sleep although it was enabled; "" where nothing does."""
+    if command.env.get("VLLM_SERVER_DEV_MODE") != "1":
+        return "it runs without VLLM_SERVER_DEV_MODE=1"
+    if name := defeats_sleep(command.env):
+        return f"with {name}=expandable_segments:True it would say that it sleeps and free nothing"
+    return "what --kv-transfer-config names reads and writes the memory that sleep frees" if moves_kv(extra) else ""
 
 
 def _adapters(words: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:

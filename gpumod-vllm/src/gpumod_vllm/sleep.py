@@ -10,6 +10,8 @@ from gpumod_vllm.options import vllm_options
 
 RESIDUE_MB = 1100
 SETTLE_S = 5.0
+LEVELS = {'sleep_state="weights_offloaded"': 1, 'sleep_state="discard_all"': 2}
+"""Labels of the metric that tells at which level an engine sleeps."""
 DEV_MODE_HINT = "start it by gpumod with sleep_mode l1 or l2, which sets VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode"
 
 
@@ -33,17 +35,27 @@ class VllmSleep:
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         """Let running requests finish, sleep, and see that it does.
 
-        Raises Failed `sleep-not-enabled`, `sleep-failed` or `sleep-timeout`.
+        One that sleeps at another level is woken first: vLLM takes a second call for done, and does nothing. Raises
+        Failed `sleep-not-enabled`, `sleep-failed` or `sleep-timeout`, and what waking raises.
         """
         if await is_asleep(service, port, http, "sleep"):
-            return
+            level = await level_of(port, http)
+            if level in (None, self.level):
+                return
+            await WAKES[level](service, port, http, clock)
         query = [("level", str(self.level)), ("mode", "wait")]
         timeout_s = vllm_options(service).sleep_timeout_s
         await post(service, port, http, "/sleep", "sleep", timeout_s=timeout_s, query=query)
         await settle(service, port, http, clock, asleep=True)
 
     async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
-        raise NotImplementedError
+        """Wake it from the level at which it really sleeps, its own where it does not tell.
+
+        Raises Failed `sleep-not-enabled`, `wake-failed`, `wake-timeout` or `wake-garbage`.
+        """
+        if await is_asleep(service, port, http, "wake"):
+            level = await level_of(port, http)
+            await WAKES[level or self.level](service, port, http, clock)
 
 
 class L1Sleep(VllmSleep):
@@ -55,14 +67,6 @@ class L1Sleep(VllmSleep):
         """An upper bound: the weights, which are all of `vram_mb` but the KV cache."""
         return vram_mb
 
-    async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
-        """Raises Failed `sleep-not-enabled`, `wake-failed` or `wake-timeout`."""
-        if not await is_asleep(service, port, http, "wake"):
-            return
-        timeout_s = vllm_options(service).wake_timeout_s
-        say_awake(service, await post(service, port, http, "/wake_up", "wake", timeout_s=timeout_s))
-        await settle(service, port, http, clock, asleep=False)
-
 
 class L2Sleep(VllmSleep):
     """Weights and KV cache are dropped; waking reads the weights from disk again."""
@@ -72,23 +76,42 @@ class L2Sleep(VllmSleep):
     def ram_mb(self, service: Service, vram_mb: int) -> int | None:
         return 0
 
-    async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
-        """Memory for the weights, the weights, memory for the KV cache, an empty prefix cache, then a canary.
 
-        Without the second step vLLM serves garbage and says nothing. Raises Failed `sleep-not-enabled`,
-        `wake-failed`, `wake-timeout` or `wake-garbage`.
-        """
-        if not await is_asleep(service, port, http, "wake"):
-            return
-        timeout_s = vllm_options(service).wake_timeout_s
-        await post(service, port, http, "/wake_up", "wake", timeout_s=timeout_s, query=[("tags", "weights")])
-        body = {"method": "reload_weights"}
-        await post(service, port, http, "/collective_rpc", "wake", timeout_s=timeout_s, json_body=body)
-        query = [("tags", "kv_cache")]
-        say_awake(service, await post(service, port, http, "/wake_up", "wake", timeout_s=timeout_s, query=query))
-        await settle(service, port, http, clock, asleep=False)
-        await post(service, port, http, "/reset_prefix_cache", "wake", timeout_s=timeout_s)
-        await canary(service, port, http, timeout_s=timeout_s)
+async def wake_offloaded(service: Service, port: int, http: Http, clock: Clock) -> None:
+    """All comes back from host RAM. Raises Failed."""
+    timeout_s = vllm_options(service).wake_timeout_s
+    say_awake(service, await post(service, port, http, "/wake_up", "wake", timeout_s=timeout_s))
+    await settle(service, port, http, clock, asleep=False)
+
+
+async def wake_discarded(service: Service, port: int, http: Http, clock: Clock) -> None:
+    """Memory for the weights, the weights, memory for the KV cache, an empty prefix cache, then a canary.
+
+    Without the second step vLLM serves garbage and says nothing. Raises Failed, also `wake-garbage`.
+    """
+    timeout_s = vllm_options(service).wake_timeout_s
+    await post(service, port, http, "/wake_up", "wake", timeout_s=timeout_s, query=[("tags", "weights")])
+    body = {"method": "reload_weights"}
+    await post(service, port, http, "/collective_rpc", "wake", timeout_s=timeout_s, json_body=body)
+    query = [("tags", "kv_cache")]
+    say_awake(service, await post(service, port, http, "/wake_up", "wake", timeout_s=timeout_s, query=query))
+    await settle(service, port, http, clock, asleep=False)
+    await post(service, port, http, "/reset_prefix_cache", "wake", timeout_s=timeout_s)
+    await canary(service, port, http, timeout_s=timeout_s)
+
+
+WAKES = {1: wake_offloaded, 2: wake_discarded}
+
+
+async def level_of(port: int, http: Http) -> int | None:
+    """The level at which a sleeper sleeps, by its metrics; None where they do not tell (older ones do not)."""
+    try:
+        reply = await http.request("GET", port, "/metrics")
+    except HttpFailure:
+        return None
+    told = (line for line in reply.text.splitlines() if line.startswith("vllm:engine_sleep_state{"))
+    found = {level for line in told for name, level in LEVELS.items() if name in line and line.split()[-1:] == ["1.0"]}
+    return found.pop() if len(found) == 1 else None
 
 
 async def is_asleep(service: Service, port: int, http: Http, verb: str) -> bool:

@@ -183,7 +183,8 @@ class Changes(Frozen):
 
 
 class Variant(Frozen):
-    """Another way to run a service that its driver offers: fewer MiB for some cost. `saves_mb` > 0."""
+    """Another way to run a service that its driver offers: fewer MiB for some cost. `saves_mb` > 0, except where a log
+    line proposes it: that may save nothing that is planned."""
 
     kind: AlternativeKind
     title: str

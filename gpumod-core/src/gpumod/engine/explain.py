@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -86,15 +87,20 @@ def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...], verb
         why = f"it needs {fatal.need_mb} MiB and has {fatal.have_mb} MiB, {fatal.need_mb - fatal.have_mb} MiB short"
     elif fatal.need_mb is not None:
         why = f"it asked for {fatal.need_mb} MiB: {fatal.line}"
+    hint, remedy = fatal.hint or f"see `gpumod service logs {service.id}`", fatal.remedy
+    if remedy is not None:
+        options = " ".join(f"--set {shlex.quote(f'{name}={value}')}" for name, value in remedy.unit_vars.items())
+        hint = f"{hint}: gpumod service edit {service.id} {options}"
     return Failed(
         fatal.code,
         f"{service.id} could not {verb}: {fatal.code.replace('-', ' ')}",
         why=why,
-        hint=fatal.hint or f"see `gpumod service logs {service.id}`",
+        hint=hint,
         service=service.id,
         need_mb=fatal.need_mb,
         have_mb=fatal.have_mb,
         log=list(lines[-20:]),
+        **({"remedy": remedy.model_dump(mode="json")} if remedy else {}),
     )
 
 

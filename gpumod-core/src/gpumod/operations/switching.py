@@ -15,15 +15,16 @@ from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.runs import Outcome
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import SimulateParams, SwitchParams
+from gpumod.operations.remedies import Remedies
 from gpumod.operations.results import ChangeResult, SimulateResult
-from gpumod.operations.targets import Targets, as_wanted, in_words, target_of_mode, told_of_edits
+from gpumod.operations.targets import as_wanted, in_words, target_of_mode, told_of_edits
 from gpumod.ports import Simulation
 
 IMAGINARY_RAM_MB = 1_000_000
 """Host RAM of an imaginary machine (`--gpu-total`): not the question there."""
 
 
-class Switching(Targets):
+class Switching(Remedies):
     async def simulate(self, params: SimulateParams) -> SimulateResult:
         """Plan without executing; stored where the home can be written, so that an alternative can be taken by id."""
         options = Options(cascade=True, leases=params.gpu_total_mb is None)  # nobody leases an imaginary card
@@ -87,6 +88,7 @@ class Switching(Targets):
         outcome = await change(self._machine, command, build, options, reporter(progress))
         if alternative is None:
             self._keep_refused(outcome, mode_id)
+            outcome = await self._with_remedy(outcome, mode_id)
         elif outcome.status is RunStatus.REFUSED:
             fits_no_longer = Stale(
                 "stale-alternative",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gpumod.domain.plan import Variant
 from gpumod.ports import FatalLine
 
 UNITS_MB = {"B": 1 / 1024**2, "KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0, "TiB": 1024.0**2}
@@ -18,13 +19,15 @@ class LogRule:
     """A line that `pattern` finds means `code`.
 
     The groups `need` and `have` of the pattern are memory, in the unit that the groups `need_unit` and `have_unit`
-    name, else in `unit`. `hint` may use the pattern's groups as `{group}`.
+    name, else in `unit`. `hint` may use the pattern's groups as `{group}`. `remedy` makes of the groups another way to
+    run the service that the line proposes.
     """
 
     code: Literal["out-of-memory", "port-taken", "bad-model", "bad-option", "crashed"]
     pattern: re.Pattern[str]
     hint: str = ""
     unit: str = "MiB"
+    remedy: Callable[[Mapping[str, str]], Variant] | None = None
 
     def read(self, line: str) -> FatalLine | None:
         match = self.pattern.search(line)
@@ -37,6 +40,7 @@ class LogRule:
             need_mb=self._mb(groups, "need"),
             have_mb=self._mb(groups, "have"),
             hint=self.hint.format(**groups),
+            remedy=self.remedy(groups) if self.remedy else None,
         )
 
     def _mb(self, groups: dict[str, str], name: str) -> int | None:

@@ -53,13 +53,15 @@ class Driver(Protocol):
 
 
 class FatalLine(Frozen):
-    """A log line after which waiting is useless. `need_mb` and `have_mb` are the numbers in it, where it has them."""
+    """A log line after which waiting is useless. `need_mb` and `have_mb` are the numbers in it, where it has them.
+    `remedy` is another way to run the service that the line itself proposes: a switch that failed offers it."""
 
     code: Literal["out-of-memory", "port-taken", "bad-model", "bad-option", "crashed"]
     line: str
     need_mb: int | None = None
     have_mb: int | None = None
     hint: str = ""
+    remedy: Variant | None = None
 
 
 @runtime_checkable
