@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from gpumod.domain.base import Frozen
-from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Footprint, Source
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
@@ -37,6 +36,7 @@ def _samples(name: str) -> Any:
 
 plans = _samples("samples_plans")
 adoption = _samples("samples_adoption")
+plugins = _samples("samples_plugins")
 CARD, ERROR = plans.CARD, plans.ERROR
 
 GLM = Service(
@@ -151,6 +151,7 @@ TEMPLATE = u.TemplateResult(
 
 SAMPLES: dict[str, Frozen] = {
     **adoption.SAMPLES,
+    **plugins.SAMPLES,
     "init": r.InitResult(
         home="/home/ann/.local/share/gpumod",
         created=("gpumod.db", "sim"),
@@ -190,32 +191,6 @@ SAMPLES: dict[str, Frozen] = {
     "doctor-well": r.DoctorResult(
         ok=True,
         checks=(r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),),
-    ),
-    "plugins": r.PluginsResult(
-        plugin_api=1,
-        plugins=(
-            r.PluginRow(
-                name="vllm",
-                distribution="gpumod-vllm",
-                version="0.1.0",
-                hooks=("gpumod_drivers",),
-                offers=("driver vllm", "sleep l1", "sleep l2"),
-            ),
-            r.PluginRow(
-                name="odd",
-                distribution="odd-plugin",
-                version="2",
-                hooks=(),
-                offers=(),
-                error=ErrorInfo(
-                    code="plugin-broken",
-                    message="odd was not loaded",
-                    why="ImportError: no module named odd.core",
-                    hint="reinstall or uninstall odd-plugin",
-                ),
-            ),
-        ),
-        commands={"sim": "gpumod-sim"},
     ),
     "mode-list": r.ModeListResult(
         modes=(
