@@ -58,7 +58,7 @@ def empty_environment(wheels: Path, uv: str, tmp_path_factory: pytest.TempPathFa
 def say(program: Path, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
     return subprocess.run(
-        [program, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=60
+        [program, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=180
     )
 
 
