@@ -36,6 +36,7 @@ from gpumod.plugins.offers import (
     VramEstimatorOffer,
 )
 from gpumod.ports import (
+    Activity,
     Allocation,
     Capabilities,
     Clock,
@@ -56,6 +57,7 @@ from gpumod.ports import (
     ProbeResult,
     ProcessStatus,
     ReadsItsLog,
+    ReportsActivity,
     SleepStrategy,
     Supervisor,
     TellsFindings,
@@ -65,12 +67,14 @@ from gpumod.ports.commands import CommandLine, ReadsCommands, Told
 from gpumod.ports.units import Stray
 
 __all__ = [
-    "CONTAINER", "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "CommandLine",
+    "CONTAINER", "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock",
+    "CommandLine",
     "DoesNotFit", "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint",
     "GpuProbe", "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers",
     "Http", "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading",
     "ModelInfo", "ModelInfoSource", "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer",
-    "ProbeResult", "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "Service", "Settings", "SleepStrategy",
+    "ProbeResult", "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "ReportsActivity", "Service",
+    "Settings", "SleepStrategy",
     "SleepStrategyOffer", "Source", "Stray", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer",
     "Told", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal",
     "gpus_in", "hookimpl", "in_flight", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options",

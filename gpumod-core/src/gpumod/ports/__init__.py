@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gpumod.ports.activity import Activity as Activity
+from gpumod.ports.activity import ReportsActivity as ReportsActivity
 from gpumod.ports.drivers import Capabilities as Capabilities
 from gpumod.ports.drivers import Driver as Driver
 from gpumod.ports.drivers import FatalLine as FatalLine
