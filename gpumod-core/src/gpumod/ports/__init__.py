@@ -28,6 +28,9 @@ from gpumod.ports.machine import Prepares as Prepares
 from gpumod.ports.machine import ProcessStatus as ProcessStatus
 from gpumod.ports.machine import Supervisor as Supervisor
 from gpumod.ports.machine import TellsFindings as TellsFindings
+from gpumod.ports.programs import Answer as Answer
+from gpumod.ports.programs import AsksPrograms as AsksPrograms
+from gpumod.ports.programs import SuitsItsProgram as SuitsItsProgram
 from gpumod.ports.store import Simulation as Simulation
 from gpumod.ports.store import Store as Store
 from gpumod.ports.web import Clock as Clock
