@@ -116,7 +116,7 @@ class TestSmallSource(ModelInfoSourceSuite):
 WRONG = '''
 import pathlib, time
 import pytest
-from gpumod.api import Capabilities, Estimate, Failed, FatalLine, Launch, ModelInfo, ProbeResult, Settings, Variant
+from gpumod.api import Activity, Capabilities, Estimate, FatalLine, ModelInfo, ProbeResult, Settings, Variant
 from gpumod.api import AlternativeKind
 from gpumod.testing import *
 from test_suites import BesideIt, ByContext, EXAMPLE, Plain
@@ -184,6 +184,17 @@ class Generous(Plain):
         kind = AlternativeKind.KV_TYPE
         return (Variant(kind=kind, title="t", unit_vars={"nope": 1}, saves_mb=10),)
 
+class Busy(Plain):
+    async def activity(self, service, port, http):
+        reply = await http.request("POST", port, "/metrics")
+        return Activity(in_flight=reply.json_body["running"])
+
+class Versions(Plain):
+    def questions(self, service, launch, settings):
+        return (("serve", "--version"),)
+    def suited(self, service, launch, answers):
+        return launch if int(answers[0].output.split(".")[1]) > 1 else None
+
 def suite(driver):
     class Suite(DriverSuite):
         @pytest.fixture
@@ -247,6 +258,8 @@ FOUND = {
     "TestTalkative": {"test_a_secret_stays_in_the_environment"},
     "TestAlarmed": {"test_ordinary_lines_end_nothing", "test_any_log_can_be_read"},
     "TestGenerous": {"test_variants_can_be_run_and_save_memory"},
+    "TestBusy": {"test_asking_for_use_changes_nothing", "test_any_answer_about_use_can_be_read"},
+    "TestVersions": {"test_a_program_may_answer_anything"},
     "TestAsleep": {
         "test_predictions_are_pure_and_grow_with_the_service", "test_asleep_it_keeps_no_more_than_it_had",
         "test_no_answer_is_an_error", "test_who_agrees_and_does_nothing_is_not_believed",

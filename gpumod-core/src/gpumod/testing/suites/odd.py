@@ -37,10 +37,11 @@ def reply(answer: Answer) -> HttpReply:
 
 
 class SameAnswer:
-    """HTTP that gives one answer to everything, at once."""
+    """HTTP that gives one answer to everything, at once. `methods` are those that it was asked by."""
 
     def __init__(self, answer: Answer) -> None:
         self._reply = reply(answer)
+        self.methods: list[str] = []
 
     async def request(
         self,
@@ -52,6 +53,7 @@ class SameAnswer:
         json_body: Any = None,
         timeout_s: float = 2.0,
     ) -> HttpReply:
+        self.methods.append(method)
         return self._reply
 
 
