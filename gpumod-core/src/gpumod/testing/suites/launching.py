@@ -115,7 +115,8 @@ class Launching:
         for service in case.started:
             launch = launched(case, service)
             for text in (*launch.argv, *launch.env.values()):
-                values = {text, text.rpartition("=")[2]}
+                value = text.rpartition("=")[2]
+                values = {text, value, value.rpartition(":")[0] or value}
                 assert not values & set(EVERYWHERE), f"{text!r} opens it to the network, which nobody asked for"
 
     def test_launch_leaves_alone_what_gpumod_sets(self, case: DriverCase) -> None:
