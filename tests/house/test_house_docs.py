@@ -54,7 +54,7 @@ LABELS = {"gpumod.home", "gpumod.service", "gpumod.nonce", "gpumod.definition"}
 """Of containers."""
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT / "docs"], ids=ids)
+@pytest.mark.parametrize("page", [page for page in PAGES if ROOT / "docs" in page.parents], ids=ids)
 def test_names_of_our_modules_exist(page: Path) -> None:
     named = set(DOTTED.findall(page.read_text())) - GROUPS - LABELS
     # A command that is written `gpumod.service` and the like is a file's name, not a module's.

@@ -58,7 +58,7 @@ def empty_environment(wheels: Path, uv: str, tmp_path_factory: pytest.TempPathFa
 def say(program: Path, *arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
     return subprocess.run(
-        [program, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=60
+        [program, *arguments], capture_output=True, text=True, check=False, env=environment, timeout=180
     )
 
 
@@ -100,6 +100,46 @@ def test_plugins_are_all_well(empty_environment: Path, tmp_path: Path) -> None:
     for name in ("core", "llamacpp", "presets", "sim", "vllm"):
         assert f'"{name}"' in text
     assert "gpumod-fastapi" not in text, "not asked for, not installed"
+
+
+@pytest.fixture(scope="module")
+def authors_environment(wheels: Path, uv: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment of somebody who writes a plugin: the core with its test tools, and nothing else of ours."""
+    folder = tmp_path_factory.mktemp("author") / "venv"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+    install_into(folder, uv, wheels, "gpumod-core[testing]")
+    return folder
+
+
+def install_into(venv: Path, uv: str, wheels: Path, *what: str) -> None:
+    ours = ["--constraints", str(wheels / "ours.txt")]
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", str(venv), *ours, *what], check=True)
+
+
+def test_a_new_plugin_passes_untouched(authors_environment: Path, wheels: Path, uv: str, tmp_path: Path) -> None:
+    """`gpumod plugins new acme && pip install ./gpumod-acme && pytest gpumod-acme`, and then the kit by its name."""
+    made = say(authors_environment / "bin/gpumod", "plugins", "new", "acme", "--folder", str(tmp_path), home=tmp_path)
+    assert made.returncode == 0, made.stderr
+    passes(authors_environment, wheels, uv, tmp_path / "gpumod-acme", "acme", tmp_path)
+
+
+def test_the_example_of_a_third_party_passes(authors_environment: Path, wheels: Path, uv: str, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "gpumod-sglang"
+    copy = Path(shutil.copytree(example, tmp_path / "gpumod-sglang"))  # building leaves things behind
+    file = tmp_path / "chat.yaml"
+    file.write_text("id: chat\ndriver: sglang\nport: 30000\nvram_mb: 20000\nmodel_id: org/model\n")
+    passes(authors_environment, wheels, uv, copy, "sglang", tmp_path, "--preset", str(file))
+
+
+def passes(venv: Path, wheels: Path, uv: str, project: Path, name: str, home: Path, *more: str) -> None:
+    install_into(venv, uv, wheels, str(project))
+    tested = say(venv / "bin/pytest", "-q", "-p", "no:cacheprovider", str(project), home=home)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    checked = say(venv / "bin/gpumod", "plugins", "check", name, "--json", *more, home=home)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    (suite,) = json.loads(checked.stdout)["suites"]
+    assert suite["distribution"] == f"gpumod-{name}"
+    assert {test["outcome"] for test in suite["tests"]} == {"passed"}
 
 
 def test_it_plans(empty_environment: Path, tmp_path: Path) -> None:

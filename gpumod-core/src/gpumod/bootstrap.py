@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
 
@@ -86,6 +86,20 @@ def checkup() -> Checkup:
     return ThisComputer()
 
 
+def new_distribution(name: str, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Write a new distribution of a third party."""
+    from gpumod.adapters.scaffold import write_distribution  # noqa: PLC0415 - for that alone
+
+    return write_distribution(name, folder)
+
+
+async def run_suite(request: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Run a conformance suite."""
+    from gpumod.adapters import suites  # noqa: PLC0415 - for that alone
+
+    return await suites.run_suite(request)
+
+
 def _is_missing(folder: Path) -> bool:
     """True where surely nothing is there; what cannot be looked at is told by who opens it."""
     try:
@@ -159,5 +173,7 @@ def open_gpumod(
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
             surroundings=surroundings,
             checkup=checkup,
+            new_distribution=new_distribution,
+            run_suite=run_suite,
         ),
     )

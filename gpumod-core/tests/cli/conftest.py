@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from gpumod.domain.base import Frozen
-from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.footprint import Footprint, Source
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
@@ -36,6 +35,7 @@ def _samples(name: str) -> Any:
 
 plans = _samples("samples_plans")
 adoption = _samples("samples_adoption")
+plugins = _samples("samples_plugins")
 use = _samples("samples_use")
 CARD, ERROR = plans.CARD, plans.ERROR
 
@@ -149,215 +149,177 @@ TEMPLATE = u.TemplateResult(
     services=("tts",),
 )
 
-SAMPLES: dict[str, Frozen] = (
-    {
-        **adoption.SAMPLES,
-        "init": r.InitResult(
-            home="/home/ann/.local/share/gpumod",
-            created=("gpumod.db", "sim"),
-            settings={"gpu_probe": "sim", "supervisor": "process"},
-            services=("chat", "glm-code"),
-            modes=("blank", "code"),
-            problems=(ERROR,),
-            next=("gpumod status", "gpumod simulate --mode code --visual"),
+SAMPLES: dict[str, Frozen] = {
+    **adoption.SAMPLES,
+    **plugins.SAMPLES,
+    **use.SAMPLES,
+    "init": r.InitResult(
+        home="/home/ann/.local/share/gpumod",
+        created=("gpumod.db", "sim"),
+        settings={"gpu_probe": "sim", "supervisor": "process"},
+        services=("chat", "glm-code"),
+        modes=("blank", "code"),
+        problems=(ERROR,),
+        next=("gpumod status", "gpumod simulate --mode code --visual"),
+    ),
+    "status": STATUS,
+    "status-leases": STATUS.model_copy(
+        update={"leases": (plans.LEASE,), "put_back": "chat made room: gpumod free --back"}
+    ),
+    "status-empty": r.StatusResult(mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"),
+    "service-status": STATUS.services[1],
+    "service-status-altered": STATUS.services[1].model_copy(update={"altered": ALTERED}),
+    "ps": r.PsResult(
+        processes=(
+            r.PsRow(pid=4301, name="llama-server", service="glm-code", gpu=0, vram_mb=19100),
+            r.PsRow(pid=1200, name="Xorg", service=None, gpu=0, vram_mb=None),
+        )
+    ),
+    "ps-leases": r.PsResult(processes=(), leases=(plans.LEASE,)),
+    "ps-empty": r.PsResult(processes=()),
+    "doctor": r.DoctorResult(
+        ok=False,
+        checks=(
+            r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
+            r.Check(name="vllm", level="problem", message="not found", hint="set vllm_bin to the program's path"),
+            r.Check(name="disk", level="warning", message="120 MB free"),
+            r.Check(name="polkit", level="unknown", message="you may not read its rules"),
         ),
-        "status": STATUS,
-        "status-leases": STATUS.model_copy(
-            update={"leases": (plans.LEASE,), "put_back": "chat made room: gpumod free --back"}
-        ),
-        "status-empty": r.StatusResult(
-            mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"
-        ),
-        "service-status": STATUS.services[1],
-        "service-status-altered": STATUS.services[1].model_copy(update={"altered": ALTERED}),
-        "ps": r.PsResult(
-            processes=(
-                r.PsRow(pid=4301, name="llama-server", service="glm-code", gpu=0, vram_mb=19100),
-                r.PsRow(pid=1200, name="Xorg", service=None, gpu=0, vram_mb=None),
-            )
-        ),
-        "ps-leases": r.PsResult(processes=(), leases=(plans.LEASE,)),
-        "ps-empty": r.PsResult(processes=()),
-        "doctor": r.DoctorResult(
-            ok=False,
-            checks=(
-                r.Check(name="gpu", level="ok", message="1 GPU, 24564 MB"),
-                r.Check(name="vllm", level="problem", message="not found", hint="set vllm_bin to the program's path"),
-                r.Check(name="disk", level="warning", message="120 MB free"),
-                r.Check(name="polkit", level="unknown", message="you may not read its rules"),
+    ),
+    "doctor-warned": r.DoctorResult(
+        ok=False, checks=tuple(r.Check(name=f"disk {n}", level="warning", message="120 MB free") for n in (1, 2))
+    ),
+    "doctor-well": r.DoctorResult(
+        ok=True,
+        checks=(r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),),
+    ),
+    "mode-list": r.ModeListResult(
+        modes=(
+            r.ModeRow(id="blank", name="Blank", description="nothing", services=(), current=False, declared_mb=0),
+            r.ModeRow(
+                id="code",
+                name="Code",
+                description="",
+                services=("embedding-code", "glm-code"),
+                current=True,
+                declared_mb=21600,
             ),
         ),
-        "doctor-warned": r.DoctorResult(
-            ok=False, checks=tuple(r.Check(name=f"disk {n}", level="warning", message="120 MB free") for n in (1, 2))
-        ),
-        "doctor-well": r.DoctorResult(
-            ok=True,
-            checks=(
-                r.Check(name="polkit", level="unknown", message="you may not read its rules", hint="docs/systemd.md"),
-            ),
-        ),
-        "plugins": r.PluginsResult(
-            plugin_api=1,
-            plugins=(
-                r.PluginRow(
-                    name="vllm",
-                    distribution="gpumod-vllm",
-                    version="0.1.0",
-                    hooks=("gpumod_drivers",),
-                    offers=("driver vllm", "sleep l1", "sleep l2"),
-                ),
-                r.PluginRow(
-                    name="odd",
-                    distribution="odd-plugin",
-                    version="2",
-                    hooks=(),
-                    offers=(),
-                    error=ErrorInfo(
-                        code="plugin-broken",
-                        message="odd was not loaded",
-                        why="ImportError: no module named odd.core",
-                        hint="reinstall or uninstall odd-plugin",
-                    ),
-                ),
-            ),
-            commands={"sim": "gpumod-sim"},
-        ),
-        "mode-list": r.ModeListResult(
-            modes=(
-                r.ModeRow(id="blank", name="Blank", description="nothing", services=(), current=False, declared_mb=0),
-                r.ModeRow(
-                    id="code",
-                    name="Code",
-                    description="",
-                    services=("embedding-code", "glm-code"),
-                    current=True,
-                    declared_mb=21600,
-                ),
-            ),
-            current="code",
-        ),
-        "mode": r.ModeResult(
-            mode=Mode(
-                id="rag",
-                name="RAG",
-                description="retrieval with rerankers",
-                members=(
-                    ModeMember(service="embedding"),
-                    ModeMember(service="chat", want=Want.TIME_SHARED, start_order=1),
-                ),
-            ),
-            services=("embedding", "chat"),
-        ),
-        "mode-status": r.ModeStatusResult(
-            mode="code",
-            current=True,
-            whole=False,
+        current="code",
+    ),
+    "mode": r.ModeResult(
+        mode=Mode(
+            id="rag",
+            name="RAG",
+            description="retrieval with rerankers",
             members=(
-                r.ModeMemberStatus(service="embedding-code", wanted="awake", state="running", ok=True),
-                r.ModeMemberStatus(service="glm-code", wanted="awake", state="failed", ok=False, detail="exit code 1"),
+                ModeMember(service="embedding"),
+                ModeMember(service="chat", want=Want.TIME_SHARED, start_order=1),
             ),
-            extra=("chat",),
-            alternative="a1b2c3",
-            notes=("it runs with alternative a1b2c3 (glm-code with 8192 tokens of context)",),
         ),
-        "deleted": r.DeletedResult(kind="mode", id="code"),
-        "service-list": r.ServiceListResult(services=(EMBEDDING, GLM), problems=(ERROR,)),
-        "service": r.ServiceResult(
-            service=GLM,
-            footprint=Footprint(
-                service="glm-code",
-                vram_mb=18950,
-                start_peak_mb=19100,
-                asleep_mb=600,
-                sources={"vram_mb": Source.MEASURED, "start_peak_mb": Source.DECLARED},
-                why="measured 18950 on this card; declared 19100",
-                start_s=41.5,
-                stop_s=0.8,
+        services=("embedding", "chat"),
+    ),
+    "mode-status": r.ModeStatusResult(
+        mode="code",
+        current=True,
+        whole=False,
+        members=(
+            r.ModeMemberStatus(service="embedding-code", wanted="awake", state="running", ok=True),
+            r.ModeMemberStatus(service="glm-code", wanted="awake", state="failed", ok=False, detail="exit code 1"),
+        ),
+        extra=("chat",),
+        alternative="a1b2c3",
+        notes=("it runs with alternative a1b2c3 (glm-code with 8192 tokens of context)",),
+    ),
+    "deleted": r.DeletedResult(kind="mode", id="code"),
+    "service-list": r.ServiceListResult(services=(EMBEDDING, GLM), problems=(ERROR,)),
+    "service": r.ServiceResult(
+        service=GLM,
+        footprint=Footprint(
+            service="glm-code",
+            vram_mb=18950,
+            start_peak_mb=19100,
+            asleep_mb=600,
+            sources={"vram_mb": Source.MEASURED, "start_peak_mb": Source.DECLARED},
+            why="measured 18950 on this card; declared 19100",
+            start_s=41.5,
+            stop_s=0.8,
+        ),
+        edited=("vram_mb",),
+        modes=("code",),
+        drift=("context_size",),
+        apply="gpumod service restart glm-code",
+    ),
+    "service-altered": r.ServiceResult(
+        service=EMBEDDING,
+        footprint=Footprint(service="embedding-code", vram_mb=2500, start_peak_mb=2500),
+        drift=("context_size",),
+        altered=ALTERED,
+        apply="gpumod service restart embedding-code",
+    ),
+    "logs": r.LogsResult(service="glm-code", lines=("loading model", "\tcuda: 24 GB", "ready"), path="/tmp/x.log"),
+    "preset-list": r.PresetListResult(
+        presets=(
+            r.PresetRow(
+                id="glm-code",
+                kind="service",
+                name="Devstral Small 2 24B",
+                source="llm/glm-code.yaml",
+                distribution="gpumod-presets",
+                loaded=True,
+                edited=("vram_mb",),
             ),
-            edited=("vram_mb",),
-            modes=("code",),
-            drift=("context_size",),
-            apply="gpumod service restart glm-code",
-        ),
-        "service-altered": r.ServiceResult(
-            service=EMBEDDING,
-            footprint=Footprint(service="embedding-code", vram_mb=2500, start_peak_mb=2500),
-            drift=("context_size",),
-            altered=ALTERED,
-            apply="gpumod service restart embedding-code",
-        ),
-        "logs": r.LogsResult(service="glm-code", lines=("loading model", "\tcuda: 24 GB", "ready"), path="/tmp/x.log"),
-        "preset-list": r.PresetListResult(
-            presets=(
-                r.PresetRow(
-                    id="glm-code",
-                    kind="service",
-                    name="Devstral Small 2 24B",
-                    source="llm/glm-code.yaml",
-                    distribution="gpumod-presets",
-                    loaded=True,
-                    edited=("vram_mb",),
-                ),
-                r.PresetRow(
-                    id="code",
-                    kind="mode",
-                    name="Code",
-                    source="modes/code.yaml",
-                    distribution="gpumod-presets",
-                    loaded=False,
-                ),
+            r.PresetRow(
+                id="code",
+                kind="mode",
+                name="Code",
+                source="modes/code.yaml",
+                distribution="gpumod-presets",
+                loaded=False,
             ),
-            problems=(ERROR,),
         ),
-        "preset": r.PresetResult(
-            id="code", kind="mode", source="modes/code.yaml", yaml="id: code\nservices:\n  - service: glm-code\n"
+        problems=(ERROR,),
+    ),
+    "preset": r.PresetResult(
+        id="code", kind="mode", source="modes/code.yaml", yaml="id: code\nservices:\n  - service: glm-code\n"
+    ),
+    "preset-load": r.PresetLoadResult(
+        added=("chat",), updated=("code",), unchanged=("asr", "tts"), kept={"glm-code": ("vram_mb",)}, problems=(ERROR,)
+    ),
+    "preset-load-nothing": r.PresetLoadResult(added=(), updated=(), unchanged=()),
+    "preset-validate": r.PresetValidateResult(ok=False, checked=9, problems=(ERROR,)),
+    "export": b.ExportResult(yaml="version: 1\nservices:\n- id: chat\n", left_out=("service chat: env.HF_TOKEN",)),
+    "diff": b.DiffResult(changes=EDITS, **BESIDE),
+    "diff-altered": b.DiffResult(source="box.yaml", changes=(), drift=ALTERED_ROW),
+    "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
+    "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
+    "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),
+    "apply-brought": b.ApplyResult(source="box.yaml", changes=(), applied=True, change=plans.RESTARTED),
+    "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=plans.ROLLED_BACK),
+    "apply-dry-run": b.ApplyResult(source="box.yaml", changes=EDITS[:1], dry_run=True),
+    "unit": UNIT,
+    "unit-new": UNIT.model_copy(update={"there": False, "difference": ""}),
+    "unit-same": UNIT.model_copy(update={"difference": ""}),
+    "unit-written": UNIT.model_copy(update={"written": True}),
+    "template-list": u.TemplateListResult(
+        templates=(
+            u.TemplateRow(name="unit.service.j2", source="gpumod", path="/usr/lib/gpumod/unit.service.j2"),
+            u.TemplateRow(name="vllm.service.j2", source="yours", path="/home/ann/t/vllm.service.j2", hides=("vllm",)),
         ),
-        "preset-load": r.PresetLoadResult(
-            added=("chat",),
-            updated=("code",),
-            unchanged=("asr", "tts"),
-            kept={"glm-code": ("vram_mb",)},
-            problems=(ERROR,),
-        ),
-        "preset-load-nothing": r.PresetLoadResult(added=(), updated=(), unchanged=()),
-        "preset-validate": r.PresetValidateResult(ok=False, checked=9, problems=(ERROR,)),
-        "export": b.ExportResult(yaml="version: 1\nservices:\n- id: chat\n", left_out=("service chat: env.HF_TOKEN",)),
-        "diff": b.DiffResult(changes=EDITS, **BESIDE),
-        "diff-altered": b.DiffResult(source="box.yaml", changes=(), drift=ALTERED_ROW),
-        "diff-nothing": b.DiffResult(source="box.yaml", changes=()),
-        "apply": b.ApplyResult(changes=EDITS, applied=True, **BESIDE),
-        "apply-nothing": b.ApplyResult(source="stdin", changes=(), applied=True),
-        "apply-brought": b.ApplyResult(source="box.yaml", changes=(), applied=True, change=plans.RESTARTED),
-        "apply-rolled-back": b.ApplyResult(source="box.yaml", changes=EDITS[:1], change=plans.ROLLED_BACK),
-        "apply-dry-run": b.ApplyResult(source="box.yaml", changes=EDITS[:1], dry_run=True),
-        "unit": UNIT,
-        "unit-new": UNIT.model_copy(update={"there": False, "difference": ""}),
-        "unit-same": UNIT.model_copy(update={"difference": ""}),
-        "unit-written": UNIT.model_copy(update={"written": True}),
-        "template-list": u.TemplateListResult(
-            templates=(
-                u.TemplateRow(name="unit.service.j2", source="gpumod", path="/usr/lib/gpumod/unit.service.j2"),
-                u.TemplateRow(
-                    name="vllm.service.j2", source="yours", path="/home/ann/t/vllm.service.j2", hides=("vllm",)
-                ),
-            ),
-            folder="/home/ann/t",
-        ),
-        "template": TEMPLATE,
-        "template-changed": TEMPLATE.model_copy(update={"changed": True}),
-        "template-gone": u.TemplateResult(name="x.j2", source="", path="", text="", changed=True),
-        "secrets": u.SecretsResult(
-            service="glm-code", names=("API_KEY", "HF_TOKEN"), apply="gpumod service restart glm-code"
-        ),
-        "secrets-none": u.SecretsResult(service="glm-code", names=()),
-        "setting": SETTING,
-        "settings": r.SettingsResult(
-            settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))
-        ),
-    }
-    | plans.SAMPLES
-    | use.SAMPLES
-)
+        folder="/home/ann/t",
+    ),
+    "template": TEMPLATE,
+    "template-changed": TEMPLATE.model_copy(update={"changed": True}),
+    "template-gone": u.TemplateResult(name="x.j2", source="", path="", text="", changed=True),
+    "secrets": u.SecretsResult(
+        service="glm-code", names=("API_KEY", "HF_TOKEN"), apply="gpumod service restart glm-code"
+    ),
+    "secrets-none": u.SecretsResult(service="glm-code", names=()),
+    "setting": SETTING,
+    "settings": r.SettingsResult(
+        settings=(SETTING, SETTING.model_copy(update={"key": "models_dir", "value": None, "source": "environment"}))
+    ),
+} | plans.SAMPLES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

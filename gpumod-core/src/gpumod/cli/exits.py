@@ -11,6 +11,7 @@ from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
 from gpumod.operations import use_results as use
 from gpumod.operations import watch_results as w
+from gpumod.operations.plugin_results import PluginCheckResult
 
 DOES_NOT_FIT = 3
 
@@ -31,7 +32,7 @@ def exit_code_of(result: Frozen) -> int:
         return 1 if not result.ok or any(done.error for done in result.mended) else 0
     if isinstance(result, Plan):
         return 0 if result.fits else DOES_NOT_FIT
-    if isinstance(result, r.DoctorResult | r.PresetValidateResult):
+    if isinstance(result, r.DoctorResult | r.PresetValidateResult | PluginCheckResult):
         return 0 if result.ok else 1
     if isinstance(result, r.PresetLoadResult):
         # A driver that is not installed is no fault of a preset: its definition is loaded all the same.

@@ -32,7 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "recover": Entry("gpumod.cli.recover:recover", "Close a run that was left half-way."),
     "settings": Entry("gpumod.cli.settings:settings", "Show and change settings."),
     "doctor": Entry("gpumod.cli.doctor:doctor", "Check this machine and say what is wrong."),
-    "plugins": Entry("gpumod.cli.plugins:plugins", "Plugins that were found, and those that are broken."),
+    "plugins": Entry("gpumod.cli.plugins:plugins", "Plugins that were found; write and check your own."),
     "completion": Entry("gpumod.cli.completion:completion", "Print the completion script of a shell."),
     "demo": Entry("gpumod.cli.demo:demo", "A guided tour on a simulated card."),
 }

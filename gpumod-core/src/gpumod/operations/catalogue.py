@@ -11,6 +11,7 @@ from gpumod.operations import adoption_results as ar
 from gpumod.operations import box_results as b
 from gpumod.operations import lease_results as leases
 from gpumod.operations import params as p
+from gpumod.operations import plugin_results as pl
 from gpumod.operations import results as r
 from gpumod.operations import unit_results as u
 from gpumod.operations import use_results as use
@@ -36,6 +37,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("ps", p.NoParams, r.PsResult, "read"),
     Operation("doctor", p.NoParams, r.DoctorResult, "read"),
     Operation("plugins", p.NoParams, r.PluginsResult, "read"),
+    Operation("plugins_check", pl.PluginCheck, pl.PluginCheckResult, "plan"),
+    Operation("plugins_new", pl.PluginNew, pl.PluginNewResult, "plan"),
     Operation("mode_list", p.NoParams, r.ModeListResult, "read"),
     Operation("mode_show", p.ModeRef, r.ModeResult, "read"),
     Operation("mode_status", p.ModeRef, r.ModeStatusResult, "read"),

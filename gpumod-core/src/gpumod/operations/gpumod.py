@@ -7,12 +7,13 @@ from gpumod.operations.configuring import Configuring
 from gpumod.operations.diagnosing import Diagnosing
 from gpumod.operations.freeing import Freeing
 from gpumod.operations.looking import Looking
+from gpumod.operations.plugging import Plugging
 from gpumod.operations.secrets import ServiceSecrets
 from gpumod.operations.setup import Setup
 from gpumod.operations.turns import Turns
 from gpumod.operations.watching import Watching
 
 
-class Gpumod(Looking, Watching, Freeing, Boxes, Turns, Setup, Diagnosing, Configuring, ServiceSecrets):
+class Gpumod(Looking, Watching, Freeing, Boxes, Turns, Setup, Diagnosing, Configuring, Plugging, ServiceSecrets):
     """One home on one machine. Made by :func:`gpumod.bootstrap.open_gpumod`; each method is an operation of
     :data:`gpumod.operations.catalogue.OPERATIONS` and takes its parameters as one value."""

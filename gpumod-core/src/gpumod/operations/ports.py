@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -69,6 +69,8 @@ class Tools:
 
     `from_environment` maps the settings that the environment decides to their variables, `list_commands` the commands
     of other distributions to their owners. `watch_unit` takes a manager (None: the one that is usual here).
+    `new_distribution` writes one of a name into a folder (it raises UsageError and Failed), `run_suite` tells what
+    became of each test of a suite (it raises MachineLacks and Failed).
     """
 
     presets: Callable[[], PresetTools]
@@ -79,3 +81,5 @@ class Tools:
     watch_unit: Callable[[Literal["user", "system"] | None], tuple[Literal["user", "system"], InstallsWatch]]
     surroundings: Callable[[], Surroundings]
     checkup: Callable[[], Checkup]
+    new_distribution: Callable[[str, Path], tuple[Path, tuple[str, ...]]]
+    run_suite: Callable[[Mapping[str, Any]], Awaitable[list[dict[str, str]]]]

@@ -158,6 +158,11 @@ class SleepStrategies:
         keys = (key.split("/") for key in self._registry.names())
         return tuple(level for owner, level in keys if owner == driver)
 
+    def offered(self, level: str) -> tuple[tuple[str, Offered[SleepStrategy]], ...]:
+        """The offers of `level`, by key, of every driver."""
+        keys = [key for key in self._registry.names() if key.partition("/")[2] == level]
+        return tuple((key, self._registry.offer(key)) for key in keys)
+
     def get(self, driver: str, level: str) -> SleepStrategy:
         """Raises UnknownName (`unknown-sleep-level`) and as :meth:`Registry.get`."""
         key = self.key(driver, level)

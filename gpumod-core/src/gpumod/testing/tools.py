@@ -23,6 +23,8 @@ def bare_tools(**given: Any) -> Tools:
         "watch_unit": _not_here,
         "surroundings": _not_here,
         "checkup": _not_here,
+        "new_distribution": _not_here,
+        "run_suite": _not_here,
     }
     return Tools(**(tools | given))
 

@@ -23,6 +23,8 @@ VIEWS = {
     "PsResult": "status:processes",
     "DoctorResult": "machine:doctor",
     "PluginsResult": "machine:plugins",
+    "PluginCheckResult": "plugging:checked",
+    "PluginNewResult": "plugging:written",
     "ModeListResult": "modes:mode_list",
     "ModeResult": "modes:mode",
     "ModeStatusResult": "modes:mode_status",

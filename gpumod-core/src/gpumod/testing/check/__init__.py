@@ -1,0 +1,1 @@
+"""Checks something that is offered: `python -m gpumod.testing.check`, as `gpumod plugins check` runs it."""
