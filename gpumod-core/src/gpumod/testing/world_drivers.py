@@ -47,8 +47,8 @@ RULES = (
 
 class WorldOptions(Options):
     """How a service of the world behaves (see :class:`Recipe`); `uses_mb` is what it takes in truth, `unloads` says
-    that it may put its model away by itself, `by_use` that it loads by use and does not tell whether it sleeps. It tells
-    of its use where it `tells`."""
+    that it may put its model away by itself, `by_use` that it loads by use and does not tell whether it sleeps. It
+    tells of its use where it `tells`."""
 
     uses_mb: int | None = None
     peak_mb: int = 0
