@@ -37,6 +37,8 @@ from gpumod.testing import (
     ModelInfoSourceSuite,
 )
 
+pytestmark = pytest.mark.slow  # the pages' own plugins go through the suites in the default run
+
 
 class NoOptions(Options):
     """It has none."""
@@ -274,7 +276,6 @@ FOUND = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_each_way_to_be_wrong_is_found(tmp_path: Path) -> None:
     (tmp_path / "test_wrong.py").write_text(WRONG)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
