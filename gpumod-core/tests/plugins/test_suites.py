@@ -1,7 +1,7 @@
 """The conformance suites find what they are for: each way to be wrong fails the test that is about it.
 
-The wrong ones are classes of their own, which pytest runs in a process of its own through every test that is to find one
-of them: all failures are compared.
+The wrong ones are classes of their own, which pytest runs in a process of its own through every test that is to find
+one of them: all failures are compared.
 """
 
 from __future__ import annotations
