@@ -116,7 +116,7 @@ def test_every_command_prints_one_document_for_bad_input(home):
         assert done.stderr == "", words
         required = [p for p in command.params if isinstance(p, click.Argument) and p.required]
         if required and not isinstance(required[0].type, click.Choice) and words[0] != "sim":
-            done = home.ask(*words, *["no-such-thing"] * len(required))
+            done = home.ask(*words, *["no_such_thing"] * len(required))  # nor a name to write
             assert done.code in (0, 1, 2, 4), (words, str(done))
         done = home.say(*words, "--no-such-option", code=2)
         assert done.stdout == "", words

@@ -84,14 +84,22 @@ def test_nothing_is_overwritten_and_nothing_is_left_half(project: Path, home: Pa
         assert exit_code == (1 if code == "cannot-write" else 2)
     assert {path: path.read_text() for path in project.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert {path.stat().st_mode & 0o077 for path in (project, project / "src")} == {0o055}
+    assert project.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("name", ["", "Acme", "a_b", "../x", "a--b", "-a", "1a", "a" * 41, "a\nb", "é", "a/b", "a$b"])
+@pytest.mark.parametrize(
+    "name", ["", "Acme", "a_b", "../x", "a--b", "-a", "1a", "a" * 41, "a\nb", "é", "a/b", "a$b", "gpumod-a"]
+)
 def test_names_that_could_be_no_module_are_refused(home: Path, tmp_path: Path, name: str) -> None:
     code, refused = gpumod(home, "plugins", "new", "--folder", str(tmp_path), "--", name)
     assert (code, refused["error"]["code"]) == (2, "bad-input")
     assert [path for path in tmp_path.iterdir() if path != home] == []
+
+
+def test_a_name_of_ours_is_taken_also_where_it_is_not_installed(home: Path, tmp_path: Path) -> None:
+    for name in ("vllm", "docker", "sim"):
+        code, refused = gpumod(home, "plugins", "new", name, "--folder", str(tmp_path))
+        assert (code, refused["error"]["code"]) == (2, "name-taken")
 
 
 def test_every_name_gives_python_that_can_be_read(home: Path, tmp_path: Path) -> None:

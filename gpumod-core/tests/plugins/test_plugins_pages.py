@@ -46,12 +46,14 @@ HOOKS = {
     "model-info-sources": (
         "gpumod_model_info_sources", offers.ModelInfoSourceOffer, api.ModelInfoSource, api.ModelInfo,
     ),
-    "supervisors": ("gpumod_supervisors", offers.SupervisorOffer, api.Supervisor, api.Handle, api.ProcessStatus),
-    "gpu-probes": ("gpumod_gpu_probes", offers.GpuProbeOffer, api.GpuProbe, api.GpuReading, api.GpuProcess, api.Ram),
+    "supervisors": ("gpumod_supervisors", offers.SupervisorOffer, api.Supervisor, api.Handle, api.ProcessStatus,
+                    api.AsksPrograms),
+    "gpu-probes": ("gpumod_gpu_probes", offers.GpuProbeOffer, api.GpuProbe, api.GpuReading, api.GpuProcess, api.Ram,
+                   api.TellsFindings),
     "presets": ("gpumod_presets", offers.PresetsOffer),
     "templates": ("gpumod_templates", offers.TemplatesOffer),
     "driver-powers": (None, api.ReadsItsLog, api.FatalLine, api.OffersVariants, api.Variant, api.HostsMembers,
-                      api.MemberReading, api.ReportsActivity, api.Activity, api.SuitsItsProgram, api.Answer,
+                      api.MemberReading, api.NamesMembers, api.ReportsActivity, api.Activity, api.SuitsItsProgram, api.Answer,
                       api.ReadsCommands, api.CommandLine, api.Told),
 }  # fmt: skip
 """Page -> its hook, and the classes whose signatures it shows."""
@@ -116,6 +118,12 @@ def test_the_overview_names_each_hook_with_its_exact_signature() -> None:
     specs = {name: spec for name, spec in vars(hookspecs).items() if hasattr(spec, "gpumod_spec")}
     assert shown == [signature(name, spec) for name, spec in specs.items()]
     assert set(re.findall(r"\]\(([a-z-]+)\.md\)", page("README"))) == {*HOOKS, "tutorial", "testing"}
+
+
+def test_every_protocol_has_its_page() -> None:
+    shown = {one for _, *classes in HOOKS.values() for one in classes}
+    protocols = {getattr(api, name) for name in api.__all__ if getattr(getattr(api, name), "_is_protocol", False)}
+    assert sorted(one.__name__ for one in protocols - shown) == []
 
 
 def test_every_power_of_drivers_is_told() -> None:

@@ -41,9 +41,11 @@ def exit_code_of(result: Frozen) -> int:
 
 
 def did_something(result: Frozen) -> bool:
-    """False for a result that is an answer alone: a simulation, a dry run, a unit that is only shown."""
+    """False for a result that is an answer alone: a simulation, a dry run, a verdict, a unit that is only shown."""
     if isinstance(result, u.UnitResult):
         return result.written
+    if isinstance(result, PluginCheckResult):
+        return False
     if isinstance(result, r.RecoverResult | use.SleepIdleResult):
         return result.change is not None and not result.change.dry_run
     if isinstance(result, l.FreeResult):

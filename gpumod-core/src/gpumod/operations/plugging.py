@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from gpumod.operations.plugin_results import (
 )
 from gpumod.plugins.offers import SupervisorOffer
 from gpumod.plugins.offers import VramEstimatorOffer as EstimatorOffer
-from gpumod.plugins.registry import Offered, Registry
+from gpumod.plugins.registry import INSTALL, Offered, Registry
 from gpumod.ports.units import KeepsInside
 
 Wanted = tuple[str, str, Offered[Any]]
@@ -29,15 +30,16 @@ Wanted = tuple[str, str, Offered[Any]]
 class Plugging(Base):
     async def plugins_new(self, params: PluginNew) -> PluginNewResult:
         """Write a distribution with a driver and its tests. Raises UsageError `name-taken`, and what writing raises."""
-        if params.name in self._machine.plugins.drivers:
+        if params.name in self._machine.plugins.drivers or params.name in INSTALL:
             raise UsageError(
                 "name-taken",
-                f"there is a driver {params.name!r} already",
+                f"{params.name!r} is somebody's already",
                 why="of two offers of one name gpumod uses none, or its own",
                 hint="take another name",
             )
         folder, files = self._tools.new_distribution(params.name, Path(params.folder).absolute())
-        told = (f"pip install -e '{folder}[test]'", f"pytest {folder}", f"gpumod plugins check {params.name}")
+        install, tested = shlex.quote(f"{folder}[test]"), shlex.quote(str(folder))
+        told = (f"pip install -e {install}", f"pytest {tested}", f"gpumod plugins check {params.name}")
         return PluginNewResult(folder=str(folder), files=files, next=told)
 
     async def plugins_check(self, params: PluginCheck) -> PluginCheckResult:
