@@ -53,7 +53,6 @@ from gpumod.ports import (
     MemberReading,
     ModelInfo,
     ModelInfoSource,
-    NamesMembers,
     OffersVariants,
     ProbeResult,
     ProcessStatus,
@@ -65,6 +64,7 @@ from gpumod.ports import (
     VramEstimator,
 )
 from gpumod.ports.commands import CommandLine, ReadsCommands, Told
+from gpumod.ports.drivers import NamesMembers
 from gpumod.ports.units import Stray
 
 __all__ = [

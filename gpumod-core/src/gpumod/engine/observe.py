@@ -134,11 +134,11 @@ def _state(handle: Handle, seen: Seen) -> tuple[State, str]:
     return member_state(seen.member, seen.probe) if seen.member else process_state(seen)
 
 
-def _by_memory(handle: Handle, told: tuple[State, str], processes: Sequence[GpuProcess]) -> tuple[State, str]:
-    """The state of a service of which nothing but its memory tells that it sleeps."""
+def _by_memory(handle: Handle, told: tuple[State, str], mine: Sequence[GpuProcess]) -> tuple[State, str]:
+    """The state of a service; `mine` are its processes, where nothing but their memory tells that it sleeps."""
     if handle.slept_mb is None or told[0] is not State.RUNNING:
         return told
-    held_mb = sum(p.vram_mb or 0 for p in processes if p.service == handle.service)
+    held_mb = sum(process.vram_mb or 0 for process in mine)
     return (State.SLEEPING, "its next request loads it") if held_mb <= handle.slept_mb + USED_MB else told
 
 
@@ -154,7 +154,7 @@ def _reading(
     vram = dict(by_device)
     for process in mine:
         vram[process.gpu] = vram.get(process.gpu, 0) + (process.vram_mb or 0)
-    state, detail = told
+    state, detail = _by_memory(handle, told, mine)
     up = state not in (State.STOPPED, State.FAILED)
     started_at = seen.status.started_at or handle.started_at
     level = handle.launched.sleep_level

@@ -46,7 +46,7 @@ RULES = (
 
 class WorldOptions(Options):
     """How a service of the world behaves (see :class:`Recipe`); `uses_mb` is what it takes in truth, `unloads` says
-    that it may put its model away by itself, `by_use` that it loads by use and does not tell whether it sleeps."""
+    that it may put its model away by itself."""
 
     uses_mb: int | None = None
     peak_mb: int = 0
@@ -57,13 +57,12 @@ class WorldOptions(Options):
     wake_s: float = 0.5
     exclusive: bool = False
     unloads: bool = False
-    by_use: bool = False
 
 
 def recipe(service: Service, allocation: Allocation) -> dict[str, Any]:
     options = parse_options(WorldOptions, service)
     vram_mb = allocation.vram_mb if options.uses_mb is None else options.uses_mb
-    return asdict(Recipe(vram_mb=vram_mb, **options.model_dump(exclude={"uses_mb", "exclusive", "unloads", "by_use"})))
+    return asdict(Recipe(vram_mb=vram_mb, **options.model_dump(exclude={"uses_mb", "exclusive", "unloads"})))
 
 
 class WorldDriver:
@@ -77,12 +76,7 @@ class WorldDriver:
     def capabilities(self, service: Service) -> Capabilities:
         levels = ("unload",) if service.host else ("nap",)
         options = _options(service)
-        return Capabilities(
-            sleep_levels=levels,
-            exclusive_start=options.exclusive,
-            unloads_itself=options.unloads,
-            loads_by_use=options.by_use,
-        )
+        return Capabilities(sleep_levels=levels, exclusive_start=options.exclusive, unloads_itself=options.unloads)
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         order = {"recipe": recipe(service, allocation)}
@@ -99,7 +93,7 @@ class WorldDriver:
             return ProbeResult(state="starting", detail="it loads")
         if not reply.ok:
             return ProbeResult(state="unhealthy", detail=f"it answered {reply.status}")
-        return ProbeResult(state="sleeping" if reply.json_body["asleep"] and not _options(service).by_use else "ready")
+        return ProbeResult(state="sleeping" if reply.json_body["asleep"] else "ready")
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         return first_fatal(RULES, lines)
