@@ -134,14 +134,6 @@ def _state(handle: Handle, seen: Seen) -> tuple[State, str]:
     return member_state(seen.member, seen.probe) if seen.member else process_state(seen)
 
 
-def _by_memory(handle: Handle, told: tuple[State, str], mine: Sequence[GpuProcess]) -> tuple[State, str]:
-    """The state of a service; `mine` are its processes, where nothing but their memory tells that it sleeps."""
-    if handle.slept_mb is None or told[0] is not State.RUNNING:
-        return told
-    held_mb = sum(process.vram_mb or 0 for process in mine)
-    return (State.SLEEPING, "its next request loads it") if held_mb <= handle.slept_mb + USED_MB else told
-
-
 def _reading(
     handle: Handle,
     seen: Seen,
@@ -173,6 +165,14 @@ def _reading(
         adopted=handle.launched.adopted is not None,
         detail=detail,
     )
+
+
+def _by_memory(handle: Handle, told: tuple[State, str], mine: Sequence[GpuProcess]) -> tuple[State, str]:
+    """The state of a service; `mine` are its processes, where nothing but their memory tells that it sleeps."""
+    if handle.slept_mb is None or told[0] is not State.RUNNING:
+        return told
+    held_mb = sum(process.vram_mb or 0 for process in mine)
+    return (State.SLEEPING, "its next request loads it") if held_mb <= handle.slept_mb + USED_MB else told
 
 
 def _pid(handle: Handle, seen: Seen) -> int | None:
