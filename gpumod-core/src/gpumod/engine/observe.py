@@ -47,9 +47,7 @@ async def observe(machine: Machine) -> HostSnapshot:
     owner = {pid: service for service, one in seen.items() for pid in one.pids}
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
-    told = {
-        service: _by_memory(handles[service], _state(handles[service], one), named) for service, one in seen.items()
-    }
+    told = {service: _state(handles[service], one) for service, one in seen.items()}
     states = {service: state for service, (state, _) in told.items()}
     up = {service: states[service] for service, one in seen.items() if one.pids}
     holding = with_silent(handles, states)
