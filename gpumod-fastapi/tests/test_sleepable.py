@@ -234,6 +234,12 @@ async def test_a_server_whose_model_does_not_load_does_not_start() -> None:
     assert "no such model" in message["message"]
 
 
+def test_it_does_not_answer_for_the_whole_app() -> None:
+    model = Model()
+    with pytest.raises(ValueError, match="path of its own"):
+        Sleepable(model.app, load=model.load, unload=model.unload, prefix="/")
+
+
 async def test_fastapi_takes_it_as_a_middleware() -> None:
     model = Model()
     app = FastAPI()

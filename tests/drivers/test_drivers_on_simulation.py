@@ -17,10 +17,13 @@ from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import Allocation, Driver, Failed, GpuShare, ReadsItsLog, Service, Settings, SleepStrategy
 from gpumod_fastapi.driver import FastApiDriver
+from gpumod_fastapi.ollama.driver import OllamaDriver
+from gpumod_fastapi.ollama.sleep import UnloadSleep
 from gpumod_fastapi.sleep import HttpSleep
 from gpumod_llamacpp.driver import LlamaCppDriver
 from gpumod_llamacpp.sleep import RouterSleep
 from gpumod_sim.create import create_machine
+from gpumod_sim.ollama_models import add_model
 from gpumod_sim.probe import SimProbe
 from gpumod_vllm.driver import VllmDriver
 from gpumod_vllm.sleep import L1Sleep, L2Sleep
@@ -198,3 +201,20 @@ async def test_a_service_of_ones_own_sleeps_by_its_endpoints(bench: Bench) -> No
     service = Service.model_validate({**fields, "unit_vars": options})
     await bench.started(FastApiDriver(), service)
     await bench.naps(FastApiDriver(), HttpSleep(), service, service.port or 0)
+
+
+async def test_a_model_of_an_ollama_is_loaded_and_unloaded(bench: Bench) -> None:
+    models = bench.folder / "models"
+    add_model(str(models), "llama3:8b", 4500)
+    host = Service(id="ollama", driver="ollama", port=free_port(), unit_vars={"models_dir": str(models)})
+    fields = {"id": "chat", "driver": "ollama", "host": "ollama", "model_id": "llama3:8b", "vram_mb": 5000}
+    member = Service.model_validate({**fields, "sleep_mode": "unload"})
+    driver, port = OllamaDriver(), host.port or 0
+    process = await bench.started(driver, host)
+    await driver.load(member, port, HTTP, CLOCK)
+    assert bench.used_mb() == 5000
+    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    told = await driver.members(host, port, [process.pid, *children], HTTP)
+    assert [told["llama3:8b"].pid] == children
+    await bench.naps(driver, UnloadSleep(), member, port)
+    await driver.unload(member, port, HTTP, CLOCK)

@@ -55,7 +55,6 @@ from gpumod.ports import (
     MemberReading,
     ModelInfo,
     ModelInfoSource,
-    NamesMembers,
     OffersVariants,
     ProbeResult,
     ProcessStatus,
@@ -68,6 +67,7 @@ from gpumod.ports import (
     VramEstimator,
 )
 from gpumod.ports.commands import CommandLine, ReadsCommands, Told
+from gpumod.ports.drivers import NamesMembers
 from gpumod.ports.units import Stray
 
 __all__ = [

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import pytest
 
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.plugins.offers import DriverOffer, SleepStrategyOffer
+from gpumod.testing.world_drivers import Nap, WorldDriver, world_mode, world_service
+
+
+class ByUse(WorldDriver):
+    """A service of the world that loads by use: asleep it answers as awake."""
+
+    name = "by-use"
+
+    def capabilities(self, service):
+        return super().capabilities(service).model_copy(update={"loads_by_use": True})
+
+    async def probe(self, service, port, http):
+        told = await super().probe(service, port, http)
+        return told.model_copy(update={"state": "ready"}) if told.state == "sleeping" else told
+
+
+OFFERS = (
+    DriverOffer(name="by-use", summary="loads by use", factory=ByUse),
+    SleepStrategyOffer(name="nap", summary="keeps a residue", drivers=("by-use",), factory=Nap),
+)
 
 
 @pytest.fixture
 def box(make_box):
-    lazy = world_service("lazy", 4000, 9000, sleep_mode="nap", by_use=True, residue_mb=300)
+    lazy = world_service("lazy", 4000, 9000, driver="by-use", sleep_mode="nap", residue_mb=300)
     other = world_service("other", 5000, 9001)
     modes = world_mode("day", "lazy"), world_mode("night", "other", "lazy:asleep")
-    return make_box(8000, define=(lazy, other, *modes))
+    made = make_box(8000)
+    made.offers = OFFERS
+    made.define(lazy, other, *modes)
+    return made
 
 
 def test_it_is_ready_without_memory(make_box):
-    lazy = world_service("lazy", 4000, 9000, by_use=True, uses_mb=0)
-    box = make_box(8000, define=(lazy, world_service("plain", 3000, 9001, uses_mb=0)))
+    box = make_box(8000)
+    box.offers = OFFERS
+    lazy = world_service("lazy", 4000, 9000, driver="by-use", uses_mb=0)
+    box.define(lazy, world_service("plain", 3000, 9001, uses_mb=0))
     assert box.start("lazy").exit_code == 0
     assert box.states() == {"lazy": "running"}
     assert box.start("plain").error.code == "cpu-fallback", "one that is not such a service"

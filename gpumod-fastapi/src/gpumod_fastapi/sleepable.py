@@ -56,6 +56,8 @@ class Sleepable:
         wake_wait_s: float = 60.0,
         retry_after_s: int = 5,
     ) -> None:
+        if not prefix.strip("/"):
+            raise ValueError("prefix must be a path of its own, such as /gpumod: all below it is answered here")
         self._app, self._load, self._unload = app, load, unload
         self._prefix = prefix.rstrip("/")
         self._always_open = tuple(path.rstrip("/") for path in always_open)
@@ -66,6 +68,7 @@ class Sleepable:
         self._served = 0
         self._last_use_at: float | None = None
         self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Future[tuple[int, dict[str, Any]]]] = set()
         self._idle, self._settled = asyncio.Event(), asyncio.Event()  # nothing in flight; not on the way to awake
         self._idle.set()
         self._settled.set()
@@ -125,7 +128,10 @@ class Sleepable:
             await _reply(send, 405, {"detail": f"use {wanted}"})
             return
         # a client that gives up does not cut a sleep or a wake off in the middle
-        status, body = await asyncio.shield(asyncio.ensure_future(act()))
+        task = asyncio.ensure_future(act())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        status, body = await asyncio.shield(task)
         await _reply(send, status, body)
 
     async def _health(self) -> tuple[int, dict[str, Any]]:

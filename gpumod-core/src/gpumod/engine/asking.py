@@ -9,13 +9,13 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.membernames import by_id
 from gpumod.plugins.isolation import reason
 from gpumod.ports import (
     Activity,
     HostsMembers,
     HttpFailure,
     MemberReading,
-    NamesMembers,
     ProbeResult,
     ProcessStatus,
     ReportsActivity,
@@ -64,19 +64,9 @@ async def ask_members(machine: Machine, host: Handle, pids: Sequence[int]) -> Ma
             return None
         async with asyncio.timeout(PATIENCE_S):
             told = await driver.members(host.launched, host.launched.port or 0, pids, machine.http)
-        return _by_id(machine, host, driver, told)
+        return by_id(machine, host, driver, told)
     except Exception:  # noqa: BLE001 - refused, timed out, or a driver that breaks: all the same here
         return None
-
-
-def _by_id(
-    machine: Machine, host: Handle, driver: HostsMembers, told: Mapping[str, MemberReading]
-) -> Mapping[str, MemberReading]:
-    """The readings by the ids of the services. What else the host serves is its own."""
-    if not isinstance(driver, NamesMembers):
-        return told
-    members = (h.launched for h in machine.store.handles().values() if h.launched.host == host.service)
-    return {m.id: told[name] for m in members if (name := driver.member_name(m)) in told}
 
 
 async def ask_activity(machine: Machine, service: Service, port: int | None) -> Activity | str:

@@ -47,9 +47,7 @@ async def observe(machine: Machine) -> HostSnapshot:
     owner = {pid: service for service, one in seen.items() for pid in one.pids}
     named = tuple(p.model_copy(update={"service": owner.get(p.pid)}) for p in processes)
     now = machine.clock.now()
-    told = {
-        service: _by_memory(handles[service], state_of(handles[service], one), named) for service, one in seen.items()
-    }
+    told = {service: state_of(handles[service], one) for service, one in seen.items()}
     states = {service: state for service, (state, _) in told.items()}
     up = {service: states[service] for service, one in seen.items() if one.pids}
     holding = with_silent(handles, states)
@@ -135,14 +133,6 @@ def state_of(handle: Handle, seen: Seen) -> tuple[State, str]:
     return member_state(seen.member, seen.probe) if seen.member else process_state(seen)
 
 
-def _by_memory(handle: Handle, told: tuple[State, str], processes: Sequence[GpuProcess]) -> tuple[State, str]:
-    """The state of a service of which nothing but its memory tells that it sleeps."""
-    if handle.slept_mb is None or told[0] is not State.RUNNING:
-        return told
-    held_mb = sum(p.vram_mb or 0 for p in processes if p.service == handle.service)
-    return (State.SLEEPING, "its next request loads it") if held_mb <= handle.slept_mb + USED_MB else told
-
-
 def _reading(
     handle: Handle,
     seen: Seen,
@@ -155,7 +145,7 @@ def _reading(
     vram = dict(by_device)
     for process in mine:
         vram[process.gpu] = vram.get(process.gpu, 0) + (process.vram_mb or 0)
-    state, detail = told
+    state, detail = _by_memory(handle, told, mine)
     up = state not in (State.STOPPED, State.FAILED)
     started_at = seen.status.started_at or handle.started_at
     level = handle.launched.sleep_level
@@ -174,6 +164,14 @@ def _reading(
         adopted=handle.launched.adopted is not None,
         detail=detail,
     )
+
+
+def _by_memory(handle: Handle, told: tuple[State, str], mine: Sequence[GpuProcess]) -> tuple[State, str]:
+    """The state of a service; `mine` are its processes, where nothing but their memory tells that it sleeps."""
+    if handle.slept_mb is None or told[0] is not State.RUNNING:
+        return told
+    held_mb = sum(process.vram_mb or 0 for process in mine)
+    return (State.SLEEPING, "its next request loads it") if held_mb <= handle.slept_mb + USED_MB else told
 
 
 def _pid(handle: Handle, seen: Seen) -> int | None:

@@ -47,8 +47,7 @@ RULES = (
 
 class WorldOptions(Options):
     """How a service of the world behaves (see :class:`Recipe`); `uses_mb` is what it takes in truth, `unloads` says
-    that it may put its model away by itself, `by_use` that it loads by use and does not tell whether it sleeps. It
-    tells of its use where it `tells`."""
+    that it may put its model away by itself. It tells of its use where it `tells`."""
 
     uses_mb: int | None = None
     peak_mb: int = 0
@@ -59,15 +58,13 @@ class WorldOptions(Options):
     wake_s: float = 0.5
     exclusive: bool = False
     unloads: bool = False
-    by_use: bool = False
     tells: bool = True
 
 
 def recipe(service: Service, allocation: Allocation) -> dict[str, Any]:
     options = parse_options(WorldOptions, service)
     vram_mb = allocation.vram_mb if options.uses_mb is None else options.uses_mb
-    said = options.model_dump(exclude={"uses_mb", "exclusive", "unloads", "by_use", "tells"})
-    return asdict(Recipe(vram_mb=vram_mb, **said))
+    return asdict(Recipe(vram_mb=vram_mb, **options.model_dump(exclude={"uses_mb", "exclusive", "unloads", "tells"})))
 
 
 class WorldDriver:
@@ -81,12 +78,7 @@ class WorldDriver:
     def capabilities(self, service: Service) -> Capabilities:
         levels = ("unload",) if service.host else ("nap",)
         options = _options(service)
-        return Capabilities(
-            sleep_levels=levels,
-            exclusive_start=options.exclusive,
-            unloads_itself=options.unloads,
-            loads_by_use=options.by_use,
-        )
+        return Capabilities(sleep_levels=levels, exclusive_start=options.exclusive, unloads_itself=options.unloads)
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         order = {"recipe": recipe(service, allocation)}
@@ -103,7 +95,7 @@ class WorldDriver:
             return ProbeResult(state="starting", detail="it loads")
         if not reply.ok:
             return ProbeResult(state="unhealthy", detail=f"it answered {reply.status}")
-        return ProbeResult(state="sleeping" if reply.json_body["asleep"] and not _options(service).by_use else "ready")
+        return ProbeResult(state="sleeping" if reply.json_body["asleep"] else "ready")
 
     async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
         if not _options(service).tells:
