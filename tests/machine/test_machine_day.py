@@ -26,6 +26,7 @@ SETTLED_AT = 11
 """By this hour everything has happened once: from then on nothing may grow."""
 SETTINGS = {"watch_interval_s": 1, "health_interval_s": 1, "idle_timeout_s": 2, "restart_window_s": 1}
 SHARED = ("hyde", "reranker")
+PATIENCE_S = 90.0
 MORE_MB = 6
 """So much may the memory of `gpumod watch` differ between two moments: allocators keep what was freed."""
 
@@ -76,8 +77,9 @@ class Day:
         """Somebody who has a turn is killed, with gpumod and all."""
         process = self.machine.begin("service", "turn", "hyde", "--", "sleep", "60")
 
-        wait_until(lambda: turns(self.machine) == [("hyde", 1)], "the turn to begin")
-        wait_until(lambda: self.machine.states().get("hyde") == "running", "it to be awake")
+        awake = ("hyde", "running")
+        wait_until(lambda: turns(self.machine) == [("hyde", 1)], "the turn to begin", PATIENCE_S)
+        wait_until(lambda: awake in self.machine.states().items(), "it to be awake", PATIENCE_S)
         (pid,) = self.machine.sql("SELECT pid FROM turns")[0]
         process.kill()
         os.kill(pid, signal.SIGKILL)
@@ -102,7 +104,9 @@ def seen_of(machine: Machine, watch: psutil.Process) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(300)
-def test_a_day_of_traffic_leaves_nothing_behind_and_nothing_grows(machine: Machine, until: Any) -> None:
+def test_a_day_of_traffic_leaves_nothing_behind_and_nothing_grows(
+    machine: Machine, until: Any, record_property: Any
+) -> None:
     for key, value in SETTINGS.items():
         machine.ok("settings", "set", key, str(value))
     machine.ok("mode", "create", "day", "--services", "embedding,hyde,reranker", "--sleep-on-idle", ",".join(SHARED))
@@ -120,6 +124,8 @@ def test_a_day_of_traffic_leaves_nothing_behind_and_nothing_grows(machine: Machi
     )
     until(lambda: turns(machine) == [], "the last turn to be cleared away")
     at_night = seen_of(machine, watch)
+    record_property("settled", settled)
+    record_property("at_night", at_night)
     assert at_night["rss_mb"] - settled["rss_mb"] < MORE_MB, (settled, at_night)
     assert at_night["fds"] <= settled["fds"] + 1, (settled, at_night)
     assert at_night["threads"] <= settled["threads"] + 1, (settled, at_night)

@@ -164,7 +164,11 @@ SAMPLES: dict[str, Frozen] = {
     ),
     "status": STATUS,
     "status-leases": STATUS.model_copy(
-        update={"leases": (plans.LEASE,), "put_back": "chat made room: gpumod free --back"}
+        update={
+            "leases": (plans.LEASE,),
+            "put_back": "chat made room: gpumod free --back",
+            "turns": ("ann: python ask.py (pid 7) has a turn with hyde", "bob (pid 8) waits for chat"),
+        }
     ),
     "status-empty": r.StatusResult(mode=None, gpus=(), services=(), foreign=(), open_run="r-7f3a", busy="ann, pid 812"),
     "service-status": STATUS.services[1],

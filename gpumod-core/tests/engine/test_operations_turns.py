@@ -9,7 +9,7 @@ import pytest
 
 from gpumod.domain.errors import DoesNotFit, Failed, UnknownName
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ModeRef, ServiceChange, SwitchParams
+from gpumod.operations.params import ModeRef, NoParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
@@ -117,6 +117,7 @@ def test_a_holder_that_is_killed_holds_nothing_any_more(box: Any) -> None:
     assert caught.value.code == "no-turn"
     assert "somebody (pid 7) has a turn with hyde" in caught.value.info.why
     assert [ticket.pid for ticket in box.store.turns()] == [7]
+    assert box.ask("status", NoParams()).turns == ("somebody (pid 7) has a turn with hyde",)
     box.world.gone.add(7)
     assert box.ask("mode_status", ModeRef(mode="rag")).whole  # one of them is awake, as it may be
     turn = box.ask("service_turn", waiting).turn

@@ -103,7 +103,8 @@ class LeaseRow(Frozen):
 
 class StatusResult(Frozen):
     """`alternative` is the id of the one with which the mode was taken. `open_run` is a run that was left half-way:
-    `gpumod recover` closes it. `put_back` says what was put away for a lease that is over, and how it comes back."""
+    `gpumod recover` closes it. `put_back` says what was put away for a lease that is over, and how it comes back.
+    `turns` says who has a turn with a service, and who waits for one, in the order of asking."""
 
     mode: str | None
     gpus: tuple[GpuStatus, ...]
@@ -117,6 +118,7 @@ class StatusResult(Frozen):
     busy: str | None = None
     leases: tuple[LeaseRow, ...] = ()
     put_back: str = ""
+    turns: tuple[str, ...] = ()
     problems: tuple[ErrorInfo, ...] = ()
 
 

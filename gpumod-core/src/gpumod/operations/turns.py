@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from gpumod.domain.errors import Busy, Failed
+from gpumod.domain.errors import Busy, Failed, GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
@@ -107,7 +107,7 @@ class Turns(Running):
                     "no-turn",
                     f"no turn with {mine.service} came in {wait_s:g} s",
                     why=in_words(ahead[0]),
-                    hint="wait longer (--wait)",
+                    hint="wait longer (--wait); `gpumod status` shows who is in the queue",
                 )
             elif in_words(ahead[0]) != told:
                 told = in_words(ahead[0])
@@ -171,6 +171,8 @@ class Turns(Running):
                 if machine.clock.monotonic() >= give_up:
                     return TurnResult(notes=(f"{mine.service} stays awake: {busy.info.message}",))
                 await machine.clock.sleep(LOOK_S)
+            except GpumodError as error:  # the turn is over all the same, and what it was for is done
+                return TurnResult(notes=(f"{mine.service} stays awake: {error.info.message}",))
 
 
 def _as_before(ticket: Ticket, sharing: Collection[str]) -> Target | None:

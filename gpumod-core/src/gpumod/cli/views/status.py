@@ -42,6 +42,7 @@ def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
             words(f"changing now: {result.busy}", "yellow") if result.busy else None,
             words(result.put_back, "yellow") if result.put_back else None,
             *(words(row.in_words, "yellow") for row in result.leases),
+            *(words(turn, "yellow") for turn in result.turns),
             words(f"run {result.open_run} was left half-way: see `gpumod recover`", "red") if result.open_run else None,
         ),
         *(_charts(result) if visual else [_gpus(result)]),
