@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -36,19 +39,54 @@ def test_completions(base, http, model):
 
 
 def test_errors_have_vllms_envelope(base, http, model):
+    ask = "/v1/completions"
     cases = [
-        (http(base, "POST", "/v1/completions", {"model": "nope", "prompt": "x"}), 404, "NotFoundError"),
-        (http(base, "GET", "/nope"), 404, None),
-        (http(base, "GET", "/sleep"), 405, None),
-        (http(base, "POST", "/sleep?level=9"), 400, None),
-        (http(base, "POST", "/sleep?mode=xx"), 400, None),
+        (http(base, "POST", ask, {"model": "nope", "prompt": "x"}), 404, "NotFoundError", "model"),
+        (http(base, "POST", ask, {"model": model}), 400, "BadRequestError", "prompt"),
+        (
+            http(base, "POST", ask, {"model": model, "prompt": "x", "max_tokens": 0}),
+            400,
+            "BadRequestError",
+            "max_tokens",
+        ),
+        (http(base, "POST", "/sleep?level=9"), 400, "Bad Request", None),
+        (http(base, "POST", "/sleep?mode=xx"), 400, "Bad Request", None),
+        (http(base, "POST", "/collective_rpc", b"{"), 400, "Bad Request", None),
+        (http(base, "POST", "/collective_rpc", {}), 400, None, None),
     ]
-    for answer, status, kind in cases:
+    for answer, status, kind, param in cases:
         assert answer.status == status
         assert answer.json["error"]["code"] == status
         assert kind in (None, answer.json["error"]["type"])
-    assert http(base, "POST", "/collective_rpc", b"{").status == 400
-    assert http(base, "POST", "/collective_rpc", {}).status == 400
+        assert param in (None, answer.json["error"]["param"])
+
+
+def test_what_is_no_route_has_the_web_frameworks_envelope(base, http):
+    assert http(base, "GET", "/nope").json == {"detail": "Not Found"}
+    assert http(base, "GET", "/sleep").json == {"detail": "Method Not Allowed"}
+    assert [http(base, "GET", path).status for path in ("/nope", "/sleep")] == [404, 405]
+
+
+def test_a_body_must_be_said_to_be_json(base, model):
+    body = json.dumps({"model": model, "prompt": "x", "max_tokens": 1}).encode()
+    request = urllib.request.Request(f"{base}/v1/completions", body, {"Content-Type": "text/plain"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 400
+    refused.value.close()
+
+
+def test_metrics_tell_the_level_of_a_sleeper(base, http):
+    def level():
+        found = re.findall(r'sleep_state="(\w+)"\} 1\.0', http(base, "GET", "/metrics").text)
+        return found[0] if found else ""
+
+    assert level() == "awake"
+    for asked, told in ((1, "weights_offloaded"), (2, "discard_all"), (0, "")):
+        http(base, "POST", f"/sleep?level={asked}")
+        assert level() == told
+        http(base, "POST", "/wake_up")
+        assert level() == "awake"
 
 
 def test_sleep_and_wake(base, http):

@@ -24,9 +24,9 @@ Route = Callable[[Request], Awaitable[Reply]]
 class RefusedError(Exception):
     """An error in vLLM's envelope."""
 
-    def __init__(self, status: int, message: str, kind: str | None = None) -> None:
+    def __init__(self, status: int, message: str, kind: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind = status, kind or HTTPStatus(status).phrase
+        self.status, self.kind, self.param = status, kind or HTTPStatus(status).phrase, param
 
 
 class VllmHttp:
@@ -68,13 +68,13 @@ class VllmHttp:
             return json_reply({"error": "Unauthorized"}, 401)
         try:
             methods, route = self.routes.get(request.path, ("", None))
-            if route is None:
-                raise RefusedError(404, "Not Found")
+            if route is None:  # these two are the web framework's own
+                return json_reply({"detail": "Not Found"}, 404)
             if request.method not in methods.split():
-                raise RefusedError(405, "Method Not Allowed")
+                return json_reply({"detail": "Method Not Allowed"}, 405)
             return await route(request)
         except RefusedError as error:
-            return _error(str(error), error.kind, error.status)
+            return _error(str(error), error.kind, error.status, error.param)
         except EngineError as error:
             return _error(str(error), "InternalServerError", 500)
 
@@ -107,7 +107,7 @@ class VllmHttp:
         if self.server.flags.on("disable-log-stats"):
             return Reply(200, b"", "text/plain; version=0.0.4; charset=utf-8")
         engine = self.engine
-        state = {None: "awake", 1: "weights_offloaded", 2: "discard_all"}.get(engine.level, "awake")
+        state = {None: "awake", 1: "weights_offloaded", 2: "discard_all"}.get(engine.level, "")
         labels = f'engine="0",model_name="{self.names[0]}"'
         gauges: list[tuple[str, str, float]] = [
             ("num_requests_running", "", len(engine.running)),
@@ -149,13 +149,13 @@ class VllmHttp:
             raise RefusedError(400, "Input should be a valid dictionary")
         model = body.get("model")
         if model is not None and model not in (*self.names, *self.adapters):
-            raise RefusedError(404, f"The model `{model}` does not exist.", "NotFoundError")
+            raise RefusedError(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
         return body
 
     async def _run(self, body: dict[str, Any], prompt: str) -> tuple[Generation, str, dict[str, int]]:
         wanted = body.get("max_tokens", body.get("max_completion_tokens", 16))
         if not isinstance(wanted, int) or wanted < 1:
-            raise RefusedError(400, "max_tokens must be at least 1")
+            raise RefusedError(400, f"max_tokens must be at least 1, got {wanted}.", "BadRequestError", "max_tokens")
         count = len(prompt.split())
         generation = await self.engine.generate(count, wanted)
         usage = {"prompt_tokens": count, "completion_tokens": generation.done, "total_tokens": count + generation.done}
@@ -166,7 +166,7 @@ class VllmHttp:
     async def _complete(self, request: Request) -> Reply:
         body = self._body(request)
         if "prompt" not in body:
-            raise RefusedError(400, "prompt: Field required")
+            raise RefusedError(400, "Either prompt or prompt_embeds must be provided.", "BadRequestError", "prompt")
         generation, text, usage = await self._run(body, str(body["prompt"]))
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": _finish(generation)}
         return self._completion(body, "text_completion", "cmpl", choice, usage)
@@ -269,8 +269,8 @@ class VllmHttp:
         return Reply(200)
 
 
-def _error(message: str, kind: str, status: int) -> Reply:
-    return json_reply({"error": {"message": message, "type": kind, "param": None, "code": status}}, status)
+def _error(message: str, kind: str, status: int, param: str | None = None) -> Reply:
+    return json_reply({"error": {"message": message, "type": kind, "param": param, "code": status}}, status)
 
 
 def _finish(generation: Generation) -> str:
