@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def in_background(act):
     """Run `act` in a thread; its result is the list's only item."""

@@ -18,7 +18,8 @@ from tests.machine.conftest import CARD, Machine, Ports, fetch, until, wait_unti
 __all__ = ["HTTP", "until"]
 
 HTTP = LoopbackHttp()
-KEEPERS = ("process", "systemd-system", "systemd-user")
+KEEPERS = [pytest.param("process"), pytest.param("systemd-system", marks=pytest.mark.systemd)]
+EVERY_KEEPER = [*KEEPERS, pytest.param("systemd-user", marks=pytest.mark.systemd)]
 TINY_MB, LARGE_MB = 60, 420
 """What the models take, at most; `ram_card` has room for one large one and a few tiny ones."""
 
@@ -148,7 +149,7 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.systemd if name != "process" else ()) for name in KEEPERS])
+@pytest.fixture(params=KEEPERS)
 def keeper(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.llamacpp.conftest import LARGE_MB, TINY_MB, Asking
+from tests.llamacpp.conftest import EVERY_KEEPER, LARGE_MB, TINY_MB, Asking
 
 if TYPE_CHECKING:
     from tests.llamacpp.conftest import RealMachine
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(240)]
 
 UNTIL = Callable[..., Any]
+
+every_keeper = pytest.mark.parametrize("keeper", EVERY_KEEPER, indirect=True)
+"""Else the process supervisor and the system manager are enough."""
 
 
 def two_modes(real: RealMachine) -> None:
@@ -29,6 +32,7 @@ def two_modes(real: RealMachine) -> None:
     real.ok("mode", "create", "second", "--services", "box,tiny,blue")
 
 
+@every_keeper
 def test_a_switch_loads_and_unloads_and_leaves_the_others_alone(real: RealMachine) -> None:
     two_modes(real)
     real.change("switch", "first")
@@ -137,6 +141,7 @@ def test_a_child_that_dies_is_seen_and_comes_back(real: RealMachine, until: UNTI
     assert (real.pid("box"), real.pid("other")) == (router, other)
 
 
+@every_keeper
 def test_a_router_that_is_killed_takes_its_members_with_it_and_comes_back(real: RealMachine, until: UNTIL) -> None:
     real.add_member("tiny")
     real.add_member("other")

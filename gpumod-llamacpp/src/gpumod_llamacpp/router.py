@@ -10,9 +10,8 @@ import psutil
 
 from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, in_flight, poll
 from gpumod_llamacpp.activity import IN_FLIGHT, metrics_query
-from gpumod_llamacpp.options import llamacpp_options, member_stop_s
+from gpumod_llamacpp.options import drain_s, llamacpp_options, member_stop_s
 
-DRAIN_S = 30.0
 UNLOAD_MARGIN_S = 20.0
 """The router kills a child that has not ended within its stop-timeout; this long its end may take after that."""
 RELOAD_TIMEOUT_S = 30.0
@@ -198,7 +197,7 @@ async def _drain(member: Service, port: int, http: Http, clock: Clock) -> None:
     async def ask() -> bool | None:
         return None if await busy(member, port, http) else True
 
-    await poll(clock, ask, DRAIN_S)
+    await poll(clock, ask, drain_s(llamacpp_options(member)))
 
 
 async def busy(member: Service, port: int, http: Http) -> int | None:
