@@ -52,7 +52,9 @@ def find_or_build() -> Path:
         if not program.exists():
             if missing := [name for name in NEEDED if not shutil.which(name)]:
                 raise CannotBuildError(f"needs {', '.join(missing)} (Debian: cmake ninja-build g++)")
-            with tempfile.TemporaryDirectory(dir=folder) as work:
+            for stale in folder.glob("build-*"):  # of one that was killed
+                shutil.rmtree(stale)
+            with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as work:
                 _build(_sources(Path(work)), Path(work) / "build").replace(program)
     return program
 
