@@ -77,7 +77,7 @@ def systemd(session: nox.Session) -> None:
     # What is compiled in the box is thrown away with it: without this each of many starts there would do it anew.
     sources = [str(ROOT / folder / "src") for folder in DISTRIBUTIONS.values()]
     session.run("python", "-m", "compileall", "-q", session.virtualenv.location, *sources, silent=True)
-    session.run("pytest", *boxes, "-m", "systemd and not docker", *(session.posargs or ["tests"]))
+    session.run("pytest", *boxes, "-m", "systemd and not docker and not llamacpp", *(session.posargs or ["tests"]))
     if not session.posargs:
         session.run("pytest", "-n", "2", "-m", "reboot", "tests/systemd")  # these boot boxes themselves
 

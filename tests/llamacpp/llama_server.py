@@ -49,6 +49,8 @@ def find_or_build() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two that build at once would take twice as long
+        for stale in folder.glob("tmp*"):  # of a build that was killed
+            shutil.rmtree(stale)
         if not program.exists():
             if missing := [name for name in NEEDED if not shutil.which(name)]:
                 raise CannotBuildError(f"needs {', '.join(missing)} (Debian: cmake ninja-build g++)")
