@@ -26,6 +26,7 @@ GOOD = (
     ("history", "simulations"), ("recover",), ("settings", "list"), ("settings", "get", "reserve_mb"),
     ("settings", "set", "reserve_mb", "512"), ("service", "remove", "reranker-base"), ("sim", "ledger"), ("export",),
     ("init", "--yes", "--sim", "RTX 4090:24564"), ("--version",),
+    ("service", "sleep-idle"),
     ("watch", "--once"), ("free", "1", "--dry-run"), ("template", "list"), ("template", "show", "unit.service.j2"),
     ("template", "render", "unit.service.j2", "asr"),
     ("template", "edit", "vllm.service.j2", "--default"), ("service", "secret", "list", "asr"),
@@ -106,7 +107,7 @@ def test_every_command_prints_one_document_when_all_is_well(home, neighbours):
             assert home.say(*args, "--json").json is not None, args
     covered = {args[:n] for args in asked for n in (1, 2)}
     missing = {words for words in commands(root) if words[:2] not in covered and words[0] not in {"sim", *NOT_HERE}}
-    assert missing == set()
+    assert missing == {("service", "turn")}  # it runs a command, whose output is its own
 
 
 def test_every_command_prints_one_document_for_bad_input(home):

@@ -27,7 +27,7 @@ SETTLED_AT = 11
 SETTINGS = {"watch_interval_s": 1, "health_interval_s": 1, "idle_timeout_s": 2, "restart_window_s": 1}
 SHARED = ("hyde", "reranker")
 PATIENCE_S = 90.0
-MORE_MB = 6
+MORE_MB = 8
 """So much may the memory of `gpumod watch` differ between two moments: allocators keep what was freed."""
 
 

@@ -148,6 +148,7 @@ def test_a_crash_loop_ends_with_its_budget_and_the_reason(machine: Machine, unti
     machine.ok("mode", "create", "talk", "--services", "asr")
     machine.change("switch", "talk")
     process = machine.begin("watch")
+    until(lambda: machine.sql("SELECT 1 FROM events WHERE kind = 'health' AND subject = 'asr'"), "it to be seen")
     machine.fault("asr", "die-after", 1.5)
     (pid,) = [row["pid"] for row in machine.status()["services"] if row["id"] == "asr"]
     os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ from gpumod.cli.lazy import command
 
 @command("turn", "service_turn")
 @click.argument("service", shell_complete=SERVICES)
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @click.option("--wait", "wait_s", metavar="TIME", callback=seconds, help="Wait at most so long for the turn: 90s, 15m.")
 @click.option("--timeout", "timeout_s", type=float, metavar="S", help="Seconds that each start may take.")
 @click.pass_obj
@@ -34,6 +34,8 @@ def turn(
     """
     from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
 
+    if not argv:
+        raise click.UsageError("say what to run: -- COMMAND...")
     refuse_missing(argv)
     runs = foreground.Command(argv)
     try:
