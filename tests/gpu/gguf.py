@@ -1,0 +1,139 @@
+"""Models of real size with random weights, as llama.cpp reads them (GGUF version 3). Their text is noise."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+ALIGN = 32
+BLOCK = 32
+U32, I32, F32, STRING, ARRAY = 4, 5, 6, 8, 9
+PLAIN = 0
+"""The tensor type of 32 bit floats."""
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """Blocks of 32 weights: a scale of 16 bits, then the weights themselves."""
+
+    tensor_type: int
+    file_type: int
+    packed: int
+    scale: float
+    """With it, random weights of a row of 4096 have about the size of real ones: what is computed stays finite."""
+
+    @property
+    def block(self) -> int:
+        return 2 + self.packed
+
+
+Q8_0 = Quantisation(tensor_type=8, file_type=7, packed=32, scale=2.0**-12)
+Q4_0 = Quantisation(tensor_type=2, file_type=2, packed=16, scale=2.0**-8)
+
+
+@dataclass(frozen=True)
+class Llama:
+    """The shape of a model of the llama family; that of Llama 3 8B unless said otherwise."""
+
+    weights: Quantisation
+    embedding: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 8
+    head: int = 128
+    feed_forward: int = 14_336
+    vocabulary: int = 128_256
+    context: int = 131_072
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape, the length of a row first."""
+        e, q, kv, f = self.embedding, self.heads * self.head, self.kv_heads * self.head, self.feed_forward
+        yield "token_embd.weight", (e, self.vocabulary)
+        yield "output_norm.weight", (e,)
+        yield "output.weight", (e, self.vocabulary)
+        for layer in range(self.layers):
+            shapes = {"attn_norm": (e,), "attn_q": (e, q), "attn_k": (e, kv), "attn_v": (e, kv), "attn_output": (q, e)}
+            shapes |= {"ffn_norm": (e,), "ffn_gate": (e, f), "ffn_up": (e, f), "ffn_down": (f, e)}
+            yield from ((f"blk.{layer}.{name}.weight", shape) for name, shape in shapes.items())
+
+    def bytes_of(self, shape: tuple[int, ...]) -> int:
+        return prod(shape) * 4 if len(shape) == 1 else prod(shape) // BLOCK * self.weights.block
+
+    def on_gpu_mb(self) -> float:
+        """The weights without the embedding of tokens, which stays in host RAM where it is not tied to the output."""
+        return sum(self.bytes_of(shape) for name, shape in self.tensors() if name != "token_embd.weight") / MIB
+
+    def kv_mb(self, tokens: int) -> float:
+        """The cache of keys and values of 16 bits."""
+        return tokens * self.layers * 2 * self.kv_heads * self.head * 2 / MIB
+
+    def write(self, path: Path) -> None:
+        """Some gigabytes, as fast as the disk takes them."""
+        told = [(name, shape, self.bytes_of(shape)) for name, shape in self.tensors()]
+        fields = list(self._fields())
+        with path.open("wb") as file:
+            file.write(b"GGUF" + struct.pack("<IQQ", 3, len(told), len(fields)))
+            for key, kind, value in fields:
+                file.write(_string(key) + struct.pack("<I", kind) + value)
+            offset = 0
+            for name, shape, size in told:
+                kind = PLAIN if len(shape) == 1 else self.weights.tensor_type
+                file.write(_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset))
+                offset += size + -size % ALIGN
+            file.write(bytes(-file.tell() % ALIGN))
+            scale = struct.pack("<e", self.weights.scale)
+            noise = b"".join(scale + os.urandom(self.weights.packed) for _ in range(2**18))
+            for _, shape, size in told:
+                _fill(file, size, struct.pack("<f", 1.0) * BLOCK if len(shape) == 1 else noise)
+                file.write(bytes(-size % ALIGN))
+
+    def _fields(self) -> Iterator[tuple[str, int, bytes]]:
+        yield "general.architecture", STRING, _string("llama")
+        yield "llama.attention.layer_norm_rms_epsilon", F32, struct.pack("<f", 1e-5)
+        yield "llama.rope.freq_base", F32, struct.pack("<f", 500_000.0)
+        numbers = {
+            "general.file_type": self.weights.file_type,
+            "llama.context_length": self.context,
+            "llama.embedding_length": self.embedding,
+            "llama.block_count": self.layers,
+            "llama.feed_forward_length": self.feed_forward,
+            "llama.attention.head_count": self.heads,
+            "llama.attention.head_count_kv": self.kv_heads,
+            "llama.attention.key_length": self.head,
+            "llama.attention.value_length": self.head,
+            "llama.rope.dimension_count": self.head,
+            "llama.vocab_size": self.vocabulary,
+            "tokenizer.ggml.unknown_token_id": 0,
+            "tokenizer.ggml.bos_token_id": 1,
+            "tokenizer.ggml.eos_token_id": 2,
+        }
+        for key, number in numbers.items():
+            yield key, U32, struct.pack("<I", number)
+        # SentencePiece: three special tokens, one for each byte, and fillers
+        normal, unknown, control, byte = 1, 2, 3, 6
+        words = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), "\u2581"]
+        words += [f"word{number}" for number in range(len(words), self.vocabulary)]
+        kinds = [unknown, control, control, *[byte] * 256, *[normal] * (self.vocabulary - 259)]
+        yield "tokenizer.ggml.model", STRING, _string("llama")
+        yield "tokenizer.ggml.tokens", ARRAY, _array(STRING, [_string(word) for word in words])
+        yield "tokenizer.ggml.scores", ARRAY, _array(F32, [struct.pack("<f", -number) for number in range(len(words))])
+        yield "tokenizer.ggml.token_type", ARRAY, _array(I32, [struct.pack("<i", kind) for kind in kinds])
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def _array(kind: int, items: list[bytes]) -> bytes:
+    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
+
+
+def _fill(file: BinaryIO, size: int, pattern: bytes) -> None:
+    file.writelines(pattern for _ in range(size // len(pattern)))
+    file.write(pattern[: size % len(pattern)])
