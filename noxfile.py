@@ -33,6 +33,9 @@ DISTRIBUTIONS = {
 """Short name (a tox factor) to folder."""
 PYTHONS = ("3.11", "3.12", "3.13")
 
+BOXED = ROOT / "tests" / "systemd" / "python"
+"""The interpreter of workers that have a real systemd of their own."""
+
 BUILD = {"UV_BUILD_CONSTRAINT": str(ROOT / "constraints.txt")}
 """Environment of installs and builds: the build backend obeys constraints.txt too."""
 
@@ -70,8 +73,7 @@ def tests(session: nox.Session) -> None:
 def systemd(session: nox.Session) -> None:
     """Tests on real systemds, booted in namespaces and thrown away: needs root and Debian's systemd and dbus."""
     _install(session, "test")
-    interpreter = shlex.quote(str(ROOT / "tests" / "systemd" / "python"))
-    boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={interpreter}", "--dist", "load"]
+    boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
     # What is compiled in the box is thrown away with it: without this each of many starts there would do it anew.
     sources = [str(ROOT / folder / "src") for folder in DISTRIBUTIONS.values()]
     session.run("python", "-m", "compileall", "-q", session.virtualenv.location, *sources, silent=True)
@@ -90,6 +92,24 @@ def docker(session: nox.Session) -> None:
         pytest = str(Path(session.bin) / "pytest")
         env = {"GPUMOD_TEST_DOCKER_DATA": "/run/dk/data"}
         session.run(str(box), pytest, "-m", "docker and systemd", "tests/docker", env=env, external=True)
+
+
+@nox.session(name="real-llamacpp")
+def real_llamacpp(session: nox.Session) -> None:
+    """Tests on a real llama-server, built once and kept (needs cmake, ninja, g++), and under a real systemd."""
+    _install(session, "test")
+    folder = Path(session.create_tmp()).resolve()  # in the checkout, which boxes see too
+    session.log("a llama-server that is not in the cache is built now, which takes minutes")
+    built = str(session.run("python", "tests/llamacpp/llama_server.py", silent=True)).splitlines()[-1]
+    shutil.copy2(built, folder / "llama-server")
+    session.run("python", "tests/llamacpp/tiny_gguf.py", str(folder / "tiny.gguf"))
+    env = {"GPUMOD_TEST_LLAMA_SERVER": str(folder / "llama-server"), "GPUMOD_TEST_GGUF": str(folder / "tiny.gguf")}
+    contract = [f"gpumod-sim/tests/test_sim_llama_{part}.py" for part in ("contract", "traps")]
+    workers = ("-n", str(os.cpu_count() or 2))
+    session.run("pytest", *workers, "-m", "", *contract, env=env)
+    session.run("pytest", *workers, "-m", "llamacpp and not systemd", "tests/llamacpp", *session.posargs, env=env)
+    boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
+    session.run("pytest", *boxes, "-m", "llamacpp and systemd", "tests/llamacpp", *session.posargs, env=env)
 
 
 @nox.session

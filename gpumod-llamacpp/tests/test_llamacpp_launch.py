@@ -19,12 +19,14 @@ from gpumod.api import (
     HostsMembers,
     OffersVariants,
     ReadsItsLog,
+    ReportsActivity,
     Service,
     Settings,
     SleepStrategy,
 )
 from gpumod.domain.run import Handle
 from gpumod_llamacpp import plugin
+from gpumod_llamacpp.denied import DENIED_FLAGS
 from gpumod_llamacpp.driver import LlamaCppDriver
 
 DRIVER = LlamaCppDriver()
@@ -93,8 +95,11 @@ def test_a_member_is_loaded_not_started() -> None:
         ({"port": None, "host": "router", "unit_vars": {"stop_timeout_s": 0.5}}, "whole seconds"),
         ({"unit_vars": {"env": {"LLAMA_ARG_HOST": "0.0.0.0"}}}, "LLAMA_ARG_HOST"),
         ({"unit_vars": {"env": {"LD_PRELOAD": "/x.so"}}}, "LD_PRELOAD"),
+        ({"unit_vars": {"env": {"GGML_BACKEND_PATH": "/x.so"}}}, "GGML_BACKEND_PATH"),
         ({"unit_vars": {"cache_type_v": "q8_0", "flash_attn": False}}, "flash attention"),
         ({"unit_vars": {"mmproj": "x.gguf"}}, "mmproj"),
+        ({"unit_vars": {"model_draft": "x.gguf"}}, "model_draft"),
+        ({"unit_vars": {"n_gpu_layers_draft": 3}}, "needs model_draft"),
         ({"model_path": "models/a.gguf"}, "absolute"),
         ({"model_path": None}, "model_path"),
         ({"model_path": None, "model_id": "--tools"}, "model_id"),
@@ -112,6 +117,32 @@ def test_what_would_not_work_is_refused_with_its_reason(fields: dict[str, Any], 
     with pytest.raises(ValueError, match="'glm'") as caught:
         DRIVER.check(a_service(**fields))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("host", [None, "router"])
+def test_a_denied_flag_is_refused_however_it_is_written(host: str | None) -> None:
+    for flag in DENIED_FLAGS:
+        bare = flag.rstrip("*").lstrip("-")
+        for way in (f"-{bare}", f"--{bare}", f"---{bare}", f"--{bare.replace('-', '_')}", f"--{bare}=1"):
+            options = {"extra_args": [way, "1"]}
+            with pytest.raises(ValueError, match="extra_args may not hold"):
+                DRIVER.check(a_service(port=None if host else 8001, host=host, unit_vars=options))
+
+
+def test_a_draft_model_goes_to_the_gpu_whole_unless_it_is_said() -> None:
+    def words(**options: Any) -> list[str]:
+        service = a_service(unit_vars={"model_draft": "/m/small.gguf", **options})
+        return list(DRIVER.launch(service, Allocation(), Settings()).argv)
+
+    draft = ["--model-draft", "/m/small.gguf", "--gpu-layers-draft"]
+    for argv, layers in ((words(), "999"), (words(n_gpu_layers_draft=4), "4")):
+        at = argv.index("--model-draft")
+        assert argv[at : at + 4] == [*draft, layers]
+
+
+def test_context_and_layers_are_always_said_and_never_fitted() -> None:
+    argv = DRIVER.launch(a_service(), Allocation(), Settings()).argv
+    assert argv[3:9] == ("-c", "0", "--n-gpu-layers", "999", "--fit", "off")
 
 
 clean = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=30)
@@ -252,7 +283,7 @@ def test_members_with_the_same_model_are_told_apart() -> None:
 
 def test_every_offer_works() -> None:
     (driver,) = plugin.gpumod_drivers()
-    for power in (Driver, ReadsItsLog, OffersVariants, HostsMembers):
+    for power in (Driver, ReadsItsLog, OffersVariants, HostsMembers, ReportsActivity):
         assert isinstance(driver.factory(), power)
     (strategy,) = plugin.gpumod_sleep_strategies()
     assert (strategy.name, strategy.drivers, strategy.api) == ("router", ("llamacpp",), PLUGIN_API)
@@ -270,5 +301,5 @@ def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:
     unit = Rendering(tmp_path, "0" * 12, Settings(), "user", [offer.folder]).unit(handle, launch, found)
     assert unit.template == "llamacpp.service.j2"
     text = unit.text
-    assert 'ExecStart="/opt/llama-server" "-m" "/m/a \\"b\\" $$HOME %%n ; c" "--n-gpu-layers"' in text
+    assert 'ExecStart="/opt/llama-server" "-m" "/m/a \\"b\\" $$HOME %%n ; c" "-c" "0" "--n-gpu-layers" "999"' in text
     assert "Restart=no\n" in text

@@ -23,6 +23,7 @@ OPTIONS = st.fixed_dictionaries(
         "batch_size": st.integers(1, 4096),
         "n_cpu_moe": st.integers(0, 99),
         "mmproj": st.just("/models/mm proj.gguf"),
+        "model_draft": st.just("/models/small.gguf"),
         "embeddings": st.just(True),
         "reranking": st.just(True),
         "pooling": st.sampled_from(["none", "mean", "rank"]),
@@ -48,6 +49,8 @@ def test_what_launch_writes_is_read_back(model: str, port: int, options: dict[st
     launch = DRIVER.launch(service, Allocation(), Settings())
     told = read(*launch.argv, **launch.env)
     assert told.notes == ()
+    if "model_draft" in options:  # it says how many layers of it go to the GPU
+        service = service.model_copy(update={"unit_vars": {**options, "n_gpu_layers_draft": 999}})
     again = Service(id="x", driver="llamacpp", **told.fields)
     assert again == service
     assert DRIVER.launch(again, Allocation(), Settings()).argv == launch.argv

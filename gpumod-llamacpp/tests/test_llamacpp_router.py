@@ -332,3 +332,26 @@ async def test_a_router_that_does_not_list_is_named() -> None:
         assert "Invalid API Key" in caught.value.info.why
         found = await DRIVER.probe(CHAT, web.port, HTTP)
         assert (found.state, "Invalid API Key" in found.detail) == ("unhealthy", True)
+
+
+async def test_the_use_of_a_model_is_told_by_its_metrics_alone() -> None:
+    text = (
+        "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n"
+        "llamacpp:prompt_tokens_total 70\nllamacpp:tokens_predicted_total 5\n"
+    )
+    async with FakeWeb(lambda _: (200, text)) as web:
+        for service, query in ((CHAT, (("model", "chat"), ("autoload", "false"))), (SINGLE, ())):
+            used = await DRIVER.activity(service, web.port, HTTP)
+            assert used is not None
+            assert (used.in_flight, used.served) == (3, 75)
+            assert (str(web.calls[-1]), web.calls[-1].query) == ("GET /metrics", query)
+        assert await DRIVER.activity(HOST, web.port, HTTP) is None
+        assert len(web.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "answer", [error(400, "model is not loaded"), error(501, "not supported"), (500, "proxy error"), (200, "nothing")]
+)
+async def test_a_model_that_does_not_tell_its_use_is_not_taken_for_idle(answer: Answer) -> None:
+    async with FakeWeb(lambda _: answer) as web:
+        assert await DRIVER.activity(CHAT, web.port, HTTP) is None

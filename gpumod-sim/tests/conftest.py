@@ -23,6 +23,26 @@ from gpumod_sim.machine import Machine
 
 SPEED = 300.0
 LAG_S = 0.1
+REAL_LLAMA = os.environ.get("GPUMOD_TEST_LLAMA_SERVER")
+"""A real llama-server that takes the stand-in's place in its contract; then GPUMOD_TEST_GGUF names a small model."""
+MODEL = os.environ.get("GPUMOD_TEST_GGUF", "/models/tiny.gguf")
+PRESETS = f"""version = 1
+
+[one]
+; gpumod: vram_mb=5000
+model = {MODEL}
+c = 1024
+stop-timeout = 1
+
+[two]
+; gpumod: vram_mb=7000
+model = {MODEL}
+ctx-size = 1024
+alias = deux
+
+[broken]
+model = /nowhere/missing.gguf
+"""
 
 
 @dataclass
@@ -193,3 +213,116 @@ def llama(box: Box, free_port: Callable[[], int]) -> Callable[..., str]:
 def _healthy(base: str, process: subprocess.Popen[str]) -> bool:
     assert process.poll() is None, f"it ended with {process.returncode}"
     return ask(base, "GET", "/health").status == 200
+
+
+# --- the contract of llama-server ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(box: Box, free_port: Callable[[], int]) -> Iterator[Callable[..., str]]:
+    """Start a llama-server with arguments; its base URL, once it answers. The process is `box.started[-1]`."""
+
+    def start(*args: str, ready: bool = True, service: str = "svc", **env: str) -> str:
+        words = ("--host", "127.0.0.1", "--port", str(free_port()), *args)
+        if REAL_LLAMA:
+            with (box.folder / f"{service}.log").open("w") as log:
+                environ = {**os.environ, **env}
+                box.started.append(subprocess.Popen([REAL_LLAMA, *words], stdout=log, stderr=log, env=environ))
+        else:
+            box.start("llama-server", *words, service=service, **env)
+        base = f"http://127.0.0.1:{words[3]}"
+        if ready:
+            wait_for(lambda: _healthy(base, box.started[-1]))
+        return base
+
+    yield start
+    for process in box.started:
+        for pid in children_of(process) if process.poll() is None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # a real one may outlive a router that is killed
+
+
+def children_of(process: subprocess.Popen[str]) -> list[int]:
+    threads = Path(f"/proc/{process.pid}/task").iterdir()  # the real router starts them from threads of its own
+    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
+
+
+@pytest.fixture
+def children(box: Box) -> Callable[[], list[int]]:
+    """The children of the server that was started last."""
+    return lambda: children_of(box.started[-1])
+
+
+@pytest.fixture
+def model_file() -> str:
+    return MODEL
+
+
+@pytest.fixture
+def many_tokens() -> int:
+    """So many that a completion of them is still under way when one looks."""
+    return 900 if REAL_LLAMA else 200_000
+
+
+@pytest.fixture
+def some_tokens() -> int:
+    """So many that a completion of them takes about half a second."""
+    return 900 if REAL_LLAMA else 10_000
+
+
+@pytest.fixture
+def halted(status: Callable[[str, str], Any], children: Callable[[], list[int]]) -> Callable[[str, str], int]:
+    """Let a router load a model, and stop the child while it loads; its pid. SIGCONT lets it go on."""
+
+    def load(base: str, name: str) -> int:
+        for _ in range(20):
+            assert ask(base, "POST", "/models/load", {"model": name}).json == {"success": True}
+            (child,) = wait_for(children)
+            os.kill(child, signal.SIGSTOP)
+            if status(base, name)["value"] == "loading":
+                return child
+            os.kill(child, signal.SIGCONT)  # it was loaded already
+            ask(base, "POST", "/models/unload", {"model": name})
+            wait_for(lambda: status(base, name)["value"] == "unloaded")
+        raise AssertionError("it is loaded before it can be stopped")
+
+    return load
+
+
+@pytest.fixture
+def presets(tmp_path: Path) -> Path:
+    path = tmp_path / "router.ini"
+    path.write_text(PRESETS)
+    return path
+
+
+@pytest.fixture
+def router(server: Callable[..., str], presets: Path) -> str:
+    return server("--models-preset", str(presets))
+
+
+@pytest.fixture
+def status() -> Callable[[str, str], Any]:
+    """What a router says of one of its models."""
+    return lambda base, name: next(m["status"] for m in ask(base, "GET", "/models").json["data"] if m["id"] == name)
+
+
+@pytest.fixture
+def load(status: Callable[[str, str], Any]) -> Callable[[str, str], None]:
+    def loaded(base: str, name: str) -> None:
+        assert ask(base, "POST", "/models/load", {"model": name}).json == {"success": True}
+        wait_for(lambda: status(base, name)["value"] == "loaded")
+
+    return loaded
+
+
+@pytest.fixture
+def complete() -> Callable[..., Answer]:
+    """One chat completion of so many tokens."""
+
+    def answer(base: str, model: str, tokens: int = 2, query: str = "", **more: Any) -> Answer:
+        messages = [{"role": "user", "content": "hi"}]
+        body = {"model": model, "messages": messages, "max_tokens": tokens, "ignore_eos": True}
+        return ask(base, "POST", f"/v1/chat/completions{query}", body, **more)
+
+    return answer

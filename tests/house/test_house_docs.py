@@ -98,5 +98,5 @@ def test_examples_with_units_are_of_services_that_have_one() -> None:
 
 def test_ci_runs_every_default_rung() -> None:
     script = (ROOT / ".ci" / "run").read_text()
-    for rung in ("tests", "lint", "types", "imports", "demo", "systemd", "docker", "packages"):
-        assert re.search(rf"^rung {rung} ", script, re.MULTILINE), rung
+    for rung in ("tests", "lint", "types", "imports", "demo", "systemd", "docker", "llamacpp", "packages"):
+        assert re.search(rf"^(rung|run) {rung} ", script, re.MULTILINE), rung

@@ -34,6 +34,7 @@ def test_all_is_well_and_then_something_is_wrong(machine: Machine) -> None:
     assert wrong(machine) == {}
     done = machine.quick("doctor")
     said = {check["name"]: check["message"] for check in done.json["checks"]}
+    assert [check["name"] for check in done.json["checks"]].count("vllm") == 1  # by its name and by its path
     assert said["vllm"].startswith(f"{machine.sim.folder}/bin/vllm: ")
     assert "llama-server: version" in said["llama-server"]
     assert "embedding-code" in said["running"]

@@ -36,7 +36,10 @@ from gpumod.plugins.offers import (
     VramEstimatorOffer,
 )
 from gpumod.ports import (
+    Activity,
     Allocation,
+    Answer,
+    AsksPrograms,
     Capabilities,
     Clock,
     Driver,
@@ -56,7 +59,9 @@ from gpumod.ports import (
     ProbeResult,
     ProcessStatus,
     ReadsItsLog,
+    ReportsActivity,
     SleepStrategy,
+    SuitsItsProgram,
     Supervisor,
     TellsFindings,
     VramEstimator,
@@ -65,14 +70,15 @@ from gpumod.ports.commands import CommandLine, ReadsCommands, Told
 from gpumod.ports.units import Stray
 
 __all__ = [
-    "CONTAINER", "PLUGIN_API", "Allocation", "AlternativeKind", "Args", "Capabilities", "Clock", "CommandLine",
-    "DoesNotFit", "Driver", "DriverOffer", "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint",
-    "GpuProbe", "GpuProbeOffer", "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers",
-    "Http", "HttpFailure", "HttpReply", "Launch", "LaunchFile", "LogRule", "MachineLacks", "MemberReading",
-    "ModelInfo", "ModelInfoSource", "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer",
-    "ProbeResult", "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "Service", "Settings", "SleepStrategy",
-    "SleepStrategyOffer", "Source", "Stray", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer",
-    "Told", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal",
-    "gpus_in", "hookimpl", "in_flight", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options",
-    "poll", "read_flags", "refuse_flags", "words_from",
+    "CONTAINER", "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Answer", "Args", "AsksPrograms",
+    "Capabilities", "Clock", "CommandLine", "DoesNotFit", "Driver", "DriverOffer", "Env", "Estimate", "Failed",
+    "FatalLine", "Finding", "Flag", "Footprint", "GpuProbe", "GpuProbeOffer", "GpuProcess", "GpuReading",
+    "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure", "HttpReply", "Launch",
+    "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
+    "ModelInfoSourceOffer", "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram",
+    "ReadsCommands", "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy",
+    "SleepStrategyOffer", "Source", "Stray", "SuitsItsProgram", "Supervisor", "SupervisorOffer", "TellsFindings",
+    "TemplatesOffer", "Told", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer",
+    "Word", "first_fatal", "gpus_in", "hookimpl", "in_flight", "is_id", "keep_flags", "metric_sum", "parse_fields",
+    "parse_options", "poll", "read_flags", "refuse_flags", "words_from",
 ]  # fmt: skip

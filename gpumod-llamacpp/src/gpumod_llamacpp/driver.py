@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpumod.api import (
+    Activity,
     Allocation,
+    Answer,
     Capabilities,
     Clock,
     CommandLine,
@@ -23,7 +25,8 @@ from gpumod.api import (
     Variant,
     first_fatal,
 )
-from gpumod_llamacpp import router
+from gpumod_llamacpp import router, suits
+from gpumod_llamacpp.activity import read_activity
 from gpumod_llamacpp.logs import RULES, telling_lines
 from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings, process_stop_s
 from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
@@ -74,6 +77,15 @@ class LlamaCppDriver:
             stop_timeout_s=process_stop_s(options),
         )
 
+    def questions(self, service: Service, launch: Launch, settings: Settings) -> tuple[tuple[str, ...], ...]:
+        words = _model_words(service) if service.host is not None else ()
+        return suits.questions(service, launch, words)
+
+    def suited(self, service: Service, launch: Launch, answers: Sequence[Answer]) -> Launch:
+        """Raises ValueError with what this llama-server does not take."""
+        suits.refuse_what_it_does_not_take(service, answers)
+        return launch
+
     def read_command(self, command: CommandLine) -> Told | None:
         return read_command(command)
 
@@ -92,6 +104,10 @@ class LlamaCppDriver:
         if health.status == 503 and "loading" in health.text.lower():
             return ProbeResult(state="starting", detail="loading the model")
         return ProbeResult(state="unhealthy", detail=f"{service.health_endpoint} answered {health.status}")
+
+    async def activity(self, service: Service, port: int, http: Http) -> Activity | None:
+        """Of a member or a single model; a router has none of its own."""
+        return None if llamacpp_options(service).router else await read_activity(service, port, http)
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         return first_fatal(RULES, telling_lines(service, lines))

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from gpumod.api import Args, Env, Options, Service, Word, parse_options, refuse_flags
+from gpumod.api import Args, Env, Options, Service, Word, parse_options
+from gpumod_llamacpp.denied import DENIED_ENV, refuse_denied
 
 ALL_LAYERS = 999
 ROUTER_LEVEL = "router"
@@ -18,21 +19,9 @@ MEMBER_STOP_S = 10.0
 """The router's own default."""
 OF_ROUTERS = frozenset({"router", "extra_args", "env", "llama_server_bin", "stop_timeout_s"})
 
-DENIED_FLAGS = (
-    "--host", "--port", "--api-key*", "--ssl-*", "--props", "--path", "--alias", "-a", "--log-file",
-    "--tools*", "--agent*", "--mcp-*", "--ui-mcp-*", "--webui-mcp-*", "--models-*", "--no-models-*",
-    "--model", "-m", "--model-url", "-mu", "--hf-*", "-hf*", "--docker-repo", "-dr",
-    "--ctx-size", "-c", "--n-gpu-layers", "--gpu-layers", "-ngl", "--fit*", "-fit*", "--metrics", "--no-metrics",
-    "--parallel", "-np", "--flash-attn", "-fa", "--cache-type-k", "-ctk", "--cache-type-v", "-ctv",
-    "--ubatch-size", "-ub", "--batch-size", "-b", "--n-cpu-moe", "-ncmoe", "--mmproj", "-mm",
-    "--embeddings", "--embedding", "--reranking", "--rerank", "--pooling",
-    "--sleep-idle-seconds", "--load-on-startup", "--stop-timeout",
-)  # fmt: skip
-DENIED_ENV = ("LLAMA_ARG_", "LLAMA_API_KEY", "LLAMA_APP_CMD", "LLAMA_SERVER_")
-"""Each flag has such a variable, so these would be a way around the flags that are refused."""
-
 HF_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 CacheType = Word
+AbsolutePath = Annotated[str, Field(pattern=r"^/")]
 
 
 def _on_off(value: Any) -> Any:
@@ -53,7 +42,9 @@ class LlamaCppOptions(Options):
     ubatch_size: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     n_cpu_moe: Annotated[int, Field(ge=0)] | None = None
-    mmproj: Annotated[str, Field(pattern=r"^/")] | None = None
+    mmproj: AbsolutePath | None = None
+    model_draft: AbsolutePath | None = None
+    n_gpu_layers_draft: Annotated[int, Field(ge=0, le=ALL_LAYERS)] | None = None
     embeddings: bool = False
     reranking: bool = False
     pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
@@ -66,7 +57,7 @@ class LlamaCppOptions(Options):
     @field_validator("extra_args")
     @classmethod
     def _no_denied_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        refuse_flags(value, DENIED_FLAGS)
+        refuse_denied(value)
         return value
 
     @field_validator("env")
@@ -97,7 +88,8 @@ def model_settings(service: Service) -> list[tuple[str, str | None]]:
     """The model and how to run it, by long names without dashes; None is a switch. Raises ValueError."""
     options = llamacpp_options(service)
     values: dict[str, object] = {
-        "ctx-size": service.context_size,
+        # Both are always said, so that what it takes depends on nothing else; 0 is the model's own context.
+        "ctx-size": service.context_size or 0,
         "n-gpu-layers": ALL_LAYERS if options.n_gpu_layers is None else options.n_gpu_layers,
         # It would shrink context and layers silently to what is free at that moment; the plan decides here.
         "fit": options.fit,
@@ -109,6 +101,8 @@ def model_settings(service: Service) -> list[tuple[str, str | None]]:
         "batch-size": options.batch_size,
         "n-cpu-moe": options.n_cpu_moe,
         "mmproj": options.mmproj,
+        "model-draft": options.model_draft,
+        "gpu-layers-draft": _draft_layers(options),
         "pooling": options.pooling,
     }
     given: list[tuple[str, str | None]] = [_model(service)]
@@ -116,6 +110,12 @@ def model_settings(service: Service) -> list[tuple[str, str | None]]:
     given += [(name, None) for name in ("embeddings", "reranking") if getattr(options, name)]
     # Requests in flight are counted there, and nowhere else without waking a model.
     return [*given, ("metrics", None)]
+
+
+def _draft_layers(options: LlamaCppOptions) -> int | None:
+    if options.model_draft is None:
+        return None
+    return ALL_LAYERS if options.n_gpu_layers_draft is None else options.n_gpu_layers_draft
 
 
 def _model(service: Service) -> tuple[str, str]:
@@ -138,6 +138,8 @@ def check(service: Service) -> None:
     quantised_v = options.cache_type_v not in (None, "f16", "f32", "bf16")
     if options.flash_attn == "off" and quantised_v:
         raise ValueError(f"{who}: cache_type_v {options.cache_type_v} needs flash attention")
+    if options.n_gpu_layers_draft is not None and options.model_draft is None:
+        raise ValueError(f"{who}: n_gpu_layers_draft needs model_draft")
     if options.router:
         _check_router(service, options)
         return

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gpumod.api import CommandLine, Flag, Told, gpus_in, keep_flags, read_flags, words_from
-from gpumod_llamacpp.options import ALL_LAYERS, DENIED_FLAGS
+from gpumod_llamacpp.denied import DENIED_FLAGS
+from gpumod_llamacpp.options import ALL_LAYERS
 
 PROGRAM = "llama-server"
 DEFAULT_PORT = 8080
@@ -28,6 +29,8 @@ NAMES: Mapping[Flag, tuple[str, ...]] = {
     Flag("batch_size", "int"): ("-b", "--batch-size"),
     Flag("n_cpu_moe", "int"): ("-ncmoe", "--n-cpu-moe"),
     Flag("mmproj"): ("-mm", "--mmproj"),
+    Flag("model_draft"): ("-md", "--model-draft", "--spec-draft-model"),
+    Flag("n_gpu_layers_draft"): ("-ngld", "--gpu-layers-draft", "--n-gpu-layers-draft", "--spec-draft-ngl"),
     Flag("pooling"): ("--pooling",),
     Flag("embeddings", "switch"): ("--embedding", "--embeddings"),
     Flag("reranking", "switch"): ("--rerank", "--reranking"),
@@ -42,7 +45,7 @@ VARIABLES = {
     "LLAMA_ARG_CTX_SIZE": "--ctx-size",
 }
 FIELDS = ("model_path", "model_id", "port", "context_size")
-NO_OPTIONS = (*FIELDS, "bind_host", "alias", "metrics", "fit", "n_gpu_layers")
+NO_OPTIONS = (*FIELDS, "bind_host", "alias", "metrics", "fit", "n_gpu_layers", "n_gpu_layers_draft")
 
 
 def read_command(command: CommandLine) -> Told | None:
@@ -64,11 +67,13 @@ def read_command(command: CommandLine) -> Told | None:
         fields = {"port": said.get("port", DEFAULT_PORT), "unit_vars": {"router": True, **options}}
         return Told(fields=fields, notes=tuple(notes), binds=binds)
     options |= {name: value for name, value in said.items() if name not in NO_OPTIONS} | attention
-    options |= _layers(said.get("n_gpu_layers"))
+    options |= _layers("n_gpu_layers", said) | _layers("n_gpu_layers_draft", said)
     if said.get("fit", "on") != "off" and "n_gpu_layers" not in said:
         notes.append("it fits itself into what is free (--fit): what it takes may differ from start to start")
     fields = {"port": DEFAULT_PORT, **{name: said[name] for name in FIELDS if name in said}, "unit_vars": options}
-    for name, place in (("model_path", fields), ("mmproj", options)):
+    if fields.get("context_size") == 0:  # the model's own
+        del fields["context_size"]
+    for name, place in (("model_path", fields), ("mmproj", options), ("model_draft", options)):
         if name in place:
             place[name] = str(PurePosixPath(command.cwd or "/", place[name]))
     if visible := gpus_in(command.env):
@@ -92,10 +97,9 @@ def _attention(words: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]
     return found, tuple(out)
 
 
-def _layers(said: str | None) -> dict[str, int]:
-    """`-ngl` as a number: all of them for `all`; nothing for `auto`."""
-    if said is None:
-        return {}
-    if said.isdigit():
-        return {"n_gpu_layers": min(int(said), ALL_LAYERS)}
-    return {"n_gpu_layers": ALL_LAYERS} if said == "all" else {}
+def _layers(option: str, said: Mapping[str, Any]) -> dict[str, int]:
+    """A number of layers: all of them for `all`; nothing for `auto`."""
+    text = str(said.get(option, ""))
+    if text.isdigit():
+        return {option: min(int(text), ALL_LAYERS)}
+    return {option: ALL_LAYERS} if text == "all" else {}

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, in_flight, poll
+from gpumod_llamacpp.activity import IN_FLIGHT, metrics_query
 from gpumod_llamacpp.options import llamacpp_options, member_stop_s
 
 DRAIN_S = 30.0
@@ -16,7 +17,6 @@ UNLOAD_MARGIN_S = 20.0
 """The router kills a child that has not ended within its stop-timeout; this long its end may take after that."""
 RELOAD_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0
-BUSY_METRICS = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
 Entry = Mapping[str, Any]
 
@@ -200,7 +200,7 @@ async def _drain(member: Service, port: int, http: Http, clock: Clock) -> None:
 
 async def busy(member: Service, port: int, http: Http) -> int | None:
     """Requests in flight at a member, without loading it (`autoload=false`) or waking it; None: not told."""
-    return await in_flight(http, port, *BUSY_METRICS, query=[("model", member.id), ("autoload", "false")])
+    return await in_flight(http, port, *IN_FLIGHT, query=metrics_query(member))
 
 
 def _said(reply: HttpReply) -> str:

@@ -37,11 +37,14 @@ class Flags:
         return int(self.values.get(name, [str(default)])[-1])
 
 
-def parse(argv: Sequence[str], table: Mapping[str, str], aliases: Mapping[str, str]) -> Flags:
+def parse(
+    argv: Sequence[str], table: Mapping[str, str], aliases: Mapping[str, str], *, with_equals: bool = True
+) -> Flags:
     """Read `argv`. `table` maps a long name (without dashes) to a type.
 
-    The types are `switch` (also as `--no-NAME`), `text`, `int`, `float`, `list` (all words up to the next flag) and
-    `tri` (a switch that may take on, off or auto). Raises FlagError.
+    The types are `switch` (also as `--no-NAME`), `text`, `int`, `float`, `list` (all words up to the next flag), `end`
+    (after it nothing more is read) and choices (`on|off`). `with_equals`: values may also be given as `--NAME=VALUE`.
+    Raises FlagError.
     """
     flags = Flags()
     words = list(argv)
@@ -50,7 +53,7 @@ def parse(argv: Sequence[str], table: Mapping[str, str], aliases: Mapping[str, s
         if not word.startswith("-") or word == "-":
             flags.rest.append(word)
             continue
-        typed, has_value, inline = word.partition("=") if word.startswith("--") else (word, "", "")
+        typed, has_value, inline = word.partition("=") if with_equals and word.startswith("--") else (word, "", "")
         name = aliases.get(typed, typed.removeprefix("--").replace("_", "-") if typed.startswith("--") else "")
         value = "true"
         if name not in table and name.startswith("no-") and table.get(name[3:]) == "switch":
@@ -62,9 +65,9 @@ def parse(argv: Sequence[str], table: Mapping[str, str], aliases: Mapping[str, s
             if has_value:
                 raise FlagError("invalid", typed, f"ignored explicit argument '{inline}'")
             flags.values[name] = [value]
-        elif kind == "tri":
-            takes = words and words[0] in ("on", "off", "auto", "true", "false", "1", "0")
-            flags.values[name] = [inline if has_value else words.pop(0) if takes else "on"]
+        elif kind == "end":
+            flags.values[name] = ["true"]
+            break
         else:
             flags.values[name] = _values(words, typed, kind, inline if has_value else None)
     return flags
@@ -82,6 +85,8 @@ def _values(words: list[str], typed: str, kind: str, inline: str | None) -> list
     for value in values:
         if (kind == "int" and not _is_number(value, int)) or (kind == "float" and not _is_number(value, float)):
             raise FlagError("invalid", typed, f"invalid {kind} value: '{value}'")
+        if "|" in kind and value not in kind.split("|"):
+            raise FlagError("invalid", typed, f"unknown value: '{value}'")
     return values
 
 

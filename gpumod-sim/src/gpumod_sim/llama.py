@@ -12,7 +12,7 @@ from gpumod_sim import law
 from gpumod_sim.flags import FlagError, Flags, parse
 from gpumod_sim.http11 import Reply, Request, bind
 from gpumod_sim.ledger import OutOfMemoryError
-from gpumod_sim.llama_flags import ALIASES, TABLE
+from gpumod_sim.llama_flags import ALIASES, MODEL_CONTEXT, TABLE, add_variables
 from gpumod_sim.llama_http import LlamaHttp
 from gpumod_sim.standin import MIB, StandIn, StartError
 
@@ -24,11 +24,8 @@ ASLEEP_MB = 300  # the CUDA context that stays when the model is dropped
 
 def main(folder: str, argv: Sequence[str]) -> int:
     """The `llama-server` program of the machine in `folder`. Returns the exit status."""
-    if "--version" in argv:
-        sys.stderr.write(f"version: 11434 ({BUILD})\nbuilt with gpumod-sim for Linux\n")
-        return 0
     try:
-        flags = parse(argv, TABLE, ALIASES)
+        flags = parse(argv, TABLE, ALIASES, with_equals=False)
     except FlagError as error:
         handling = f'error while handling argument "{error.flag}": '
         words = {"missing": f"{handling}expected value for argument", "invalid": f"{handling}stoi"}
@@ -37,7 +34,11 @@ def main(folder: str, argv: Sequence[str]) -> int:
     if flags.rest:
         sys.stderr.write(f"error: invalid argument: {flags.rest[0]}\n")
         return 1
+    if "version" in flags:
+        sys.stderr.write(f"version: 11434 ({BUILD})\nbuilt with gpumod-sim for Linux\n")
+        return 0
     if "model" in flags or "hf-repo" in flags:
+        add_variables(flags, os.environ)
         try:
             server = Llama(folder, flags)
         except OSError as error:
@@ -57,6 +58,7 @@ class Llama(StandIn):
         self.flags = flags
         self.model = flags.text("model") or flags.text("hf-repo")
         self.is_child = "LLAMA_SERVER_ROUTER_PORT" in os.environ
+        self.n_ctx = flags.whole("ctx-size", 0) or MODEL_CONTEXT
         self.full_mb = self.shared_out(self._wanted_mb(), self._devices())
         self.asleep = False
         self.last_use = time.monotonic()
@@ -83,7 +85,7 @@ class Llama(StandIn):
             size_mb = os.path.getsize(self.model) // MIB  # noqa: PTH202
         except OSError:
             return DEFAULT_MB
-        return size_mb + int(self.flags.whole("ctx-size", 4096) / 1024 * size_mb / 40)
+        return size_mb + int(self.n_ctx / 1024 * size_mb / 40)
 
     # --- starting ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gpumod_sim import faults
 from gpumod_sim.http11 import Reply, Request
-from gpumod_sim.llama_flags import Preset
+from gpumod_sim.llama_flags import MODEL_CONTEXT, Preset
 from gpumod_sim.machine import Machine
 
 READY, ASLEEP, EXIT = b"cmd_child_to_router:ready", b"cmd_child_to_router:sleep", b"cmd_router_to_child:exit"
@@ -67,10 +67,10 @@ class Child:
             "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
         }  # fmt: skip
         if self.value == "loaded":
-            context = int(self.preset.options.get("ctx-size", "4096"))
+            context = int(self.preset.options.get("ctx-size", "0")) or MODEL_CONTEXT
             size = (self.preset.vram_mb or 500) * 1024 * 1024
-            entry["meta"] = {"n_ctx": context, "n_ctx_train": 131072, "n_embd": 1024, "n_params": size, "size": size,
-                             "n_vocab": 151936, "vocab_type": 2, "ftype": "Q8_0"}  # fmt: skip
+            entry["meta"] = {"n_ctx": context, "n_ctx_train": MODEL_CONTEXT, "n_embd": 1024, "n_params": size,
+                             "size": size, "n_vocab": 151936, "vocab_type": 2, "ftype": "Q8_0"}  # fmt: skip
         return entry
 
     # --- starting and stopping --------------------------------------------------------------------------------------

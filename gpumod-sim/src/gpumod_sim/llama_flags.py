@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from gpumod_sim.flags import Flags
+
+STATE = "on|enabled|true|1|off|disabled|false|0|auto|-1"
+CACHE = "f32|f16|bf16|q8_0|q4_0|q4_1|iq4_nl|q5_0|q5_1"
 TABLE: dict[str, str] = {
     "model": "text", "hf-repo": "text", "hf-file": "text", "mmproj": "text", "alias": "text", "host": "text",
     "port": "int", "ctx-size": "int", "n-gpu-layers": "text", "n-predict": "int", "parallel": "int",
     "batch-size": "int", "ubatch-size": "int", "threads": "int", "threads-batch": "int", "threads-http": "int",
-    "flash-attn": "tri",
-    "cache-type-k": "text", "cache-type-v": "text", "fit": "tri", "fit-target": "text", "fit-ctx": "int",
+    "flash-attn": STATE,
+    "cache-type-k": CACHE, "cache-type-v": CACHE, "fit": STATE, "fit-target": "text", "fit-ctx": "int",
     "api-key": "text", "api-key-file": "text", "embeddings": "switch", "reranking": "switch", "pooling": "text",
     "metrics": "switch", "slots": "switch", "props": "switch", "jinja": "switch", "chat-template": "text",
     "chat-template-file": "text", "split-mode": "text", "tensor-split": "text", "main-gpu": "int", "device": "text",
@@ -22,7 +26,7 @@ TABLE: dict[str, str] = {
     "log-file": "text", "log-verbosity": "int", "log-prefix": "switch", "log-timestamps": "switch",
     "reasoning-format": "text", "reasoning-budget": "int", "rope-scaling": "text", "rope-scale": "float",
     "op-offload": "switch", "repack": "switch", "check-tensors": "switch", "lora": "text", "ui": "switch",
-    "webui": "switch", "cont-batching": "switch",
+    "webui": "switch", "cont-batching": "switch", "version": "end",
 }  # fmt: skip
 
 SHORT = {
@@ -39,11 +43,21 @@ _LONG = {"gpu-layers": "n-gpu-layers", "embedding": "embeddings", "rerank": "rer
 ALIASES = {**{f"-{short}": name for short, name in SHORT.items()},
            **{f"--{long}": name for long, name in _LONG.items()}, "-nkvo": "no-kv-offload"}  # fmt: skip
 
+MODEL_CONTEXT = 4096
+"""Tokens of context that a model of the stand-in was trained for: what it gets where none, or 0, is asked for."""
+
 PRESET_ONLY = {"load-on-startup", "stop-timeout"}
 # The router gives these to its children itself; presets may not.
 CONTROLLED = {"host", "port", "api-key", "api-key-file", "models-preset", "models-max", "models-autoload"}
 
 _VRAM = re.compile(r"^\s*[;#]\s*gpumod:\s*vram_mb\s*=\s*(\d+)\s*$")
+
+
+def add_variables(flags: Flags, environ: Mapping[str, str]) -> None:
+    """What LLAMA_ARG_NAME says, where no flag does."""
+    for name in TABLE:
+        if value := environ.get(f"LLAMA_ARG_{name.upper().replace('-', '_')}"):
+            flags.values.setdefault(name, [value])
 
 
 class PresetError(Exception):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpumod_sim import law
 from gpumod_sim.http11 import Reply, Request, json_reply
+from gpumod_sim.llama_flags import MODEL_CONTEXT
 from gpumod_sim.texts import embedding, similarity, words
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class LlamaHttp:
         parallel = flags.whole("parallel", -1)
         self.slots = asyncio.Semaphore(parallel if parallel > 0 else 4)
         self.n_slots = parallel if parallel > 0 else 4
-        self.n_ctx = flags.whole("ctx-size", 4096)
+        self.n_ctx = server.n_ctx
         complete, chat, embed = self._work(self._complete), self._work(self._chat), self._work(self._embeddings)
         rerank, tokens = self._work(self._rerank), self._work(self._tokenize)
         self.gets: dict[str, Route] = {
@@ -83,7 +84,7 @@ class LlamaHttp:
 
     def meta(self) -> dict[str, Any]:
         size = sum(self.server.full_mb.values()) * 1024 * 1024
-        return {"vocab_type": 2, "n_vocab": 151936, "n_ctx": self.n_ctx, "n_ctx_train": 131072, "n_embd": 1024,
+        return {"vocab_type": 2, "n_vocab": 151936, "n_ctx": self.n_ctx, "n_ctx_train": MODEL_CONTEXT, "n_embd": 1024,
                 "n_params": size, "size": size, "ftype": "Q8_0"}  # fmt: skip
 
     async def _models(self, _request: Request) -> Reply:
@@ -200,6 +201,7 @@ class LlamaHttp:
         if not isinstance(inputs, str | list) or not inputs:
             return error_reply(400, '"input" or "content" must be provided')
         texts = [inputs] if isinstance(inputs, str) else [str(text) for text in inputs]
+        self._count(*texts)
         data = [{"object": "embedding", "index": n, "embedding": embedding(text)} for n, text in enumerate(texts)]
         return json_reply({"object": "list", "model": self.name, "data": data, "usage": {"prompt_tokens": len(texts)}})
 
@@ -209,9 +211,13 @@ class LlamaHttp:
         documents = body.get("documents")
         if not isinstance(documents, list) or not documents or not isinstance(body.get("query"), str):
             return error_reply(400, '"query" and "documents" must be provided')
+        self._count(body["query"], *map(str, documents))
         scored = [(similarity(body["query"], str(text)), number) for number, text in enumerate(documents)]
         results = [{"index": number, "relevance_score": score} for score, number in sorted(scored, reverse=True)]
         return json_reply({"model": self.name, "object": "list", "results": results[: body.get("top_n")]})
+
+    def _count(self, *prompts: str) -> None:
+        self.counts["prompt_tokens_total"] += sum(len(prompt.split()) for prompt in prompts)
 
     async def _tokenize(self, body: dict[str, Any]) -> Reply:
         return json_reply({"tokens": [len(word) for word in str(body.get("content", "")).split()]})

@@ -51,8 +51,8 @@ def add(context: CliContext, /, service_id: str, **options: Any) -> None:
     """Define a service. Nothing is started.
 
     Keys of --set for fastapi: command, cwd, env, sleep_path, wake_path; the README of each driver lists all of its own.
-    In --model-path, cwd and mmproj $MODELS_DIR, $HF_HOME, $HOME and ~ are expanded as in presets (quote them: your
-    shell has variables of its own).
+    In --model-path, cwd, mmproj and model_draft $MODELS_DIR, $HF_HOME, $HOME and ~ are expanded as in presets (quote
+    them: your shell has variables of its own).
     """
     context.call("service_add", {"id": service_id, **fields_of(options)})
 

@@ -59,7 +59,7 @@ async def _planned(
     refuse_lost(plan, snapshot)
     if not plan.fits and not options.force:
         return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)
-    starts = await launches(machine, planned)
+    starts = await interrupts.look(launches(machine, planned))
     async with prepared(machine, starts):
         await preflight(machine, planned, starts)
         return await _do(machine, new_run(machine, command, planned), planned, options, report, interrupts)

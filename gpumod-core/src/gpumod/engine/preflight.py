@@ -15,6 +15,7 @@ from gpumod.engine.explain import port_taken
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
 from gpumod.engine.starting import allocate
+from gpumod.engine.suiting import ask_host, launch_of
 from gpumod.ports import Launch, Prepares
 from gpumod.ports.units import CanBeAway, NeedsLeave
 
@@ -33,7 +34,7 @@ async def launches(machine: Machine, planned: Planned) -> Starts:
         try:
             driver.check(service)
             allocation = allocate(machine, planned.snapshot, service, step.placed_on)
-            launch = machine.launch(service, allocation)
+            launch = await launch_of(machine, service, allocation)
         except ValueError as error:
             raise bad_service(service, error) from error
         await asyncio.to_thread(machine.probe.child_env, allocation.visible)
@@ -47,7 +48,7 @@ async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
     check_disk(machine)
     for step in planned.plan.steps:
         if step.action is Action.START and (service := planned.services[step.service]).host:
-            check_host(machine, service, planned.services)
+            await check_host(machine, service, planned.services)
     check_reach(machine, planned)
     for handle, launch in starts:
         await asyncio.to_thread(machine.supervisor(handle.supervisor).check, handle, launch)  # it may ask a program
@@ -110,7 +111,7 @@ def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> Non
         raise port_taken(wanted[port], port, users[port], "that is not one of gpumod's services")
 
 
-def check_host(machine: Machine, service: Service, services: Mapping[str, Service]) -> None:
+async def check_host(machine: Machine, service: Service, services: Mapping[str, Service]) -> None:
     host = services.get(service.host or "")
     if host is None:
         raise UnknownName("unknown-service", f"{service.id} lives in {service.host!r}, which is not defined")
@@ -118,6 +119,7 @@ def check_host(machine: Machine, service: Service, services: Mapping[str, Servic
         machine.driver(service).check(service)
         if not machine.driver(host).capabilities(host).hosts_members:
             raise UsageError("not-a-host", f"{host.id} cannot host {service.id}", why="its driver hosts no members")
+        await ask_host(machine, service, host)
     except ValueError as error:
         raise bad_service(service, error) from error
 

@@ -59,7 +59,7 @@ async def _closed(
     planned = plan_for(machine, snapshot, wanted, options)
     if not planned.plan.fits and not options.force:
         return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
-    starts = await launches(machine, planned)
+    starts = await interrupts.look(launches(machine, planned))
     async with prepared(machine, starts):
         await preflight(machine, planned, starts)
         report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))

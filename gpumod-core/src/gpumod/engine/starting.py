@@ -16,6 +16,7 @@ from gpumod.engine.context import RunContext
 from gpumod.engine.explain import LOG_LINES, ended_because, fatal_error, fatal_line, port_taken
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
+from gpumod.engine.suiting import launch_of
 from gpumod.plugins.kit import poll
 from gpumod.ports import Allocation, Clock, NoticesEnd, ProbeResult
 
@@ -63,7 +64,7 @@ async def start_process(ctx: RunContext, step: Step, service: Service, clock: Cl
     machine = ctx.machine
     allocation = allocate(machine, ctx.snapshot, service, step.placed_on)
     name = machine.supervisor_name(service)
-    launch = machine.launch(service, allocation, name)
+    launch = await launch_of(machine, service, allocation, name)
     handle = new_handle(ctx, step, service, name)
     data = {"run": ctx.run_id}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 
-from gpumod.domain.errors import GpumodError
+from gpumod.domain.errors import GpumodError, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -40,7 +40,8 @@ class Diagnosing(Adopting):
                 busy = at_work(holder)
             snapshot = await observe_twice(machine)
         services = store.services()
-        launched = {s: how for s, one in services.items() if (how := self._how(one, snapshot))}
+        hindered: dict[str, str] = {}
+        launched = {s: how for s, one in services.items() if (how := await self._how(one, snapshot, hindered))}
         return Case(
             machine=machine,
             computer=self._tools.checkup(),
@@ -49,7 +50,8 @@ class Diagnosing(Adopting):
             handles=store.handles(),
             snapshot=snapshot,
             launches={s: launch for s, (_, launch) in launched.items()},
-            kept={s: kept for s, one in services.items() if (kept := self._kept(one, launched.get(s), snapshot))},
+            hindered=hindered,
+            kept={s: kept for s, one in services.items() if (kept := await self._kept(one, launched.get(s), snapshot))},
             strays=await self._strays(),
             watches=installed(self._tools),
             busy=busy,
@@ -74,14 +76,20 @@ class Diagnosing(Adopting):
                     found += await supervisor.strays(handles.values())
         return tuple(found)
 
-    def _how(self, service: Service, snapshot: HostSnapshot | None) -> tuple[Handle, Launch] | None:
-        """How a service would be started; None for a member of a host, and where that cannot be told."""
+    async def _how(
+        self, service: Service, snapshot: HostSnapshot | None, hindered: dict[str, str]
+    ) -> tuple[Handle, Launch] | None:
+        """How a service would be started; None for a member of a host, and where that cannot be told. What its
+        definition or its program has against it goes to `hindered`."""
         with suppress(Exception):  # what is wrong, be it a stranger's driver, is told with its definition
-            if snapshot is not None and service.host is None:
-                return self._launch(service, self._machine.supervisor_name(service), snapshot)
+            try:
+                if snapshot is not None and service.host is None:
+                    return await self._launch(service, self._machine.supervisor_name(service), snapshot)
+            except UsageError as error:
+                hindered[service.id] = error.info.why
         return None
 
-    def _kept(
+    async def _kept(
         self, service: Service, started: tuple[Handle, Launch] | None, snapshot: HostSnapshot | None
     ) -> Kept | None:
         """The unit that a service is, or would be; None where it is none, or nobody knows."""
@@ -97,5 +105,5 @@ class Diagnosing(Adopting):
                 unit = supervisor.unit(*started).name
         if unit is None:
             return None
-        differs = snapshot is not None and self._unit_differs(service, handle, snapshot)
+        differs = snapshot is not None and await self._unit_differs(service, handle, snapshot)
         return Kept(manager=manager, name=unit, differs=differs)

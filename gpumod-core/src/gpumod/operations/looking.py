@@ -29,7 +29,7 @@ class Looking(Units):
         members = set(modes[mode].services) if mode is not None and mode in modes else set()
         open_run, holder = await asyncio.to_thread(left_half_way, machine)
         errors = store.last_errors()
-        drifts = {s: self._drift(one, handles.get(s), snapshot) for s, one in services.items()}
+        drifts = {s: await self._drift(one, handles.get(s), snapshot) for s, one in services.items()}
         return StatusResult(
             mode=mode,
             previous_mode=store.previous_mode(),

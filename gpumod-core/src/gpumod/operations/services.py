@@ -48,7 +48,7 @@ class Services(Units):
     async def service_show(self, params: ServiceRef) -> ServiceResult:
         """A definition without the secrets among its options, what it takes and where the numbers come from."""
         service = self._service(params.service)
-        return self._shown(service, await self._seen())
+        return await self._shown(service, await self._seen())
 
     async def service_add(self, params: ServiceWrite) -> ServiceResult:
         """Define a service. Its driver checks the options; its port must be free of other definitions."""
@@ -60,7 +60,7 @@ class Services(Units):
             service = self._new(params)  # nobody else writes from here on
             event = self._event("service-added", service.id)
             self._machine.store.put_service(service, event=event, user_edited=tuple(service.model_fields_set))
-        return self._shown(service, snapshot)
+        return await self._shown(service, snapshot)
 
     def _new(self, params: ServiceWrite) -> Service:
         """The definition that `params` give, checked against what is stored."""
@@ -94,7 +94,7 @@ class Services(Units):
                 store.put_service(service, event=event, user_edited=sorted(store.user_edited(service.id) | edited))
         if keepers(self._machine) != before:
             await sweep_now(self._machine, f"service edit {service.id}")
-        result = self._shown(service, await self._seen())
+        result = await self._shown(service, await self._seen())
         notes = (*result.notes, *_theirs(service, edited))
         return result.model_copy(update={"notes": notes})
 
@@ -306,9 +306,9 @@ class Services(Units):
         seat = placed_on(snapshot, service.id) if snapshot else ()
         return footprint(self._machine, service, gpus, self._machine.store.samples(), seat)
 
-    def _shown(self, service: Service, snapshot: HostSnapshot | None) -> ServiceResult:
+    async def _shown(self, service: Service, snapshot: HostSnapshot | None) -> ServiceResult:
         store = self._machine.store
-        differs = self._drift(service, store.handles().get(service.id), snapshot) if snapshot else ()
+        differs = await self._drift(service, store.handles().get(service.id), snapshot) if snapshot else ()
         return ServiceResult(
             service=discreet(service),
             footprint=self._footprint(service, snapshot),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 
 from gpumod.domain.base import ID_PATTERN, is_id
@@ -10,11 +11,13 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE
+from gpumod.engine.asking import PATIENCE_S
 from gpumod.engine.footprints import placed_on
 from gpumod.engine.machine import HOSTED
 from gpumod.engine.observe import observe
 from gpumod.engine.preflight import bad_service
 from gpumod.engine.starting import allocate
+from gpumod.engine.suiting import launch_of
 from gpumod.operations.base import Base, drift
 from gpumod.operations.params import NoParams, TemplateEdit, TemplateRef, TemplateRender, UnitParams
 from gpumod.operations.unit_results import TemplateListResult, TemplateResult, TemplateRow, UnitResult
@@ -31,7 +34,7 @@ class Units(Base):
         """The unit of a service as it would be written now, and its difference to what is there. Nothing is started."""
         service = self._service(params.service)
         name, writer = self._writer(service)
-        handle, launch = self._launch(service, name, await observe(self._machine))
+        handle, launch = await self._launch(service, name, await observe(self._machine))
         unit = writer.unit(handle, launch)
         if params.write:
             await writer.install(handle, launch)
@@ -60,7 +63,7 @@ class Units(Base):
             )
         self._template(params.template)
         name, writer = self._writer(service, otherwise=ANY_WRITER)
-        handle, launch = self._launch(service, name, await observe(self._machine))
+        handle, launch = await self._launch(service, name, await observe(self._machine))
         return _shown(service, name, writer.unit(handle, launch, params.template))
 
     async def template_edit(self, params: TemplateEdit) -> TemplateResult:
@@ -104,12 +107,12 @@ class Units(Base):
             else "gpumod settings set supervisor systemd-user; or for this service alone: --run-with systemd-user",
         )
 
-    def _drift(self, service: Service, handle: Handle | None, snapshot: HostSnapshot) -> tuple[str, ...]:
+    async def _drift(self, service: Service, handle: Handle | None, snapshot: HostSnapshot) -> tuple[str, ...]:
         """In what the definition differs from what runs: the fields; `unit` where it is just how that is written."""
         fields = drift(service, snapshot.reading(service.id))
-        return fields or (("unit",) if self._unit_differs(service, handle, snapshot) else ())
+        return fields or (("unit",) if await self._unit_differs(service, handle, snapshot) else ())
 
-    def _unit_differs(self, service: Service, handle: Handle | None, snapshot: HostSnapshot) -> bool:
+    async def _unit_differs(self, service: Service, handle: Handle | None, snapshot: HostSnapshot) -> bool:
         """True for a service that is up with a unit other than would be written now: by another gpumod, or by hand."""
         if handle is None or snapshot.reading(service.id).state in GONE:
             return False
@@ -117,20 +120,31 @@ class Units(Base):
             supervisor = self._machine.supervisor(handle.supervisor) if handle.supervisor != HOSTED else None
             if not isinstance(supervisor, WritesUnits):
                 return False
-            unit = supervisor.unit(*self._launch(service, handle.supervisor, snapshot))
+            for suiting in (False, True):  # a program is asked only where that may matter, and not for long
+                async with asyncio.timeout(PATIENCE_S):
+                    launch = await self._launch(service, handle.supervisor, snapshot, suiting=suiting)
+                unit = supervisor.unit(*launch)
+                if unit.there is None or unit.there == unit.text:
+                    return False
         except Exception:  # noqa: BLE001 - it cannot be written now, be it for a driver's bug: `service unit` tells why
             return False
-        return unit.there is not None and unit.there != unit.text
+        return True
 
-    def _launch(self, service: Service, supervisor: str, snapshot: HostSnapshot) -> tuple[Handle, Launch]:
-        """How the service would be started: where it is now, else on the first GPU (or those that it names)."""
+    async def _launch(
+        self, service: Service, supervisor: str, snapshot: HostSnapshot, *, suiting: bool = True
+    ) -> tuple[Handle, Launch]:
+        """How the service would be started: where it is now, else on the first GPU (or those that it names); without
+        `suiting` by the newest program that its driver knows."""
         machine = self._machine
         first = tuple(gpu.index for gpu in snapshot.gpus)[:1]
         seat = placed_on(snapshot, service.id) or (first if service.gpus == "any" else service.gpus)
         driver = machine.driver(service)
         try:
             driver.check(service)
-            launch = machine.launch(service, allocate(machine, snapshot, service, seat), supervisor)
+            allocation = allocate(machine, snapshot, service, seat)
+            launch = machine.launch(service, allocation, supervisor)
+            if suiting:
+                launch = await launch_of(machine, service, allocation, supervisor)
         except ValueError as error:
             raise bad_service(service, error) from error
         handle = Handle(

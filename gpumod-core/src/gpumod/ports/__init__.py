@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gpumod.ports.activity import Activity as Activity
+from gpumod.ports.activity import ReportsActivity as ReportsActivity
 from gpumod.ports.drivers import Capabilities as Capabilities
 from gpumod.ports.drivers import Driver as Driver
 from gpumod.ports.drivers import FatalLine as FatalLine
@@ -26,6 +28,9 @@ from gpumod.ports.machine import Prepares as Prepares
 from gpumod.ports.machine import ProcessStatus as ProcessStatus
 from gpumod.ports.machine import Supervisor as Supervisor
 from gpumod.ports.machine import TellsFindings as TellsFindings
+from gpumod.ports.programs import Answer as Answer
+from gpumod.ports.programs import AsksPrograms as AsksPrograms
+from gpumod.ports.programs import SuitsItsProgram as SuitsItsProgram
 from gpumod.ports.store import Simulation as Simulation
 from gpumod.ports.store import Store as Store
 from gpumod.ports.web import Clock as Clock

@@ -21,7 +21,7 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gpumod.ports import Holder
+from gpumod.ports import Answer, Holder
 from gpumod.testing.virtual import VirtualClock
 
 LAG_S = 0.3
@@ -108,6 +108,7 @@ class World:
         self.logs: dict[str, list[str]] = {}
         self.files: dict[str, str] = {}
         self.secrets: dict[str, dict[str, str]] = {}
+        self.answers: dict[tuple[str, ...], Answer] = {}
         self.faults: dict[str, dict[str, float]] = {}
         self.holder: Holder | None = None
         self.gone: set[int | None] = set()

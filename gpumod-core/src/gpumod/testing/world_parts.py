@@ -15,7 +15,7 @@ from typing import Any
 from gpumod.domain.errors import Busy, ErrorInfo, Failed, MachineLacks
 from gpumod.domain.machine import GpuProcess, GpuReading, LoadSigns, PortUser, Ram
 from gpumod.domain.run import Handle
-from gpumod.ports import Holder, HttpFailure, HttpReply, Launch, LaunchFile, ProcessStatus
+from gpumod.ports import Answer, Holder, HttpFailure, HttpReply, Launch, LaunchFile, ProcessStatus
 from gpumod.testing.world import TICK_S, Proc, Recipe, Stranger, World
 
 OnAct = Callable[[str], None]
@@ -39,6 +39,11 @@ class WorldSupervisor:
     def check(self, handle: Handle, launch: Launch) -> None:
         if launch.argv[0] != "world-runtime":
             raise MachineLacks("missing-binary", f"service {handle.service} needs {launch.argv[0]}")
+
+    async def ask(self, service: str, launch: Launch, question: Sequence[str]) -> Answer | None:
+        """As `answers` of the world say; what they do not know is a program that is not there."""
+        self.on_act(f"ask {' '.join(question)}")
+        return self.world.answers.get(tuple(question))
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         world = self.world

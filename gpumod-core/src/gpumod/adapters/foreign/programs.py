@@ -38,7 +38,7 @@ def find(names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]:
 
 
 def _found(name: str, path: str) -> ProgramFound:
-    if version := _installed_version(PurePosixPath(name).name, Path(path)):
+    if version := installed_version(PurePosixPath(name).name, Path(path)):
         return ProgramFound(name=PurePosixPath(name).name, path=path, version=version)
     if os.geteuid() == 0 and (owner := Path(path).stat().st_uid) != 0:
         return ProgramFound(
@@ -71,7 +71,7 @@ def _clean(line: str) -> str:
     return "".join(c for c in line.strip() if not has_control_characters(c))[:120]
 
 
-def _installed_version(name: str, script: Path) -> str:
+def installed_version(name: str, script: Path) -> str:
     """The version of the distribution `name` beside the Python that `script` is run by, as that was installed.
 
     To ask vLLM itself would import torch, which takes many seconds. Empty for what is no such script.

@@ -11,7 +11,7 @@ from gpumod.domain.base import ID_PATTERN, Frozen, Id, Text
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
 
-PATH_VARS = ("cwd", "mmproj")
+PATH_VARS = ("cwd", "mmproj", "model_draft")
 """The options in `unit_vars` that are paths, besides the field `model_path`."""
 VOLUMES = "volumes"
 """The option, also of a `container`, that is a list of paths with more behind them."""

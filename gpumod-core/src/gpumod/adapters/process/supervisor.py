@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gpumod.adapters.asking import Asker
 from gpumod.adapters.launches import already_running, cannot_kill, refuse_anothers
 from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.launching import not_started, orders, run_shim
@@ -29,9 +30,10 @@ from gpumod.adapters.process.proc import (
 )
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.process.tokens import is_token, main_process, shim_process, token_of
+from gpumod.domain.errors import MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
-from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
+from gpumod.ports import Answer, Clock, Launch, LaunchFile, ProcessStatus
 from gpumod.ports.units import Stray
 
 KILL_TIMEOUT_S = 10.0
@@ -55,6 +57,7 @@ class ProcessSupervisor:
         self._home = home.absolute()
         self._records = Records(self._home)
         self._nursery = Nursery(self._home)
+        self._asker = Asker(settings)
 
     # --- start --------------------------------------------------------------------------------------------------
 
@@ -73,6 +76,13 @@ class ProcessSupervisor:
         """Raise what :meth:`start` would raise before anything runs."""
         refuse_anothers(self._home, handle.service)
         orders(handle, launch, {}, self._records, self._settings)
+
+    async def ask(self, service: str, launch: Launch, question: Sequence[str]) -> Answer | None:
+        """What the program of `launch` answers; not asked is what root would run for another user's home."""
+        with suppress(MachineLacks):
+            refuse_anothers(self._home, service)
+            return await self._asker.ask(service, launch, question, self._records.folder(service))
+        return None
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service detached and return its token, once the program has really been executed.

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gpumod import ports
+from gpumod.adapters.asking import Asker
 from gpumod.adapters.files import write_atomic
 from gpumod.adapters.launches import (
     Resolved,
@@ -33,7 +35,7 @@ from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, 
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
-from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -70,6 +72,7 @@ class SystemdSupervisor:
         self._records = Records(home)
         self._rendering = Rendering(home, home_id, settings, scope, folders)
         self._reloading = Reloading(self._manager, settings)
+        self._asker = Asker(settings)
         self._told: list[tuple[Handle, Launch]] = []
         self._writing = asyncio.Lock()
 
@@ -148,6 +151,13 @@ class SystemdSupervisor:
         environment_text(handle.service, launch.env)
         if self._lacks_rights(unit, handle.service):
             raise units.cannot_write(unit, others=self._others_lacking(handle.service))
+
+    async def ask(self, service: str, launch: Launch, question: Sequence[str]) -> ports.Answer | None:
+        """What the program of `launch` answers; not asked is what root would run for another user's home."""
+        with suppress(MachineLacks):
+            refuse_anothers(self._home, service)
+            return await self._asker.ask(service, launch, question, self._records.folder(service))
+        return None
 
     def _lacks_rights(self, unit: Unit, service: str) -> bool:
         differs = units.there(unit.path, self._home_id, service) != unit.text

@@ -42,7 +42,8 @@ class Kept:
 class Case:
     """`snapshot` is None where the machine cannot be observed: the part that looks at GPUs tells why.
 
-    `launches` are how services would be started, as far as that can be told; `kept` are those that are units.
+    `launches` are how services would be started, as far as that can be told, and `hindered` why one cannot be; `kept`
+    are those that are units.
     `strays` run for this home, and no handle names them. `watches` are the units that run `gpumod watch`, by
     whose manager they are of. `busy` is who changes the machine now.
     """
@@ -55,6 +56,7 @@ class Case:
     snapshot: HostSnapshot | None
     launches: Mapping[str, Launch]
     kept: Mapping[str, Kept]
+    hindered: Mapping[str, str] = field(default_factory=dict)
     strays: tuple[Stray, ...] = ()
     watches: Mapping[Manager, InstallsWatch] = field(default_factory=dict)
     busy: str = ""

@@ -57,6 +57,8 @@ def _check_start(case: Case, service: Service) -> None:
     if (known := case.launches.get(service.id)) is not None:
         supervisor.check(handle, known)
         return
+    if service.id in case.hindered:
+        raise ValueError(case.hindered[service.id])
     gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
     seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
     allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})

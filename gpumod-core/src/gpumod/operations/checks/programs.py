@@ -25,8 +25,12 @@ def check_programs(case: Case) -> Iterator[Check]:
         users = [s for s in case.services.values() if s.driver == driver and not s.adopted and not s.host]
         own = {str(s.unit_vars[setting]) for s in users if s.unit_vars.get(setting)}
         needed = any(not s.unit_vars.get(setting) for s in users)
+        told: set[Check] = set()  # a name and a path may mean the same program
         for word in sorted({said, *own}):
-            yield from _program(case, name, word, setting, needed=needed or word != said)
+            for check in _program(case, name, word, setting, needed=needed or word != said):
+                if check not in told:
+                    told.add(check)
+                    yield check
 
 
 def _program(case: Case, name: str, word: str, setting: str, *, needed: bool) -> Iterator[Check]:

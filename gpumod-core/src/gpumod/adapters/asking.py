@@ -1,0 +1,117 @@
+"""Asking a program something (its version, say) before it is started as a service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from gpumod.adapters.foreign.programs import installed_version
+from gpumod.adapters.launches import Resolved, resolved
+from gpumod.domain.errors import GpumodError
+from gpumod.domain.settings import Settings
+from gpumod.ports import Answer, Launch
+
+TIMEOUT_S = 20.0
+MOST_BYTES = 256 * 1024
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""A question takes no GPU memory: while it is asked, services are using that."""
+
+Stamp = tuple[str, float, int]
+"""A program as it is now: its path, when it was changed, its size."""
+
+
+class Asker:
+    """Runs questions, each once per program as that is now. Nobody's shell reads them."""
+
+    def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._known: dict[tuple[Stamp, tuple[str, ...], frozenset[tuple[str, str]]], Answer] = {}
+
+    async def ask(self, service: str, launch: Launch, question: Sequence[str], folder: Path) -> Answer | None:
+        """The answer, or None where there is no such program; `folder` is the service's own, and need not be there."""
+        asked = launch.model_copy(update={"argv": tuple(question)})
+        try:
+            found = resolved(service, asked, NO_GPU, folder, self._settings)
+            stamp = _stamp(found.program)
+        except (GpumodError, OSError):
+            return None  # its start says what is wrong
+        key = (stamp, found.argv, frozenset(launch.env.items()))
+        if key not in self._known:
+            answer = _by_its_files(found) or await _run(found, self._timeout_s)
+            if answer is None:
+                return None
+            self._known[key] = answer
+        return self._known[key]
+
+
+def _stamp(program: str) -> Stamp:
+    path = os.path.realpath(program)
+    found = os.stat(path)  # noqa: PTH116 - one call for both
+    return path, found.st_mtime, found.st_size
+
+
+def _by_its_files(found: Resolved) -> Answer | None:
+    """The version of a Python program as it was installed: to ask vLLM itself would import torch, for many seconds."""
+    if found.argv[1:] != ("--version",):
+        return None
+    version = installed_version(PurePosixPath(found.program).name, Path(found.program))
+    return Answer(exit_code=0, output=version) if version else None
+
+
+async def _run(found: Resolved, timeout_s: float) -> Answer | None:
+    """Run it in a session of its own, and end all of that. None where it cannot be executed."""
+    cwd = found.cwd if found.cwd.is_dir() else Path("/")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            found.program,
+            *found.argv[1:],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=_environment(found.env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    said = bytearray()
+    code: int | None = None
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await _read(process, said)
+                code = await process.wait()
+    finally:
+        if code is None:
+            await _end(process)
+    return Answer(exit_code=code, output=_plain(bytes(said)))
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill it and what it began; what hangs in the kernel is left to that."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await process.wait()
+
+
+async def _read(process: asyncio.subprocess.Process, said: bytearray) -> None:
+    """All that it writes, of which the beginning is kept; more than that would be no answer."""
+    assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+    while block := await process.stdout.read(64 * 1024):
+        said += block[: MOST_BYTES - len(said)]
+
+
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
+    return {**env, "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def _plain(said: bytes) -> str:
+    text = said.decode("utf-8", "replace")
+    return "".join(sign for sign in text if sign in "\n\t" or sign.isprintable())

@@ -1,0 +1,118 @@
+"""A program is asked in the environment of its launch, with no GPU, within bounds, once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from gpumod.adapters.asking import MOST_BYTES, Asker
+from gpumod.adapters.process.supervisor import ProcessSupervisor
+from gpumod.domain.settings import Settings
+from gpumod.ports import AsksPrograms, Launch
+from gpumod.testing.virtual import VirtualClock
+
+
+@pytest.fixture
+def program(tmp_path):
+    def write(text: str, name: str = "program") -> str:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return write
+
+
+async def asked(program: str, *words: str, timeout_s: float = 5.0, asker: Asker | None = None, **env: str):
+    asker = asker or Asker(Settings(), timeout_s)
+    launch = Launch(argv=(program, "serve"), env=env)
+    return await asker.ask("svc", launch, (program, *words), Path("/not/there/services/svc"))
+
+
+async def test_it_answers_in_its_own_environment(program, monkeypatch):
+    monkeypatch.setenv("SOMEBODYS", "x")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    text = 'echo "$1 [$MINE] [$SOMEBODYS] [$CUDA_VISIBLE_DEVICES]"; echo two >&2; exit 3'
+    answer = await asked(program(text), "--version", MINE="m n")
+    assert (answer.exit_code, answer.output) == (3, "--version [m n] [] []\ntwo\n")
+
+
+async def test_nobodys_shell_reads_the_question(program, tmp_path):
+    answer = await asked(program('printf "%s" "$*"'), f"$(touch {tmp_path}/made)", ";", "*")
+    assert answer.output == f"$(touch {tmp_path}/made) ; *"
+    assert not (tmp_path / "made").exists()
+
+
+async def test_control_characters_are_left_out(program):
+    answer = await asked(program(r"printf '\033[31mred\033[0m\000\n\377'"), "x")
+    assert answer.output == "[31mred[0m\n\ufffd"
+
+
+def living_in(session: int) -> list[str]:
+    """What is alive of a session; who is dead and not yet buried does not count."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        state, _, _, of = text.rpartition(")")[2].split()[:4]
+        if int(of) == session and state not in "ZX":
+            found.append(text)
+    return found
+
+
+@pytest.mark.parametrize("words", ["sleep 60", "sleep 60 & exit 0", "trap '' TERM; while :; do sleep 1; done"])
+async def test_one_that_hangs_is_ended_with_all_that_it_began(program, words, tmp_path):
+    began = time.monotonic()
+    answer = await asked(program(f"echo $$ > {tmp_path}/pid; echo here; {words}"), "x", timeout_s=0.3)
+    assert time.monotonic() - began < 3
+    assert (answer.exit_code, answer.output) == (None, "here\n")
+    assert living_in(int((tmp_path / "pid").read_text())) == []
+
+
+async def test_of_one_that_talks_much_the_beginning_is_kept(program):
+    answer = await asked(program("head -c 3000000 /dev/zero | tr '\\0' x"), "x")
+    assert (answer.exit_code, len(answer.output)) == (0, MOST_BYTES)
+
+
+async def test_the_same_is_asked_once_and_again_when_the_program_changed(program, tmp_path):
+    counts = f"echo x >> {tmp_path}/asked; wc -l < {tmp_path}/asked"
+    asker, path = Asker(Settings()), program(counts)
+    assert [(await asked(path, "x", asker=asker)).output for _ in range(3)] == ["1\n"] * 3
+    assert (await asked(path, "y", asker=asker)).output == "2\n"
+    assert (await asked(path, "x", asker=asker, A="1")).output == "3\n"
+    program(f"{counts}  # another")
+    assert (await asked(path, "x", asker=asker)).output == "4\n"
+
+
+async def test_what_cannot_be_run_gives_no_answer(program, tmp_path):
+    assert await asked(str(tmp_path / "nothing"), "x") is None
+    path = tmp_path / "no-program"
+    path.write_text("text")
+    assert await asked(str(path), "x") is None
+    path.chmod(0o755)
+    path.write_bytes(b"\x7fELF broken")
+    assert await asked(str(path), "x") is None
+
+
+async def test_the_version_of_a_python_program_is_read_where_it_was_installed(tmp_path):
+    bin_dir = tmp_path / "venv" / "bin"
+    bin_dir.mkdir(parents=True)
+    (tmp_path / "venv/lib/python3.11/site-packages/vllm-0.33.0.dist-info").mkdir(parents=True)
+    script = bin_dir / "vllm"
+    script.write_text(f"#!{bin_dir}/python3\nimport torch\n")
+    script.chmod(0o755)
+    answer = await asked(str(script), "--version")
+    assert (answer.exit_code, answer.output) == (0, "0.33.0")
+
+
+async def test_the_process_supervisor_asks(program, tmp_path):
+    supervisor = ProcessSupervisor(tmp_path / "home", "id", Settings(), VirtualClock())
+    assert isinstance(supervisor, AsksPrograms)
+    path = program("echo $0 {service_dir}")
+    answer = await supervisor.ask("svc", Launch(argv=(path,), env={"D": "{service_dir}"}), (path, "x"))
+    assert answer is not None
+    assert answer.exit_code == 0
