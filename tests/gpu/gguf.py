@@ -8,13 +8,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-ALIGN = 32
+from tests.llamacpp.tiny_gguf import (
+    BYTE,
+    CONTROL,
+    F32,
+    I32,
+    NORMAL,
+    STRING,
+    TENSOR_F32,
+    U32,
+    UNKNOWN,
+    VERSION,
+    encode,
+    encode_text,
+    padded,
+)
+
 BLOCK = 32
-U32, I32, F32, STRING, ARRAY = 4, 5, 6, 8, 9
-PLAIN = 0
-"""The tensor type of 32 bit floats."""
 MIB = 1024 * 1024
 
 
@@ -76,62 +88,52 @@ class Llama:
     def write(self, path: Path) -> None:
         """Some gigabytes, as fast as the disk takes them."""
         told = [(name, shape, self.bytes_of(shape)) for name, shape in self.tensors()]
-        fields = list(self._fields())
+        metadata = self._metadata()
         with path.open("wb") as file:
-            file.write(b"GGUF" + struct.pack("<IQQ", 3, len(told), len(fields)))
-            for key, kind, value in fields:
-                file.write(_string(key) + struct.pack("<I", kind) + value)
+            file.write(b"GGUF" + struct.pack("<IQQ", VERSION, len(told), len(metadata)) + b"".join(metadata))
             offset = 0
             for name, shape, size in told:
-                kind = PLAIN if len(shape) == 1 else self.weights.tensor_type
-                file.write(_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset))
-                offset += size + -size % ALIGN
-            file.write(bytes(-file.tell() % ALIGN))
+                kind = TENSOR_F32 if len(shape) == 1 else self.weights.tensor_type
+                file.write(encode_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset))
+                offset += padded(size)
+            file.write(bytes(padded(file.tell()) - file.tell()))
             scale = struct.pack("<e", self.weights.scale)
             noise = b"".join(scale + os.urandom(self.weights.packed) for _ in range(2**18))
             for _, shape, size in told:
                 _fill(file, size, struct.pack("<f", 1.0) * BLOCK if len(shape) == 1 else noise)
-                file.write(bytes(-size % ALIGN))
+                file.write(bytes(padded(size) - size))
 
-    def _fields(self) -> Iterator[tuple[str, int, bytes]]:
-        yield "general.architecture", STRING, _string("llama")
-        yield "llama.attention.layer_norm_rms_epsilon", F32, struct.pack("<f", 1e-5)
-        yield "llama.rope.freq_base", F32, struct.pack("<f", 500_000.0)
-        numbers = {
-            "general.file_type": self.weights.file_type,
-            "llama.context_length": self.context,
-            "llama.embedding_length": self.embedding,
-            "llama.block_count": self.layers,
-            "llama.feed_forward_length": self.feed_forward,
-            "llama.attention.head_count": self.heads,
-            "llama.attention.head_count_kv": self.kv_heads,
-            "llama.attention.key_length": self.head,
-            "llama.attention.value_length": self.head,
-            "llama.rope.dimension_count": self.head,
-            "llama.vocab_size": self.vocabulary,
-            "tokenizer.ggml.unknown_token_id": 0,
-            "tokenizer.ggml.bos_token_id": 1,
-            "tokenizer.ggml.eos_token_id": 2,
-        }
-        for key, number in numbers.items():
-            yield key, U32, struct.pack("<I", number)
-        # SentencePiece: three special tokens, one for each byte, and fillers
-        normal, unknown, control, byte = 1, 2, 3, 6
-        words = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256)), "\u2581"]
-        words += [f"word{number}" for number in range(len(words), self.vocabulary)]
-        kinds = [unknown, control, control, *[byte] * 256, *[normal] * (self.vocabulary - 259)]
-        yield "tokenizer.ggml.model", STRING, _string("llama")
-        yield "tokenizer.ggml.tokens", ARRAY, _array(STRING, [_string(word) for word in words])
-        yield "tokenizer.ggml.scores", ARRAY, _array(F32, [struct.pack("<f", -number) for number in range(len(words))])
-        yield "tokenizer.ggml.token_type", ARRAY, _array(I32, [struct.pack("<i", kind) for kind in kinds])
-
-
-def _string(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
-
-
-def _array(kind: int, items: list[bytes]) -> bytes:
-    return struct.pack("<IQ", kind, len(items)) + b"".join(items)
+    def _metadata(self) -> list[bytes]:
+        # three control tokens, one for each byte, and words that fill it up
+        tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+        tokens += [f"\u2581word{number}" for number in range(self.vocabulary - len(tokens))]
+        kinds = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256]
+        kinds += [NORMAL] * (self.vocabulary - len(kinds))
+        values: list[tuple[str, int, Any]] = [
+            ("general.architecture", STRING, "llama"),
+            ("general.file_type", U32, self.weights.file_type),
+            ("llama.context_length", U32, self.context),
+            ("llama.embedding_length", U32, self.embedding),
+            ("llama.block_count", U32, self.layers),
+            ("llama.feed_forward_length", U32, self.feed_forward),
+            ("llama.attention.head_count", U32, self.heads),
+            ("llama.attention.head_count_kv", U32, self.kv_heads),
+            ("llama.attention.key_length", U32, self.head),
+            ("llama.attention.value_length", U32, self.head),
+            ("llama.attention.layer_norm_rms_epsilon", F32, 1e-5),
+            ("llama.rope.dimension_count", U32, self.head),
+            ("llama.rope.freq_base", F32, 500_000.0),
+            ("llama.vocab_size", U32, self.vocabulary),
+            ("tokenizer.ggml.model", STRING, "llama"),
+            ("tokenizer.ggml.pre", STRING, "default"),
+            ("tokenizer.ggml.tokens", STRING, tokens),
+            ("tokenizer.ggml.scores", F32, [-float(number) for number in range(len(tokens))]),
+            ("tokenizer.ggml.token_type", I32, kinds),
+            ("tokenizer.ggml.unknown_token_id", U32, 0),
+            ("tokenizer.ggml.bos_token_id", U32, 1),
+            ("tokenizer.ggml.eos_token_id", U32, 2),
+        ]
+        return [encode_text(key) + encode(kind, value) for key, kind, value in values]
 
 
 def _fill(file: BinaryIO, size: int, pattern: bytes) -> None:

@@ -40,7 +40,7 @@ def expected_mb(name: str) -> int:
 def server() -> str:
     """The program, which names its build."""
     if not SERVER:
-        pytest.skip("GPUMOD_TEST_LLAMA_SERVER_CUDA names no llama-server (tests/gpu/build_llama_server_cuda makes one)")
+        pytest.skip("GPUMOD_TEST_LLAMA_SERVER_CUDA names none: see tests/gpu/llama_server_cuda.py")
     subprocess.run([SERVER, "--version"], check=True, capture_output=True, timeout=60)
     return SERVER
 
