@@ -4,8 +4,8 @@
 nvcc, cmake, ninja and a C++ compiler, and no GPU; half an hour on two cores. ARCH names the card (90-real: H100, H200).
 
 Of llama.cpp's CUDA kernels those are built that the tests' models use: weights in q8_0 and q4_0, heads of 128, one of
-keys and values to four, a cache in f16 or q8_0, flash attention. With another model it ends with "undefined symbol".
-cuBLAS (half a gigabyte) stays outside too: the program looks for it in its own folder first.
+keys and values to four, a cache in f16 or q8_0, flash attention. With another model it crashes. cuBLAS (half a
+gigabyte) stays outside too: the program looks for it in its own folder first.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def build(folder: Path) -> Path:
         f"-DCUDAToolkit_ROOT={toolkit}", f"-DCMAKE_CUDA_FLAGS=-I{libraries.parent}/include",
         "-DGGML_CUDA_FA_QUANTS=q8_0-q8_0", "-DGGML_CUDA_COMPRESSION_MODE=size", "-DGGML_CUDA_NCCL=OFF",
         *(f"-DCUDA_{name}_LIBRARY={path}" for name, path in linked.items()),
-        # A name without a body is looked for when it is called, which it is not.
-        "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--unresolved-symbols=ignore-all,-z,lazy,-rpath,'$ORIGIN'",
+        # What is left out is called by nobody; position independent it would be looked for at the start all the same.
+        "-DCMAKE_EXE_LINKER_FLAGS=-no-pie -Wl,--unresolved-symbols=ignore-all,-rpath,'$ORIGIN'",
         "-DCMAKE_SKIP_BUILD_RPATH=ON",
         *(f"-DCMAKE_{name}_COMPILER_LAUNCHER=ccache" for name in ("C", "CXX", "CUDA") if shutil.which("ccache")),
     ]  # fmt: skip
@@ -97,7 +97,7 @@ def cublas(work: Path, version: str) -> Path:
     unpacked = work / "cublas"
     if not unpacked.exists():
         download = ("download", "--quiet", "--no-deps", "--only-binary", ":all:", f"nvidia-cublas=={version}.*")
-        run(sys.executable, "-m", "pip", *download, "-d", str(work))
+        run(str(work / "pip/bin/python"), "-m", "pip", *download, "-d", str(work))
         with zipfile.ZipFile(next(work.glob("nvidia_cublas-*.whl"))) as wheel:
             wheel.extractall(unpacked)
     return next(unpacked.glob("nvidia/*/lib"))
