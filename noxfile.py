@@ -107,9 +107,10 @@ def real_llamacpp(session: nox.Session) -> None:
     contract = [f"gpumod-sim/tests/test_sim_llama_{part}.py" for part in ("contract", "traps")]
     workers = ("-n", str(os.cpu_count() or 2))
     session.run("pytest", *workers, "-m", "", *contract, env=env)
-    session.run("pytest", *workers, "-m", "llamacpp and not systemd", "tests/llamacpp", *session.posargs, env=env)
+    machines = ("tests/llamacpp", *session.posargs)
+    session.run("pytest", *workers, "-m", "(llamacpp or slow) and not systemd", *machines, env=env)
     boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
-    session.run("pytest", *boxes, "-m", "llamacpp and systemd", "tests/llamacpp", *session.posargs, env=env)
+    session.run("pytest", *boxes, "-m", "llamacpp and systemd", *machines, env=env)
 
 
 @nox.session

@@ -100,6 +100,7 @@ def test_a_member_is_loaded_not_started() -> None:
         ({"unit_vars": {"mmproj": "x.gguf"}}, "mmproj"),
         ({"unit_vars": {"model_draft": "x.gguf"}}, "model_draft"),
         ({"unit_vars": {"n_gpu_layers_draft": 3}}, "needs model_draft"),
+        ({"unit_vars": {"drain_timeout_s": 60}}, "members of a router"),
         ({"model_path": "models/a.gguf"}, "absolute"),
         ({"model_path": None}, "model_path"),
         ({"model_path": None, "model_id": "--tools"}, "model_id"),

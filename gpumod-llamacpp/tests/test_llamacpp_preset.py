@@ -135,3 +135,26 @@ def test_a_file_is_never_written_with_what_would_be_read_otherwise(member: Servi
     path = member.model_path or ""
     assert not set(path) & set(";#\n\r")
     assert parse(text)[member.id]["model"] == path
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "lines"),
+    [
+        ((0,), (0,), {}),
+        ((1,), (0, 1), {"device": "CUDA1", "split-mode": "none"}),
+        ((3,), (2, 3), {"device": "CUDA1", "split-mode": "none"}),  # counted as its router sees them
+        ((0, 2), (0, 1, 2), {"device": "CUDA0,CUDA2", "split-mode": "layer"}),
+        ((0, 1), (0, 1), {}),
+        ((), (0, 1), {}),
+    ],
+)
+def test_a_member_is_told_which_of_its_routers_gpus_are_its_own(
+    gpus: tuple[int, ...], visible: tuple[int, ...], lines: dict[str, str]
+) -> None:
+    shares = tuple(GpuShare(index=gpu, total_mb=24564, budget_mb=24052, vram_mb=3500) for gpu in gpus)
+    seat = Allocation(gpus=shares, visible=visible)
+    read = parse(DRIVER.members_file(HOST, [(a_member(), seat)], Settings()).content)["chat"]
+    assert {key: value for key, value in read.items() if key in ("device", "split-mode")} == lines
+    mine = a_member(unit_vars={"extra_args": ["--device", "CUDA7"]})
+    read = parse(DRIVER.members_file(HOST, [(mine, seat)], Settings()).content)["chat"]
+    assert {key: value for key, value in read.items() if key in ("device", "split-mode")} == {"device": "CUDA7"}

@@ -233,6 +233,19 @@ async def test_unload_gives_up_draining_and_forgets_that_the_child_was_killed() 
     assert clock.time_s >= 1030
 
 
+@pytest.mark.parametrize(("timeout_s", "least_s", "most_s"), [(0, 0, 20), (300, 300, 330)])
+async def test_how_long_requests_may_take_is_the_members_own(timeout_s: float, least_s: float, most_s: float) -> None:
+    router = Router(chat="loaded")
+    router.busy = 10**6
+    clock = HastyClock()
+    begun_s = clock.time_s
+    member = CHAT.model_copy(update={"unit_vars": {"drain_timeout_s": timeout_s}})
+    async with FakeWeb(router) as web:
+        await DRIVER.unload(member, web.port, HTTP, clock)
+    assert least_s <= clock.time_s - begun_s <= most_s
+    assert router.status["chat"]["value"] == "unloaded"
+
+
 @pytest.mark.parametrize("models", [{"chat": "unloaded"}, {"other": "loaded"}, {}])
 async def test_what_is_not_loaded_is_unloaded_already(models: dict[str, str]) -> None:
     async with FakeWeb(Router(**models)) as web:

@@ -26,18 +26,21 @@ LAG_S = 0.1
 REAL_LLAMA = os.environ.get("GPUMOD_TEST_LLAMA_SERVER")
 """A real llama-server that takes the stand-in's place in its contract; then GPUMOD_TEST_GGUF names a small model."""
 MODEL = os.environ.get("GPUMOD_TEST_GGUF", "/models/tiny.gguf")
+# One thread: several of a real one wait for one another, for very long where the processors are busy.
 PRESETS = f"""version = 1
 
 [one]
 ; gpumod: vram_mb=5000
 model = {MODEL}
 c = 1024
+threads = 1
 stop-timeout = 1
 
 [two]
 ; gpumod: vram_mb=7000
 model = {MODEL}
 ctx-size = 1024
+threads = 1
 alias = deux
 
 [broken]

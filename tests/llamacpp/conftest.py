@@ -18,7 +18,8 @@ from tests.machine.conftest import CARD, Machine, Ports, fetch, until, wait_unti
 __all__ = ["HTTP", "until"]
 
 HTTP = LoopbackHttp()
-KEEPERS = ("process", "systemd-system", "systemd-user")
+KEEPERS = [pytest.param("process"), pytest.param("systemd-system", marks=pytest.mark.systemd)]
+EVERY_KEEPER = [*KEEPERS, pytest.param("systemd-user", marks=pytest.mark.systemd)]
 TINY_MB, LARGE_MB = 60, 420
 """What the models take, at most; `ram_card` has room for one large one and a few tiny ones."""
 
@@ -39,18 +40,19 @@ class RealMachine(Machine):
     def add(self, service: str, *words: str) -> None:
         self.ok("service", "add", "--id", service, "--driver", "llamacpp", *words)
 
-    def add_member(self, service: str, model: str = "tiny", *words: str, vram_mb: int = TINY_MB) -> None:
-        """A member of `box` with a model of `models`."""
+    def add_member(
+        self, service: str, model: str = "tiny", *words: str, vram_mb: int = TINY_MB, extra: Sequence[str] = ()
+    ) -> None:
+        """A member of `box` with a model of `models`, on one thread: more would wait for one another."""
         lasting = ("--sleep-mode", "router", "--context-size", "2048", "--startup-timeout", "60")
-        options = ("--set", "parallel=1", "--set", 'extra_args=["--threads", "2"]')
+        options = ("--set", "parallel=1", "--set", f"extra_args={json.dumps(['--threads', '1', *extra])}")
         path = str(self.models / f"{model}.gguf")
         where = ("--host-service", "box", "--vram-mb", str(vram_mb), "--model-path", path)
         self.add(service, *where, *lasting, *options, *words)
 
     def add_large(self, service: str) -> None:
         """A member with a large model, which is read into memory of its own."""
-        words = ("--set", 'extra_args=["--load-mode", "none", "--no-warmup"]')
-        self.add_member(service, "large", *words, vram_mb=LARGE_MB)
+        self.add_member(service, "large", vram_mb=LARGE_MB, extra=("--load-mode", "none", "--no-warmup"))
 
     def row(self, service: str) -> Any:
         return next(row for row in self.status()["services"] if row["id"] == service)
@@ -61,7 +63,7 @@ class RealMachine(Machine):
 
     def held(self) -> dict[str, int]:
         """MiB by service, as gpumod attributes what is on the card."""
-        rows = self.ok("ps").json["processes"]
+        rows = [row for row in self.ok("ps").json["processes"] if row["vram_mb"]]  # the router has none
         total: dict[str, int] = {}
         for row in rows:
             name = row["service"] or f"nobody:{row['pid']}"
@@ -147,7 +149,7 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.systemd if name != "process" else ()) for name in KEEPERS])
+@pytest.fixture(params=KEEPERS)
 def keeper(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

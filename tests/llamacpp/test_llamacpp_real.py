@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.llamacpp.conftest import LARGE_MB, TINY_MB, Asking
+from tests.llamacpp.conftest import EVERY_KEEPER, LARGE_MB, TINY_MB, Asking
 
 if TYPE_CHECKING:
     from tests.llamacpp.conftest import RealMachine
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.llamacpp, pytest.mark.timeout(240)]
 
 UNTIL = Callable[..., Any]
+
+every_keeper = pytest.mark.parametrize("keeper", EVERY_KEEPER, indirect=True)
+"""Else the process supervisor and the system manager are enough."""
 
 
 def two_modes(real: RealMachine) -> None:
@@ -29,6 +32,7 @@ def two_modes(real: RealMachine) -> None:
     real.ok("mode", "create", "second", "--services", "box,tiny,blue")
 
 
+@every_keeper
 def test_a_switch_loads_and_unloads_and_leaves_the_others_alone(real: RealMachine) -> None:
     two_modes(real)
     real.change("switch", "first")
@@ -96,13 +100,13 @@ def test_what_the_program_does_not_take_is_refused_before_the_router_reads_it(re
     real.add_member("tiny")
     real.change("service", "start", "tiny")
     tiny = real.pid("tiny")
-    for words, flag in (
-        ('extra_args=["--no-such-option"]', "--no-such-option"),
-        ('extra_args=["--threads", "many"]', "--threads"),
-        ("cache_type_k=q9_9", "--cache-type-k"),
+    for extra, words, flag in (
+        (("--no-such-option",), (), "--no-such-option"),
+        (("--keep", "many"), (), "--keep"),
+        ((), ("--set", "cache_type_k=q9_9"), "--cache-type-k"),
     ):
-        real.add_member("odd", "tiny", "--set", words)
-        refused = real.change("service", "start", "odd", code=1)
+        real.add_member("odd", "tiny", *words, extra=extra)
+        refused = real.change("service", "start", "odd", code=2)
         assert refused.error["code"] == "bad-service", refused
         assert f"does not take {flag}" in refused.error["why"]
         assert "llama-server (version " in refused.error["why"]
@@ -137,6 +141,7 @@ def test_a_child_that_dies_is_seen_and_comes_back(real: RealMachine, until: UNTI
     assert (real.pid("box"), real.pid("other")) == (router, other)
 
 
+@every_keeper
 def test_a_router_that_is_killed_takes_its_members_with_it_and_comes_back(real: RealMachine, until: UNTIL) -> None:
     real.add_member("tiny")
     real.add_member("other")
@@ -158,16 +163,7 @@ def test_a_router_that_is_killed_takes_its_members_with_it_and_comes_back(real: 
 def test_a_model_of_its_own_server(real: RealMachine) -> None:
     port, bad_port = real.unused.pop(), real.unused.pop()
     lasting = ("--context-size", "1024", "--vram-mb", str(TINY_MB), "--startup-timeout", "60")
-    options = (
-        "--set",
-        "parallel=2",
-        "--set",
-        "flash_attn=on",
-        "--set",
-        "cache_type_v=q8_0",
-        "--set",
-        "ubatch_size=128",
-    )
+    options = ("parallel=2", "flash_attn=on", "cache_type_v=q8_0", "ubatch_size=128")
     tiny, bad = (str(real.models / f"{name}.gguf") for name in ("tiny", "corrupt-magic"))
     said = [word for option in (*options, f"model_draft={tiny}") for word in ("--set", option)]
     real.add("alone", "--port", str(port), "--model-path", tiny, *lasting, *said)

@@ -43,18 +43,21 @@ class Router:
         self.host = Service(id="box", driver="llamacpp", port=free_port(), unit_vars={"router": True})
         self.port = self.host.port or 0
         self.process: subprocess.Popen[bytes] | None = None
+        self.shared = ""
+        """Lines for every member, which gpumod would not write."""
 
     def member(self, name: str, **options: Any) -> Service:
+        options = {"extra_args": ["--threads", "1"], **options}  # more would wait for one another
         fields = {"id": name, "driver": "llamacpp", "host": "box", "model_path": str(self.model), "vram_mb": 500}
         more = {"context_size": 2048, "sleep_mode": "router", "startup_timeout": 30, "unit_vars": options}
         return Service.model_validate(fields | more)
 
-    async def start(self, **env: str) -> None:
+    async def start(self) -> None:
         launch = DRIVER.launch(self.host, SEAT, self.settings)
         argv = [word.replace("{service_dir}", str(self.folder)) for word in launch.argv]
         (self.folder / launch.files[0].name).write_text(launch.files[0].content)
         path = f"{self.settings.bin_path}:{os.environ['PATH']}"
-        environ = {"HOME": str(self.folder), "PATH": path, "CUDA_VISIBLE_DEVICES": "0", "GPUMOD_SERVICE": "box", **env}
+        environ = {"HOME": str(self.folder), "PATH": path, "CUDA_VISIBLE_DEVICES": "0", "GPUMOD_SERVICE": "box"}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, env=environ, stdout=log, stderr=log)
         async with asyncio.timeout(30):
@@ -63,7 +66,7 @@ class Router:
 
     async def configure(self, *members: Service) -> None:
         file = DRIVER.members_file(self.host, [(member, SEAT) for member in members], self.settings)
-        (self.folder / file.name).write_text(file.content)
+        (self.folder / file.name).write_text(file.content + self.shared)
         await DRIVER.reload(self.host, self.port, HTTP, CLOCK)
 
     async def load(self, *members: Service) -> None:
@@ -157,7 +160,8 @@ async def test_a_request_in_flight_is_answered_whole_before_an_unload(router: Ro
 
 async def test_no_look_loads_or_wakes(router: Router) -> None:
     """One that went to sleep by itself counts as loaded: its process is there, with what it keeps."""
-    await router.start(LLAMA_ARG_SLEEP_IDLE_SECONDS="1")
+    await router.start()
+    router.shared = "\n[*]\nsleep-idle-seconds = 1\n"
     one, two = router.member("one"), router.member("two")
     await router.load(one)
     await router.configure(one, two)

@@ -17,6 +17,8 @@ ROUTER_LEVEL = "router"
 PROCESS_STOP_S = 30.0
 MEMBER_STOP_S = 10.0
 """The router's own default."""
+DRAIN_S = 30.0
+"""So long requests in flight may take before a member is unloaded all the same."""
 OF_ROUTERS = frozenset({"router", "extra_args", "env", "llama_server_bin", "stop_timeout_s"})
 
 HF_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
@@ -53,6 +55,7 @@ class LlamaCppOptions(Options):
     env: Env = {}
     llama_server_bin: Word | None = None
     stop_timeout_s: Annotated[float, Field(gt=0, le=3600)] | None = None
+    drain_timeout_s: Annotated[float, Field(ge=0, le=600)] | None = None
 
     @field_validator("extra_args")
     @classmethod
@@ -82,6 +85,11 @@ def process_stop_s(options: LlamaCppOptions) -> float:
 def member_stop_s(options: LlamaCppOptions) -> float:
     """How long its router lets a member end before it kills it."""
     return MEMBER_STOP_S if options.stop_timeout_s is None else options.stop_timeout_s
+
+
+def drain_s(options: LlamaCppOptions) -> float:
+    """How long requests in flight at a member may take before it is unloaded all the same."""
+    return DRAIN_S if options.drain_timeout_s is None else options.drain_timeout_s
 
 
 def model_settings(service: Service) -> list[tuple[str, str | None]]:
@@ -146,6 +154,8 @@ def check(service: Service) -> None:
     model_settings(service)
     if service.host is not None and not member_stop_s(options).is_integer():
         raise ValueError(f"{who}: a router counts stop_timeout_s of its members in whole seconds")
+    if service.host is None and options.drain_timeout_s is not None:
+        raise ValueError(f"{who}: drain_timeout_s is for members of a router, which are unloaded; this is stopped")
     if service.host is None and service.port is None:
         raise ValueError(f"{who}: llama.cpp needs a port, or a host that is a router")
     if service.host is not None and service.port is not None:

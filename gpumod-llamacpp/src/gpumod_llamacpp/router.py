@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
 from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, in_flight, poll
 from gpumod_llamacpp.activity import IN_FLIGHT, metrics_query
-from gpumod_llamacpp.options import llamacpp_options, member_stop_s
+from gpumod_llamacpp.options import drain_s, llamacpp_options, member_stop_s
 
-DRAIN_S = 30.0
 UNLOAD_MARGIN_S = 20.0
 """The router kills a child that has not ended within its stop-timeout; this long its end may take after that."""
 RELOAD_TIMEOUT_S = 30.0
@@ -95,23 +94,23 @@ async def probe(member: Service, port: int, http: Http, timeout_s: float = PROBE
 
 async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
     """Load and wait until it is loaded and answers. Raises Failed `load-failed`, `load-timeout` or `unknown-member`."""
-    accepted = False
+    asked: Literal["begun", "running"] | None = None
     detail = ""
     give_up = clock.monotonic() + member.startup_timeout
 
     async def ask() -> bool | None:
-        nonlocal accepted, detail
+        nonlocal asked, detail
         try:
-            accepted = accepted or await _ask_to_load(member, port, http, give_up - clock.monotonic())
+            asked = asked or await _ask_to_load(member, port, http, give_up - clock.monotonic())
             now = reading((await entries(port, http)).get(member.id))
         except HttpFailure as failure:
             if failure.kind == "refused":
                 raise _load_failed(member, f"the router does not answer: {failure}") from failure
             return None
-        if accepted and now.failed:
+        if asked == "begun" and now.failed:
             raise _load_failed(member, now.detail)
-        # Unloaded again: what was asked went to an instance that was just being stopped.
-        accepted = accepted and (now.loading or now.loaded)
+        if not (now.loading or now.loaded):
+            asked = None  # what ran was an instance that was just being stopped, which may count as a failure
         if not now.loaded:
             return None
         left_s = min(PROBE_TIMEOUT_S, max(0.1, give_up - clock.monotonic()))
@@ -129,15 +128,18 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
         )
 
 
-async def _ask_to_load(member: Service, port: int, http: Http, left_s: float) -> bool:
-    """True when the router loads it (or has); False when it has no room for another load at this moment."""
+async def _ask_to_load(member: Service, port: int, http: Http, left_s: float) -> Literal["begun", "running"] | None:
+    """`begun` when the router begins to load it, `running` when it has it (and may be stopping it); None when it has no
+    room for another load at this moment."""
     timeout_s = min(30.0, max(0.1, left_s))
     reply = await http.request("POST", port, "/models/load", json_body={"model": member.id}, timeout_s=timeout_s)
     said = reply.text.lower()
-    if reply.ok or (reply.status == 400 and "already" in said):
-        return True
+    if reply.ok:
+        return "begun"
+    if reply.status == 400 and "already" in said:
+        return "running"
     if reply.status >= 500 and "limit reached" in said:
-        return False
+        return None
     if reply.status == 404 or "not found" in said:
         raise Failed(
             "unknown-member",
@@ -195,7 +197,7 @@ async def _drain(member: Service, port: int, http: Http, clock: Clock) -> None:
     async def ask() -> bool | None:
         return None if await busy(member, port, http) else True
 
-    await poll(clock, ask, DRAIN_S)
+    await poll(clock, ask, drain_s(llamacpp_options(member)))
 
 
 async def busy(member: Service, port: int, http: Http) -> int | None:

@@ -12,7 +12,7 @@ from gpumod_sim import law
 from gpumod_sim.flags import FlagError, Flags, parse
 from gpumod_sim.http11 import Reply, Request, bind
 from gpumod_sim.ledger import OutOfMemoryError
-from gpumod_sim.llama_flags import ALIASES, MODEL_CONTEXT, TABLE, add_variables
+from gpumod_sim.llama_flags import ALIASES, MODEL_CONTEXT, TABLE
 from gpumod_sim.llama_http import LlamaHttp
 from gpumod_sim.standin import MIB, StandIn, StartError
 
@@ -38,7 +38,6 @@ def main(folder: str, argv: Sequence[str]) -> int:
         sys.stderr.write(f"version: 11434 ({BUILD})\nbuilt with gpumod-sim for Linux\n")
         return 0
     if "model" in flags or "hf-repo" in flags:
-        add_variables(flags, os.environ)
         try:
             server = Llama(folder, flags)
         except OSError as error:

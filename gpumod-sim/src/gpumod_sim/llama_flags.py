@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from gpumod_sim.flags import Flags
-
 STATE = "on|enabled|true|1|off|disabled|false|0|auto|-1"
 CACHE = "f32|f16|bf16|q8_0|q4_0|q4_1|iq4_nl|q5_0|q5_1"
 TABLE: dict[str, str] = {
@@ -51,13 +49,6 @@ PRESET_ONLY = {"load-on-startup", "stop-timeout"}
 CONTROLLED = {"host", "port", "api-key", "api-key-file", "models-preset", "models-max", "models-autoload"}
 
 _VRAM = re.compile(r"^\s*[;#]\s*gpumod:\s*vram_mb\s*=\s*(\d+)\s*$")
-
-
-def add_variables(flags: Flags, environ: Mapping[str, str]) -> None:
-    """What LLAMA_ARG_NAME says, where no flag does."""
-    for name in TABLE:
-        if value := environ.get(f"LLAMA_ARG_{name.upper().replace('-', '_')}"):
-            flags.values.setdefault(name, [value])
 
 
 class PresetError(Exception):
