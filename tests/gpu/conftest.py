@@ -35,13 +35,18 @@ TELL_TORCH = (
 )
 
 
-@pytest.fixture
-def probe() -> NvmlProbe:
+@pytest.fixture(scope="session")
+def libraries() -> None:
+    """The driver's."""
     for library in ("libnvidia-ml.so.1", "libcuda.so.1"):
         try:
             ctypes.CDLL(library)
         except OSError as error:
             pytest.skip(f"no NVIDIA GPU here: {error}")
+
+
+@pytest.fixture
+def probe(libraries: None) -> NvmlProbe:
     found = NvmlProbe(Settings())
     if not found.read()[0]:
         pytest.skip("the NVIDIA driver tells of no GPU")

@@ -55,17 +55,17 @@ def find_or_build() -> Path:
             if missing := [name for name in NEEDED if not shutil.which(name)]:
                 raise CannotBuildError(f"needs {', '.join(missing)} (Debian: cmake ninja-build g++)")
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                _build(_sources(Path(work)), Path(work) / "build").replace(program)
+                _build(sources(Path(work)), Path(work) / "build").replace(program)
     return program
 
 
-def _sources(work: Path) -> Path:
+def sources(work: Path) -> Path:
     """llama.cpp's sources, fetched by pip, which also checks them."""
     venv.create(work / "pip", with_pip=True)
     wanted = work / "wanted.txt"
     wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
     download = ("download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--require-hashes")
-    _run(str(work / "pip/bin/python"), "-m", "pip", *download, "-d", str(work), "-r", str(wanted))
+    run(str(work / "pip/bin/python"), "-m", "pip", *download, "-d", str(work), "-r", str(wanted))
     (archive,) = work.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(work, filter="data")
@@ -73,14 +73,14 @@ def _sources(work: Path) -> Path:
 
 
 def _build(sources: Path, folder: Path) -> Path:
-    _run("cmake", "-S", str(sources), "-B", str(folder), "-G", "Ninja", *FLAGS)
-    _run("cmake", "--build", str(folder), "--target", "llama-server")
+    run("cmake", "-S", str(sources), "-B", str(folder), "-G", "Ninja", *FLAGS)
+    run("cmake", "--build", str(folder), "--target", "llama-server")
     program = folder / "bin" / "llama-server"
-    _run("strip", str(program))
+    run("strip", str(program))
     return program
 
 
-def _run(*words: str) -> None:
+def run(*words: str) -> None:
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode:
         raise CannotBuildError(f"{' '.join(words[:3])} failed:\n{done.stdout[-3000:]}")

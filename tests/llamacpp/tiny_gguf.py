@@ -59,7 +59,9 @@ def write_broken(folder: Path, good: Path) -> dict[str, Path]:
     whole = good.read_bytes()
     contents = {"magic": b"XXXX" + whole[4:], "truncated": whole[: len(whole) // 2], "empty": b""}
     # an architecture that nobody knows
-    contents["architecture"] = whole.replace(b"llama.", b"lxxma.").replace(_text("llama"), _text("lxxma"), 1)
+    contents["architecture"] = whole.replace(b"llama.", b"lxxma.").replace(
+        encode_text("llama"), encode_text("lxxma"), 1
+    )
     paths = {name: folder / f"corrupt-{name}.gguf" for name in contents}
     for name, path in paths.items():
         path.write_bytes(contents[name])
@@ -75,15 +77,15 @@ def _write(
         file.write(b"GGUF" + struct.pack("<IQQ", VERSION, len(tensors), len(metadata)) + b"".join(metadata))
         offset = 0
         for tensor in tensors:
-            file.write(_text(tensor.name) + struct.pack("<I", len(tensor.shape)))
+            file.write(encode_text(tensor.name) + struct.pack("<I", len(tensor.shape)))
             file.write(struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape) + struct.pack("<IQ", tensor.kind, offset))
-            offset += _padded(tensor.size)
-        start = _padded(file.tell())
+            offset += padded(tensor.size)
+        start = padded(file.tell())
         for tensor in tensors:
             file.seek(start)
             if not holes or tensor.ones:
                 _fill(file, tensor, rng)
-            start += _padded(tensor.size)
+            start += padded(tensor.size)
         file.truncate(start)
     return path
 
@@ -140,7 +142,7 @@ def _metadata(name: str, embedding: int, layers: int, feed_forward: int) -> list
         ("tokenizer.ggml.add_bos_token", BOOL, True),
         ("tokenizer.chat_template", STRING, CHATML),
     ]
-    return [_text(key) + _value(kind, value) for key, kind, value in values]
+    return [encode_text(key) + encode(kind, value) for key, kind, value in values]
 
 
 def _vocabulary() -> tuple[list[str], list[int]]:
@@ -152,7 +154,7 @@ def _vocabulary() -> tuple[list[str], list[int]]:
     return tokens, kinds + [NORMAL] * (VOCABULARY - len(kinds))
 
 
-def _value(kind: int, value: Any) -> bytes:
+def encode(kind: int, value: Any) -> bytes:
     if isinstance(value, Sequence) and not isinstance(value, str):
         items = b"".join(_scalar(kind, item) for item in value)
         return struct.pack("<IIQ", ARRAY, kind, len(value)) + items
@@ -161,16 +163,16 @@ def _value(kind: int, value: Any) -> bytes:
 
 def _scalar(kind: int, value: Any) -> bytes:
     if kind == STRING:
-        return _text(value)
+        return encode_text(value)
     return struct.pack({U32: "<I", I32: "<i", F32: "<f", BOOL: "<?"}[kind], value)
 
 
-def _text(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
