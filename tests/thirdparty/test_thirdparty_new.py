@@ -122,7 +122,7 @@ def test_what_cannot_be_checked_is_told(home: Path, name: str, exit_code: int, c
 
 
 def test_a_suite_without_an_example_asks_for_one(home: Path) -> None:
-    code, refused = gpumod(home, "plugins", "check", "http")
+    code, refused = gpumod(home, "plugins", "check", "l2")
     assert (code, refused["error"]["code"]) == (2, "no-example")
     assert "--preset FILE" in refused["error"]["hint"]
 
