@@ -30,7 +30,8 @@ def note_plans(machine: Machine, watch: Watch) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("clients", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("clients", [2, 8])
 def test_clients_at_once_have_whole_answers_within_the_plan(machine: Machine, clients: int) -> None:
     machine.change("switch", "rag")
     asleep = machine.held()

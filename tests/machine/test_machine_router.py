@@ -52,6 +52,7 @@ def pids(machine: Machine) -> dict[str, int]:
     return {row["id"]: row["pid"] for row in machine.status()["services"] if row["pid"]}
 
 
+@pytest.mark.slow
 def test_members_sleep_and_wake_in_switches(machine: Machine) -> None:
     prepare(machine)
     watch: Watch = machine.watch()

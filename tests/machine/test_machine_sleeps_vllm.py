@@ -51,7 +51,8 @@ def check_ram(watch: Watch, outcomes: list[Outcome]) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("level", ["l1", pytest.param("l2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["l1", "l2"])
 def test_a_level_in_switches(machine: Machine, level: str) -> None:
     prepare(machine, level)
     watch = machine.watch()
