@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -252,3 +254,33 @@ def test_the_stand_ins_import_nothing_heavy():
     code = f"import sys; sys.path.insert(0, {src!r}); {code}"
     done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+INSIDE = """
+import os, sys, time
+from gpumod_sim.ledger import Ledger
+from gpumod_sim.machine import Machine
+Ledger(Machine(sys.argv[1]), guest=True).hold("inside", {0: 700})
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_counts_pids_otherwise_is_found_and_judged_from_outside_alone(box, until):
+    """A container's processes have other numbers in there; from in there nobody sees whether others live."""
+    space = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*space, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces can be made here")
+    command = [*space, sys.executable, "-c", INSIDE, box.machine.folder]
+    guest = Ledger(box.machine, guest=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline().strip() == "1", "its number in there"
+        (row,) = box.ledger.public()["allocations"]
+        assert (row["service"], row["mb"]) == ("inside", 700)
+        assert psutil.Process(row["pid"]).ppid() == outer.pid
+        guest.hold("outside", {0: 100})
+        outer.kill()
+    box.machine.configure(lag_s=0)
+    assert {one["service"] for one in guest.rows()} == {"inside", "outside"}, "who could tell?"
+    until(lambda: [one["service"] for one in box.ledger.rows()] == ["outside"])

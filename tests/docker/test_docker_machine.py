@@ -240,7 +240,7 @@ def holding(machine: Machine, engine: Dockerd, service: str) -> Iterator[None]:
         ledger = sim_ledger.Ledger(machine.sim)
         with machine.sim.lock():
             rows = ledger._pruned()
-            rows.append(sim_ledger._row(pid, procs.start_time(pid), service, 0, VRAM_MB))
+            rows.append(sim_ledger._row((pid, procs.start_time(pid), None), service, 0, VRAM_MB))
             ledger._save(rows, [])
 
     worker = threading.Thread(target=hold, daemon=True)

@@ -16,7 +16,7 @@ def main(folder: str, argv: Sequence[str]) -> int:
     """`SERVICE GPU MB`: hold the memory, write a line when it is held, and stay until a signal or the machine's end."""
     service, gpu, mb = argv[0], int(argv[1]), int(argv[2])
     machine = Machine(folder)
-    ledger = Ledger(machine)
+    ledger = Ledger(machine, guest=True)
     try:
         ledger.hold(service, {gpu: mb})
     except OutOfMemoryError as error:

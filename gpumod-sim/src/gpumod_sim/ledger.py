@@ -1,9 +1,10 @@
 """The ledger: who holds how much of the simulated memory. One JSON file, changed under the machine's lock.
 
-A row is `{"pid", "start", "service", "gpu", "mb", "died"}`; host RAM that sleepers hold is kept in rows whose gpu is
-None. A leak has no pid. A process that died is forgotten after the machine's lag, by whoever reads or writes next. A
-row of a living process that gave memory back has `"then": {"mb", "at"}` besides: what it really holds, and since when;
-it counts with its old `mb` until the machine's lag for the living is over, as a counter that is behind.
+A row is `{"pid", "start", "space", "service", "gpu", "mb", "died"}`; `space` is the namespace in which the pid counts
+(a container has one of its own). Host RAM that sleepers hold is kept in rows whose gpu is None. A leak has no pid. A
+process that died is forgotten after the machine's lag, by whoever reads or writes next. A row of a living process
+that gave memory back has `"then": {"mb", "at"}` besides: what it really holds, and since when; it counts with its old
+`mb` until the machine's lag for the living is over, as a counter that is behind.
 """
 
 # pathlib would cost the stand-ins milliseconds at every start.
@@ -21,6 +22,9 @@ from gpumod_sim import faults, procs
 from gpumod_sim.machine import Machine, read_json, write_json
 
 Row = dict[str, Any]
+Process = tuple[int | None, int | None, int | None]
+"""Its pid, its start time, and the namespace that counts so."""
+NOBODY: Process = (None, None, None)
 MAX_CHANGES_BYTES = 8_000_000
 
 
@@ -33,8 +37,12 @@ class OutOfMemoryError(Exception):
 
 
 class Ledger:
-    def __init__(self, machine: Machine) -> None:
+    """`guest` is true for the programs of services: one in a container sees nobody outside, and tells of no death."""
+
+    def __init__(self, machine: Machine, *, guest: bool = False) -> None:
         self.machine = machine
+        self._guest = guest
+        self._space = procs.namespace()
 
     def rows(self) -> list[Row]:
         """Every row now. Takes the lock only when something died, or a lag is over."""
@@ -46,13 +54,22 @@ class Ledger:
 
     def public(self) -> dict[str, Any]:
         """The ledger as it is shown: GPUs, allocations, and the host RAM of sleepers."""
-        rows = self.rows()
-        shown = [{key: row[key] for key in ("pid", "service", "gpu", "mb")} for row in rows]
+        shown = [
+            {"pid": self.pid_here(row), "service": row["service"], "gpu": row["gpu"], "mb": row["mb"]}
+            for row in self.rows()
+        ]
         return {
             "gpus": self.machine.gpus(),
             "allocations": [row for row in shown if row["gpu"] is not None],
             "ram": [{key: row[key] for key in ("pid", "service", "mb")} for row in shown if row["gpu"] is None],
         }
+
+    def pid_here(self, row: Row) -> int | None:
+        """The pid of the row's process as this process counts; None for a leak, and where it is not to be seen."""
+        if row["pid"] is None or self._is_ours(row):
+            pid: int | None = row["pid"]
+            return pid
+        return procs.from_outside(row["pid"], row["start"])
 
     def used_mb(self, gpu: int | None, rows: list[Row] | None = None) -> int:
         return sum(row["mb"] for row in (self.rows() if rows is None else rows) if row["gpu"] == gpu)
@@ -81,7 +98,8 @@ class Ledger:
         start = procs.start_time(pid)
         with self.machine.lock():
             rows = self._pruned()
-            kept = [row for row in rows if not (row["pid"] == pid and row["start"] == start and row["gpu"] in places)]
+            me = (pid, start, self._space)
+            kept = [row for row in rows if not (_process(row) == me and row["gpu"] in places)]
             changes = []
             for gpu, wanted in places.items():
                 had = self.used_mb(gpu, rows) - self.used_mb(gpu, kept)
@@ -90,9 +108,9 @@ class Ledger:
                 if total is not None and wanted - had > max(free, 0):
                     raise OutOfMemoryError(gpu, wanted - had, max(free, 0), total)
                 if wanted < had and gpu is not None and not at_once:
-                    kept.append({**_row(pid, start, service, gpu, had), "then": {"mb": wanted, "at": time.time()}})
+                    kept.append({**_row(me, service, gpu, had), "then": {"mb": wanted, "at": time.time()}})
                 elif wanted > 0:
-                    kept.append(_row(pid, start, service, gpu, wanted))
+                    kept.append(_row(me, service, gpu, wanted))
                 if wanted != had:
                     changes.append(_change("hold", pid, service, gpu, wanted))
             taken_back = any("then" in row for row in rows if row not in kept)  # it was about to shrink
@@ -103,7 +121,7 @@ class Ledger:
         """Mark that `pid` is dying now: its lag begins."""
         with self.machine.lock():
             rows = self._load()
-            mine = [row for row in rows if row["pid"] == pid and row["died"] is None]
+            mine = [row for row in rows if row["pid"] == pid and self._is_ours(row) and row["died"] is None]
             for row in mine:
                 row["died"] = time.time()
             if mine:
@@ -129,7 +147,7 @@ class Ledger:
             return False
         if row["died"] is not None:
             return bool(time.time() - row["died"] >= self.machine.lag_s())
-        if _is_gone(row):
+        if self._is_gone(row):
             return True
         return bool("then" in row and time.time() - row["then"]["at"] >= self.machine.living_lag_s())
 
@@ -141,14 +159,14 @@ class Ledger:
         for row in rows:
             if not self._is_stale(row):
                 kept.append(row)
-            elif row["died"] is None and _is_gone(row):
+            elif row["died"] is None and self._is_gone(row):
                 kept.append({**row, "died": time.time()})
                 changes.append(_change("died", row["pid"], row["service"], row["gpu"], row["mb"]))
             elif row["died"] is None:
                 now_mb = row["then"]["mb"]
                 changes.append(_change("given-back", row["pid"], row["service"], row["gpu"], now_mb))
                 if now_mb > 0:
-                    kept.append(_row(row["pid"], row["start"], row["service"], row["gpu"], now_mb))
+                    kept.append(_row(_process(row), row["service"], row["gpu"], now_mb))
             else:
                 changes.append(_change("forgotten", row["pid"], row["service"], row["gpu"], 0))
                 kept.extend(self._leak_of(row))
@@ -156,11 +174,19 @@ class Ledger:
             self._save(kept, changes)
         return kept
 
+    def _is_ours(self, row: Row) -> bool:
+        return row.get("space") in (None, self._space)
+
+    def _is_gone(self, row: Row) -> bool:
+        if self._is_ours(row):
+            return bool(procs.start_time(row["pid"]) != row["start"])
+        return not self._guest and procs.from_outside(row["pid"], row["start"]) is None
+
     def _leak_of(self, row: Row) -> list[Row]:
         leak = faults.value(self.machine, row["service"], "leak")
         if leak is None or row["gpu"] is None:
             return []
-        return [_row(None, None, f"leaked by {row['service']}", row["gpu"], min(int(leak), row["mb"]))]
+        return [_row(NOBODY, f"leaked by {row['service']}", row["gpu"], min(int(leak), row["mb"]))]
 
     def _save(self, rows: list[Row], changes: list[dict[str, Any]]) -> None:
         """Log `changes`, then make them: a writer that is killed between the two must not change anything unlogged."""
@@ -177,12 +203,13 @@ class Ledger:
         write_json(self.machine.ledger_path, {"rows": rows})
 
 
-def _row(pid: int | None, start: int | None, service: str, gpu: int | None, mb: int) -> Row:
-    return {"pid": pid, "start": start, "service": service, "gpu": gpu, "mb": mb, "died": None}
+def _process(row: Row) -> Process:
+    return row["pid"], row["start"], row.get("space")
 
 
-def _is_gone(row: Row) -> bool:
-    return bool(procs.start_time(row["pid"]) != row["start"])
+def _row(process: Process, service: str, gpu: int | None, mb: int) -> Row:
+    pid, start, space = process
+    return {"pid": pid, "start": start, "space": space, "service": service, "gpu": gpu, "mb": mb, "died": None}
 
 
 def _change(event: str, pid: int | None, service: str, gpu: int | None, mb: int) -> dict[str, Any]:

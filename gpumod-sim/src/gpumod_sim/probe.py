@@ -47,9 +47,9 @@ class SimProbe:
                 )
             )
         processes = tuple(
-            GpuProcess(pid=row["pid"], name=procs.name(row["pid"]) or row["service"], gpu=row["gpu"], vram_mb=row["mb"])
+            GpuProcess(pid=pid, name=procs.name(pid) or row["service"], gpu=row["gpu"], vram_mb=row["mb"])
             for row in rows
-            if row["pid"] is not None and row["died"] is None and row["gpu"] is not None
+            if row["died"] is None and row["gpu"] is not None and (pid := self._ledger.pid_here(row)) is not None
         )
         return tuple(readings), processes
 

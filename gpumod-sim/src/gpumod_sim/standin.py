@@ -39,7 +39,7 @@ class StandIn:
 
     def __init__(self, folder: str, program: str, environ: Mapping[str, str] = os.environ) -> None:
         self.machine = Machine(folder)
-        self.ledger = Ledger(self.machine)
+        self.ledger = Ledger(self.machine, guest=True)
         self.program = program
         self.service = environ.get("GPUMOD_SERVICE") or program
         expected = environ.get("GPUMOD_VRAM_MB", "")
