@@ -23,9 +23,15 @@ from tests.machine.test_machine_sleeps_vllm import (
 )
 
 if TYPE_CHECKING:
-    from tests.machine.conftest import Machine, Outcome
+    from tests.machine.conftest import Machine, MakeMachine, Outcome
 
 pytestmark = [pytest.mark.docker, pytest.mark.sim]
+
+
+@pytest.fixture
+def machine(make_machine: MakeMachine) -> Machine:
+    """Its simulated machine lies in another home: what is in one's own is not for containers."""
+    return make_machine(beside=make_machine())
 
 
 def into_container(machine: Machine, service: str) -> None:
