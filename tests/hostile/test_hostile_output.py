@@ -14,7 +14,8 @@ from gpumod.cli.main import root
 from tests.cases import first
 
 GOOD = (
-    ("status",), ("ps",), ("doctor",), ("plugins",), ("completion", "bash"), ("mode", "list"), ("mode", "show", "code"),
+    ("status",), ("ps",), ("doctor",), ("plugins",), ("plugins", "list"), ("plugins", "check", "router"),
+    ("completion", "bash"), ("mode", "list"), ("mode", "show", "code"),
     ("mode", "status", "code"), ("mode", "create", "mine", "--services", "chat"),
     ("mode", "edit", "mine", "--name", "x"), ("mode", "delete", "mine"), ("switch", "blank"),
     ("mode", "verify", "blank"), ("switch", "code", "--dry-run"), ("mode", "switch", "blank"),
@@ -98,7 +99,8 @@ def neighbours(tmp_path):
 def test_every_command_prints_one_document_when_all_is_well(home, neighbours):
     box = home.path.parent / "box.yaml"
     box.write_text(home.say("export", code=0).stdout)
-    asked = (*GOOD, *neighbours, ("diff", "-f", str(box)), ("apply", "-f", str(box), "--dry-run"))
+    new = ("plugins", "new", "acme", "--folder", str(home.path.parent))
+    asked = (*GOOD, *neighbours, new, ("diff", "-f", str(box)), ("apply", "-f", str(box), "--dry-run"))
     for args in asked:
         done = home.ask(*args)
         # What doctor finds depends on the computer that it runs on.

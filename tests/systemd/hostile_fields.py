@@ -187,6 +187,8 @@ def _flag(name: str, driver: str) -> Callable[[Seen, bytes], bool] | None:
         return lambda s, v: all(s.env[key] == value for key, _, value in (w.partition(b"=") for w in _split(v)))
     if name == "extra_args":
         return lambda seen, value: not _split(value) or seen.words[-len(_split(value)) :] == _split(value)
+    if name == "lora_modules":
+        return lambda seen, value: not value or _after("--lora-modules")(seen, value)
     known = {"vllm": FLAGS, "llamacpp": LLAMA_FLAGS}.get(driver, set())
     return _after("--" + name.replace("_", "-")) if name in known else None
 

@@ -55,10 +55,15 @@ FIRST_PORT = 24_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").rem
 NO_PROCESS = {
     *("health_endpoint", "/health_endpoint", "/unit_template", "/sleep_path", "/wake_path", "/activity_path"),
     *("model_id", "model_path", "/model_path"),
+    *("option sleep_body", "option wake_body", "option asleep_field", "option asleep_value"),
 }
-"""What may be accepted and reaches no process: paths that gpumod asks, a file, a model that no command names."""
+"""What may be accepted and reaches no process: what gpumod asks, and reads in answers; a file; a model that no command
+names."""
 RECORDER = """#!{python} -IS
-import socket, sys
+import sys
+if sys.argv[-1] == "--version":
+    sys.exit()
+import socket
 server = socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), backlog=99)
 while True:
     client, _ = server.accept()

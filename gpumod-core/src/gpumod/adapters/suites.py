@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,16 +36,19 @@ async def run_suite(request: Mapping[str, Any]) -> list[dict[str, str]]:
     env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "gpumod.testing.check")
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            stdout, stderr = await process.communicate(json.dumps(request).encode())
-    except TimeoutError:
-        raise _broken(f"no verdict within {TIMEOUT_S:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    with tempfile.TemporaryDirectory() as folder:  # what hypothesis keeps is nobody's who asks from his own folder
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=folder
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                stdout, stderr = await process.communicate(json.dumps(request).encode())
+        except TimeoutError:
+            raise _broken(f"no verdict within {TIMEOUT_S:g} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     try:
         verdict: list[dict[str, str]] = json.loads(stdout)
     except ValueError:
