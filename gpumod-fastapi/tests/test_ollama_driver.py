@@ -126,7 +126,7 @@ class Server:
             return 200, {"models": [self.entry()] if self.loaded else []}
         if call.path == "/api/show":
             return 200, {"modelfile": "# from\nFROM /blobs/sha256-1\nTEMPLATE x"}
-        if call.path == "/api/generate":
+        if call.path in ("/api/generate", "/api/embed"):
             assert isinstance(call.json_body, dict)
             self.loaded = call.json_body["keep_alive"] != 0
             return 200, {"done": True}
@@ -158,9 +158,18 @@ async def test_a_model_is_loaded_for_good_and_unloaded_when_it_is_gone() -> None
         assert not [call for call in web.said() if "pull" in call]
 
 
+async def test_a_model_that_embeds_alone_is_loaded_by_an_empty_input() -> None:
+    server = Server(generate=(400, {"error": '"llama3:8b" does not support generate'}))
+    async with FakeWeb(server) as web:
+        await DRIVER.load(a_member(), web.port, HTTP, QuickClock())
+        (told,) = [call.json_body for call in web.calls if call.path == "/api/embed"]
+    assert told == {"model": "llama3:8b", "keep_alive": -1, "input": ""}
+
+
 @pytest.mark.parametrize(
     ("verb", "server", "member", "code", "says"),
     [
+        ("load", Server(generate=(400, {"error": "odd"}), embed=(404, "")), a_member(), "load-failed", "400: odd"),
         ("load", Server(), a_member("none:1b"), "unknown-member", "does not name it"),
         ("load", Server(), a_member("big:cloud"), "unknown-member", "does not name it"),
         ("load", Server(generate=(500, {"error": "cudaMalloc failed"})), a_member(), "load-failed", "500: cudaMalloc"),

@@ -35,7 +35,7 @@ def mb(member: str) -> int:
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
     for name, size_mb in SIZES.values():
-        add_model(str(folder), name, size_mb)
+        add_model(str(folder), name, size_mb, embeds=name == "small:1b")
     return folder
 
 

@@ -86,7 +86,7 @@ class Ollama(StandIn):
             return json_reply({"models": [model.entry() for model in known.values()]})
         if at == "GET /api/ps":
             return json_reply({"models": [self._running(one) for one in self.loaded.values()]})
-        if at not in ("POST /api/show", "POST /api/generate"):
+        if at not in ("POST /api/show", "POST /api/generate", "POST /api/embed"):
             return Reply(404, b"404 page not found", "text/plain")
         try:
             asked = request.json()
@@ -95,15 +95,17 @@ class Ollama(StandIn):
         name = full_name(str(asked.get("model", "")))
         if name not in known:
             return json_reply({"error": f"model '{asked.get('model')}' not found"}, 404)
+        model = known[name]
         if at == "POST /api/show":
-            return json_reply(
-                {"modelfile": f"# Modelfile\nFROM {known[name].weights}\n", "capabilities": ["completion"]}
-            )
-        return await self._generate(known[name], asked)
+            powers = ["embedding" if model.embeds else "completion"]
+            return json_reply({"modelfile": f"# Modelfile\nFROM {model.weights}\n", "capabilities": powers})
+        if at == "POST /api/embed":
+            return await self._generate(model, {**asked, "prompt": asked.get("input", "")}, embeds=True)
+        return await self._generate(model, asked)
 
     # --- models -----------------------------------------------------------------------------------------------------
 
-    async def _generate(self, model: Model, asked: dict[str, Any]) -> Reply:
+    async def _generate(self, model: Model, asked: dict[str, Any], *, embeds: bool = False) -> Reply:
         """Load, unload, or answer: by the prompt and `keep_alive`, as Ollama tells them apart."""
         keep, prompt = asked.get("keep_alive"), asked.get("prompt", "")
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
@@ -112,13 +114,9 @@ class Ollama(StandIn):
         if model.remote_host:
             return json_reply({**told, "done_reason": "load"})
         if keep == 0 and not prompt:
-            if self._fault(model, "sleep-500"):
-                return json_reply({"error": "simulated fault: sleep-500"}, 500)
-            if self._fault(model, "sleep-hangs"):
-                await asyncio.Event().wait()
-            if one := self.loaded.get(model.name):
-                one.expired = True  # answered before it is so
-            return json_reply({**told, "done_reason": "unload"})
+            return await self._expire(model, told)
+        if model.embeds and not embeds:
+            return json_reply({"error": f'"{model.name}" does not support generate'}, 400)
         async with self.turn:
             one = self.loaded.get(model.name)
             if one is None or one.expired:
@@ -135,6 +133,16 @@ class Ollama(StandIn):
             one.in_flight -= 1
         text = {"response": f"{len(prompt)} characters read"} if prompt else {}
         return json_reply({**told, **text, "done_reason": "stop" if prompt else "load"})
+
+    async def _expire(self, model: Model, told: dict[str, Any]) -> Reply:
+        """Let a model be unloaded when nobody uses it: answered before it is so."""
+        if self._fault(model, "sleep-500"):
+            return json_reply({"error": "simulated fault: sleep-500"}, 500)
+        if self._fault(model, "sleep-hangs"):
+            await asyncio.Event().wait()
+        if one := self.loaded.get(model.name):
+            one.expired = True
+        return json_reply({**told, "done_reason": "unload"})
 
     async def _load(self, model: Model) -> Loaded | None:
         """Start its runner; None where that has not enough memory."""

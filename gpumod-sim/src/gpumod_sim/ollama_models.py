@@ -19,10 +19,12 @@ WEIGHTS = "application/vnd.ollama.image.model"
 
 
 class Model:
-    """A model of the folder: its name, its file of weights, and their bytes. One with a `remote_host` runs there."""
+    """A model of the folder: its name, its file of weights, and their bytes. One with a `remote_host` runs there, one
+    that `embeds` does nothing else."""
 
-    def __init__(self, name: str, weights: str, size: int, remote_host: str = "") -> None:
+    def __init__(self, name: str, weights: str, size: int, remote_host: str = "", *, embeds: bool = False) -> None:
         self.name, self.weights, self.size, self.remote_host = name, weights, size, remote_host
+        self.embeds = embeds
 
     @property
     def mb(self) -> int:
@@ -46,10 +48,11 @@ def models_in(folder: str) -> Iterator[Model]:
             if layers:
                 name = f"{os.path.relpath(place, top)}:{tag}".removeprefix(f"{LIBRARY}/")
                 blob = os.path.join(folder, "blobs", str(layers[0]["digest"]).replace(":", "-"))
-                yield Model(name, blob, int(layers[0]["size"]), manifest.get("remote_host", ""))
+                size, far = int(layers[0]["size"]), manifest.get("remote_host", "")
+                yield Model(name, blob, size, far, embeds=manifest.get("embeds", False))
 
 
-def add_model(folder: str, name: str, mb: int, remote_host: str = "") -> None:
+def add_model(folder: str, name: str, mb: int, remote_host: str = "", *, embeds: bool = False) -> None:
     """Write the manifest of a model of the library (`llama3:8b`) with weights of `mb` MiB."""
     base, _, tag = name.partition(":")
     place = os.path.join(folder, "manifests", LIBRARY, base)
@@ -57,4 +60,4 @@ def add_model(folder: str, name: str, mb: int, remote_host: str = "") -> None:
     digest = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
     layer = {"mediaType": WEIGHTS, "digest": digest, "size": mb * MIB}
     with open(os.path.join(place, tag or "latest"), "w", encoding="utf-8") as file:  # noqa: PTH123
-        json.dump({"schemaVersion": 2, "layers": [layer], "remote_host": remote_host}, file)
+        json.dump({"schemaVersion": 2, "layers": [layer], "remote_host": remote_host, "embeds": embeds}, file)

@@ -53,12 +53,7 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
             hint=f"`ollama list` shows them; gpumod pulls none: OLLAMA_HOST=127.0.0.1:{port} ollama pull {name}",
             service=member.id,
         )
-    body = {"model": name, "keep_alive": FOREVER, "stream": False}
-    try:
-        reply = await http.request("POST", port, "/api/generate", json_body=body, timeout_s=member.startup_timeout)
-    except HttpFailure as failure:
-        code = "load-timeout" if failure.kind == "timeout" else "load-failed"
-        raise _failed(member, code, "loaded", str(failure)) from failure
+    reply = await _ask_to_load(member, name, port, http)
     if not reply.ok:
         raise _failed(member, "load-failed", "loaded", said(reply))
 
@@ -67,6 +62,24 @@ async def load(member: Service, port: int, http: Http, clock: Clock) -> None:
 
     if not await poll(clock, there, max(1.0, give_up_s - clock.monotonic())):
         raise _failed(member, "load-timeout", "loaded", "it says that it loaded it, and does not list it as loaded")
+
+
+async def _ask_to_load(member: Service, name: str, port: int, http: Http) -> HttpReply:
+    """An empty prompt loads a model. One that embeds alone is refused there (400), and loaded by an empty input."""
+
+    async def ask(path: str, **empty: Any) -> HttpReply:
+        body = {"model": name, "keep_alive": FOREVER, **empty}
+        try:
+            return await http.request("POST", port, path, json_body=body, timeout_s=member.startup_timeout)
+        except HttpFailure as failure:
+            code = "load-timeout" if failure.kind == "timeout" else "load-failed"
+            raise _failed(member, code, "loaded", str(failure)) from failure
+
+    reply = await ask("/api/generate", stream=False)
+    if reply.status != 400:
+        return reply
+    embedded = await ask("/api/embed", input="")
+    return embedded if embedded.ok else reply
 
 
 async def unload(member: Service, port: int, http: Http, clock: Clock) -> None:
