@@ -240,6 +240,14 @@ def test_it_does_not_answer_for_the_whole_app() -> None:
         Sleepable(model.app, load=model.load, unload=model.unload, prefix="/")
 
 
+async def test_an_open_first_page_opens_no_other() -> None:
+    model = Model()
+    sleeps = Sleepable(model.app, load=model.load, unload=model.unload, always_open=("/", "/docs/"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=sleeps), base_url="http://app") as client:
+        assert (await client.get("/docs")).status_code == 200
+        assert (await client.get("/fast")).status_code == 503
+
+
 async def test_fastapi_takes_it_as_a_middleware() -> None:
     model = Model()
     app = FastAPI()

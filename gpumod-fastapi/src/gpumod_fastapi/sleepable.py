@@ -40,8 +40,8 @@ class Sleepable:
     - GET `/activity`: `in_flight` requests, `served` since the start, `last_use_at` (seconds since the epoch, or null)
 
     Sleep and wake are idempotent, and happen one at a time. Every other request counts as in flight until its last byte
-    is sent, but for those to a path of `always_open` or below it. While the app wakes they wait, for `wake_wait_s` at
-    most; while it sleeps or drains they get 503 with Retry-After.
+    is sent, but for those to a path of `always_open` or below it (`/` is that page alone). While the app wakes they
+    wait, for `wake_wait_s` at most; while it sleeps or drains they get 503 with Retry-After.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Sleepable:
             raise ValueError("prefix must be a path of its own, such as /gpumod: all below it is answered here")
         self._app, self._load, self._unload = app, load, unload
         self._prefix = prefix.rstrip("/")
-        self._always_open = tuple(path.rstrip("/") for path in always_open)
+        self._always_open = tuple(path.rstrip("/") or "/" for path in always_open)
         self._drain_s, self._wake_wait_s, self._retry_after_s = drain_s, wake_wait_s, retry_after_s
         self._state: State = "asleep"
         self._reason = ""
