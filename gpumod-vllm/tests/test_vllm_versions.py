@@ -39,6 +39,8 @@ def test_it_asks_the_program_that_it_starts() -> None:
         ("0.32.0+cpu", (0, 32, 0)),
         ("0.34.1.dev12+g1a2b3c4.d20261101", (0, 34, 1)),
         ("1.0rc1", (1, 0, 0)),
+        ("0.1.dev7557+g977180c", None),
+        ("0.3.1.dev3+g0bfc7a15d", None),
         ("unknown", None),
         ("", None),
     ],

@@ -10,6 +10,8 @@ from gpumod.api import Answer, Launch, Service
 
 Version = tuple[int, int, int]
 _VERSION = re.compile(r"(?<![\d.])(\d+)\.(\d+)(?:\.(\d+))?")
+SERVES_SINCE: Version = (0, 5, 0)
+"""No older one has `vllm serve`. One that says so was built from sources without their tags, and knows no better."""
 TASKS_UNTIL: Version = (0, 10, 1)
 """From this version on `--runner` and `--convert` say what `--task` said before (vLLM's pull request 21470)."""
 
@@ -33,10 +35,12 @@ RPC_SINCE: Version = (0, 10, 2)
 
 
 def version_in(text: str) -> Version | None:
-    """The version in what `vllm --version` writes (the last line that has one); a development build's is its base."""
+    """The version in what `vllm --version` writes (the last line that has one); a development build's is its base, and
+    None where it has none (`0.1.dev7557+g977180c`)."""
     for line in reversed(text.splitlines()):
         if match := _VERSION.search(line):
-            return int(match[1]), int(match[2]), int(match[3] or 0)
+            found = int(match[1]), int(match[2]), int(match[3] or 0)
+            return found if found >= SERVES_SINCE else None
     return None
 
 
