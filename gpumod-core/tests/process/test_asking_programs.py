@@ -140,3 +140,11 @@ async def test_root_asks_nothing_that_anothers_home_names(program, tmp_path):
     supervisor = ProcessSupervisor(home, "id", Settings(), VirtualClock())
     assert await supervisor.ask("svc", Launch(argv=(path,)), (path, "--version")) is None
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could run what another user owns")
+async def test_root_asks_no_program_that_another_user_owns(program, tmp_path):
+    path = program(f"touch {tmp_path}/ran")
+    os.chown(path, 4321, 4321)
+    assert await asked(path, "--version") is None
+    assert not (tmp_path / "ran").exists()

@@ -26,7 +26,8 @@ class SuitsItsProgram(Protocol):
     `launch` is for the newest version that the driver knows. `questions` are command lines that end at once and change
     nothing (`vllm --version`). `suited` gets the answers in their order, and returns the launch as this program takes
     it; it raises ValueError with what the program does not take or is too old for. Where there is nobody to ask (no
-    such program, a container's image), or none of the questions was answered, the launch stays as it is.
+    such program, a container's image, another user's program for root), or none of the questions was answered, the
+    launch stays as it is.
 
     For a member of a host `launch` is its host's, and what is returned counts for nothing: the questions are put
     before the host loads it, so that a member that it would not take is refused.
