@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpumod.adapters.store import SqlStore, open_store
-from gpumod.adapters.store.journal import KEPT_BOOTS, KEPT_EVENTS
+from gpumod.adapters.store.journal import KEPT_EVENTS, KEPT_OF_A_KIND
 from gpumod.adapters.store.runs import KEPT_RUNS
 from gpumod.domain.idling import Use
 from gpumod.domain.mode import Mode, ModeMember, Want
@@ -70,32 +70,42 @@ def test_the_idle_time_out_of_a_member_comes_back(kept: SqlStore) -> None:
     assert kept.modes() == {"m": mode}
 
 
-def test_the_newest_events_are_kept_and_those_of_boots_beside_them(kept: SqlStore, path: Path) -> None:
-    rows = [(float(n), "boot-seen" if n < 3 else "step-done", "chat", "{}") for n in range(KEPT_EVENTS + 50)]
+def test_the_newest_events_are_kept_and_those_that_are_asked_for_later_beside_them(kept: SqlStore, path: Path) -> None:
+    rows = [
+        (float(n), ("boot-seen", "watch-restart", "boot-seen")[n] if n < 3 else "step-done", "chat", "{}")
+        for n in range(KEPT_EVENTS + 50)
+    ]
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.executemany("INSERT INTO events (at, kind, subject, data) VALUES (?, ?, ?, ?)", rows)
     kept.add_event(EVENT)
     assert len(kept.events(2 * KEPT_EVENTS)) == KEPT_EVENTS + 3
     assert kept.events(1) == (EVENT,)
-    assert len(kept.events_of("boot-seen", 9)) == 3
+    assert (len(kept.events_of("boot-seen", 9)), len(kept.events_of("watch-restart", 9))) == (2, 1)
     with kept.together():
-        for n in range(KEPT_BOOTS + 5):
+        for n in range(KEPT_OF_A_KIND + 5):
             kept.add_event(Event(at=float(n), kind="boot-seen", subject="machine"))
-    assert len(kept.events_of("boot-seen", 2 * KEPT_BOOTS)) == KEPT_BOOTS
+    assert len(kept.events_of("boot-seen", 2 * KEPT_OF_A_KIND)) == KEPT_OF_A_KIND
 
 
-def test_the_newest_runs_are_kept_with_their_steps(kept: SqlStore, path: Path) -> None:
+def test_the_newest_runs_are_kept_with_their_steps_and_those_by_hand_much_longer(kept: SqlStore, path: Path) -> None:
+    commands = [
+        "switch rag",
+        "service start chat",
+        "turned",
+        *["turn hyde", "watch: sleep x", "turn x: over"] * KEPT_RUNS,
+    ]
     with closing(sqlite3.connect(path)) as raw, raw:
-        for n in range(KEPT_RUNS + 20):
-            told = (f"old{n}", "c", "h", "half-way" if n == 3 else "done", 1.0, "{}")
+        for n, command in enumerate(commands[: KEPT_RUNS + 99]):
+            told = (f"old{n}", command, "h", "half-way" if n == 5 else "done", 1.0, "{}")
             columns = "id, command, holder, status, started_at, definition"
             raw.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?)", told)  # noqa: S608  # a constant
         columns = "run_id, phase, n, status, detail, definition"
-        raw.execute(f"INSERT INTO run_steps ({columns}) VALUES ('old1', 'apply', 1, '', '', '')")  # noqa: S608  # as above
+        raw.execute(f"INSERT INTO run_steps ({columns}) VALUES ('old4', 'apply', 1, '', '', '')")  # noqa: S608  # as above
     plan = Plan(id="p", target=Target(), verdict=VerdictKind.FITS)
-    run = Run(id="new", command="c", holder="h", status=RunStatus.DONE, target=Target(), plan=plan, started_at=2.0)
+    run = Run(id="new", command="turn x", holder="h", status=RunStatus.DONE, target=Target(), plan=plan, started_at=2.0)
     kept.add_run(run)
     with closing(sqlite3.connect(path)) as raw:
         ids = [name for (name,) in raw.execute("SELECT id FROM runs ORDER BY seq")]
         assert raw.execute("SELECT count(*) FROM run_steps").fetchone() == (0,)
-    assert (len(ids), ids[0], ids[-1]) == (KEPT_RUNS + 1, "old3", "new")  # one that is open is never dropped
+    assert ids[:4] == ["old0", "old1", "old2", "old5"]  # one that is open is never dropped
+    assert (len(ids), ids[-1]) == (KEPT_RUNS + 4, "new")

@@ -97,7 +97,7 @@ def debt_of(machine: Machine, ended: Sequence[Holding]) -> Debt:
 def _switched_at(machine: Machine) -> float | None:
     """When the machine last went to a mode."""
     reached = (RunStatus.DONE, RunStatus.NOTHING_TO_DO)
-    runs = machine.store.runs(LOOK_BACK)
+    runs = machine.store.runs(LOOK_BACK, of_use=False)
     return next((run.started_at for run in runs if run.target.mode is not None and run.status in reached), None)
 
 

@@ -44,7 +44,7 @@ class FollowingHealth(Base):
         tried = {s: e for s, e in last.items() if e.data.get("failed") and e.at > since}
         if not tried:
             return {}
-        theirs = [run for run in store.runs(LOOK_BACK) if not run.command.startswith(OWN)]
+        theirs = [run for run in store.runs(LOOK_BACK, of_use=False) if not run.command.startswith(OWN)]
         touched = {(step.service, run.started_at) for run in theirs for step in run.plan.steps}
         return {
             s: f"it did not come up again: {e.data['failed']}"

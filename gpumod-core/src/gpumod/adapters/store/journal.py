@@ -14,14 +14,16 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.run import Event
 
 KEPT_EVENTS = 10_000
-"""So many events are kept. Those of boots, by which `watch` knows what it has done, are kept beside them."""
-KEPT_BOOTS = 200
+"""So many events are kept. Those by which it is known later what was done already are kept beside them."""
+KEPT_OF_A_KIND = 200
 """So many of each kind of those."""
-BOOTS = ("boot-seen", "boot-restored", "boot-try")
+ASKED_LATER = (
+    "boot-seen", "boot-restored", "boot-try", "watch-restart", "restart-given-up", "idle-sleep-failed", "mode-changed",
+)  # fmt: skip
 
 _ADD = "INSERT INTO events (at, kind, subject, data) VALUES (:at, :kind, :subject, :data)"
-_KEEP_NEWEST = "DELETE FROM events WHERE seq <= :before AND kind NOT IN ('boot-seen', 'boot-restored', 'boot-try')"
-_KEEP_BOOTS = (
+_KEEP_NEWEST = f"DELETE FROM events WHERE seq <= :before AND kind NOT IN {ASKED_LATER}"  # noqa: S608  # a constant
+_KEEP_OF_A_KIND = (
     "WITH same AS (SELECT seq FROM events WHERE kind = :kind ORDER BY seq DESC LIMIT -1 OFFSET :kept)"
     " DELETE FROM events WHERE seq IN (SELECT seq FROM same)"
 )
@@ -64,5 +66,5 @@ def add_event(session: Session, event: Event) -> None:
     values = {"at": event.at, "kind": event.kind, "subject": event.subject, "data": data}
     seq = run_sql(session, _ADD, **values).lastrowid
     run_sql(session, _KEEP_NEWEST, before=seq - KEPT_EVENTS)
-    if event.kind in BOOTS:
-        run_sql(session, _KEEP_BOOTS, kind=event.kind, kept=KEPT_BOOTS)
+    if event.kind in ASKED_LATER:
+        run_sql(session, _KEEP_OF_A_KIND, kind=event.kind, kept=KEPT_OF_A_KIND)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import case, func
+from sqlalchemy import case, func, not_, or_
 from sqlmodel import Session, col, select
 
 from gpumod.adapters.store.connect import Database, run_sql
@@ -19,11 +19,21 @@ from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.run import CUT_OFF, Event, Run, RunStatus, RunStep, StepStatus
 
 KEPT_RUNS = 2_000
-"""So many runs are kept. The oldest are dropped, with their steps."""
+"""So many runs are kept of those that come by themselves. The oldest are dropped, with their steps."""
+KEPT_BY_HAND = 20_000
+"""So many of all others: those that people asked for are not crowded out."""
 
+_COMMAND = col(RunRow.command)
+_OF_USE = or_(_COMMAND.like("turn %"), _COMMAND.like("watch: sleep %"), _COMMAND == "service sleep-idle")
 _OPEN = (RunStatus.RUNNING.value, RunStatus.HALF_WAY.value)
 _RUN_COLUMNS = frozenset({"id", "command", "holder", "status", "mode_before", "started_at", "ended_at"})
-_KEEP_NEWEST = "DELETE FROM runs WHERE seq <= :before AND status NOT IN ('running', 'half-way')"
+_BY_ITSELF = "(command LIKE 'watch: %' OR command LIKE 'turn %' OR command = 'service sleep-idle')"
+_KEEP_NEWEST = (
+    f"DELETE FROM runs WHERE status NOT IN ('running', 'half-way') AND seq IN (SELECT seq FROM runs"  # noqa: S608  # a constant
+    f" WHERE {_BY_ITSELF} = :by_itself ORDER BY seq DESC LIMIT -1 OFFSET :kept)"
+)
+_LOOK_EVERY = 50
+"""So many runs are added before the old ones are looked at again: that is to read all of them."""
 _UPDATE_STEP = (
     "UPDATE run_steps SET status = :status, started_at = :started_at, seconds = :seconds, error = :error,"
     " detail = :detail, definition = :definition WHERE run_id = :run_id AND phase = :phase AND n = :n"
@@ -49,7 +59,9 @@ class Runs:
                 _refuse_second(session)
             session.add(row)
             session.flush()
-            run_sql(session, _KEEP_NEWEST, before=(row.seq or 0) - KEPT_RUNS)
+            if (row.seq or 0) % _LOOK_EVERY == 0:
+                run_sql(session, _KEEP_NEWEST, by_itself=1, kept=KEPT_RUNS)
+                run_sql(session, _KEEP_NEWEST, by_itself=0, kept=KEPT_BY_HAND)
             session.add_all(_step_row(run.id, step) for step in run.steps)
             data = {"command": run.command, "mode": run.target.mode, "status": run.status.value}
             add_event(session, Event(at=run.started_at, kind="run-added", subject=run.id, data=data))
@@ -93,11 +105,13 @@ class Runs:
         with self._db.read() as session:
             return _runs(session, [_row(session, run_id)])[0]
 
-    def runs(self, limit: int) -> tuple[Run, ...]:
-        """The last `limit` runs, the newest first. A run whose row is no longer valid is left out."""
+    def runs(self, limit: int, *, of_use: bool = True) -> tuple[Run, ...]:
+        """The last `limit` runs, the newest first; without those `of_use` (turns and idle sleep: they are many, and no
+        person has decided anything by them). A run whose row is no longer valid is left out."""
         found: list[Run] = []
+        asked = select(RunRow) if of_use else select(RunRow).where(not_(_OF_USE))
         with self._db.read() as session:
-            for row in session.exec(select(RunRow).order_by(col(RunRow.seq).desc()).limit(limit)):
+            for row in session.exec(asked.order_by(col(RunRow.seq).desc()).limit(limit)):
                 try:
                     found += _runs(session, [row])
                 except GpumodError:
