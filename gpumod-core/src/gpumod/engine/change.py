@@ -35,14 +35,15 @@ async def change(
     of all, before the first step; what it raises ends the change, with nothing done.
 
     Raises Busy at once when somebody else changes this machine, HalfWay when a run is open, and whatever planning or
-    the preflight refuses; a run that began always ends in an Outcome.
+    the preflight refuses; a run that began always ends in an Outcome. Cancelled, it goes back first, as at a signal.
     """
     report = muted(report)
     check_disk(machine)
     with machine.local.lock(machine.probe.machine_dir(), command, machine.home), listening() as interrupts:
         refuse_open_run(machine)
         leaves_units = is_moving(machine)
-        outcome = await _planned(machine, command, build, options, report, interrupts, confirm)
+        planned = _planned(machine, command, build, options, report, interrupts, confirm)
+        outcome = await interrupts.see_through(planned)
         if leaves_units:
             await sweep(machine)
         return outcome

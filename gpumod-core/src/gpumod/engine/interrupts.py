@@ -56,6 +56,21 @@ class Interrupts:
             raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
         return seen[0]
 
+    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives; it is never cut off. To cancel this task is as the first signal, and done when `work` has
+        ended."""
+        doing, cancelled = asyncio.ensure_future(work), False
+        while not doing.done():
+            try:
+                await asyncio.wait({doing})
+            except asyncio.CancelledError:  # some cancel again and again: that asks for nothing more
+                if not cancelled:
+                    self.hit()
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError from doing.exception()
+        return doing.result()
+
     async def _until_called(self, work: Coroutine[Any, Any, T]) -> tuple[T] | None:
         doing, called = asyncio.ensure_future(work), asyncio.ensure_future(self.event.wait())
         try:
