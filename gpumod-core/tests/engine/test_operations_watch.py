@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from gpumod.cli.exits import exit_code_of
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.mode import Want
 from gpumod.domain.run import Handle
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.params import ServiceChange
+from gpumod.operations.watch_results import WatchParams
 from gpumod.plugins.offers import SupervisorOffer
 from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world import Proc, Recipe
 from gpumod.testing.world_drivers import quiet, world_mode, world_service
 from gpumod.testing.world_parts import WorldSupervisor
@@ -125,6 +130,23 @@ def test_somebody_at_work_goes_first(box: Any) -> None:
     assert box.look().mended == ()
     box.world.holder = None
     assert box.look().mended[0].subject == "nap"
+
+
+def test_what_a_person_has_mended_meanwhile_is_no_restart(box: Any) -> None:
+    box.switch("on")
+    box.look()
+    box.crash("nap")
+    box.world.fault("base", "hang")  # the look takes long
+
+    async def both() -> Any:
+        looks = asyncio.create_task(Gpumod(box.machine(), bare_tools()).watch(WatchParams()))
+        await box.world.clock.sleep(1)
+        box.world.faults.clear()
+        await Gpumod(box.machine(), bare_tools()).service_start(ServiceChange(service="nap"))
+        return await looks
+
+    assert box.world.clock.run(both()).mended == ()
+    assert box.store.events_of("watch-restart", 9) == ()
 
 
 def test_an_open_run_is_left_to_a_person(box: Any) -> None:

@@ -279,15 +279,22 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
         due = {s: why for s, why in found.items() if s not in meant and self._may_restart(s, why, notes)}
         if not due:
             return []
-        lost = tuple(s for s in due if s not in gone)
-        target = Target(members=members_of(mode, due), stop_others=False, restart=lost)
-        wanted = Wanted(target, {**services, **{s: launched[s] for s in due}})
         told = "; ".join(f"{s}: {why}" for s, why in due.items())
         names = ", ".join(due)
+
+        def build(now: HostSnapshot) -> Wanted:
+            """Of those that were due the ones that still are: a person may have mended them meanwhile."""
+            wrong = {**wrong_in(now, held, launched), **self._still_down(since, now)}
+            for service in [s for s in due if s not in wrong or store.current_mode() != mode.id]:
+                del due[service]
+            lost = tuple(s for s in due if now.reading(s).state not in GONE)
+            target = Target(members=members_of(mode, due), stop_others=False, restart=lost)
+            return Wanted(target, {**services, **{s: launched[s] for s in due}})
+
         try:
-            outcome = await change(
-                self._machine, f"{OWN}restart {names}", lambda _: wanted, Options(), reporter(progress)
-            )
+            outcome = await change(self._machine, f"{OWN}restart {names}", build, Options(), reporter(progress))
+            if not due:
+                return []
             done = _mended("restart", names, told, change_result(outcome, mode.id, store.current_mode()))
         except Busy:
             return []  # somebody is at work: look again later
