@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,16 @@ def test_the_exit_status_of_a_turn_is_the_commands_and_the_service_sleeps_again(
     machine.whole("two")
     missing = machine.gpumod("service", "turn", "hyde", "--", "no-such-program")
     assert missing.code == 127
+    assert turns(machine) == []
+
+
+@pytest.mark.slow
+def test_a_turn_that_others_took_for_lost_when_its_command_ended_was_none_the_less_one(machine: Machine) -> None:
+    mode_of_two(machine)
+    clears = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('DELETE FROM turns'); d.commit(); 1 / 0"
+    command = (sys.executable, "-c", clears, str(machine.home / "gpumod.db"))
+    done = machine.gpumod("service", "turn", "hyde", "--", *command)
+    assert (done.code, done.json["command_exit"]) == (1, 1), done
     assert turns(machine) == []
 
 

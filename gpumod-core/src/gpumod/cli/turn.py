@@ -50,13 +50,24 @@ def turn(
         runs.drop()
     with foreground.unhurried():
         context.reopen()
-        over: Any = context.run("service_turn", {"end": made.turn.id})
+        over = _over(context, made.turn.id)
     whole = made.model_copy(update={"turn": None, "back": over.back, "command_exit": ended, "notes": over.notes})
     if context.json:
         context.finish(whole)
     else:
         tell(whole.notes)
         context.conclude(whole)
+
+
+def _over(context: CliContext, turn: str) -> Any:
+    """End a turn whose COMMAND has ended; whoever looked at the queue since then may have cleared it away already."""
+    from gpumod.domain.errors import UnknownName  # noqa: PLC0415  # beside its use
+    from gpumod.operations.use_results import TurnResult  # noqa: PLC0415  # as above
+
+    try:
+        return context.run("service_turn", {"end": turn})
+    except UnknownName:
+        return TurnResult()
 
 
 @command("sleep-idle", "auto_sleep_idle")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from gpumod.domain.errors import Busy, Failed, GpumodError
+from gpumod.domain.idling import member_of
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
@@ -148,17 +149,27 @@ class Turns(Running):
         mine = next((ticket for ticket in store.turns() if ticket.id == turn), None)
         if mine is None:
             raise unknown("turn", turn, [ticket.id for ticket in store.turns()], "gpumod status")
-        sharing = self._sharing(await observe(machine))
+        try:
+            snapshot = await observe(machine)
+        except BaseException as error:  # whatever becomes of the service: what is over holds nobody up
+            end(machine, mine)
+            if not isinstance(error, GpumodError):
+                raise
+            return _stays_awake(mine, error)
+        sharing = self._sharing(snapshot)
         with store.together():
             end(machine, mine)
             awaited = is_awaited(mine, live_turns(machine), sharing)
-        target = None if awaited else _as_before(mine, sharing)
-        if target is None:
+        if awaited or self._as_before(mine, snapshot) is None:
             return TurnResult()
-        found = target
+        return await self._after_turn(mine, sharing, progress)
 
-        def build(_: HostSnapshot) -> Wanted:
-            return Wanted(found, store.services())
+    async def _after_turn(self, mine: Ticket, sharing: Collection[str], progress: OnProgress) -> TurnResult:
+        """Leave the service as it is to be, unless somebody waits for it."""
+        machine, store = self._machine, self._machine.store
+
+        def build(now: HostSnapshot) -> Wanted:  # somebody may have switched meanwhile
+            return Wanted(self._as_before(mine, now) or Target(stop_others=False), store.services())
 
         give_up = machine.clock.monotonic() + BACK_PATIENCE_S
         while True:
@@ -169,17 +180,29 @@ class Turns(Running):
                 if is_awaited(mine, live_turns(machine), sharing):
                     return TurnResult()
                 if machine.clock.monotonic() >= give_up:
-                    return TurnResult(notes=(f"{mine.service} stays awake: {busy.info.message}",))
+                    return _stays_awake(mine, busy)
                 await machine.clock.sleep(LOOK_S)
             except GpumodError as error:  # the turn is over all the same, and what it was for is done
-                return TurnResult(notes=(f"{mine.service} stays awake: {error.info.message}",))
+                return _stays_awake(mine, error)
+
+    def _as_before(self, ticket: Ticket, snapshot: HostSnapshot) -> Target | None:
+        """What is to be after the last turn with a service: as it was found, but one of a mode's that share sleeps.
+
+        What the mode wants awake stays so: it was not up before, or the mode was entered since.
+        """
+        service, store = ticket.service, self._machine.store
+        if ticket.before not in {State.SLEEPING, *GONE}:
+            return None
+        member = member_of(store.modes().get(store.current_mode() or ""), service)
+        if member is not None and member.want is Want.AWAKE:
+            entered = next((event.at for event in store.events_of("mode-changed", 1)), 0.0)
+            if ticket.before is not State.SLEEPING or entered >= (ticket.began_at or 0.0):
+                return None
+        if ticket.before is State.SLEEPING or service in self._sharing(snapshot):
+            asleep = TargetMember(service=service, want=Want.ASLEEP, why="its turn is over")
+            return Target(members=(asleep,), stop_others=False)
+        return Target(stop=(service,), stop_others=False)
 
 
-def _as_before(ticket: Ticket, sharing: Collection[str]) -> Target | None:
-    """What is to be after the last turn with a service: as it was found, but one of a mode's that share sleeps."""
-    if ticket.before not in {State.SLEEPING, *GONE}:
-        return None
-    if ticket.before is State.SLEEPING or ticket.service in sharing:
-        member = TargetMember(service=ticket.service, want=Want.ASLEEP, why="its turn is over")
-        return Target(members=(member,), stop_others=False)
-    return Target(stop=(ticket.service,), stop_others=False)
+def _stays_awake(ticket: Ticket, error: GpumodError) -> TurnResult:
+    return TurnResult(notes=(f"{ticket.service} stays awake: {error.info.message}",))

@@ -1,0 +1,114 @@
+"""The end of a turn: it is over whatever happens, and the service is left as the mode wants it by then."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from gpumod.domain.mode import Want
+from gpumod.domain.run import RunStatus
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.params import SwitchParams
+from gpumod.operations.use_results import TurnParams
+from gpumod.ports import Holder
+from gpumod.testing.tools import bare_tools
+from gpumod.testing.world_drivers import world_mode, world_service
+
+QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
+SERVICES = (
+    world_service("hyde", 4000, 9002, naps=True, **QUICK),
+    world_service("rank", 4500, 9003, naps=True, **QUICK),
+)
+MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"), world_mode("wide", "hyde"))
+
+
+@pytest.fixture
+def box(make_box: Any) -> Any:
+    made = make_box(8000, define=[*SERVICES, *MODES])
+    made.switch("rag")
+    return made
+
+
+def gpumod(box: Any) -> Gpumod:
+    return Gpumod(box.machine(), bare_tools())
+
+
+def turn(box: Any) -> str:
+    found: str = box.ask("service_turn", TurnParams(service="hyde", pid=7)).turn.id
+    return found
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+def test_a_turn_of_a_task_that_is_cancelled_is_over(box: Any, cancels: int) -> None:
+    async def holds() -> None:
+        async with gpumod(box).turn("hyde"):
+            await box.world.clock.sleep(60)
+
+    async def leaves() -> None:
+        task = asyncio.create_task(holds())
+        await box.world.clock.sleep(5)
+        for _ in range(cancels):  # the second while the first one is cleared up after
+            task.cancel()
+            await box.world.clock.sleep(0.0001)
+        with suppress(asyncio.CancelledError):
+            await task
+
+    box.world.clock.run(leaves())
+    assert box.store.turns() == ()
+    assert box.store.open_run() is None
+    box.check_sound()
+
+
+def test_a_turn_that_is_cancelled_while_it_wakes_leaves_no_open_run(box: Any) -> None:
+    async def leaves() -> None:
+        task = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="hyde", pid=7)))
+        box.when("wake hyde sent", task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    box.world.clock.run(leaves())
+    assert box.store.turns() == ()
+    assert box.store.open_run() is None
+    assert box.store.runs(1)[0].status is RunStatus.ROLLED_BACK
+    assert box.world.states() == {"hyde": "asleep", "rank": "asleep"}
+    box.check_sound()
+
+
+def test_what_the_next_mode_wants_awake_stays_awake(box: Any) -> None:
+    mine = turn(box)
+    box.ask("switch", SwitchParams(mode="wide"))
+    assert box.ask("service_turn", TurnParams(end=mine)).back is None
+    assert box.world.states() == {"hyde": "ready"}
+
+
+def test_a_switch_under_way_at_the_end_of_a_turn_decides(box: Any) -> None:
+    mine = turn(box)
+    box.world.holder = Holder(pid=9, user="ann", command="switch wide", home="/h", since=0.0)
+
+    async def both() -> Any:
+        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
+        await box.world.clock.sleep(1)
+        box.world.holder = None
+        await gpumod(box).switch(SwitchParams(mode="wide"))
+        return await over
+
+    over = box.world.clock.run(both())
+    assert (over.back.status, over.notes) == (RunStatus.NOTHING_TO_DO, ())
+    assert box.world.states() == {"hyde": "ready"}
+
+
+def test_what_had_died_in_its_mode_is_not_stopped_again(box: Any) -> None:
+    box.ask("switch", SwitchParams(mode="wide"))
+    box.crash("hyde")
+    assert box.ask("service_turn", TurnParams(end=turn(box))).back is None
+    assert box.world.states() == {"hyde": "ready"}
+
+
+def test_what_slept_in_its_mode_sleeps_again(box: Any) -> None:
+    box.ask("switch", SwitchParams(mode="wide"))
+    box.start("hyde", want=Want.ASLEEP)
+    box.ask("service_turn", TurnParams(end=turn(box)))
+    assert box.world.states() == {"hyde": "asleep"}
