@@ -79,15 +79,17 @@ def test_vram_and_ram_are_as_planned_at_every_step(apps: Machine) -> None:
     assert (sleep["before_mb"], sleep["after_mb"]) == (FULL_MB, REST_MB)
     assert (start["peak_mb"], start["after_mb"]) == (REST_MB + OTHER_MB, REST_MB + OTHER_MB)
     asked = urllib.request.Request(f"http://127.0.0.1:{machine.ports['own']}/echo", b"x")
-    with pytest.raises(urllib.error.HTTPError, match="503"):
+    with pytest.raises(urllib.error.HTTPError, match="503") as refused:
         urllib.request.urlopen(asked, timeout=5)
+    refused.value.close()
 
     done = machine.change("switch", "day", watch=watch)
     machine.whole("day")
     assert steps(done) == [("stop", "other"), ("wake", "own")]
     assert step_of(done, "wake")["ram"]["after_mb"] == 0
     assert (machine.held(), ram(machine)) == (BOTH, {})
-    urllib.request.urlopen(asked, timeout=5).read()
+    with urllib.request.urlopen(asked, timeout=5) as reply:
+        reply.read()
     machine.change("switch", "blank", watch=watch)
     machine.nothing_left()
     watch.check()

@@ -107,13 +107,15 @@ def test_the_example_listens_sleeps_and_wakes(speech: Machine) -> None:
     assert machine.states() == {"speech": "sleeping"}
     with pytest.raises(urllib.error.HTTPError) as refused:
         transcribe(machine, sound(1))
-    assert (refused.value.code, refused.value.headers["Retry-After"]) == (503, "5")
+    with refused.value as answer:
+        assert (answer.code, answer.headers["Retry-After"]) == (503, "5")
 
     machine.change("switch", "listen", watch=watch)
     machine.whole("listen")
     assert transcribe(machine, sound(0.5)) == {"text": "0.5 seconds of sound"}
-    with pytest.raises(urllib.error.HTTPError, match="422"):
+    with pytest.raises(urllib.error.HTTPError, match="422") as refused:
         transcribe(machine, b"no sound")
+    refused.value.close()
     machine.change("switch", "blank", watch=watch)
     machine.nothing_left()
     watch.check()
