@@ -9,7 +9,12 @@ from gpumod.cli.inputs import Folder
 from gpumod.cli.lazy import json_option, subcommand
 
 
-@click.group("plugins", invoke_without_command=True, params=[json_option()])
+@click.group(
+    "plugins",
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND] [ARGS]...",  # older versions of click say it otherwise
+    params=[json_option()],
+)
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
     """What plugins offer, and tools for their authors. Alone: `gpumod plugins list`."""
