@@ -107,3 +107,11 @@ def test_a_number_of_a_member_is_told_by_an_example_of_its_kind(home: Path, opti
     refused = run(home, "--json", "mode", "edit", "rag", option, "hyde=-1")
     assert refused.exit_code == 2
     assert example in error_of(refused)["message"]
+
+
+def test_a_plugin_name_that_is_too_long_is_told_its_limit(home: Path, tmp_path: Path) -> None:
+    refused = run(home, "--json", "plugins", "new", "a" * 41, "--folder", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "must have at most 40 characters" in error_of(refused)["why"]
+    assert not list(tmp_path.glob("gpumod-*"))
+    assert run(home, "plugins", "new", "a" * 40, "--folder", str(tmp_path)).exit_code == 0
