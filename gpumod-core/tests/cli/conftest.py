@@ -218,10 +218,11 @@ SAMPLES: dict[str, Frozen] = {
             description="retrieval with rerankers",
             members=(
                 ModeMember(service="embedding"),
-                ModeMember(service="chat", want=Want.TIME_SHARED, start_order=1),
+                ModeMember(service="chat", want=Want.TIME_SHARED, start_order=1, idle_timeout=90),
+                ModeMember(service="hyde", want=Want.TIME_SHARED, start_order=1, idle_timeout=0),
             ),
         ),
-        services=("embedding", "chat"),
+        services=("embedding", "chat", "hyde"),
     ),
     "mode-status": r.ModeStatusResult(
         mode="code",

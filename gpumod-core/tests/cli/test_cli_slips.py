@@ -97,3 +97,21 @@ def test_an_editor_that_cannot_be_used_changes_nothing(home: Path, monkeypatch: 
     assert not (home / "templates").exists()
     monkeypatch.setenv("EDITOR", "true")
     assert run(home, "template", "edit", "unit.service.j2").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "example"),
+    [("--idle-timeout", "(as in chat=600, in seconds; 0: never)"), ("--start-order", "(as in chat=2)")],
+)
+def test_a_number_of_a_member_is_told_by_an_example_of_its_kind(home: Path, option: str, example: str) -> None:
+    refused = run(home, "--json", "mode", "edit", "rag", option, "hyde=-1")
+    assert refused.exit_code == 2
+    assert example in error_of(refused)["message"]
+
+
+def test_a_plugin_name_that_is_too_long_is_told_its_limit(home: Path, tmp_path: Path) -> None:
+    refused = run(home, "--json", "plugins", "new", "a" * 41, "--folder", str(tmp_path))
+    assert refused.exit_code == 2
+    assert "must have at most 40 characters" in error_of(refused)["why"]
+    assert not list(tmp_path.glob("gpumod-*"))
+    assert run(home, "plugins", "new", "a" * 40, "--folder", str(tmp_path)).exit_code == 0

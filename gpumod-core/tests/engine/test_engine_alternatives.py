@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gpumod.bootstrap import preset_tools
-from gpumod.domain.errors import Stale, UsageError
+from gpumod.domain.errors import Stale, UnknownName, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
@@ -93,6 +93,19 @@ def test_a_mode_that_was_taken_plainly_comes_back_plainly(box: Any) -> None:
     switch(box, "off")
     assert switch(box, "-").notes == ()
     assert launched(box).context_size == 32768
+
+
+def test_an_unknown_alternative_is_told_with_those_of_its_mode_alone(box: Any) -> None:
+    small = smaller_context(box)
+    box.define(world_mode("too", "web", "code"))
+    with pytest.raises(UnknownName) as nothing:
+        switch(box, "too", alternative="nope")
+    assert small.id not in nothing.value.info.why
+    others = {a.id for a in ask(box, "simulate", SimulateParams(mode="too")).alternatives}
+    with pytest.raises(UnknownName) as caught:
+        switch(box, "too", alternative="nope")
+    assert all(other in caught.value.info.why for other in others)
+    assert small.id not in caught.value.info.why
 
 
 def test_an_alternative_can_be_named_for_the_previous_mode_too(box: Any) -> None:

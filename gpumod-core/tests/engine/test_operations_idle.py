@@ -66,6 +66,31 @@ def test_it_sleeps_after_its_time_out_and_the_mode_is_whole(box: Any) -> None:
     box.check_sound()
 
 
+def test_a_time_out_that_a_service_got_while_it_runs_leaves_the_mode_whole(box: Any) -> None:
+    box.define(world_service("quiet", 500, 9006, naps=True, **QUICK), world_mode("later", "quiet"))
+    box.switch("later")
+    box.define(world_service("quiet", 500, 9006, naps=True, idle_timeout=30, **QUICK))
+    seen = looks(box, 60)
+    assert box.world.states()["quiet"] == "asleep"
+    assert seen.whole
+    assert seen.ok
+    assert box.ask("mode_verify", ModeRef(mode="later")).whole
+    box.define(world_service("quiet", 500, 9006, naps=True, **QUICK))
+    assert not box.ask("mode_verify", ModeRef(mode="later")).whole  # it need not sleep any more
+
+
+def test_a_mode_is_whole_while_a_member_sleeps_with_what_it_needs(box: Any) -> None:
+    box.define(
+        world_service("base", 500, 9006, naps=True, idle_timeout=30, **QUICK),
+        world_service("top", 500, 9007, naps=True, idle_timeout=30, depends_on=("base",), **QUICK),
+        world_mode("tower", "top"),
+    )
+    box.switch("tower")
+    seen = looks(box, 120)
+    assert {s: box.world.states()[s] for s in ("base", "top")} == {"base": "asleep", "top": "asleep"}
+    assert seen.whole
+
+
 def test_use_is_what_keeps_it_awake_and_a_long_request_is_use(box: Any) -> None:
     box.switch("both")
     for _ in range(3):

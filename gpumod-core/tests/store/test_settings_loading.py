@@ -60,6 +60,19 @@ def test_bad_values_are_refused(key: str, value: str) -> None:
     assert caught.value.code == "bad-setting"
 
 
+@pytest.mark.parametrize("value", ["nan", "-NaN"])
+def test_what_is_no_number_is_not_told_of_limits(value: str) -> None:
+    floats = [key for key, field in Settings.model_fields.items() if isinstance(field.default, float)]
+    assert "restart_window_s" in floats
+    for key in floats:
+        with pytest.raises(UsageError) as caught:
+            check_setting(key, value)
+        assert caught.value.info.why == "must be a number"
+    with pytest.raises(UsageError) as caught:
+        check_setting("restart_window_s", "inf")
+    assert caught.value.info.why == "must be at most 2592000"
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 def test_services_bind_to_this_machine_or_to_all_addresses(address: str) -> None:
     assert check_setting("bind_host", address) == address

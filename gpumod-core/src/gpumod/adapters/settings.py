@@ -74,7 +74,7 @@ def _checked(key: str, text: str, where: str) -> str | None:
 
 
 def _said(error: ValidationError) -> str:
-    return said(error.errors(include_url=False, include_input=False)[0])
+    return said(error.errors(include_url=False)[0])
 
 
 def _bad(key: str, text: str, where: str, why: str) -> UsageError:

@@ -76,19 +76,19 @@ def key_values(texts: Iterable[str]) -> dict[str, Any]:
     return _distinct((key_value(text) for text in texts), "--set")
 
 
-def number_of(text: str, hint: str) -> tuple[str, int]:
+def number_of(text: str, hint: str, example: str = "chat=16384 or chat=16k") -> tuple[str, int]:
     """`SERVICE=N`; N is a whole number, or one with `k` for times 1024 (`16k`)."""
     name, equals, number = text.rpartition("=")
     factor = 1024 if number[-1:] in ("k", "K") else 1
     digits = number[:-1] if factor > 1 else number
     if not equals or not name or not (digits.isascii() and digits.isdigit()):
-        raise click.BadParameter(f"{text!r:.100} is not SERVICE=NUMBER (as in chat=16384 or chat=16k)", param_hint=hint)
+        raise click.BadParameter(f"{text!r:.100} is not SERVICE=NUMBER (as in {example})", param_hint=hint)
     return name.strip(), int(digits) * factor
 
 
-def numbers_of(texts: Iterable[str], hint: str) -> dict[str, int]:
+def numbers_of(texts: Iterable[str], hint: str, *example: str) -> dict[str, int]:
     """Several SERVICE=N; a service given twice is an error."""
-    return _distinct((number_of(text, hint) for text in texts), hint)
+    return _distinct((number_of(text, hint, *example) for text in texts), hint)
 
 
 def gpu_indices(text: str) -> str | tuple[int, ...]:

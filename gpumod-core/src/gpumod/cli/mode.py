@@ -129,6 +129,6 @@ def _changes(**options: Any) -> dict[str, Any]:
         "add": _ids(options.get("add", ())),
         "remove": _ids(options.get("remove", ())),
         "want": want,
-        "start_order": numbers_of(options["start_order"], "--start-order"),
-        "idle_timeout": numbers_of(options["idle_timeout"], "--idle-timeout"),
+        "start_order": numbers_of(options["start_order"], "--start-order", "chat=2"),
+        "idle_timeout": numbers_of(options["idle_timeout"], "--idle-timeout", "chat=600, in seconds; 0: never"),
     }

@@ -30,6 +30,8 @@ class NamedTwice(ValueError):
 def said(item: Mapping[str, Any]) -> str:
     """What is wrong with a value, as a predicate ("must be at least 1"); `item` is an error of a ValidationError."""
     kind, context = str(item["type"]), item.get("ctx") or {}
+    if kind in _LIMITS and _is_nan(item.get("input")):
+        return _BEGINNINGS["float_"]  # it is within no limits, which would be told of the wrong one
     if kind in _LIMITS:
         key, words = _LIMITS[kind]
         limit = context[key]
@@ -42,6 +44,11 @@ def said(item: Mapping[str, Any]) -> str:
         if kind.startswith(beginning):
             return words
     return _KINDS.get(kind) or str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+
+
+def _is_nan(value: object) -> bool:
+    """True for "nan" in any of its spellings, as a number or as a text."""
+    return str(value).strip().lstrip("+-").lower() == "nan"
 
 
 def field_of(item: Mapping[str, Any]) -> str:

@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, UsageError
-from gpumod.domain.idling import timeout_s
-from gpumod.domain.machine import ServiceReading
-from gpumod.domain.mode import Mode, ModeMember, Want
+from gpumod.domain.idling import member_of, timeout_s
+from gpumod.domain.mode import Mode, Want
 from gpumod.domain.states import ALIVE, Action, State
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import refuse_in_use
-from gpumod.engine.planning import Options, plan_for
+from gpumod.engine.planning import Options, Planned, plan_for
 from gpumod.engine.verify import misses
 from gpumod.operations.base import bad_input
 from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
@@ -138,9 +137,8 @@ class Modes(Targets):
         ]
         if len(awake) == 1 and {s.action for s in planned.plan.steps if s.service == awake[0]} <= LEAVES:
             wrong.pop(awake[0], None)  # it has its turn
-        for member in mode.members:
-            if self._idles(member, snapshot.reading(member.service)):
-                wrong.pop(member.service, None)
+        for name in [s for s in wrong if _idles(s, mode, planned)]:
+            del wrong[name]
         wanted = {row.id: row for row in planned.plan.services}
         named = [m.service for m in asked.target.members]
         named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s].wanted != "stopped")
@@ -165,11 +163,6 @@ class Modes(Targets):
             notes=(*notes, *(f"{s} {wrong[s]}" for s in others if snapshot.reading(s).state not in ALIVE)),
         )
 
-    def _idles(self, member: ModeMember, reading: ServiceReading) -> bool:
-        """True for one that sleeps because nobody uses it: that is how it is wanted, too."""
-        idle = reading.launched is not None and timeout_s(reading.launched, member, 0.0) is not None
-        return idle and member.want is Want.AWAKE and reading.state is State.SLEEPING
-
     async def mode_verify(self, params: ModeRef) -> ModeStatusResult:
         """The same, for scripts: the CLI's exit status says whether the mode is whole."""
         return await self.mode_status(params)
@@ -189,6 +182,13 @@ def modes_naming(modes: Mapping[str, Mode], service_id: str) -> tuple[str, ...]:
 
 def without_service(mode: Mode, service_id: str) -> Mode:
     return mode.model_copy(update={"members": tuple(m for m in mode.members if m.service != service_id)})
+
+
+def _idles(service: str, mode: Mode, planned: Planned) -> bool:
+    """True for one that sleeps and may, because nobody uses it: all that it would need is to wake."""
+    definition = planned.services.get(service)  # that of today, as far as its time-out is concerned
+    sleeps = {step.action for step in planned.plan.steps if step.service == service} == {Action.WAKE}
+    return sleeps and definition is not None and timeout_s(definition, member_of(mode, service), 0.0) is not None
 
 
 def _shown(mode: Mode) -> ModeResult:

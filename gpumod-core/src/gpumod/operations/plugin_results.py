@@ -9,9 +9,13 @@ from pydantic import AfterValidator
 
 from gpumod.domain.base import Frozen, Id
 
+LONGEST_NAME = 40
+
 
 def _plain_name(text: str) -> str:
-    if len(text) > 40 or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", text):
+    if len(text) > LONGEST_NAME:
+        raise ValueError(f"must have at most {LONGEST_NAME} characters")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", text):
         raise ValueError("must be of small letters and digits, single dashes between them, and begin with a letter")
     if text.startswith("gpumod"):
         raise ValueError("names the driver: the distribution becomes gpumod-NAME by itself")

@@ -91,7 +91,8 @@ class Targets(Base):
         """The target of a stored alternative, made anew from what is `defined`."""
         stored = self._machine.store.simulation_with(alternative_id)
         if stored is None:
-            offered = {a.id for s in self._machine.store.simulations(50) for a in s.plan.alternatives}
+            of_mode = (s for s in self._machine.store.simulations(50) if s.base.get("mode") == mode_id)
+            offered = {a.id for s in of_mode for a in s.plan.alternatives}
             raise unknown("alternative", alternative_id, offered, f"gpumod simulate --mode {mode_id}")
         found = next(a for a in stored.plan.alternatives if a.id == alternative_id)
         params = SimulateParams.model_validate(stored.base)

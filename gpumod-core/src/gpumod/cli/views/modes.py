@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from gpumod.cli.views.parts import blocks, bullets, commas, line, pairs, stack, table, words
+from gpumod.cli.views.parts import blocks, bullets, commas, line, pairs, seconds, stack, table, words
+from gpumod.domain.mode import ModeMember
 from gpumod.operations.results import DeletedResult, ModeListResult, ModeResult, ModeStatusResult
 
 
@@ -34,11 +35,17 @@ def mode(result: ModeResult) -> RenderableType:
     """One mode and its members."""
     shown = result.mode
     ordered = any(member.start_order for member in shown.members)
-    rows = [(m.service, m.want, m.start_order if ordered else "") for m in shown.members]
+    rows = [(m.service, m.want, m.start_order if ordered else "", _time_out(m)) for m in shown.members]
+    columns = ("SERVICE", "WANTED", "START ORDER", "IDLE TIME-OUT")
     return blocks(
         pairs({"mode": words(shown.id, "bold"), "name": shown.name, "description": shown.description}),
-        table(("SERVICE", "WANTED", "START ORDER"), rows, right=("START ORDER",)) if rows else words("no services"),
+        table(columns, rows, right=columns[2:]) if rows else words("no services"),
     )
+
+
+def _time_out(member: ModeMember) -> str:
+    """What the mode itself says of a member's idle time-out."""
+    return "never" if member.idle_timeout == 0 else seconds(member.idle_timeout)
 
 
 def mode_status(result: ModeStatusResult) -> RenderableType:
