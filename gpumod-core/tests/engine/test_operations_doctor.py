@@ -304,7 +304,8 @@ def test_a_strangers_driver_that_breaks_is_a_finding(patient: Patient) -> None:
     patient.box.define(world_service("odd", 100, 9004, driver="odd"))
     assert patient.wrong() == {}
     oddity.raises["launch"] = TypeError("a stranger's bug")
-    assert "its driver breaks: TypeError: a stranger's bug" in patient.wrong()["service odd"]
+    told = "the driver 'odd' of gpumod-core is broken: launch: TypeError: a stranger's bug"
+    assert told in patient.wrong()["service odd"]
 
 
 # --- others on the card -----------------------------------------------------------------------------------------------

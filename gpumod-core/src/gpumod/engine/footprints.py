@@ -13,7 +13,7 @@ from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.domain.states import State
 from gpumod.engine.machine import Machine
-from gpumod.ports import Capabilities, OffersVariants
+from gpumod.ports import OffersVariants
 
 Samples = Mapping[tuple[str, str], Mapping[str, float]]
 """Measurements by kind, for a service's id and the key of its launch (:func:`key_of`)."""
@@ -57,7 +57,7 @@ def footprint(
 
     A service whose driver is missing, or breaks, has its declared numbers, and asleep it is taken to keep them all.
     """
-    cards, can = cards_of(service, gpus, placed_on), _capabilities(machine, service)
+    cards, can = cards_of(service, gpus, placed_on), machine.capabilities(service)
     spans = placed_on or (() if service.gpus == "any" else service.gpus)
     equal_part = can.equal_part and len(spans) > 1
     estimates = _estimates(machine, service, cards, equal_part=equal_part)
@@ -74,13 +74,6 @@ def footprint(
         sleep_ram_mb=ram_mb,
     )
     return chosen.model_copy(update={"equal_part": True}) if equal_part else chosen
-
-
-def _capabilities(machine: Machine, service: Service) -> Capabilities:
-    try:
-        return machine.driver(service).capabilities(service)
-    except Exception:  # noqa: BLE001 - a stranger's driver must not stop the planning of the others
-        return Capabilities()
 
 
 def _asleep(machine: Machine, service: Service, vram_mb: int) -> tuple[int | None, int | None]:

@@ -76,7 +76,9 @@ class Idling:
         found: dict[str, float] = {}
         for name, reading in self.snapshot.services.items():
             service = self.services.get(name) or reading.launched
-            if service is None or reading.state is not State.RUNNING or self.machine.hosts_members(service):
+            if service is None or reading.state is not State.RUNNING:
+                continue
+            if self.machine.capabilities(service).hosts_members:
                 continue
             limit_s = timeout_s(service, member_of(self.mode, name), self.machine.settings.idle_timeout_s)
             if limit_s is not None:

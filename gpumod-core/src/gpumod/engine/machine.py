@@ -17,6 +17,7 @@ from gpumod.plugins.offers import DriverOffer, SupervisorOffer
 from gpumod.plugins.registry import Plugins
 from gpumod.ports import (
     Allocation,
+    Capabilities,
     Clock,
     Driver,
     GpuProbe,
@@ -182,6 +183,13 @@ class Machine:
         )
         sees_all = service.host is not None or self.hosts_members(service)
         return Allocation(gpus=shares, visible=tuple(by_index) if sees_all else tuple(placed_on))
+
+    def capabilities(self, service: Service) -> Capabilities:
+        """What `service` can do; nothing of all that where its driver is missing, or breaks, so that others go on."""
+        try:
+            return self.driver(service).capabilities(service)
+        except Exception:  # noqa: BLE001 - a stranger's driver
+            return Capabilities()
 
     def hosts_members(self, service: Service) -> bool:
         """True when other services live in the process of `service`."""

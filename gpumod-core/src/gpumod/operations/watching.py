@@ -306,7 +306,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
         return [done]
 
     def _unloads_itself(self, service: Service) -> bool:
-        return self._machine.driver(service).capabilities(service).unloads_itself
+        return self._machine.capabilities(service).unloads_itself
 
 
 def wrong_in(snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping[str, Service]) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, MachineLacks, U
 from gpumod.domain.footprint import Estimate
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
+from gpumod.plugins.answers import keep_to_answers
 from gpumod.plugins.isolation import quietly, reason
 from gpumod.plugins.offers import (
     GpuProbeOffer,
@@ -75,6 +76,7 @@ class Offered(Generic[T]):
     def _made_of(self, *args: Any) -> T:
         if self._made is None or self._made[0] != args:
             factory = self.offer.factory  # type: ignore[attr-defined]  # the loader checked that it has one
+            who = f"the {self.kind} {self.offer.name!r} of {self.distribution}"
             try:
                 with quietly():
                     self._made = (args, factory(*args))
@@ -83,11 +85,13 @@ class Offered(Generic[T]):
             except (Exception, SystemExit) as exc:
                 raise Failed(
                     "plugin-broken",
-                    f"the {self.kind} {self.offer.name!r} of {self.distribution} cannot be made",
+                    f"{who} cannot be made",
                     why=reason(exc),
                     hint=f"reinstall or uninstall {self.distribution}; `gpumod plugins` shows what else it offers",
                     distribution=self.distribution,
                 ) from exc
+            if self.kind in ("driver", "sleep level"):
+                keep_to_answers(self._made[1], who, self.distribution)
         return self._made[1]
 
 

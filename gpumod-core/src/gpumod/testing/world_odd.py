@@ -1,10 +1,11 @@
-"""Runtimes of the world whose plugin is bad: every method of it can be made to raise, or to hang."""
+"""Runtimes of the world whose plugin is bad: every method of it can be made to raise, to answer wrongly, or to hang."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
@@ -16,14 +17,21 @@ from gpumod.testing.world_drivers import Nap, WorldDriver, WorldHost
 
 @dataclass
 class Oddity:
-    """What is bad now: `raises` maps a method's name to what it raises, `hangs` are methods that never return."""
+    """What is bad now: `raises` maps a method's name to what it raises, `answers` to what it answers, whatever was
+    asked, and `hangs` are methods that never return."""
 
-    raises: dict[str, Exception] = field(default_factory=dict)
+    raises: dict[str, BaseException] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
     hangs: set[str] = field(default_factory=set)
 
     def meet(self, method: str) -> None:
         if method in self.raises:
             raise self.raises[method]
+
+    def answer(self, method: str, otherwise: Any) -> Any:
+        """What `method` answers; `otherwise` where it is good."""
+        self.meet(method)
+        return self.answers.get(method, otherwise)
 
     async def wait(self, method: str) -> None:
         if method in self.hangs:
@@ -39,21 +47,26 @@ class OddDriver(WorldDriver):
     def __init__(self, oddity: Oddity) -> None:
         self.oddity = oddity
 
+    def check(self, service: Service) -> None:
+        self.oddity.meet("check")
+        super().check(service)
+
     def capabilities(self, service: Service) -> Capabilities:
-        self.oddity.meet("capabilities")
-        return super().capabilities(service)
+        told: Capabilities = self.oddity.answer("capabilities", super().capabilities(service))
+        return told
 
     def launch(self, service: Service, allocation: Allocation, settings: Settings) -> Launch:
-        self.oddity.meet("launch")
-        return super().launch(service, allocation, settings)
+        told: Launch = self.oddity.answer("launch", super().launch(service, allocation, settings))
+        return told
 
     def variants(self, service: Service) -> tuple[Variant, ...]:
-        self.oddity.meet("variants")
-        return ()
+        told: tuple[Variant, ...] = self.oddity.answer("variants", ())
+        return told
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:
         await self.oddity.wait("probe")
-        return await super().probe(service, port, http)
+        told: ProbeResult = self.oddity.answer("probe", await super().probe(service, port, http))
+        return told
 
 
 class OddHost(WorldHost):
@@ -84,8 +97,8 @@ class OddNap(Nap):
         self.oddity = oddity
 
     def residue_mb(self, service: Service, vram_mb: int) -> int | None:
-        self.oddity.meet("residue_mb")
-        return super().residue_mb(service, vram_mb)
+        told: int | None = self.oddity.answer("residue_mb", super().residue_mb(service, vram_mb))
+        return told
 
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         await self.oddity.wait("sleep")

@@ -1,0 +1,106 @@
+"""A driver that answers what it must not, or exits: it is named with its distribution, and others' services go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpumod.domain.errors import Failed
+from gpumod.domain.states import State
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.watch_results import WatchParams
+from gpumod.testing.tools import bare_tools
+from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_odd import Oddity, odd_offers
+
+WHO = "the driver 'odd' of gpumod-core is broken: "
+ODD = world_service("odd", 2000, 9000, driver="odd", naps=True)
+BAD = {
+    "capabilities answered dict, not Capabilities": Oddity(answers={"capabilities": {"sleep_levels": []}}),
+    "capabilities: SystemExit: 3": Oddity(raises={"capabilities": SystemExit(3)}),
+    "check: TypeError: a stranger's bug": Oddity(raises={"check": TypeError("a stranger's bug")}),
+    "check: SystemExit: 3": Oddity(raises={"check": SystemExit(3)}),
+    "launch answered dict, not Launch": Oddity(answers={"launch": {"argv": ["true"]}}),
+    "launch: SystemExit: 3": Oddity(raises={"launch": SystemExit(3)}),
+}
+SILENT = {
+    "variants that are texts": Oddity(answers={"variants": ("smaller",)}),
+    "variants exits": Oddity(raises={"variants": SystemExit(3)}),
+    "a residue that is a text": Oddity(answers={"residue_mb": "much"}),
+    "residue_mb exits": Oddity(raises={"residue_mb": SystemExit(3)}),
+}
+
+
+@pytest.fixture
+def bad_box(make_box: Any) -> Any:
+    def make(oddity: Oddity) -> Any:
+        box = make_box(24_000)
+        box.offers = odd_offers(oddity)
+        box.define(ODD, world_service("chat", 3000, 9002, naps=True), world_mode("up", "chat"))
+        return box
+
+    return make
+
+
+@pytest.mark.parametrize("oddity", [pytest.param(bad, id=said) for said, bad in (BAD | SILENT).items()])
+def test_a_stopped_service_of_a_bad_driver_stops_no_other(bad_box: Any, oddity: Oddity) -> None:
+    box = bad_box(oddity)
+    assert box.switch("up").exit_code == 0
+    assert box.start("chat", want="asleep").exit_code == 0
+    box.world.clock.run(Gpumod(box.machine(), bare_tools()).watch(WatchParams()))
+    assert box.observe().reading("odd").state is State.STOPPED
+    assert box.world.states() == {"chat": "asleep"}
+
+
+@pytest.mark.parametrize(("said", "oddity"), BAD.items())
+def test_its_own_start_is_refused_and_says_whose_fault_it_is(bad_box: Any, said: str, oddity: Oddity) -> None:
+    box = bad_box(oddity)
+    with pytest.raises(Failed) as caught:
+        box.start("odd")
+    info = caught.value.info
+    assert (info.code, info.details["distribution"]) == ("plugin-broken", "gpumod-core")
+    assert info.message.startswith(WHO + said)
+    assert "gpumod-core" in info.hint
+    assert box.world.states() == {}
+
+
+@pytest.mark.parametrize(("said", "oddity"), BAD.items())
+def test_doctor_goes_on_and_names_the_bad_driver(patient: Any, said: str, oddity: Oddity) -> None:
+    patient.box.offers = odd_offers(oddity)
+    patient.box.define(ODD)
+    patient.box.switch("web")
+    wrong = patient.wrong()
+    assert list(wrong) == ["service odd"]
+    assert WHO + said in wrong["service odd"]
+
+
+@pytest.mark.parametrize(
+    ("said", "bad"),
+    [
+        ("probe answered dict, not ProbeResult", Oddity(answers={"probe": {"state": "ready"}})),
+        ("probe: SystemExit: 3", Oddity(raises={"probe": SystemExit(3)})),
+    ],
+)
+def test_a_probe_that_answers_wrongly_or_exits_reads_unhealthy(bad_box: Any, said: str, bad: Oddity) -> None:
+    good = Oddity()
+    box = bad_box(good)
+    assert (box.start("odd").exit_code, box.start("chat").exit_code) == (0, 0)
+    good.raises, good.answers = bad.raises, bad.answers
+    snapshot = box.observe()
+    assert snapshot.reading("odd").state is State.UNHEALTHY
+    assert snapshot.reading("odd").detail.startswith(WHO + said)
+    assert snapshot.reading("chat").state is State.RUNNING
+
+
+def test_an_interrupt_in_a_driver_gets_through(bad_box: Any) -> None:
+    oddity = Oddity()
+    box = bad_box(oddity)
+    machine = box.machine()
+    for method in ("capabilities", "probe"):
+        oddity.raises[method] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        machine.capabilities(ODD)
+    asked = machine.driver(ODD).probe(ODD, 9000, machine.http)
+    with pytest.raises(KeyboardInterrupt):
+        asked.send(None)

@@ -1,0 +1,64 @@
+"""A third party's driver that breaks its word, in the real program: others' services are changed, and it is named."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.machine.conftest import Machine, Outcome
+
+MODULE = """
+import os
+from gpumod.api import Capabilities, DriverOffer, Launch, ProbeResult, hookimpl
+
+class Driver:
+    name = "acme"
+    def check(self, service): pass
+    def launch(self, service, allocation, settings): return Launch(argv=("true",))
+    async def probe(self, service, port, http): return ProbeResult(state="ready")
+    def capabilities(self, service):
+        how = os.environ.get("ACME")
+        if how == "exits":
+            raise SystemExit(3)
+        return {"sleep_levels": ()} if how == "answers" else Capabilities()
+
+@hookimpl
+def gpumod_drivers():
+    return [DriverOffer(name="acme", summary="of acme", factory=Driver)]
+"""
+SAID = {"exits": "capabilities: SystemExit: 3", "answers": "capabilities answered dict, not Capabilities"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", SAID)
+def test_a_driver_that_breaks_its_word_stops_no_other_and_is_named(tmp_path: Path, machine: Machine, how: str) -> None:
+    site = tmp_path / "site"
+    info = site / "acme_gpumod-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-gpumod\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[gpumod]\nacme = acme_gpumod\n")
+    (site / "acme_gpumod.py").write_text(MODULE)
+
+    def gpumod(*args: str, acme: str = how) -> Outcome:
+        env = {**os.environ, "PYTHONPATH": str(site), "ACME": acme}
+        return machine.end(machine.begin(*args, env=env))
+
+    port = str(machine.unused.pop())
+    added = gpumod("service", "add", "--id", "odd", "--driver", "acme", "--vram-mb", "100", "--port", port, acme="")
+    assert added.code == 0, added
+    for command in (("switch", "code", "--dry-run"), ("service", "start", "embedding-code"), ("watch", "--once")):
+        done = gpumod(*command)
+        assert done.code == 0, done
+    assert machine.states()["embedding-code"] == "running"
+    told = f"the driver 'acme' of acme-gpumod is broken: {SAID[how]}"
+    doctor = gpumod("doctor")
+    assert "internal-error" not in str(doctor)
+    assert [check["name"] for check in doctor.json["checks"] if told in check["message"]] == ["service odd"]
+    start = gpumod("service", "start", "odd")
+    assert (start.code, start.error["code"]) == (1, "plugin-broken"), start
+    assert told in start.error["message"]
