@@ -21,8 +21,14 @@ QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
     world_service("hyde", 4000, 9002, naps=True, **QUICK),
     world_service("rank", 4500, 9003, naps=True, **QUICK),
+    world_service("extra", 500, 9004, **{**QUICK, "load_s": 5.0}),
 )
-MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"), world_mode("wide", "hyde"))
+MODES = (
+    world_mode("rag", "hyde:time-shared", "rank:time-shared"),
+    world_mode("wide", "hyde"),
+    world_mode("both", "extra", "hyde:time-shared"),
+    world_mode("bare", "extra"),
+)
 
 
 @pytest.fixture
@@ -112,3 +118,21 @@ def test_what_slept_in_its_mode_sleeps_again(box: Any) -> None:
     box.start("hyde", want=Want.ASLEEP)
     box.ask("service_turn", TurnParams(end=turn(box)))
     assert box.world.states() == {"hyde": "asleep"}
+
+
+@pytest.mark.parametrize("mode", ["both", "bare"])
+def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(box: Any, mode: str) -> None:
+    mine = turn(box)
+
+    async def both() -> Any:
+        switching = asyncio.create_task(gpumod(box).switch(SwitchParams(mode=mode)))
+        await box.world.clock.sleep(2)
+        over = await gpumod(box).service_turn(TurnParams(end=mine))
+        return await switching, over
+
+    switched, over = box.world.clock.run(both())
+    assert (switched.status, switched.error) == (RunStatus.DONE, None)
+    assert switched.mode_now == mode
+    assert (over.back.status, over.notes) == (RunStatus.DONE, ())
+    assert box.world.states() == {"extra": "ready", "hyde": "asleep"}
+    box.check_sound()
