@@ -11,7 +11,7 @@ import pytest
 from gpumod.domain.mode import Want
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import SwitchParams
+from gpumod.operations.params import ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
@@ -136,3 +136,27 @@ def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(box:
     assert (over.back.status, over.notes) == (RunStatus.DONE, ())
     assert box.world.states() == {"extra": "ready", "hyde": "asleep"}
     box.check_sound()
+
+
+def test_what_a_person_stopped_during_a_turn_stays_stopped(box: Any) -> None:
+    mine = turn(box)
+    box.ask("service_stop", ServiceChange(service="hyde", force=True))
+    assert box.ask("service_turn", TurnParams(end=mine)).back is None
+    assert box.world.states() == {"rank": "asleep"}
+    box.check_sound()
+
+
+def test_what_is_stopped_while_the_end_of_a_turn_waits_stays_stopped(box: Any) -> None:
+    mine = turn(box)
+    box.world.holder = Holder(pid=9, user="ann", command="service stop hyde", home="/h", since=0.0)
+
+    async def both() -> Any:
+        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
+        await box.world.clock.sleep(1)
+        box.world.holder = None
+        await gpumod(box).service_stop(ServiceChange(service="hyde"))
+        return await over
+
+    over = box.world.clock.run(both())
+    assert (over.back.status, over.notes) == (RunStatus.NOTHING_TO_DO, ())
+    assert box.world.states() == {"rank": "asleep"}
