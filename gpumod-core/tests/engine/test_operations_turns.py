@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import DoesNotFit, Failed, UnknownName
+from gpumod.domain.errors import Busy, DoesNotFit, Failed, UnknownName
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, NoParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
@@ -96,8 +96,12 @@ def test_who_waits_for_another_service_is_not_passed_for_ever(box: Any) -> None:
 
 def test_a_turn_is_kept_by_every_plan_but_a_forced_one_or_a_stop(box: Any) -> None:
     box.ask("service_turn", TurnParams(service="hyde", pid=7, what="ask.py"))
-    slept = box.ask("service_sleep", ServiceChange(service="hyde"))
-    assert any("hyde stays awake: held by the turn of somebody: ask.py (pid 7)" in note for note in slept.notes)
+    for taken in ("service_sleep", "service_stop", "service_restart"):
+        with pytest.raises(Busy) as caught:
+            box.ask(taken, ServiceChange(service="hyde"))
+        assert (caught.value.code, caught.value.exit_code) == ("leased", 5)
+        assert caught.value.info.why == "the turn of somebody: ask.py (pid 7) holds it"
+        assert "--force" in caught.value.info.hint
     box.ask("switch", SwitchParams(mode="blank"))
     assert box.world.states() == {"hyde": "ready"}
     refused = box.ask("service_start", ServiceChange(service="chat"))

@@ -11,7 +11,7 @@ import pytest
 from gpumod.domain.mode import Want
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import SwitchParams
+from gpumod.operations.params import ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
@@ -21,8 +21,14 @@ QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
     world_service("hyde", 4000, 9002, naps=True, **QUICK),
     world_service("rank", 4500, 9003, naps=True, **QUICK),
+    world_service("extra", 500, 9004, **{**QUICK, "load_s": 5.0}),
 )
-MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"), world_mode("wide", "hyde"))
+MODES = (
+    world_mode("rag", "hyde:time-shared", "rank:time-shared"),
+    world_mode("wide", "hyde"),
+    world_mode("both", "extra", "hyde:time-shared"),
+    world_mode("bare", "extra"),
+)
 
 
 @pytest.fixture
@@ -112,3 +118,45 @@ def test_what_slept_in_its_mode_sleeps_again(box: Any) -> None:
     box.start("hyde", want=Want.ASLEEP)
     box.ask("service_turn", TurnParams(end=turn(box)))
     assert box.world.states() == {"hyde": "asleep"}
+
+
+@pytest.mark.parametrize("mode", ["both", "bare"])
+def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(box: Any, mode: str) -> None:
+    mine = turn(box)
+
+    async def both() -> Any:
+        switching = asyncio.create_task(gpumod(box).switch(SwitchParams(mode=mode)))
+        await box.world.clock.sleep(2)
+        over = await gpumod(box).service_turn(TurnParams(end=mine))
+        return await switching, over
+
+    switched, over = box.world.clock.run(both())
+    assert (switched.status, switched.error) == (RunStatus.DONE, None)
+    assert switched.mode_now == mode
+    assert (over.back.status, over.notes) == (RunStatus.DONE, ())
+    assert box.world.states() == {"extra": "ready", "hyde": "asleep"}
+    box.check_sound()
+
+
+def test_what_a_person_stopped_during_a_turn_stays_stopped(box: Any) -> None:
+    mine = turn(box)
+    box.ask("service_stop", ServiceChange(service="hyde", force=True))
+    assert box.ask("service_turn", TurnParams(end=mine)).back is None
+    assert box.world.states() == {"rank": "asleep"}
+    box.check_sound()
+
+
+def test_what_is_stopped_while_the_end_of_a_turn_waits_stays_stopped(box: Any) -> None:
+    mine = turn(box)
+    box.world.holder = Holder(pid=9, user="ann", command="service stop hyde", home="/h", since=0.0)
+
+    async def both() -> Any:
+        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
+        await box.world.clock.sleep(1)
+        box.world.holder = None
+        await gpumod(box).service_stop(ServiceChange(service="hyde"))
+        return await over
+
+    over = box.world.clock.run(both())
+    assert (over.back.status, over.notes) == (RunStatus.NOTHING_TO_DO, ())
+    assert box.world.states() == {"rank": "asleep"}

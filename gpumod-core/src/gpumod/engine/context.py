@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.plan import Plan, Step
+from gpumod.domain.plan import Lease, Plan, Step
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import StepStatus
 from gpumod.domain.service import Service
@@ -24,10 +24,11 @@ Report = Callable[[Progress], None]
 class RunContext:
     """One run under way: its plan, the definitions and footprints it was made with, and the first snapshot.
 
-    `offset` is added to step numbers in the journal (a run that is recovered has steps already). `interrupt` is set by
-    Ctrl-C, `leave` by a second one. `gate` serialises admissions; `force` skips them, and when `going_back` they wait
-    for memory but turn nobody away: nothing may block a rollback. `stopped_instead` are services that freed nothing
-    asleep; `left_to_host` maps a host to processes of members that end with it, since they could not be unloaded.
+    `kept` are the turns for which the plan keeps services. `offset` is added to step numbers in the journal (a run that
+    is recovered has steps already). `interrupt` is set by Ctrl-C, `leave` by a second one. `gate` serialises
+    admissions; `force` skips them, and when `going_back` they wait for memory but turn nobody away: nothing may block a
+    rollback. `stopped_instead` are services that freed nothing asleep; `left_to_host` maps a host to processes of
+    members that end with it, since they could not be unloaded.
     `device_mb` is what each service holds, by GPU (MiB), where no process is told for it.
     `unattributed` is the account of memory that nobody holds, on from the snapshot.
     """
@@ -39,6 +40,7 @@ class RunContext:
     footprints: Mapping[str, Footprint]
     snapshot: HostSnapshot
     report: Report
+    kept: tuple[Lease, ...] = ()
     timeout_s: float | None = None
     force: bool = False
     going_back: bool = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
-from gpumod.domain.plan import Plan, Policy, Target
+from gpumod.domain.plan import Lease, Plan, Policy, Target
 from gpumod.domain.service import Service
 from gpumod.domain.states import SERVING, Action
 from gpumod.engine.footprints import footprint, placed_on, variants
@@ -37,24 +37,27 @@ class Wanted:
 @dataclass(frozen=True)
 class Options:
     """How a change is done. `timeout_s` bounds each start; `force` also passes over leases, and says so; without
-    `leases` nobody's are looked at, as on a way back."""
+    `leases` nobody's are looked at, as on a way back. `kept` are the turns to count instead of those of now: what was
+    planned is judged by those it was planned with, though one ended or began since."""
 
     force: bool = False
     leases: bool = True
     rollback: bool = True
     cascade: bool = False
     timeout_s: float | None = None
+    kept: tuple[Lease, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and what it was made from."""
+    """A plan and what it was made from. `kept` are the turns for which it keeps services."""
 
     plan: Plan
     services: Mapping[str, Service]
     footprints: Mapping[str, Footprint]
     snapshot: HostSnapshot
     holding: Holding | None = None
+    kept: tuple[Lease, ...] = ()
 
 
 def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
@@ -73,7 +76,8 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
     held = standing(machine) if options.leases else ()
     turns = begun_turns(machine) if options.leases else ()
     own = (wanted.holding,) if wanted.holding else ()
-    leases = () if options.force else (*counted(machine, snapshot, (*held, *own)), *held_by_turns(turns))
+    kept = held_by_turns(turns) if options.kept is None else options.kept
+    leases = () if options.force else (*counted(machine, snapshot, (*held, *own)), *kept)
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -95,7 +99,7 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             told = in_the_way(held, plan.target, forced=options.force, leads_to=_mode_it_leads_to(machine, plan))
             passed = turns_passed_over(turns, plan) if options.force else ()
             noted = plan.model_copy(update={"notes": (*plan.notes, *told, *passed)})
-            return Planned(noted, services, prints, snapshot, wanted.holding)
+            return Planned(noted, services, prints, snapshot, wanted.holding, () if options.force else kept)
         begun |= more  # dependents that restart too, or move: seen only in the plan
 
 

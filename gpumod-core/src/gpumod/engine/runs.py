@@ -81,6 +81,7 @@ async def run_phase(
         footprints=planned.footprints,
         snapshot=planned.snapshot,
         report=report,
+        kept=planned.kept,
         timeout_s=options.timeout_s,
         force=options.force,
         going_back=phase == "rollback",

@@ -41,7 +41,7 @@ async def verify(ctx: RunContext, step: Step) -> str:
         nonlocal wrong
         snapshot = await observe(ctx.machine)
         refuse_fault(snapshot.gpus, {gpu for m in wanted for gpu in snapshot.reading(m.service).gpus})
-        options = Options(cascade=True)
+        options = Options(cascade=True, kept=ctx.kept)
         wrong = misses(plan_for(ctx.machine, snapshot, Wanted(target, ctx.services), options), ctx.stopped_instead)
         return None if wrong else True
 

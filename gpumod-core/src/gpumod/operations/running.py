@@ -10,11 +10,13 @@ from gpumod.domain.states import State
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.turns import begun_turns, held_by_turns
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import ServiceChange
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets
+from gpumod.planner.stops import leased
 
 
 class Running(Targets):
@@ -37,7 +39,7 @@ class Running(Targets):
         return await self._do("restart", params, target, progress)
 
     async def service_sleep(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
-        """Put a running service to sleep; one that cannot sleep is stopped."""
+        """Put a running service to sleep; one that cannot sleep is stopped. Refused during a turn with it."""
         return await self._do("sleep", params, _alone(params.service, Want.ASLEEP), progress)
 
     async def _do(self, verb: str, params: ServiceChange, target: Target, progress: OnProgress) -> ChangeResult:
@@ -55,6 +57,9 @@ class Running(Targets):
                 )
             if verb == "sleep" and state is State.STOPPED and service.supports_sleep:
                 raise Failed("not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}")
+            if verb == "sleep" and state is State.RUNNING and not params.force:
+                for held in held_by_turns([t for t in begun_turns(self._machine) if t.service == service.id]):
+                    raise leased(service.id, held.holder, "put to sleep")
             turn = self._turn(service.id, snapshot) if verb in ("start", "wake", "restart") else ()
             return Wanted(target.model_copy(update={"members": (*target.members, *turn)}), known)
 

@@ -188,10 +188,11 @@ class Turns(Running):
     def _as_before(self, ticket: Ticket, snapshot: HostSnapshot) -> Target | None:
         """What is to be after the last turn with a service: as it was found, but one of a mode's that share sleeps.
 
-        What the mode wants awake stays so: it was not up before, or the mode was entered since.
+        What the mode wants awake stays so: it was not up before, or the mode was entered since. What was
+        stopped meanwhile stays stopped.
         """
         service, store = ticket.service, self._machine.store
-        if ticket.before not in {State.SLEEPING, *GONE}:
+        if ticket.before not in {State.SLEEPING, *GONE} or snapshot.reading(service).state is State.STOPPED:
             return None
         member = member_of(store.modes().get(store.current_mode() or ""), service)
         if member is not None and member.want is Want.AWAKE:

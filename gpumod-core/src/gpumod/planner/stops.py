@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Busy, Failed
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.states import Action, State, route
@@ -15,7 +15,7 @@ def find_goals(
 ) -> Goals:
     """The goals of every service. `stopped` sleep by being stopped, `crowd` restart to make room.
 
-    Raises UnknownName, UsageError, and Failed (`has-dependents`, `leased`) where something stands in the way.
+    Raises UnknownName, UsageError, and Failed (`has-dependents`) and Busy (`leased`) where something stands in the way.
     """
     extra: tuple[TargetMember, ...] = ()
     while True:
@@ -31,12 +31,17 @@ def find_goals(
 
 def _refuse_leased(world: World, service: str, doing: str) -> None:
     if service in world.leased and not world.policy.cascade:
-        raise Failed(
-            "leased",
-            f"{service} cannot be {doing} now",
-            why=f"{world.leased[service]} holds it",
-            hint="wait until it is given back, or use --cascade",
-        )
+        raise leased(service, world.leased[service], doing)
+
+
+def leased(service: str, holder: str, doing: str) -> Busy:
+    """What a person is told who would take away what somebody holds."""
+    return Busy(
+        "leased",
+        f"{service} cannot be {doing} now",
+        why=f"{holder} holds it",
+        hint="wait until it is given back (`gpumod status`), or take it away with --force",
+    )
 
 
 def _refuse(service: str, dependent: str) -> Failed:
