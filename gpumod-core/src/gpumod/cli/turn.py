@@ -30,7 +30,8 @@ def turn(
     GPUMOD_URL. The turn is COMMAND's: it outlives a gpumod that is killed, and ends with it.
 
     The exit status is COMMAND's own (128+N: ended by signal N) when all went well, 126 where it cannot be executed, 127
-    where it is not found; others as always. With --json the document follows what COMMAND prints.
+    where it is not found; 5 where no turn came within --wait; others as always. With --json the
+    document follows what COMMAND prints.
     """
     from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
 
@@ -40,7 +41,7 @@ def turn(
     runs = foreground.Command(argv)
     try:
         asked = {"service": service, "pid": runs.pid, "what": shown(argv), "wait_s": wait_s, "timeout_s": timeout_s}
-        made: Any = context.run("service_turn", asked)
+        made = _begun(context, asked)
         if made.turn is None:
             context.finish(made)
             return
@@ -57,6 +58,19 @@ def turn(
     else:
         tell(whole.notes)
         context.conclude(whole)
+
+
+def _begun(context: CliContext, asked: dict[str, Any]) -> Any:
+    """The turn, or what waking the service came to. That no turn came ends with 5: with 1 COMMAND itself may end."""
+    from gpumod.domain.errors import Busy, Failed  # noqa: PLC0415  # `--help` does without pydantic
+
+    try:
+        return context.run("service_turn", asked)
+    except Failed as error:
+        if error.code != "no-turn":
+            raise
+        info = error.info
+        raise Busy(info.code, info.message, why=info.why, hint=info.hint, **info.details) from None
 
 
 def _over(context: CliContext, turn: str) -> Any:
