@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,14 +16,15 @@ if TYPE_CHECKING:
     from tests.machine.conftest import Machine, Outcome
 
 MODULE = """
-import os
-from gpumod.api import Capabilities, DriverOffer, Launch, ProbeResult, hookimpl
+import os, time
+from gpumod.api import Capabilities, DriverOffer, Launch, hookimpl
 
 class Driver:
     name = "acme"
     def check(self, service): pass
     def launch(self, service, allocation, settings): return Launch(argv=("true",))
-    async def probe(self, service, port, http): return ProbeResult(state="ready")
+    async def probe(self, service, port, http):
+        time.sleep(600)
     def capabilities(self, service):
         how = os.environ.get("ACME")
         if how == "exits":
@@ -34,16 +38,20 @@ def gpumod_drivers():
 SAID = {"exits": "capabilities: SystemExit: 3", "answers": "capabilities answered dict, not Capabilities"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", SAID)
-def test_a_driver_that_breaks_its_word_stops_no_other_and_is_named(tmp_path: Path, machine: Machine, how: str) -> None:
+@pytest.fixture(name="site")
+def _site(tmp_path: Path) -> Path:
     site = tmp_path / "site"
     info = site / "acme_gpumod-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-gpumod\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[gpumod]\nacme = acme_gpumod\n")
     (site / "acme_gpumod.py").write_text(MODULE)
+    return site
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", SAID)
+def test_a_driver_that_breaks_its_word_stops_no_other_and_is_named(site: Path, machine: Machine, how: str) -> None:
     def gpumod(*args: str, acme: str = how) -> Outcome:
         env = {**os.environ, "PYTHONPATH": str(site), "ACME": acme}
         return machine.end(machine.begin(*args, env=env))
@@ -62,3 +70,25 @@ def test_a_driver_that_breaks_its_word_stops_no_other_and_is_named(tmp_path: Pat
     start = gpumod("service", "start", "odd")
     assert (start.code, start.error["code"]) == (1, "plugin-broken"), start
     assert told in start.error["message"]
+
+
+@pytest.mark.slow
+def test_a_suite_tells_which_of_its_tests_blocked_and_goes_on(site: Path) -> None:
+    service = {"id": "odd", "driver": "acme", "vram_mb": 100, "port": 9000}
+    request = {"hook": "gpumod_drivers", "key": "acme", "services": [service], "limit_s": 3}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GPUMOD_", "PYTEST_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "gpumod.testing.check"],
+        input=json.dumps(request),
+        env={**env, "PYTHONPATH": str(site), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    tests = json.loads(done.stdout)
+    blocked = [test for test in tests if "it did not end within 3 s" in test["why"]]
+    assert blocked
+    assert all(test["test"].startswith("test_") and "acme_gpumod.py:" in test["why"] for test in blocked)
+    assert "passed" in {test["outcome"] for test in tests}

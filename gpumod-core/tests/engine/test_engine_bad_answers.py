@@ -93,6 +93,18 @@ def test_a_probe_that_answers_wrongly_or_exits_reads_unhealthy(bad_box: Any, sai
     assert snapshot.reading("chat").state is State.RUNNING
 
 
+def test_a_service_that_runs_with_a_bad_driver_hinders_no_watch(bad_box: Any) -> None:
+    oddity = Oddity()
+    box = bad_box(oddity)
+    box.define(world_mode("both", "chat", "odd"))
+    box.settings["idle_timeout_s"] = 60
+    assert box.switch("both").exit_code == 0
+    oddity.answers["capabilities"] = {}
+    for _ in range(2):
+        box.world.clock.run(Gpumod(box.machine(), bare_tools()).watch(WatchParams()))
+    assert box.world.states() == {"chat": "ready", "odd": "ready"}
+
+
 def test_an_interrupt_in_a_driver_gets_through(bad_box: Any) -> None:
     oddity = Oddity()
     box = bad_box(oddity)
