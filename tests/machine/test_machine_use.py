@@ -86,8 +86,8 @@ def test_turns_of_processes_wait_for_each_other_and_one_that_is_killed_gives_way
     until(lambda: turns(machine) == [("hyde", 1), ("reranker", 0)], "the second to wait")
     late = machine.gpumod("service", "turn", "hyde", "--wait", "1s", "--", "true")
     assert (late.code, late.error["code"]) == (5, "no-turn")
-    asleep = machine.ok("service", "sleep", "hyde").json
-    assert any("hyde stays awake: held by the turn of" in note for note in asleep["notes"])
+    refused = machine.gpumod("service", "sleep", "hyde")
+    assert (refused.code, refused.error["code"]) == (5, "leased")
     assert machine.states() == {"hyde": "running", "reranker": "sleeping"}
     gate.touch()
     assert machine.end(first).code == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import Busy, DoesNotFit, Failed, UnknownName
+from gpumod.domain.errors import Busy, DoesNotFit, UnknownName
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, NoParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
@@ -116,7 +116,7 @@ def test_a_turn_is_kept_by_every_plan_but_a_forced_one_or_a_stop(box: Any) -> No
 def test_a_holder_that_is_killed_holds_nothing_any_more(box: Any) -> None:
     box.ask("service_turn", TurnParams(service="hyde", pid=7))
     waiting = TurnParams(service="rank", pid=8, wait_s=2)
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(Busy) as caught:
         box.ask("service_turn", waiting)
     assert caught.value.code == "no-turn"
     assert "somebody (pid 7) has a turn with hyde" in caught.value.info.why

@@ -41,7 +41,7 @@ def turn(
     runs = foreground.Command(argv)
     try:
         asked = {"service": service, "pid": runs.pid, "what": shown(argv), "wait_s": wait_s, "timeout_s": timeout_s}
-        made = _begun(context, asked)
+        made = context.run("service_turn", asked)
         if made.turn is None:
             context.finish(made)
             return
@@ -58,19 +58,6 @@ def turn(
     else:
         tell(whole.notes)
         context.conclude(whole)
-
-
-def _begun(context: CliContext, asked: dict[str, Any]) -> Any:
-    """The turn, or what waking the service came to. That no turn came ends with 5: with 1 COMMAND itself may end."""
-    from gpumod.domain.errors import Busy, Failed  # noqa: PLC0415  # `--help` does without pydantic
-
-    try:
-        return context.run("service_turn", asked)
-    except Failed as error:
-        if error.code != "no-turn":
-            raise
-        info = error.info
-        raise Busy(info.code, info.message, why=info.why, hint=info.hint, **info.details) from None
 
 
 def _over(context: CliContext, turn: str) -> Any:

@@ -37,7 +37,7 @@ class Turns(Running):
     ) -> AsyncIterator[TurnRow]:
         """`async with g.turn("hyde") as turn:` `hyde` is awake inside, at `turn.port` of 127.0.0.1.
 
-        Raises what waking it raises (DoesNotFit, RolledBack ...), and Failed `no-turn` after `wait_s` seconds.
+        Raises what waking it raises (DoesNotFit, RolledBack ...), and Busy `no-turn` after `wait_s` seconds.
         """
         params = TurnParams(service=service, pid=os.getpid(), what=what, wait_s=wait_s)
         begun = await self.service_turn(params, progress)
@@ -90,7 +90,7 @@ class Turns(Running):
         )
 
     async def _my_turn(self, mine: Ticket, wait_s: float | None, progress: OnProgress) -> Ticket:
-        """Wait until nobody is in the way; the turn has begun then. Raises Failed `no-turn`."""
+        """Wait until nobody is in the way; the turn has begun then. Raises Busy `no-turn`."""
         clock, told = self._machine.clock, ""
         give_up = None if wait_s is None else clock.monotonic() + wait_s
         snapshot = await observe(self._machine)
@@ -104,7 +104,7 @@ class Turns(Running):
                 if begun.began_at is not None:
                     return begun
             elif give_up is not None and clock.monotonic() >= give_up:
-                raise Failed(
+                raise Busy(
                     "no-turn",
                     f"no turn with {mine.service} came in {wait_s:g} s",
                     why=in_words(ahead[0]),
