@@ -41,7 +41,7 @@ def turn(
     runs = foreground.Command(argv)
     try:
         asked = {"service": service, "pid": runs.pid, "what": shown(argv), "wait_s": wait_s, "timeout_s": timeout_s}
-        made = context.run("service_turn", asked)
+        made: Any = context.run("service_turn", asked)
         if made.turn is None:
             context.finish(made)
             return
