@@ -74,7 +74,7 @@ def test_wheel_and_sdist_are_built(wheels: Path, name: str) -> None:
         package = "gpumod" if name == "gpumod_core" else name
         assert f"{package}/py.typed" in code
         assert {file.split("/")[0] for file in code} <= {package, "gpumod_pytest.py"}
-        ours = [file for file in code if not file.endswith(".tmpl")]  # what `gpumod plugins new` writes has tests of its own
+        ours = [file for file in code if not file.endswith(".tmpl")]  # `gpumod plugins new` writes tests, too
         assert not [file for file in ours if "/tests/" in file or "__pycache__" in file]
     with tarfile.open(one(wheels, f"{name}-[0-9]*.tar.gz")) as sdist:
         members = {member.partition("/")[2] for member in sdist.getnames()}
