@@ -75,7 +75,7 @@ def test_a_driver_that_breaks_its_word_stops_no_other_and_is_named(site: Path, m
 @pytest.mark.slow
 def test_a_suite_tells_which_of_its_tests_blocked_and_goes_on(site: Path) -> None:
     service = {"id": "odd", "driver": "acme", "vram_mb": 100, "port": 9000}
-    request = {"hook": "gpumod_drivers", "key": "acme", "services": [service], "limit_s": 3}
+    request = {"hook": "gpumod_drivers", "key": "acme", "services": [service], "limit_s": 8}
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GPUMOD_", "PYTEST_"))}
     done = subprocess.run(
         [sys.executable, "-m", "gpumod.testing.check"],
@@ -88,7 +88,7 @@ def test_a_suite_tells_which_of_its_tests_blocked_and_goes_on(site: Path) -> Non
         check=False,
     )
     tests = json.loads(done.stdout)
-    blocked = [test for test in tests if "it did not end within 3 s" in test["why"]]
-    assert all(test["test"].startswith("test_") for test in blocked)
-    assert any("acme_gpumod.py:" in test["why"] for test in blocked)  # a busy computer may be slow elsewhere, too
+    blocked = [test for test in tests if "it did not end within 8 s" in test["why"]]
+    assert blocked
+    assert all(test["test"].startswith("test_") and "acme_gpumod.py:" in test["why"] for test in blocked)
     assert "passed" in {test["outcome"] for test in tests}
