@@ -160,7 +160,7 @@ def test_a_router_that_is_killed_takes_its_members_with_it_and_comes_back(real: 
     real.nothing_left()
 
 
-def test_a_model_of_its_own_server(real: RealMachine) -> None:
+def test_a_model_of_its_own_server(real: RealMachine, until: UNTIL) -> None:
     port, bad_port = real.unused.pop(), real.unused.pop()
     lasting = ("--context-size", "1024", "--vram-mb", str(TINY_MB), "--startup-timeout", "60")
     options = ("parallel=2", "flash_attn=on", "cache_type_v=q8_0", "ubatch_size=128")
@@ -176,7 +176,7 @@ def test_a_model_of_its_own_server(real: RealMachine) -> None:
     assert failed.error["code"] == "bad-model", failed
     assert real.states() == {"alone": "running"}
     os.kill(real.pid("alone"), signal.SIGKILL)
-    assert real.states() == {"alone": "failed"}
+    until(lambda: real.states() == {"alone": "failed"}, "its death to be seen")
     real.change("switch", "blank")
     real.nothing_left()
 

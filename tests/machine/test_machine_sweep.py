@@ -22,8 +22,9 @@ pytestmark = [pytest.mark.sim, pytest.mark.timeout(240)]
 NEIGHBOUR, ROUTER, GUEST = "embedding-code", "llama-router", "coder"
 QUICK = ("sleep_timeout_s=0.7", "wake_timeout_s=0.7", "stop_timeout_s=0.3")
 PATIENCE = ("--startup-timeout", "4")
-SLOW_S, LAG_S = 3.0, 1.0
-"""So long a sleep or wake would last in the middle of which a fault strikes, and memory to come back after a stop."""
+SLOW_S, LAG_S = 3.0, 60.0
+"""So long a sleep or wake would last in the middle of which a fault strikes, and memory to come back after a stop
+(which nothing ends before it is lowered)."""
 
 
 class Kind(NamedTuple):

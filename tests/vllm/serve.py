@@ -44,7 +44,7 @@ def launch_of(program: str, model: str, port: int, **fields: object) -> Launch:
         "vram_mb": 1000,
         "model_path": model,
         "sleep_mode": "l1",
-        "context_size": 512,
+        "context_size": 2048,
         "unit_vars": {
             "vllm_bin": program,
             "max_num_seqs": 4,
