@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -20,6 +20,29 @@ def mode() -> None:
 
 
 mode.add_command(switch)
+
+
+def _told(command: Callable[..., None]) -> Callable[..., None]:
+    """What both `create` and `edit` take of a mode and its members."""
+    options = [
+        click.option(
+            "--start-order",
+            multiple=True,
+            metavar="S=N",
+            help="Members of a lower N are ready before those of a higher one start.",
+        ),
+        click.option(
+            "--idle-timeout",
+            multiple=True,
+            metavar="S=SECONDS",
+            help="A member's time without use until it sleeps.",
+        ),
+        click.option("--name", help="A title."),
+        click.option("--description", help="What it is for."),
+    ]
+    for option in reversed(options):  # as decorators do: the last one first
+        command = option(command)
+    return command
 
 
 @subcommand(mode, "list", "mode_list")
@@ -61,15 +84,7 @@ def verify(context: CliContext, mode: str) -> None:
 @click.option("--services", required=True, metavar="A,B,C", help="Its services.", shell_complete=SERVICES)
 @click.option("--sleep-on-idle", multiple=True, metavar="S[,S]", help="Members that take turns: one awake at a time.")
 @click.option("--asleep", multiple=True, metavar="S[,S]", help="Members that sleep until they are woken.")
-@click.option(
-    "--start-order",
-    multiple=True,
-    metavar="S=N",
-    help="Members of a lower N are ready before those of a higher one start.",
-)
-@click.option("--idle-timeout", multiple=True, metavar="S=SECONDS", help="A member's time without use until it sleeps.")
-@click.option("--name", help="A title.")
-@click.option("--description", help="What it is for.")
+@_told
 @click.pass_obj
 def create(context: CliContext, /, mode: str, services: str, **options: Any) -> None:
     """Create MODE, a named set of services."""
@@ -84,15 +99,7 @@ def create(context: CliContext, /, mode: str, services: str, **options: Any) -> 
 @click.option("--sleep-on-idle", multiple=True, metavar="S[,S]", help="Members that take turns: one awake at a time.")
 @click.option("--asleep", multiple=True, metavar="S[,S]", help="Members that sleep until they are woken.")
 @click.option("--awake", multiple=True, metavar="S[,S]", help="Members that are always awake.")
-@click.option(
-    "--start-order",
-    multiple=True,
-    metavar="S=N",
-    help="Members of a lower N are ready before those of a higher one start.",
-)
-@click.option("--idle-timeout", multiple=True, metavar="S=SECONDS", help="A member's time without use until it sleeps.")
-@click.option("--name", help="A title.")
-@click.option("--description", help="What it is for.")
+@_told
 @click.pass_obj
 def edit(context: CliContext, /, mode: str, services: str | None, **options: Any) -> None:
     """Change MODE. What runs is left alone: `gpumod switch MODE` applies it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpumod.adapters.process.proc import Proc, ended, start_ticks
 from gpumod.adapters.systemd import states
 from gpumod.adapters.systemd.cgroups import pids_in
 from gpumod.adapters.systemd.journal import lines_of
 from gpumod.adapters.systemd.leave import ask_leave
 from gpumod.adapters.systemd.manager import Manager, Properties, Scope, refused
+from gpumod.adapters.systemd.waiting import until_over
 from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.run import Handle
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -107,15 +107,11 @@ class AdoptedUnits:
 
     async def exited(self, handle: Handle) -> ProcessStatus:
         """Wait, for as long as it takes, until the unit has ended; return the status then."""
-        while True:
-            status = (await self.status([handle]))[handle.service]
-            if not status.alive:
-                return status
-            ticks = start_ticks(status.pid) if status.pid else None
-            if status.pid and ticks is not None:
-                await ended(Proc(status.pid, ticks), None, self._clock)
-            else:
-                await self._clock.sleep(_ASK_S)
+
+        async def look() -> ProcessStatus:
+            return (await self.status([handle]))[handle.service]
+
+        return await until_over(look, self._clock, _ASK_S)
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
         """The last lines of the present or last run, from the journal. Blocks some 20 ms."""

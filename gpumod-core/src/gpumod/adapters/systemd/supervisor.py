@@ -24,7 +24,7 @@ from gpumod.adapters.launches import (
     refuse_anothers,
     resolved,
 )
-from gpumod.adapters.process.proc import NONCE_VARIABLE, Proc, ended, start_ticks
+from gpumod.adapters.process.proc import NONCE_VARIABLE
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.cgroups import kill_all
@@ -35,6 +35,7 @@ from gpumod.adapters.systemd.manager import Answer, Manager, Properties, Scope, 
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
+from gpumod.adapters.systemd.waiting import until_over
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
@@ -280,15 +281,11 @@ class SystemdSupervisor:
 
     async def exited(self, handle: Handle) -> ProcessStatus:
         """Wait, for as long as it takes, until the service has ended, noticed at once; return the status then."""
-        while True:
-            status = (await self.status([handle]))[handle.service]
-            if not status.alive:
-                return status
-            ticks = start_ticks(status.pid) if status.pid else None
-            if status.pid and ticks is not None:
-                await ended(Proc(status.pid, ticks), None, self._clock)
-            else:
-                await self._clock.sleep(_POLL_S)
+
+        async def look() -> ProcessStatus:
+            return (await self.status([handle]))[handle.service]
+
+        return await until_over(look, self._clock, _POLL_S)
 
     async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
         """The units of this home that are up, and whose services have no handle here."""
