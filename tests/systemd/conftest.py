@@ -95,11 +95,15 @@ def ann() -> Iterator[User]:
 def allow() -> Iterator[Callable[[str], None]]:
     """Puts a rule in force: polkit has read it when this returns."""
 
+    def reread() -> None:
+        subprocess.run(["systemctl", "reset-failed", "polkit"])  # or many tests in a few seconds reach its start limit
+        subprocess.run(["systemctl", "restart", "polkit"], check=True)
+
     def put(rule: str) -> None:
         RULE.write_text(rule)
         RULE.chmod(0o644)
-        subprocess.run(["systemctl", "restart", "polkit"], check=True)
+        reread()
 
     yield put
     RULE.unlink(missing_ok=True)
-    subprocess.run(["systemctl", "restart", "polkit"], check=True)
+    reread()

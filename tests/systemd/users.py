@@ -65,14 +65,13 @@ class User:
     def forget(self, *, units: bool = True) -> None:
         """End all that this user runs and remove the user, and the system's units with them."""
         subprocess.run(["systemctl", "stop", self.manager], check=True)
-        subprocess.run(["pkill", "-KILL", "-u", self.name])
-        while subprocess.run(["pgrep", "-u", self.name], stdout=subprocess.DEVNULL).returncode == 0:
+        while subprocess.run(["pkill", "-KILL", "-u", self.name]).returncode == 0:  # some are born meanwhile
             time.sleep(0.02)
         for unit in Path("/etc/systemd/system").glob("gpumod-*.service") if units else ():
             subprocess.run(["systemctl", "stop", unit.name])
             subprocess.run(["systemctl", "reset-failed", unit.name], stderr=subprocess.DEVNULL)
             unit.unlink()
-        subprocess.run(["userdel", "--remove", self.name], check=True, capture_output=True)
+        subprocess.run(["userdel", "--remove", "--force", self.name], check=True)  # what it says is shown by pytest
 
 
 def documented(user: User) -> str:
