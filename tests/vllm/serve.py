@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpumod.api import Allocation, GpuShare, Launch, Service, Settings
@@ -21,6 +22,8 @@ from gpumod_vllm.driver import VllmDriver
 
 READY_S = 600.0
 ON_A_CPU = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_CI_ENV": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -58,10 +61,15 @@ def launch_of(program: str, model: str, port: int, **fields: object) -> Launch:
     return VllmDriver().launch(service, card, Settings())
 
 
-def begin(launch: Launch, log: Path) -> subprocess.Popen[bytes]:
+def on(processors: Sequence[int], command: Sequence[str]) -> list[str]:
+    return ["taskset", "--cpu-list", ",".join(map(str, processors)), *command]
+
+
+def begin(launch: Launch, log: Path, processors: Sequence[int]) -> subprocess.Popen[bytes]:
     env = {**os.environ, **ON_A_CPU, **launch.env}
+    words = on(processors, launch.argv)
     with log.open("wb") as file:
-        return subprocess.Popen(launch.argv, env=env, stdout=file, stderr=file, cwd=log.parent, start_new_session=True)
+        return subprocess.Popen(words, env=env, stdout=file, stderr=file, cwd=log.parent, start_new_session=True)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -86,6 +94,8 @@ def wait_ready(process: subprocess.Popen[bytes], base: str, log: Path) -> None:
 
 
 def main(program: str, command: list[str]) -> int:
+    # Its processes wait by yielding over and over, and some kernels (6.18) then let nobody else run for seconds.
+    *served, asking = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="gpumod-vllm-") as folder:
         model = Path(folder, "tiny")
         python = Path(program).with_name("python")
@@ -95,12 +105,12 @@ def main(program: str, command: list[str]) -> int:
         port, log = free_port(), Path(folder, "log")
         base = f"http://127.0.0.1:{port}"
         began = time.monotonic()
-        process = begin(launch_of(program, str(model), port), log)
+        process = begin(launch_of(program, str(model), port), log, served or [asking])
         try:
             wait_ready(process, base, log)
             print(f"vLLM is ready after {time.monotonic() - began:.0f} s on {base}", flush=True)
             told = {"GPUMOD_TEST_VLLM_URL": base, "GPUMOD_TEST_VLLM": program, "GPUMOD_TEST_VLLM_MODEL": str(model)}
-            code = subprocess.run(command, env={**os.environ, **told}).returncode
+            code = subprocess.run(on([asking], command), env={**os.environ, **told}).returncode
             if code:
                 print(log.read_text()[-8000:])
         finally:

@@ -93,7 +93,7 @@ def failing(tmp_path: Path) -> Iterator[Callable[..., tuple[int, list[str]]]]:
 
     def start(model: str, port: int, **fields: Any) -> tuple[int, list[str]]:
         log = tmp_path / "log"
-        begun.append(begin(launch_of(PROGRAM, model, port, **fields), log))
+        begun.append(begin(launch_of(PROGRAM, model, port, **fields), log, sorted(os.sched_getaffinity(0))))
         code = begun[-1].wait(400)
         return code, log.read_text(errors="replace").splitlines()
 
