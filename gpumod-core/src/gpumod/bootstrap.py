@@ -40,7 +40,7 @@ def default_home(environ: Mapping[str, str]) -> Path:
 
 def preset_tools() -> PresetTools:
     """What reads and writes presets. YAML is imported only by commands that need it."""
-    from gpumod.adapters import presets  # noqa: PLC0415 - see above
+    from gpumod.adapters import presets
 
     return PresetTools(
         load=presets.load_presets,
@@ -56,7 +56,7 @@ def preset_tools() -> PresetTools:
 
 def template_shelf(home: Path, plugins: Plugins) -> TemplateShelf:
     """The templates of a home. Jinja2 is imported only by commands that need it."""
-    from gpumod.adapters import template_shelf as shelf  # noqa: PLC0415 - see above
+    from gpumod.adapters import template_shelf as shelf
 
     return shelf.TemplateShelf(home, [(offer.name, offer.folder) for offer in plugins.templates])
 
@@ -65,7 +65,7 @@ def watch_unit(
     home: Path, owner_id: str, settings: Settings, plugins: Plugins, scope: Literal["user", "system"] | None
 ) -> tuple[Literal["user", "system"], InstallsWatch]:
     """The unit of `gpumod watch`. Imported only by the command that needs it."""
-    from gpumod.adapters.systemd import watch_unit as unit  # noqa: PLC0415 - see above
+    from gpumod.adapters.systemd import watch_unit as unit
 
     chosen = scope or unit.default_scope(settings)
     folders = [offer.folder for offer in plugins.templates]
@@ -74,28 +74,28 @@ def watch_unit(
 
 def surroundings() -> Surroundings:
     """What is around gpumod on this machine."""
-    from gpumod.adapters.foreign.looking import ThisMachine  # noqa: PLC0415 - for discovery alone
+    from gpumod.adapters.foreign.looking import ThisMachine  # for discovery alone
 
     return ThisMachine()
 
 
 def checkup() -> Checkup:
     """What `gpumod doctor` asks of this machine."""
-    from gpumod.adapters.checkup import ThisComputer  # noqa: PLC0415 - for that alone
+    from gpumod.adapters.checkup import ThisComputer  # for that alone
 
     return ThisComputer()
 
 
 def new_distribution(name: str, folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Write a new distribution of a third party."""
-    from gpumod.adapters.scaffold import write_distribution  # noqa: PLC0415 - for that alone
+    from gpumod.adapters.scaffold import write_distribution  # for that alone
 
     return write_distribution(name, folder)
 
 
 async def run_suite(request: Mapping[str, Any]) -> list[dict[str, str]]:
     """Run a conformance suite."""
-    from gpumod.adapters import suites  # noqa: PLC0415 - for that alone
+    from gpumod.adapters import suites  # for that alone
 
     return await suites.run_suite(request)
 

@@ -35,7 +35,7 @@ def export(context: CliContext) -> None:
     result: Any = context.run("export", {})
     context.show(result)
     if not context.json:
-        from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
+        from gpumod.cli.text import safe
 
         for note in result.left_out:
             click.echo(f"left out: {safe(note)}", err=True)

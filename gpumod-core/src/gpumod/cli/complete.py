@@ -18,7 +18,7 @@ Completer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem
 
 def _from_database(query: str, *more: str) -> Completer:
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem  # noqa: PLC0415  # completion alone
+        from click.shell_completion import CompletionItem  # completion alone
 
         # Options such as --services take a,b,c: the last name is completed.
         before, comma, last = incomplete.rpartition(",")
@@ -30,7 +30,7 @@ def _from_database(query: str, *more: str) -> Completer:
 
 def _ids(database: Path, query: str) -> list[str]:
     """Never raises: completion that fails completes nothing."""
-    import sqlite3  # noqa: PLC0415  # completion alone
+    import sqlite3  # completion alone
 
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=0.2)) as connection:
@@ -42,16 +42,16 @@ def _ids(database: Path, query: str) -> list[str]:
 def _database(ctx: click.Context) -> Path:
     home = ctx.find_root().params.get("home") or os.environ.get("GPUMOD_HOME")
     if not home:
-        from platformdirs import user_data_dir  # noqa: PLC0415  # completion alone
+        from platformdirs import user_data_dir  # completion alone
 
         home = user_data_dir("gpumod")
     return Path(home).expanduser() / "gpumod.db"
 
 
 def _settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem  # noqa: PLC0415  # completion alone
+    from click.shell_completion import CompletionItem  # completion alone
 
-    from gpumod.domain.settings import Settings  # noqa: PLC0415  # imports pydantic
+    from gpumod.domain.settings import Settings  # imports pydantic
 
     return [CompletionItem(key) for key in Settings.model_fields if key.startswith(incomplete)]
 

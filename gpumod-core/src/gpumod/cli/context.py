@@ -42,9 +42,9 @@ class CliContext:
     def gpumod(self, *, make_named: bool = False) -> Gpumod:
         """The application, opened at the first call. A home that is named is made where `make_named` says so alone."""
         if self._gpumod is None:
-            import logging  # noqa: PLC0415  # `--help` does without it
+            import logging  # `--help` does without it
 
-            from gpumod.bootstrap import open_gpumod  # noqa: PLC0415  # opened when a command needs it
+            from gpumod.bootstrap import open_gpumod  # opened when a command needs it
 
             # where nobody listens, logging itself would print the tracebacks that are kept for --debug
             logging.getLogger("gpumod").handlers[:] = [] if self.debug else [logging.NullHandler()]
@@ -71,17 +71,17 @@ class CliContext:
 
     def run(self, operation: str, values: Mapping[str, Any], progress: Listener | None = None) -> Frozen:
         """Run `operation` and return its result; progress of a change goes to `progress`, else to stderr."""
-        import asyncio  # noqa: PLC0415  # half of the time that `gpumod --help` takes
+        import asyncio  # half of the time that `gpumod --help` takes
 
         record = _record(operation)
         params = self.params(record, values)
         method = getattr(self.gpumod(make_named=record.name == "init"), record.name)
-        from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
+        from gpumod.domain.errors import UsageError  # `--help` does without pydantic
 
         try:
             result: Frozen
             if record.effect == "change" or record.follows:
-                from gpumod.cli.progress import ProgressView  # noqa: PLC0415  # rich is for changes alone
+                from gpumod.cli.progress import ProgressView  # rich is for changes alone
 
                 if record.effect == "change":
                     LAST_WORD.take()
@@ -96,7 +96,7 @@ class CliContext:
 
     def _keep(self, record: Operation, result: Frozen) -> None:
         """Keep the exit status of what `result` did; one that only answers did nothing."""
-        from gpumod.cli.exits import did_something, exit_code_of  # noqa: PLC0415  # needs the results
+        from gpumod.cli.exits import did_something, exit_code_of  # needs the results
 
         if record.effect != "read" and did_something(result):
             self.done = exit_code_of(result)
@@ -104,7 +104,7 @@ class CliContext:
     @staticmethod
     def params(record: Operation, values: Mapping[str, Any]) -> Frozen:
         """The operation's parameters, or UsageError `bad-input`. A value of None leaves the default."""
-        from pydantic import ValidationError  # noqa: PLC0415  # `--help` does without it
+        from pydantic import ValidationError  # `--help` does without it
 
         try:
             return record.params.model_validate({key: v for key, v in values.items() if v is not None})
@@ -114,7 +114,7 @@ class CliContext:
     def finish(self, result: Frozen, **view_options: Any) -> None:
         """Print `result` and leave with its exit status."""
         if self.done is not None:
-            from gpumod.cli.exits import exit_code_of  # noqa: PLC0415  # needs the results
+            from gpumod.cli.exits import exit_code_of  # needs the results
 
             self.done = exit_code_of(result)
         try:
@@ -126,7 +126,7 @@ class CliContext:
 
     def conclude(self, result: Frozen) -> None:
         """Leave with the exit status of `result`, whose error people see on stderr."""
-        from gpumod.cli.exits import exit_code_of  # noqa: PLC0415  # needs the results
+        from gpumod.cli.exits import exit_code_of  # needs the results
 
         self._tell(result)
         code = exit_code_of(result)
@@ -134,11 +134,11 @@ class CliContext:
             raise click.exceptions.Exit(code)
 
     def _tell(self, result: Frozen) -> None:
-        from gpumod.cli.exits import error_of  # noqa: PLC0415  # needs the results
+        from gpumod.cli.exits import error_of  # needs the results
 
         error = error_of(result)
         if error is not None and not self.json:
-            from gpumod.cli.failures import print_error  # noqa: PLC0415  # beside its use
+            from gpumod.cli.failures import print_error
 
             print_error(error, as_json=False)
 
@@ -149,7 +149,7 @@ class CliContext:
                 in_utf8(sys.stdout)
                 click.echo(result.model_dump_json(indent=2))
             else:
-                from gpumod.cli.views import print_on, render, stdout_console  # noqa: PLC0415  # rich is for people alone
+                from gpumod.cli.views import print_on, render, stdout_console  # rich is for people alone
 
                 print_on(stdout_console(), render(result, **view_options))
             sys.stdout.flush()
@@ -157,7 +157,7 @@ class CliContext:
 
 def _until_it_ended(view: Listener) -> Listener:
     """Progress for `view`; when the change has ended, its result is to be told in any case."""
-    from gpumod.domain.progress import ProgressKind  # noqa: PLC0415  # imports pydantic
+    from gpumod.domain.progress import ProgressKind  # imports pydantic
 
     def tell(news: Progress) -> None:
         LAST_WORD.due = LAST_WORD.due or news.kind is ProgressKind.ENDED
@@ -167,7 +167,7 @@ def _until_it_ended(view: Listener) -> Listener:
 
 
 def _record(operation: str) -> Operation:
-    from gpumod.operations.catalogue import OPERATIONS  # noqa: PLC0415  # imports pydantic
+    from gpumod.operations.catalogue import OPERATIONS  # imports pydantic
 
     return next(record for record in OPERATIONS if record.name == operation)
 

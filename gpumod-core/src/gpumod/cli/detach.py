@@ -80,9 +80,9 @@ def _status_of(child: int) -> int:
 
 
 def _begun(told: str) -> Any:
-    from gpumod.domain.progress import Progress  # noqa: PLC0415  # `--help` does without pydantic
-    from gpumod.domain.run import RunStatus  # noqa: PLC0415
-    from gpumod.operations.results import ChangeResult  # noqa: PLC0415
+    from gpumod.domain.progress import Progress  # `--help` does without pydantic
+    from gpumod.domain.run import RunStatus
+    from gpumod.operations.results import ChangeResult
 
     news = Progress.model_validate_json(told)
     if news.plan is None:

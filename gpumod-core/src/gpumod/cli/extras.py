@@ -31,7 +31,7 @@ def extra_commands() -> dict[str, str]:
 
 def load_extra_command(name: str) -> click.Command | None:
     """Load one of them. Raises GpumodError when its distribution is broken."""
-    from gpumod.plugins.entries import load_command  # noqa: PLC0415  # imports pluggy and the entry-point library
+    from gpumod.plugins.entries import load_command  # imports pluggy and the entry-point library
 
     return load_command(name)
 

@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 def exit_status_of(error: BaseException) -> int:
     """The exit status of a command that ended with `error`."""
-    from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # `--help` does without pydantic
+    from gpumod.domain.errors import GpumodError  # `--help` does without pydantic
 
     if isinstance(error, GpumodError | click.ClickException):
         return error.exit_code
@@ -28,7 +28,7 @@ def exit_status_of(error: BaseException) -> int:
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> None:
     """Print `error`."""
-    from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # `--help` does without pydantic
+    from gpumod.domain.errors import GpumodError  # `--help` does without pydantic
 
     if debug:
         traceback.print_exception(error, file=sys.stderr)
@@ -85,6 +85,6 @@ def error_lines(info: ErrorInfo) -> list[str]:
 
 
 def _print_plain(code: str, message: str, why: str, hint: str, *, as_json: bool) -> None:
-    from gpumod.domain.errors import ErrorInfo  # noqa: PLC0415  # `--help` does without pydantic
+    from gpumod.domain.errors import ErrorInfo  # `--help` does without pydantic
 
     print_error(ErrorInfo(code=code, message=message, why=why, hint=hint), as_json=as_json)

@@ -44,8 +44,8 @@ def free(
         return
     if mb is None:
         raise click.UsageError("say how many MiB, or --back")
-    from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
-    from gpumod.cli.text import safe  # noqa: PLC0415
+    from gpumod.cli import foreground
+    from gpumod.cli.text import safe
 
     if argv:
         refuse_missing(argv)

@@ -24,7 +24,7 @@ def seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> flo
 
 def shown(argv: Sequence[str]) -> str:
     """A command as others see it: its beginning."""
-    from gpumod.cli.text import safe  # noqa: PLC0415  # beside its use
+    from gpumod.cli.text import safe
 
     text = safe(shlex.join(argv))
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
@@ -32,8 +32,8 @@ def shown(argv: Sequence[str]) -> str:
 
 def refuse_missing(argv: Sequence[str]) -> None:
     """Leave, before anything is changed, where the command is not there (127) or cannot be executed (126)."""
-    from gpumod.cli import foreground  # noqa: PLC0415  # as above
-    from gpumod.cli.text import safe  # noqa: PLC0415
+    from gpumod.cli import foreground
+    from gpumod.cli.text import safe
 
     code = foreground.cannot_run(argv[0])
     if code:
@@ -44,7 +44,7 @@ def refuse_missing(argv: Sequence[str]) -> None:
 
 def tell(notes: Iterable[str]) -> None:
     """What the command's own output leaves no place for."""
-    from gpumod.cli.text import safe  # noqa: PLC0415  # as above
+    from gpumod.cli.text import safe
 
     for note in notes:
         click.echo(safe(f"note: {note}"), err=True)

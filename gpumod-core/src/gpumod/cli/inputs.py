@@ -27,7 +27,7 @@ def read_text(file: str, kind: str = "a text file") -> tuple[str, str]:
 
     Raises UsageError `bad-file` for what is no text file.
     """
-    from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
+    from gpumod.domain.errors import UsageError  # `--help` does without pydantic
 
     name, hint = "stdin" if file == "-" else file or "''", f"name {kind} that can be read, or - for stdin"
     try:

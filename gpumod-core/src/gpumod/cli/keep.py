@@ -40,7 +40,7 @@ def watch(context: CliContext, once: bool, install: bool, uninstall: bool, manag
     if once:
         context.call("watch", {})
         return
-    from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
+    from gpumod.cli import foreground
 
     with foreground.unhurried() as heard:
         _again_and_again(context, heard, lambda until: foreground.wait(until, heard))
@@ -51,7 +51,7 @@ def _again_and_again(context: CliContext, heard: Sequence[int], wait: Callable[[
 
     What is not right is said when it is new.
     """
-    from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # as above
+    from gpumod.domain.errors import GpumodError
 
     known: Mapping[str, Any] = {}
     told: object = None
@@ -78,8 +78,8 @@ def _again_and_again(context: CliContext, heard: Sequence[int], wait: Callable[[
 
 
 def _say(context: CliContext, news: Any) -> None:
-    from gpumod.cli.failures import print_error  # noqa: PLC0415  # beside its use
-    from gpumod.domain.errors import GpumodError  # noqa: PLC0415  # as above
+    from gpumod.cli.failures import print_error
+    from gpumod.domain.errors import GpumodError
 
     with quiet_pipe():
         if isinstance(news, GpumodError):

@@ -116,7 +116,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(self.short_helps().items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem  # noqa: PLC0415  # costs start-up time, completion alone
+        from click.shell_completion import CompletionItem  # costs start-up time, completion alone
 
         names = [CompletionItem(n, help=h) for n, h in self.short_helps().items() if n.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)

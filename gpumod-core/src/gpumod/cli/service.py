@@ -154,6 +154,6 @@ def logs(context: CliContext, service: str, lines: int, follow: bool) -> None:
         return
     if context.json:
         raise click.UsageError("-f goes on for ever; --json prints one document")
-    from gpumod.cli.follow import follow_logs  # noqa: PLC0415  # needs the results
+    from gpumod.cli.follow import follow_logs  # needs the results
 
     follow_logs(context.run("service_logs", values), lines)

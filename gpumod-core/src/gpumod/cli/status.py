@@ -19,7 +19,7 @@ def status(context: CliContext, visual: bool, watch: bool) -> None:
         return
     if context.json:
         raise click.UsageError("--watch draws for people; with --json, run `gpumod status --json` again instead")
-    from gpumod.cli.watch import watch_status  # noqa: PLC0415  # rich is for people alone
+    from gpumod.cli.watch import watch_status  # rich is for people alone
 
     watch_status(context, visual=visual)
 

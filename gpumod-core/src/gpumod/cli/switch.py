@@ -32,7 +32,7 @@ def switch(context: CliContext, /, detach: bool, **values: Any) -> None:
     detached is followed by `gpumod history show --follow`.
     """
     if detach:
-        from gpumod.cli.detach import detached  # noqa: PLC0415  # beside its use
+        from gpumod.cli.detach import detached
 
         detached(context, "switch", values)
     else:

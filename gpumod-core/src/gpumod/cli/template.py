@@ -66,7 +66,7 @@ def _edited(context: CliContext, template: str) -> str:
     try:
         text = click.edit(shown.text, extension=".service.j2", require_save=False)
     except (click.ClickException, ValueError) as error:  # ValueError: EDITOR holds a quote that is not closed
-        from gpumod.domain.errors import Failed  # noqa: PLC0415  # imports pydantic
+        from gpumod.domain.errors import Failed  # imports pydantic
 
         raise Failed(
             "no-editor",

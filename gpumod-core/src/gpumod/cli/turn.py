@@ -33,7 +33,7 @@ def turn(
     where it is not found; 5 where no turn came within --wait; others as always. With --json the
     document follows what COMMAND prints.
     """
-    from gpumod.cli import foreground  # noqa: PLC0415  # beside its use
+    from gpumod.cli import foreground
 
     if not argv:
         raise click.UsageError("say what to run: -- COMMAND...")
@@ -62,8 +62,8 @@ def turn(
 
 def _over(context: CliContext, turn: str) -> Any:
     """End a turn whose COMMAND has ended; whoever looked at the queue since then may have cleared it away already."""
-    from gpumod.domain.errors import UnknownName  # noqa: PLC0415  # beside its use
-    from gpumod.operations.use_results import TurnResult  # noqa: PLC0415  # as above
+    from gpumod.domain.errors import UnknownName
+    from gpumod.operations.use_results import TurnResult
 
     try:
         return context.run("service_turn", {"end": turn})

@@ -37,8 +37,8 @@ def options_of(command: click.Command) -> dict[str, str]:
 
 def bad_params(error: ValidationError, typed: Mapping[str, str], command: str) -> UsageError:
     """A UsageError `bad-input` of `command` that names each option and what it may be."""
-    from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
-    from gpumod.domain.words import findings  # noqa: PLC0415  # as above
+    from gpumod.domain.errors import UsageError  # `--help` does without pydantic
+    from gpumod.domain.words import findings
 
     found = findings(error.errors(include_url=False))
     texts = [f"{_option(field, typed)}: {what}" for field, what in found]
@@ -48,7 +48,7 @@ def bad_params(error: ValidationError, typed: Mapping[str, str], command: str) -
 
 def as_typed(error: UsageError, typed: Mapping[str, str]) -> UsageError:
     """`error` of an operation with fields said as options; those that are plain words too only where one is blamed."""
-    from gpumod.domain.errors import UsageError  # noqa: PLC0415  # `--help` does without pydantic
+    from gpumod.domain.errors import UsageError  # `--help` does without pydantic
 
     info: ErrorInfo = error.info
     if info.code == "bad-box":  # its fields are those of a document
