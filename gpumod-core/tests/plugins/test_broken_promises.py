@@ -59,6 +59,12 @@ async def generating(*_: object) -> Any:
     yield READY
 
 
+async def cancelling_its_own(*_: object) -> None:
+    inner = asyncio.ensure_future(asyncio.sleep(60))
+    asyncio.get_running_loop().call_soon(inner.cancel)
+    await inner
+
+
 MEMBERS = {name: later(answering(None)) for name in ("members", "reload", "load", "unload")}
 MEMBERS["members_file"] = answering(None)
 
@@ -73,6 +79,7 @@ MEMBERS["members_file"] = answering(None)
         ({"capabilities": None}, "capabilities: TypeError: 'NoneType' object is not callable"),
         ({"check": later(answering(None))}, "check answered coroutine, not None"),
         ({"launch": raising(StopIteration())}, "launch: StopIteration"),
+        ({"launch": raising(asyncio.CancelledError())}, "launch: CancelledError"),
         ({"variants": answering(("smaller",))}, "variants answered tuple of str, not Sequence[Variant]"),
         ({"variants": answering({})}, "variants answered dict, not Sequence[Variant]"),
         ({"questions": answering(("acme -v",)), "suited": answering(0)}, "questions answered tuple of str, not"),
@@ -102,6 +109,8 @@ def test_what_breaks_at_once_is_named(methods: Mapping[str, Any], said: str) -> 
         ({"probe": later(answering(None))}, "probe answered NoneType, not ProbeResult"),
         ({"probe": later(raising(TypeError("x")))}, "probe: TypeError: x"),
         ({"probe": later(raising(SystemExit(3)))}, "probe: SystemExit: 3"),
+        ({"probe": later(raising(asyncio.CancelledError()))}, "probe: CancelledError"),
+        ({"probe": cancelling_its_own}, "probe: CancelledError"),
         ({"activity": later(raising(OSError("refused")))}, "activity: OSError: refused"),
         ({"activity": later(answering(3))}, "activity answered int, not Activity | None"),
         (
@@ -141,16 +150,28 @@ def test_a_strategy_that_breaks_is_named_as_a_level() -> None:
         strategy.residue_mb(SERVICE, 100)
 
 
-def test_a_call_that_is_given_up_ends_as_such() -> None:
-    async def hangs(*_: object) -> None:
-        await asyncio.Event().wait()
+async def hangs(*_: object) -> None:
+    await asyncio.Event().wait()
 
+
+def test_a_call_that_is_given_up_ends_as_such() -> None:
     async def asked() -> None:
         async with asyncio.timeout(0.01):
             await with_methods(probe=hangs).probe(SERVICE, 8000, HTTP)
 
     with pytest.raises(TimeoutError):
         asyncio.run(asked())
+
+
+def test_a_task_that_is_cancelled_in_a_driver_is_cancelled() -> None:
+    async def cancelled() -> bool:
+        task = asyncio.ensure_future(with_methods(probe=hangs).probe(SERVICE, 8000, HTTP))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert asyncio.run(cancelled())
 
 
 def test_a_property_that_raises_breaks_its_own_power_alone() -> None:

@@ -9,6 +9,7 @@ import inspect
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ from gpumod.api import (
     Launch,
     OffersVariants,
     ProbeResult,
+    ReadsItsLog,
     ReportsActivity,
     Service,
     Settings,
@@ -33,6 +35,7 @@ from gpumod.plugins.answers import POWERS
 from gpumod.plugins.offers import DriverOffer, SleepStrategyOffer
 from gpumod.plugins.registry import Offered
 from gpumod.testing.web import NoAnswer, QuickClock
+from gpumod.testing.world_drivers import WorldDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,6 +171,26 @@ def test_partial_methods_of_the_object_are_called_and_looked_at() -> None:
     assert probed(driver) == READY
     with pytest.raises(Failed, match="capabilities: TypeError"):
         driver.capabilities(SERVICE)
+
+
+def test_a_module_or_a_namespace_is_a_driver_too_and_what_is_awaited_may_be_a_task() -> None:
+    def probe(*args: Any) -> Any:
+        return asyncio.ensure_future(Acme().probe(*args))
+
+    methods = {name: getattr(Acme(), name) for name in ("check", "capabilities", "launch")}
+    driver = made(lambda: SimpleNamespace(name="acme", probe=probe, **methods))
+
+    async def asked() -> Any:
+        return await driver.probe(SERVICE, 8000, HTTP)
+
+    assert asyncio.run(asked()) == READY
+    assert driver.capabilities(SERVICE) == Capabilities()
+
+
+def test_a_power_of_its_parent_can_be_given_up() -> None:
+    driver = made(type("Odd", (WorldDriver,), {"activity": None}))
+    assert isinstance(driver, ReadsItsLog)
+    assert not isinstance(driver, ReportsActivity)
 
 
 def test_what_is_awaited_says_so() -> None:

@@ -5,6 +5,7 @@ What they promise is read off their protocols: what methods there are, which of 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +66,8 @@ class Kept:
         for protocol in (required, *(power for power in powers if _has(thing, power))):
             for method, promised in vars(protocol).items():
                 if not method.startswith("_"):
-                    setattr(self, method, _kept(thing, method, promised, broken))
+                    kept = _Method(thing, method, promised, broken)
+                    setattr(self, method, kept.wait if kept.is_awaited else kept.call)
 
 
 def _has(thing: object, power: type) -> bool:
@@ -76,44 +78,53 @@ def _has(thing: object, power: type) -> bool:
         return True
 
 
-def _kept(
-    thing: object, name: str, promised: Callable[..., Any], broken: Callable[[str], Failed]
-) -> Callable[..., Any]:
-    """`thing.name`, looked up at each call, as `promised` by its protocol."""
-    wanted, in_words = _answer_of(promised)
-    is_awaited = inspect.iscoroutinefunction(promised)
-    passing = (GpumodError, *((HttpFailure,) if is_awaited else ()), *((ValueError,) if name in REFUSE else ()))
+class _Method:
+    """A method of `thing`, looked up at each call, as `promised` by its protocol."""
+
+    def __init__(self, thing: object, name: str, promised: Callable[..., Any], broken: Callable[[str], Failed]) -> None:
+        self.thing, self.name, self.broken = thing, name, broken
+        self.wanted, self.in_words = _answer_of(promised)
+        self.is_awaited = inspect.iscoroutinefunction(promised)
+        self.refusals: tuple[type[Exception], ...] = (GpumodError,)
+        if self.is_awaited:
+            self.refusals += (HttpFailure,)
+        if name in REFUSE:
+            self.refusals += (ValueError,)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        with self._named():
+            return self._right(getattr(self.thing, self.name)(*args, **kwargs))
+
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:
+        with self._named():
+            answer = getattr(self.thing, self.name)(*args, **kwargs)
+            if not inspect.isawaitable(answer):
+                raise self.broken(f"{self.name} answered {_said(answer)}, which cannot be awaited")
+            return self._right(await answer)
 
     @contextmanager
-    def named() -> Iterator[None]:
+    def _named(self) -> Iterator[None]:
         try:
             yield
-        except passing:
+        except self.refusals:
             raise
-        except (Exception, SystemExit) as exc:
-            raise broken(f"{name}: {reason(exc)}") from exc
+        except (Exception, SystemExit, asyncio.CancelledError) as exc:
+            if isinstance(exc, asyncio.CancelledError) and self.is_awaited and _is_cancelled():
+                raise
+            raise self.broken(f"{self.name}: {reason(exc)}") from exc
 
-    def right(answer: Any) -> Any:
-        if not _fits(answer, wanted):
-            if inspect.iscoroutine(answer):
-                answer.close()  # nobody awaits it
-            raise broken(f"{name} answered {_said(answer)}, not {in_words}")
-        return answer
+    def _right(self, answer: Any) -> Any:
+        if _fits(answer, self.wanted):
+            return answer
+        if inspect.iscoroutine(answer):
+            answer.close()  # nobody awaits it
+        raise self.broken(f"{self.name} answered {_said(answer)}, not {self.in_words}")
 
-    @functools.wraps(promised)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        with named():
-            return right(getattr(thing, name)(*args, **kwargs))
 
-    @functools.wraps(promised)
-    async def awaited(*args: Any, **kwargs: Any) -> Any:
-        with named():
-            answer = getattr(thing, name)(*args, **kwargs)
-            if not inspect.isawaitable(answer):
-                raise broken(f"{name} answered {_said(answer)}, which cannot be awaited")
-            return right(await answer)
-
-    return awaited if is_awaited else called
+def _is_cancelled() -> bool:
+    """Whether this task is to end. Where it is not, a driver let out the end of a task of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @functools.cache
