@@ -21,6 +21,9 @@ from gpumod.api import Capabilities, DriverOffer, Launch, hookimpl
 
 class Driver:
     name = "acme"
+    def __init__(self):
+        if os.environ.get("ACME") == "is never made":
+            time.sleep(600)
     def check(self, service): pass
     def launch(self, service, allocation, settings): return Launch(argv=("true",))
     async def probe(self, service, port, http):
@@ -72,23 +75,38 @@ def test_a_driver_that_breaks_its_word_stops_no_other_and_is_named(site: Path, m
     assert told in start.error["message"]
 
 
-@pytest.mark.slow
-def test_a_suite_tells_which_of_its_tests_blocked_and_goes_on(site: Path) -> None:
+def verdict(site: Path, limit_s: float, acme: str = "") -> list[dict[str, str]]:
     service = {"id": "odd", "driver": "acme", "vram_mb": 100, "port": 9000}
-    request = {"hook": "gpumod_drivers", "key": "acme", "services": [service], "limit_s": 8}
+    request = {"hook": "gpumod_drivers", "key": "acme", "services": [service], "limit_s": limit_s}
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GPUMOD_", "PYTEST_"))}
     done = subprocess.run(
         [sys.executable, "-m", "gpumod.testing.check"],
         input=json.dumps(request),
-        env={**env, "PYTHONPATH": str(site), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**env, "PYTHONPATH": str(site), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "ACME": acme},
         cwd=site,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    tests = json.loads(done.stdout)
+    tests: list[dict[str, str]] = json.loads(done.stdout)
+    return tests
+
+
+@pytest.mark.slow
+def test_a_suite_tells_which_of_its_tests_blocked_and_goes_on(site: Path) -> None:
+    tests = verdict(site, 8)
     blocked = [test for test in tests if "it did not end within 8 s" in test["why"]]
     assert blocked
     assert all(test["test"].startswith("test_") and "acme_gpumod.py:" in test["why"] for test in blocked)
     assert "passed" in {test["outcome"] for test in tests}
+
+
+@pytest.mark.slow
+def test_a_suite_ends_after_a_few_tests_that_blocked_be_it_before_they_began(site: Path) -> None:
+    tests = verdict(site, 1, acme="is never made")
+    outcomes = [test["outcome"] for test in tests]
+    assert outcomes == ["failed"] * 3 + ["skipped"] * (len(tests) - 3)
+    assert len(tests) > 20
+    assert all("it did not end within 1 s" in test["why"] for test in tests[:3])
+    assert {test["why"] for test in tests[3:]} == {"left out: 3 tests before it did not end"}

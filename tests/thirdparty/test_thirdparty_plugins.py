@@ -75,7 +75,7 @@ plugins = load_plugins()
 gets = {}
 for name in ("acme", "printing", "explodes", "exits", "twice", "old", "new", "half", "never", "broken-hook"):
     try:
-        gets[name] = {"made": plugins.drivers.get(name)}
+        gets[name] = {"made": plugins.drivers.offer(name).bare()}
     except GpumodError as exc:
         gets[name] = {"type": type(exc).__name__, **exc.info.model_dump(mode="json")}
 commands = {}

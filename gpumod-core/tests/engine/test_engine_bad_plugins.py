@@ -97,8 +97,8 @@ def test_a_sleep_that_breaks_turns_the_run_back(box, oddity):
     before = pids(box)
     members = (TargetMember(service="odd", want="asleep"), TargetMember(service="chat", want="asleep"))
     outcome = box.change("sleep", Target(members=members, stop_others=False))
-    assert (outcome.exit_code, outcome.error.code) == (6, "internal")
-    assert "sleep odd broke: ValueError: no such level" in outcome.error.message
+    assert (outcome.exit_code, outcome.error.code) == (6, "plugin-broken")
+    assert "the sleep level 'nap' of gpumod-core is broken: sleep: ValueError: no such level" in outcome.error.message
     assert (box.world.states(), pids(box)) == (UP, before)
     box.check_sound()
 
@@ -108,8 +108,8 @@ def test_a_load_that_breaks_turns_the_run_back(box, oddity):
     before = pids(box)
     oddity.raises["load"] = ValueError("no such model")
     outcome = box.start("second")
-    assert (outcome.exit_code, outcome.error.code) == (6, "internal")
-    assert "start second broke: ValueError: no such model" in outcome.error.message
+    assert (outcome.exit_code, outcome.error.code) == (6, "plugin-broken")
+    assert "the driver 'odd-host' of gpumod-core is broken: load: ValueError: no such model" in outcome.error.message
     assert (box.world.states(), pids(box)) == (UP, before)
     box.check_sound()
 

@@ -70,6 +70,24 @@ class Away(WorldSupervisor):
         raise MachineLacks("no-binary", "its program is not there", hint="install it")
 
 
+class Breaks(WorldSupervisor):
+    """A supervisor with a bug."""
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        raise TypeError("a stranger's bug")
+
+
+def test_a_supervisor_that_breaks_is_a_finding_and_no_driver_is_blamed(patient: Patient) -> None:
+    box = patient.box
+    offer = SupervisorOffer(name="odd", summary="odd", factory=lambda *_: Breaks(box.world, box.home, lambda _: None))
+    box.offers = (offer,)
+    box.settings["supervisor"] = "odd"
+    wrong = patient.wrong()
+    assert list(wrong) == ["services"]
+    assert "code, web: what is to start it breaks: TypeError: a stranger's bug" in wrong["services"]
+    assert "gpumod plugins" in wrong["services"]
+
+
 def test_what_hinders_many_is_said_once(patient: Patient) -> None:
     box = patient.box
     offer = SupervisorOffer(name="away", summary="away", factory=lambda *_: Away(box.world, box.home, lambda _: None))

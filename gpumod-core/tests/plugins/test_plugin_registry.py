@@ -89,7 +89,7 @@ def test_a_factory_that_failed_is_tried_again():
             raise OSError("not yet")
         return "made"
 
-    registry: Registry[Any] = Registry("driver", offered("driver", driver_offer("acme", factory)))
+    registry: Registry[Any] = Registry("VRAM estimator", offered("VRAM estimator", driver_offer("acme", factory)))
     with pytest.raises(Failed) as caught:
         registry.get("acme")
     assert caught.value.code == "plugin-broken"
@@ -158,9 +158,10 @@ def test_any_name_is_found_or_told(name):
 
 
 def test_sleep_strategies_by_driver_and_level():
-    table = {key: Offered("sleep level", driver_offer("l1", lambda: "strategy"), "d") for key in ("vllm/l1", "vllm/l2")}
+    table = {key: Offered("sleep level", driver_offer(key, object), "d") for key in ("vllm/l1", "vllm/l2")}
     strategies = SleepStrategies(Registry("sleep level", table))
-    assert strategies.get("vllm", "l1") == "strategy"
+    assert strategies.get("vllm", "l1") is table["vllm/l1"].make()
+    assert strategies.offer("vllm", "l2") is table["vllm/l2"]
     assert strategies.levels("vllm") == ("l1", "l2")
     assert strategies.levels("fastapi") == ()
     with pytest.raises(UnknownName) as caught:

@@ -198,6 +198,16 @@ class Versions(Plain):
     def suited(self, service, launch, answers):
         return launch if int(answers[0].output.split(".")[1]) > 1 else None
 
+class Unordered(Plain):
+    def questions(self, service, launch, settings):
+        return {("serve", "--version")}
+    def suited(self, service, launch, answers):
+        return launch
+
+class OneText(Unordered):
+    def questions(self, service, launch, settings):
+        return ("serve --version",)
+
 def suite(driver):
     class Suite(DriverSuite):
         @pytest.fixture
@@ -205,7 +215,7 @@ def suite(driver):
             return DriverCase(driver(), [EXAMPLE])
     return Suite
 
-for found in Plain.__subclasses__():
+for found in (*Plain.__subclasses__(), OneText):
     globals()["Test" + found.__name__] = suite(found)
 
 class Asleep:
@@ -221,6 +231,15 @@ class TestAsleep(SleepStrategySuite):
     @pytest.fixture
     def case(self):
         return SleepCase(Asleep(), EXAMPLE.model_copy(update={"sleep_mode": "deep"}))
+
+class Halves(Asleep):
+    def residue_mb(self, service, vram_mb):
+        return vram_mb / 2
+
+class TestHalves(SleepStrategySuite):
+    @pytest.fixture
+    def case(self):
+        return SleepCase(Halves(), EXAMPLE.model_copy(update={"sleep_mode": "deep"}))
 
 class Shrinks(ByContext):
     def estimate(self, service, gpu_total_mb, info):
@@ -263,9 +282,15 @@ FOUND = {
     "TestGenerous": {"test_variants_can_be_run_and_save_memory"},
     "TestBusy": {"test_asking_for_use_changes_nothing", "test_any_answer_about_use_can_be_read"},
     "TestVersions": {"test_a_program_may_answer_anything"},
+    "TestUnordered": {"test_questions_are_pure_command_lines"},
+    "TestOneText": {"test_questions_are_pure_command_lines"},
     "TestAsleep": {
         "test_predictions_are_pure_and_grow_with_the_service", "test_asleep_it_keeps_no_more_than_it_had",
         "test_no_answer_is_an_error", "test_who_agrees_and_does_nothing_is_not_believed",
+    },
+    "TestHalves": {
+        "test_predictions_are_pure_and_grow_with_the_service", "test_no_answer_is_an_error",
+        "test_who_agrees_and_does_nothing_is_not_believed",
     },
     "TestShrinks": {
         "test_estimates_are_pure_and_make_sense", "test_a_longer_context_takes_no_less",

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.machine import PortUser
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -21,8 +21,12 @@ LOG_LAG_S = 0.25
 
 
 def fatal_line(machine: Machine, service: Service, lines: tuple[str, ...]) -> FatalLine | None:
+    """The fatal line that the driver finds in `lines`. One that breaks finds none, and hides no other reason."""
     driver = machine.driver(service)
-    return driver.fatal_line(service, lines) if isinstance(driver, ReadsItsLog) else None
+    try:
+        return driver.fatal_line(service, lines) if isinstance(driver, ReadsItsLog) else None
+    except GpumodError:
+        return None
 
 
 @asynccontextmanager

@@ -126,5 +126,5 @@ def variants(machine: Machine, services: Mapping[str, Service]) -> Mapping[str, 
         with suppress(Exception):  # a driver that is missing or breaks offers nothing
             driver = machine.driver(service)
             if isinstance(driver, OffersVariants):
-                offered[service.id] = driver.variants(service)
+                offered[service.id] = tuple(driver.variants(service))
     return offered

@@ -109,7 +109,7 @@ class Plugging(Base):
     def _examples(self, hook: str, key: str, offered: Offered[Any], presets: Sequence[str]) -> list[Service]:
         """Services to test with: those of the named presets, else all that are known, else a plain one.
 
-        Raises UsageError `no-example`.
+        Raises UsageError `no-example`, and Failed `plugin-broken` where the driver cannot tell what it accepts.
         """
         if hook == "gpumod_supervisors":
             return []
@@ -121,7 +121,8 @@ class Plugging(Base):
             drivers = self._machine.plugins.drivers.names()
         known = [service for service in self._known(presets) if service.driver in drivers]
         if not known and not presets:
-            known = [plain for name in drivers for plain in self._plain(name, level)]
+            is_of_driver = hook in ("gpumod_drivers", "gpumod_sleep_strategies")
+            known = [plain for name in drivers for plain in self._plain(name, level, may_break=not is_of_driver)]
         if level:
             known = [service for service in known if service.sleep_mode == level][:1]
         elif isinstance(offered.offer, EstimatorOffer):
@@ -148,14 +149,16 @@ class Plugging(Base):
         offered = {name: entry.value for name, entry in load(folders, settings).services.items()}
         yield from {**offered, **self._machine.store.services()}.values()
 
-    def _plain(self, driver: str, level: str) -> Iterator[Service]:
-        """The plainest service that the driver accepts, if it does."""
+    def _plain(self, driver: str, level: str, *, may_break: bool) -> Iterator[Service]:
+        """The plainest service that the driver accepts, if it does. Raises Failed `plugin-broken`, unless it may."""
         fields = {"id": "example", "driver": driver, "vram_mb": 4000, "sleep_mode": level or "none", "port": 8000}
         for more in ({"model_path": "/models/example"}, {"model_id": "org/example"}, {}):
             service = Service.model_validate({**fields, **more})
             try:
                 self._machine.plugins.drivers.get(driver).check(service)
-            except (GpumodError, ValueError):
+            except (GpumodError, ValueError) as error:
+                if not may_break and isinstance(error, GpumodError) and error.code == "plugin-broken":
+                    raise
                 continue
             yield service
             return

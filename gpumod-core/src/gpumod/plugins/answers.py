@@ -1,97 +1,155 @@
-"""Strangers' drivers and sleep strategies kept to their word: what breaks in one, or answers wrongly, names it."""
+"""Strangers' drivers and sleep strategies kept to their word: what breaks in one, or answers wrongly, names it.
+
+What they promise is read off their protocols: what methods there are, which of them are awaited, what each answers.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from types import NoneType
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from gpumod.domain.activity import Activity
 from gpumod.domain.errors import Failed, GpumodError
-from gpumod.domain.plan import Variant
 from gpumod.plugins.isolation import reason
-from gpumod.ports import Capabilities, FatalLine, Launch, ProbeResult
-from gpumod.ports.commands import Told
-from gpumod.ports.launch import LaunchFile
+from gpumod.ports import (
+    Driver,
+    HostsMembers,
+    HttpFailure,
+    NamesMembers,
+    OffersVariants,
+    ReadsItsLog,
+    ReportsActivity,
+    SleepStrategy,
+    SuitsItsProgram,
+)
+from gpumod.ports.commands import ReadsCommands
 
-ANSWERS: Mapping[str, tuple[type, ...]] = {
-    "check": (object,),
-    "capabilities": (Capabilities,),
-    "launch": (Launch,),
-    "probe": (ProbeResult,),
-    "activity": (Activity, NoneType),
-    "fatal_line": (FatalLine, NoneType),
-    "variants": (tuple,),
-    "members_file": (LaunchFile, NoneType),
-    "members": (Mapping,),
-    "member_name": (str,),
-    "read_command": (Told, NoneType),
-    "questions": (tuple,),
-    "suited": (object,),
-    "reload": (object,),
-    "load": (object,),
-    "unload": (object,),
-    "residue_mb": (int, NoneType),
-    "ram_mb": (int, NoneType),
-    "sleep": (object,),
-    "wake": (object,),
-}
-"""What each method of a driver or a sleep strategy answers. `object`: nobody looks at it, or it is looked at closer."""
+POWERS = (
+    HostsMembers,
+    NamesMembers,
+    OffersVariants,
+    ReadsCommands,
+    ReadsItsLog,
+    ReportsActivity,
+    SuitsItsProgram,
+)
+PROMISES: Mapping[str, tuple[type, tuple[type, ...]]] = {"driver": (Driver, POWERS), "sleep level": (SleepStrategy, ())}
+"""What a thing of each kind has to be, and what it may be besides."""
+
+REFUSE = ("check", "launch", "suited")
+"""What says by ValueError that a service cannot be as it is defined."""
 
 
-def keep_to_answers(thing: object, who: str, distribution: str) -> None:
-    """Make the methods of `thing` raise Failed (`plugin-broken`), which names `who`, where they break.
+class Kept:
+    """Stands for `thing`, which is left as it is: has the methods of its protocols, and nothing else of it.
 
-    GpumodError and ValueError, by which a driver refuses, pass; so does whatever an asynchronous method raises short of
-    SystemExit: a server may fail, too. An object that takes no attributes is left as it is.
+    They raise Failed (`plugin-broken`), which names the thing, where its own raise what they may not, or answer
+    something else than is promised. GpumodError passes, HttpFailure where it is awaited, ValueError of :data:`REFUSE`.
     """
 
-    def broken(what: str) -> Failed:
-        return Failed(
-            "plugin-broken",
-            f"{who} is broken: {what}",
-            hint=f"update or uninstall {distribution}; `gpumod plugins` shows what else it offers",
-            distribution=distribution,
-        )
+    def __init__(self, thing: object, kind: str, name: str, distribution: str) -> None:
+        self.name = name
+        required, powers = PROMISES[kind]
 
-    for name, wanted in ANSWERS.items():
-        method = getattr(thing, name, None)
-        if callable(method):
-            with suppress(AttributeError, TypeError):
-                object.__setattr__(thing, name, _kept(name, method, wanted, broken))
+        def broken(what: str) -> Failed:
+            return Failed(
+                "plugin-broken",
+                f"the {kind} {name!r} of {distribution} is broken: {what}",
+                hint=f"update or uninstall {distribution}; `gpumod plugins` shows what else it offers",
+                distribution=distribution,
+            )
+
+        for protocol in (required, *(power for power in powers if _has(thing, power))):
+            for method, promised in vars(protocol).items():
+                if not method.startswith("_"):
+                    kept = _Method(thing, method, promised, broken)
+                    setattr(self, method, kept.wait if kept.is_awaited else kept.call)
 
 
-def _kept(
-    name: str, method: Callable[..., Any], wanted: tuple[type, ...], broken: Callable[[str], Failed]
-) -> Callable[..., Any]:
-    def right(answer: Any) -> Any:
-        fits = isinstance(answer, wanted)
-        if name == "variants" and not (fits and all(isinstance(one, Variant) for one in answer)):
-            raise broken("variants answered something else than a tuple of Variant")
-        if not fits:
-            names = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
-            raise broken(f"{name} answered {type(answer).__name__}, not {names}")
-        return answer
+def _has(thing: object, power: type) -> bool:
+    """Where already looking for its methods breaks, they count as there: they are named when they are needed."""
+    try:
+        return isinstance(thing, power)
+    except (Exception, SystemExit):  # noqa: BLE001 - a stranger's properties
+        return True
 
-    @functools.wraps(method)
-    def called(*args: Any, **kwargs: Any) -> Any:
+
+class _Method:
+    """A method of `thing`, looked up at each call, as `promised` by its protocol."""
+
+    def __init__(self, thing: object, name: str, promised: Callable[..., Any], broken: Callable[[str], Failed]) -> None:
+        self.thing, self.name, self.broken = thing, name, broken
+        self.wanted, self.in_words = _answer_of(promised)
+        self.is_awaited = inspect.iscoroutinefunction(promised)
+        self.refusals: tuple[type[Exception], ...] = (GpumodError,)
+        if self.is_awaited:
+            self.refusals += (HttpFailure,)
+        if name in REFUSE:
+            self.refusals += (ValueError,)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        with self._named():
+            return self._right(getattr(self.thing, self.name)(*args, **kwargs))
+
+    async def wait(self, *args: Any, **kwargs: Any) -> Any:
+        with self._named():
+            answer = getattr(self.thing, self.name)(*args, **kwargs)
+            if not inspect.isawaitable(answer):
+                raise self.broken(f"{self.name} answered {_said(answer)}, which cannot be awaited")
+            return self._right(await answer)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
         try:
-            answer = method(*args, **kwargs)
-        except (GpumodError, ValueError):
+            yield
+        except self.refusals:
             raise
-        except (Exception, SystemExit) as exc:
-            raise broken(f"{name}: {reason(exc)}") from exc
-        return right(answer)
+        except (Exception, SystemExit, asyncio.CancelledError) as exc:
+            if isinstance(exc, asyncio.CancelledError) and self.is_awaited and _is_cancelled():
+                raise
+            raise self.broken(f"{self.name}: {reason(exc)}") from exc
 
-    @functools.wraps(method)
-    async def awaited(*args: Any, **kwargs: Any) -> Any:
-        try:
-            answer = await method(*args, **kwargs)
-        except SystemExit as exc:
-            raise broken(f"{name}: {reason(exc)}") from exc
-        return right(answer)
+    def _right(self, answer: Any) -> Any:
+        if _fits(answer, self.wanted):
+            return answer
+        if inspect.iscoroutine(answer):
+            answer.close()  # nobody awaits it
+        raise self.broken(f"{self.name} answered {_said(answer)}, not {self.in_words}")
 
-    return awaited if inspect.iscoroutinefunction(method) else called
+
+def _is_cancelled() -> bool:
+    """Whether this task is to end. Where it is not, a driver let out the end of a task of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+@functools.cache
+def _answer_of(promised: Callable[..., Any]) -> tuple[Any, str]:
+    """The type that a method of a protocol answers, and how it is written there."""
+    return get_type_hints(promised)["return"], inspect.get_annotations(promised)["return"]
+
+
+def _fits(answer: Any, wanted: Any) -> bool:
+    """Whether `answer` is of the type `wanted`, as far as protocols say it. What answers None is not looked at."""
+    kind, of = get_origin(wanted), get_args(wanted)
+    if kind is UnionType:
+        return any(isinstance(answer, one) for one in of)
+    if kind is Sequence:
+        is_text = isinstance(answer, str | bytes)
+        return isinstance(answer, Sequence) and not is_text and all(_fits(one, of[0]) for one in answer)
+    if kind is Mapping:
+        return isinstance(answer, Mapping) and all(
+            _fits(key, of[0]) and _fits(value, of[1]) for key, value in answer.items()
+        )
+    return not inspect.isawaitable(answer) if wanted is NoneType else isinstance(answer, wanted)
+
+
+def _said(answer: Any) -> str:
+    """The type of an answer, and of what it holds: its values may be secret."""
+    kind = type(answer).__name__
+    held = sorted({type(one).__name__ for one in answer}) if isinstance(answer, list | tuple) else []
+    return f"{kind} of {' and '.join(held)}" if held else kind

@@ -13,7 +13,7 @@ from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, MachineLacks, U
 from gpumod.domain.footprint import Estimate
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
-from gpumod.plugins.answers import keep_to_answers
+from gpumod.plugins.answers import PROMISES, Kept
 from gpumod.plugins.isolation import quietly, reason
 from gpumod.plugins.offers import (
     GpuProbeOffer,
@@ -59,40 +59,51 @@ class PluginRecord(Frozen):
 
 
 class Offered(Generic[T]):
-    """One offer and whose it is. `make` calls the factory at the first use, and again only for other arguments."""
+    """One offer and whose it is. Its factory is called at the first use, and again only for other arguments."""
 
     def __init__(self, kind: str, offer: Offer, distribution: str) -> None:
         self.kind = kind
         self.offer = offer
         self.distribution = distribution
-        self._made: tuple[tuple[Any, ...], T] | None = None
+        self._made: tuple[tuple[Any, ...], tuple[T, T]] | None = None
         self._making = threading.Lock()
 
     def make(self, *args: Any) -> T:
-        """The object. Raises Failed (`plugin-broken`) when the factory raises; a GpumodError passes as it is."""
-        with self._making:
-            return self._made_of(*args)
+        """The object; of a driver or a sleep strategy what keeps it to its word (:class:`Kept`).
 
-    def _made_of(self, *args: Any) -> T:
-        if self._made is None or self._made[0] != args:
-            factory = self.offer.factory  # type: ignore[attr-defined]  # the loader checked that it has one
-            who = f"the {self.kind} {self.offer.name!r} of {self.distribution}"
-            try:
-                with quietly():
-                    self._made = (args, factory(*args))
-            except GpumodError:
-                raise
-            except (Exception, SystemExit) as exc:
-                raise Failed(
-                    "plugin-broken",
-                    f"{who} cannot be made",
-                    why=reason(exc),
-                    hint=f"reinstall or uninstall {self.distribution}; `gpumod plugins` shows what else it offers",
-                    distribution=self.distribution,
-                ) from exc
-            if self.kind in ("driver", "sleep level"):
-                keep_to_answers(self._made[1], who, self.distribution)
-        return self._made[1]
+        Raises Failed (`plugin-broken`) when the factory raises; a GpumodError passes as it is.
+        """
+        return self._made_of(args)[1]
+
+    def bare(self, *args: Any) -> T:
+        """The object as its plugin made it, for suites: they tell what it breaks. Raises as :meth:`make`."""
+        return self._made_of(args)[0]
+
+    def _made_of(self, args: tuple[Any, ...]) -> tuple[T, T]:
+        with self._making:
+            if self._made is None or self._made[0] != args:
+                self._made = (args, self._fresh(args))
+            return self._made[1]
+
+    def _fresh(self, args: tuple[Any, ...]) -> tuple[T, T]:
+        factory = self.offer.factory  # type: ignore[attr-defined]  # the loader checked that it has one
+        try:
+            with quietly():
+                thing: Any = factory(*args)
+        except GpumodError:
+            raise
+        except (Exception, SystemExit) as exc:
+            raise Failed(
+                "plugin-broken",
+                f"the {self.kind} {self.offer.name!r} of {self.distribution} cannot be made",
+                why=reason(exc),
+                hint=f"reinstall or uninstall {self.distribution}; `gpumod plugins` shows what else it offers",
+                distribution=self.distribution,
+            ) from exc
+        if self.kind not in PROMISES:
+            return thing, thing
+        kept: Any = Kept(thing, self.kind, self.offer.name, self.distribution)
+        return thing, kept
 
 
 class Registry(Generic[T]):
@@ -168,10 +179,14 @@ class SleepStrategies:
         return tuple((key, self._registry.offer(key)) for key in keys)
 
     def get(self, driver: str, level: str) -> SleepStrategy:
-        """Raises UnknownName (`unknown-sleep-level`) and as :meth:`Registry.get`."""
+        """Raises as :meth:`offer` and :meth:`Offered.make`."""
+        return self.offer(driver, level).make()
+
+    def offer(self, driver: str, level: str) -> Offered[SleepStrategy]:
+        """Raises UnknownName (`unknown-sleep-level`) and as :meth:`Registry.offer`."""
         key = self.key(driver, level)
         try:
-            return self._registry.get(key)
+            return self._registry.offer(key)
         except UnknownName as exc:
             levels = self.levels(driver)
             raise UnknownName(

@@ -75,7 +75,7 @@ class ReadsItsLog(Protocol):
 class OffersVariants(Protocol):
     """A driver that knows other ways to run a service with less VRAM (KV type, CPU offload). Pure."""
 
-    def variants(self, service: Service) -> tuple[Variant, ...]: ...
+    def variants(self, service: Service) -> Sequence[Variant]: ...
 
 
 class MemberReading(Frozen):

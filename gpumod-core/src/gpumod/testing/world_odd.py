@@ -11,7 +11,7 @@ from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 from gpumod.plugins.offers import DriverOffer, Offer, SleepStrategyOffer
-from gpumod.ports import Allocation, Capabilities, Clock, Http, Launch, MemberReading, ProbeResult
+from gpumod.ports import Allocation, Capabilities, Clock, FatalLine, Http, Launch, MemberReading, ProbeResult
 from gpumod.testing.world_drivers import Nap, WorldDriver, WorldHost
 
 
@@ -61,6 +61,10 @@ class OddDriver(WorldDriver):
 
     def variants(self, service: Service) -> tuple[Variant, ...]:
         told: tuple[Variant, ...] = self.oddity.answer("variants", ())
+        return told
+
+    def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
+        told: FatalLine | None = self.oddity.answer("fatal_line", super().fatal_line(service, lines))
         return told
 
     async def probe(self, service: Service, port: int, http: Http) -> ProbeResult:

@@ -38,9 +38,8 @@ def _hindrance(case: Case, service: Service) -> tuple[str, str] | None:
         return error.info.message, error.info.hint
     except ValueError as error:
         return str(error), edit
-    except Exception as error:  # noqa: BLE001 - a stranger's driver that breaks is a finding, too
-        hint = f"update or repair what offers the driver {service.driver}: gpumod plugins"
-        return f"its driver breaks: {reason(error)}", hint
+    except Exception as error:  # noqa: BLE001 - a stranger's supervisor or probe that breaks is a finding, too
+        return f"what is to start it breaks: {reason(error)}", "update or repair the plugin that does: gpumod plugins"
     return None
 
 

@@ -66,7 +66,7 @@ def _unloads_itself(case: Case, service: Service, reading: ServiceReading) -> bo
         if told is None or not told[1].sure:
             return True
         driver = told[0]
-    return case.machine.plugins.drivers.get(driver).capabilities(service).unloads_itself
+    return case.machine.capabilities(service.model_copy(update={"driver": driver})).unloads_itself
 
 
 def _drift(case: Case, snapshot: HostSnapshot) -> Iterator[Check]:

@@ -26,6 +26,8 @@ COLLECTED = Path(__file__).with_name("collected.py")
 
 LIMIT_S = 60.0
 """No test may take longer: what blocks would keep its author waiting for the other tests' verdict."""
+MOST_BLOCKED = 3
+"""After so many tests that did not end the others are left out: the same would block most of them."""
 
 
 class Blocked(BaseException):
@@ -52,14 +54,21 @@ def limited(limit_s: float) -> Iterator[None]:
 class Verdict:
     """pytest's plugin: gives the suite its case, and keeps what became of each test."""
 
+    blocked = 0
+    names: tuple[str, ...] = ()
+
     def __init__(self, hook: str, key: str, services: list[Service], limit_s: float) -> None:
         self.hook, self.key, self.services, self.limit_s = hook, key, services, limit_s
         self.plugins = load_plugins()
         self.tests: list[dict[str, str]] = []
 
     @pytest.fixture
-    def case(self) -> Any:
-        return case_of(self.plugins, self.hook, self.key, self.services)
+    def case(self, request: pytest.FixtureRequest) -> Any:
+        try:
+            with self._limited(request.session):
+                return case_of(self.plugins, self.hook, self.key, self.services)
+        except Blocked as blocked:  # pytest clears up after its own outcomes alone
+            pytest.fail(str(blocked))
 
     @pytest.fixture
     def bench(self, tmp_path: Path) -> Any:
@@ -67,10 +76,31 @@ class Verdict:
         yield bench
         bench.sweep()
 
+    @contextlib.contextmanager
+    def _limited(self, session: pytest.Session) -> Iterator[None]:
+        try:
+            with limited(self.limit_s):
+                yield
+        except Blocked:
+            self.blocked += 1
+            if self.blocked >= MOST_BLOCKED:
+                session.shouldfail = f"{self.blocked} tests did not end"
+            raise
+
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Generator[None, object, object]:
-        with limited(self.limit_s):
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        with self._limited(item.session):
             return (yield)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.names = tuple(item.nodeid.rpartition("::")[2] for item in session.items)
+
+    def rows(self) -> list[dict[str, str]]:
+        """What became of each test; those that were left out are skipped."""
+        why = f"left out: {self.blocked} tests before it did not end"
+        told = {row["test"] for row in self.tests}
+        left_out = [name for name in self.names if name not in told]
+        return [*self.tests, *({"test": name, "outcome": "skipped", "why": why} for name in left_out)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -93,7 +123,7 @@ def main() -> int:
             code = pytest.main([*options, f"{COLLECTED}::{CLASSES[verdict.hook]}"], plugins=[verdict])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return int(code)
-    json.dump(verdict.tests, sys.stdout)
+    json.dump(verdict.rows(), sys.stdout)
     return 0
 
 

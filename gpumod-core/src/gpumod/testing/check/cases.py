@@ -27,14 +27,18 @@ Case = DriverCase | SleepCase | EstimatorCase | ModelInfoCase
 
 
 def case_of(plugins: Plugins, hook: str, key: str, services: Sequence[Service]) -> Case:
-    """Raises what making the thing raises (`plugin-broken`)."""
+    """The thing as its plugin made it: what it breaks is to fail the suite, in the words of the suite.
+
+    Raises what making it raises (`plugin-broken`).
+    """
+    strategy = plugins.sleep_strategies.offer
     if hook == "gpumod_drivers":
         levels = plugins.sleep_strategies.levels(key)
-        strategies = {level: plugins.sleep_strategies.get(key, level) for level in levels}
-        return DriverCase(plugins.drivers.get(key), services, strategies)
+        strategies = {level: strategy(key, level).bare() for level in levels}
+        return DriverCase(plugins.drivers.offer(key).bare(), services, strategies)
     if hook == "gpumod_sleep_strategies":
         driver, _, level = key.partition("/")
-        return SleepCase(plugins.sleep_strategies.get(driver, level), services[0])
+        return SleepCase(strategy(driver, level).bare(), services[0])
     if hook == "gpumod_vram_estimators":
         return EstimatorCase(key, plugins.estimators.get(key), services)
     return ModelInfoCase(plugins.info_sources.get(key), services)

@@ -20,6 +20,7 @@ from gpumod.ports import (
     HttpFailure,
     LaunchFile,
     MemberReading,
+    NamesMembers,
     OffersVariants,
     ReadsItsLog,
 )
@@ -61,6 +62,7 @@ class Powers:
             for service in case.services:
                 found = case.driver.variants(service)
                 assert case.driver.variants(service) == found
+                assert isinstance(found, Sequence)
                 for variant in found:
                     assert isinstance(variant, Variant)
                     assert 0 < variant.saves_mb <= max(service.vram_mb, 1)
@@ -78,6 +80,8 @@ class Powers:
             for host in case.hosts:
                 members = case.members(host)
                 assert members, f"give an example of a member of {host.id}"
+                if isinstance(case.driver, NamesMembers):
+                    assert all(isinstance(case.driver.member_name(member), str) for member, _ in members)
                 launch = launched(case, host)
                 for some in ([], members[:1], members):
                     file = _file_of(case, host, some)

@@ -43,6 +43,7 @@ class SleepStrategySuite:
             few, many = predict(case.service, small_mb), predict(case.service, large_mb)
             assert predict(case.service, small_mb) == few
             assert (few is None) == (many is None)
+            assert few is None or isinstance(few, int), "whole MiB"
             assert few is None or many is None or 0 <= few <= many
 
     @asked

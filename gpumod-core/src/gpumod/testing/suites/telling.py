@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,8 @@ class Telling:
                 launch = launched(case, service)
                 questions = case.driver.questions(service, launch, case.settings)
                 assert case.driver.questions(service, launch, case.settings) == questions
+                for several in (questions, *questions):
+                    assert isinstance(several, Sequence) and not isinstance(several, str)  # noqa: PT018 - one thing
                 assert all(question and all(isinstance(word, str) for word in question) for question in questions)
 
     @asked
