@@ -61,7 +61,7 @@ def load(model: type[M], table: str, row: object, definition: str, columns: Mapp
     try:
         return model.model_validate({**rest, **columns})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         raise bad_row(table, row, field_of(first) or "definition", f"is wrong: {said(first)}") from error
 
 

@@ -71,7 +71,7 @@ def read_settings(session: Session) -> tuple[dict[str, str], list[ErrorInfo]]:
                 Settings.model_validate({row.key: row.value})
             good[row.key] = row.value
         except ValidationError as error:
-            what = said(error.errors(include_url=False, include_input=False)[0])
+            what = said(error.errors(include_url=False)[0])
             bad.append(bad_row("settings", row.key, "value", f"is wrong: {what}").info)
     return good, bad
 
