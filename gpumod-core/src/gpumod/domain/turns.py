@@ -14,8 +14,8 @@ class Ticket(Frozen):
     """Somebody's place in the queue of turns; the lower `number`, the earlier it was drawn.
 
     `pid` is the process that holds it and `identity` tells that one from every other, so that a turn ends with whoever
-    holds it. `began_at` is None while it waits. `before` is the state in which the turn found the service: that of the
-    first, where several share one turn.
+    holds it; it is empty where that has given it back. `began_at` is None while it waits, and `before` the state in
+    which the turn found the service: both are those of the first, where several share one turn.
     """
 
     id: str
@@ -32,12 +32,13 @@ class Ticket(Frozen):
 class KeepsTurns(Protocol):
     """The part of a store that keeps tickets, the earliest first. `add_turn` gives it its number.
 
-    Deleting one that is not there does nothing.
+    `end_turn` takes its holder away. Ending or deleting one that is not there does nothing.
     """
 
     def turns(self) -> tuple[Ticket, ...]: ...
     def add_turn(self, ticket: Ticket) -> Ticket: ...
     def begin_turn(self, ticket: Ticket, *, event: Event) -> None: ...
+    def end_turn(self, ticket_id: str, *, event: Event) -> None: ...
     def delete_turn(self, ticket_id: str, *, event: Event | None) -> None: ...
 
 
