@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from gpumod.domain.base import Frozen, Id, Text
@@ -42,13 +42,16 @@ class KeepsTurns(Protocol):
     def delete_turn(self, ticket_id: str, *, event: Event | None) -> None: ...
 
 
-def in_the_way(mine: Ticket, tickets: Iterable[Ticket], sharing: Collection[str]) -> tuple[Ticket, ...]:
+def in_the_way(
+    mine: Ticket, tickets: Sequence[Ticket], sharing: Collection[str], inside: Collection[str] = ()
+) -> tuple[Ticket, ...]:
     """The tickets for which `mine` has to wait: earlier ones of others among the services that share one place.
 
     Several of one service have their turn together, but nobody passes one who waits for another service: so everybody
-    gets a turn, in the order of the tickets. A service that shares its place with none waits for nobody.
+    gets a turn, in the order of the tickets. A service that shares its place with none waits for nobody, and who asks
+    for a service `inside` a turn (by its id) with the same one goes on with that.
     """
-    if mine.service not in sharing:
+    if mine.service not in sharing or any(t.id in inside and t.service == mine.service for t in tickets):
         return ()
     return tuple(t for t in tickets if t.number < mine.number and t.service in sharing and t.service != mine.service)
 

@@ -41,6 +41,12 @@ def over_turns(machine: Machine) -> tuple[Ticket, ...]:
     return tuple(t for t in machine.store.turns() if t.began_at is not None and not lives(machine, t))
 
 
+def around(machine: Machine, pid: int) -> frozenset[str]:
+    """The turns of commands that have started the process `pid`, as ids."""
+    others = (turn for turn in begun_turns(machine) if turn.pid != pid)
+    return frozenset(turn.id for turn in others if pid in machine.local.tree(turn.pid))
+
+
 def left_awake(machine: Machine, snapshot: HostSnapshot) -> Mapping[str, str]:
     """What is awake for turns that are over, by service, in words; nothing while anybody has a turn or waits."""
     if live_turns(machine):
@@ -136,15 +142,17 @@ def clear_lost(machine: Machine) -> None:
             forget(machine, ticket)
 
 
-def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], state: State) -> Ticket:
+def begin_if_free(
+    machine: Machine, mine: Ticket, sharing: Collection[str], state: State, inside: Collection[str] = ()
+) -> Ticket:
     """`mine`, begun where nobody is in its way; as it was where somebody is. All in one transaction.
 
-    `state` is that of its service now. Where that is awake for a turn of others, which may be over, `mine` goes on with
-    it: who is the last leaves the service as the first one found it.
+    `state` is that of its service now, `inside` are the turns during which it is asked for. Where the service is awake
+    for a turn of others, which may be over, `mine` goes on with it: the last one leaves it as the first has found it.
     """
     with machine.store.together():
         tickets = live_turns(machine)
-        if in_the_way(mine, tickets, sharing):
+        if in_the_way(mine, tickets, sharing, inside):
             return mine
         over = [ticket for ticket in over_turns(machine) if ticket.service == mine.service]
         first = next(iter((*sharers(mine, tickets), *(over if state is State.RUNNING else ()))), None)

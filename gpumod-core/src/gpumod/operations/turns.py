@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
 
-from gpumod.domain.errors import Busy
+from gpumod.domain.errors import Busy, Failed
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.progress import Progress, ProgressKind
@@ -16,11 +19,14 @@ from gpumod.domain.turns import Ticket, in_the_way
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import begin_if_free, draw, forget, in_words, live_turns
+from gpumod.engine.turns import around, begin_if_free, draw, forget, in_words, live_turns
 from gpumod.operations.base import OnProgress, change_result, failure_of, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.turns_over import LOOK_S, TurnsOver
 from gpumod.operations.use_results import TurnParams, TurnResult, TurnRow
+
+_HAD: ContextVar[tuple[tuple[str, asyncio.Task[Any] | None], ...]] = ContextVar("turns", default=())
+"""The turns inside which the code runs, by id, each with the task that has it."""
 
 
 class Turns(TurnsOver):
@@ -30,14 +36,19 @@ class Turns(TurnsOver):
     ) -> AsyncIterator[TurnRow]:
         """`async with g.turn("hyde") as turn:` `hyde` is awake inside, at `turn.port` of 127.0.0.1.
 
-        Raises what waking it raises (DoesNotFit, RolledBack ...), and Busy `no-turn` after `wait_s` seconds.
+        Raises what waking it raises (DoesNotFit, RolledBack ...), Busy `no-turn` after `wait_s` seconds, and Failed
+        `own-turn` where it would wait for a turn that its own task has.
         """
-        mine, made = await self._begin(TurnParams(service=service, what=what, wait_s=wait_s), progress)
+        task = asyncio.current_task()
+        own = frozenset(turn for turn, whose in _HAD.get() if whose is task)
+        mine, made = await self._begin(TurnParams(service=service, what=what, wait_s=wait_s), progress, own)
         if made is not None and made.exit_code:
             raise failure_of(made)
+        _HAD.set((*_HAD.get(), (mine.id, task)))
         try:
             yield self._turn_row(mine)
         finally:
+            _HAD.set(tuple(one for one in _HAD.get() if one[0] != mine.id))
             await self.service_turn(TurnParams(end=mine.id), progress)
 
     async def service_turn(self, params: TurnParams, progress: OnProgress = None) -> TurnResult:
@@ -55,14 +66,17 @@ class Turns(TurnsOver):
         env = {"GPUMOD_URL": f"http://127.0.0.1:{row.port}"} if row.port else {}
         return TurnResult(turn=row, change=made, env=env)
 
-    async def _begin(self, params: TurnParams, progress: OnProgress) -> tuple[Ticket, ChangeResult | None]:
-        """A turn that has begun, and what was done for it. Where that failed the turn is over."""
+    async def _begin(
+        self, params: TurnParams, progress: OnProgress, own: frozenset[str] = frozenset()
+    ) -> tuple[Ticket, ChangeResult | None]:
+        """A turn that has begun, and what was done for it. Where that failed the turn is over. `own` are the turns (by
+        id) that whoever asks has already."""
         self._machine.store.check_writable()
         name = self._service(params.service or "").id
         mine = draw(self._machine, self._ticket(name, params))
         begun = mine
         try:
-            begun = await self._my_turn(mine, params.wait_s, progress)
+            begun = await self._my_turn(mine, params.wait_s, progress, own)
             made = await self._wake_for(begun, params, progress)
         except BaseException:
             forget(self._machine, begun)
@@ -89,18 +103,19 @@ class Turns(TurnsOver):
             asked_at=self._machine.clock.now(),
         )
 
-    async def _my_turn(self, mine: Ticket, wait_s: float | None, progress: OnProgress) -> Ticket:
-        """Wait until nobody is in the way; the turn has begun then. Raises Busy `no-turn`."""
-        clock, told = self._machine.clock, ""
+    async def _my_turn(self, mine: Ticket, wait_s: float | None, progress: OnProgress, own: frozenset[str]) -> Ticket:
+        """Wait until nobody is in the way; the turn has begun then. Raises Busy `no-turn`, and Failed `own-turn`."""
+        clock, told, above = self._machine.clock, "", around(self._machine, mine.pid)
         give_up = None if wait_s is None else clock.monotonic() + wait_s
         snapshot = await observe(self._machine)
         sharing = self._sharing(snapshot)
         while True:
-            ahead = in_the_way(mine, live_turns(self._machine), sharing)
+            ahead = in_the_way(mine, live_turns(self._machine), sharing, own | above)
+            _refuse_own(mine, ahead, own)
             if not ahead:
                 snapshot = await observe(self._machine)
                 sharing = self._sharing(snapshot)
-                begun = begin_if_free(self._machine, mine, sharing, snapshot.reading(mine.service).state)
+                begun = begin_if_free(self._machine, mine, sharing, snapshot.reading(mine.service).state, own | above)
                 if begun.began_at is not None:
                     return begun
             elif give_up is not None and clock.monotonic() >= give_up:
@@ -113,6 +128,8 @@ class Turns(TurnsOver):
             elif in_words(ahead[0]) != told:
                 told = in_words(ahead[0])
                 more = f", and {len(ahead) - 1} more before this" if len(ahead) > 1 else ""
+                if above & {ticket.id for ticket in ahead}:
+                    more += "; this was started inside that turn, and waits for it to end"
                 reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=f"{told}{more}"))
             await clock.sleep(LOOK_S)
 
@@ -143,3 +160,15 @@ class Turns(TurnsOver):
                     reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=busy.info.message))
                 told = True
                 await machine.clock.sleep(LOOK_S)
+
+
+def _refuse_own(mine: Ticket, ahead: Collection[Ticket], own: Collection[str]) -> None:
+    """Raise where `mine` waits for one of those that the same task has: that would be for ever."""
+    for ticket in ahead:
+        if ticket.id in own:
+            raise Failed(
+                "own-turn",
+                f"a turn with {mine.service} would wait for itself",
+                why=f"whoever asks for it has a turn with {ticket.service}, which shares its place",
+                hint="end that turn first: one after the other",
+            )
