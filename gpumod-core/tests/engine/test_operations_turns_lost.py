@@ -160,9 +160,10 @@ def test_recover_goes_on_only_without_what_is_in_use(box: Any) -> None:
     with pytest.raises(Busy) as caught:
         box.ask("recover", RecoverParams(way="resume"))
     assert caught.value.code == "leased"
-    box.ask("service_turn", TurnParams(end=mine))
-    assert box.ask("recover", RecoverParams(way="resume")).change.exit_code == 0
+    forced = box.ask("recover", RecoverParams(way="resume", force=True))
+    assert (forced.change.exit_code, forced.notes) == (0, ("passed over: somebody (pid 7) has a turn with hyde",))
     assert "hyde" not in box.world.states()
+    assert box.ask("service_turn", TurnParams(end=mine)).back is None
 
 
 def test_what_was_slept_by_a_person_and_is_needed_is_missed(box: Any) -> None:

@@ -163,7 +163,7 @@ def test_what_is_stopped_while_the_end_of_a_turn_waits_stays_stopped(box: Any) -
     assert box.world.states() == {"rank": "asleep"}
 
 
-@pytest.mark.parametrize("before", ["asleep", "awake"])
+@pytest.mark.parametrize("before", ["asleep", pytest.param("awake", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("mode", "left"), [("bare", None), ("low", "asleep"), ("wide", "ready"), ("upon", "ready")])
 def test_a_mode_that_was_entered_during_a_turn_is_whole_after_it(
     box: Any, before: str, mode: str, left: str | None

@@ -20,7 +20,7 @@ from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase, tidied
-from gpumod.engine.turns import refuse_taken
+from gpumod.engine.turns import passed_over, refuse_taken
 
 
 async def recover(
@@ -74,7 +74,7 @@ async def _closed(
         try:
             error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
             status, code = (RunStatus.HALF_WAY, HalfWay.exit_code) if error else (RunStatus.DONE, 0)
-            return finish(machine, run, status, error, code, report)
+            return replace(finish(machine, run, status, error, code, report), notes=passed_over(planned.taken))
         except GpumodError as failure:
             raise left_open(run, failure) from failure
 

@@ -32,7 +32,7 @@ NOT_BEGUN = (StepStatus.PENDING, StepStatus.SKIPPED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a change ended. `run` is None where nothing was executed. `notes` are what a way back has passed over."""
+    """How a change ended. `run` is None where nothing was executed. `notes` say whom it passed over."""
 
     status: RunStatus
     plan: Plan

@@ -175,7 +175,7 @@ def end(machine: Machine, ticket: Ticket) -> None:
 
 
 def forget(machine: Machine, ticket: Ticket) -> None:
-    """Forget a ticket."""
+    """Forget a ticket. Where its turn had begun, or its holder died, that is an event, once."""
     event = None
     if ticket.identity and (ticket.began_at is not None or not lives(machine, ticket)):
         event = _event(machine, "turn-ended" if lives(machine, ticket) else "turn-lost", ticket)
