@@ -11,11 +11,16 @@ from gpumod.operations.following_health import OWN
 from gpumod.operations.turns_over import TurnsOver
 from gpumod.operations.watch_results import Mended, mended_by
 
+GRACE_S = 1.0
+"""So long after its command a turn may be over without being left to `watch`: its gpumod is about to end it."""
+
 
 class WatchingTurns(TurnsOver):
     async def _end_turns(self, snapshot: HostSnapshot, progress: OnProgress) -> list[Mended]:
         """End what turns have left; what cannot be done is told once, then left alone."""
         done: list[Mended] = []
+        if over_turns(self._machine):
+            await self._machine.clock.sleep(GRACE_S)
         for over in over_turns(self._machine):
             why = f"the turn of {over.holder} is over, and nobody has put it back"
             try:
