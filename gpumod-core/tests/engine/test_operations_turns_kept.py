@@ -115,6 +115,7 @@ def test_a_switch_keeps_awake_what_is_in_use_and_what_that_needs(box: Any, mode:
     assert "ready" not in box.world.states().values()
 
 
+@pytest.mark.slow
 def test_room_is_made_without_what_is_in_use(box: Any) -> None:
     with pytest.raises(GpumodError, match="can give at most") as caught:
         box.ask("free", FreeParams(mb=7000))

@@ -88,6 +88,7 @@ def test_who_comes_next_leaves_it_as_the_one_who_was_killed_has_found_it(box: An
     assert box.store.turns() == ()
 
 
+@pytest.mark.slow
 def test_watch_waits_for_who_works_and_leaves_alone_what_fails(box: Any) -> None:
     kill(box, "hyde")
     box.world.holder = Holder(pid=9, user="ann", command="switch on", home="/h", since=0.0)
