@@ -163,6 +163,21 @@ def test_what_is_stopped_while_the_end_of_a_turn_waits_stays_stopped(box: Any) -
     assert box.world.states() == {"rank": "asleep"}
 
 
+def test_whose_place_in_the_queue_is_given_back_has_had_no_turn(box: Any) -> None:
+    turn(box)
+
+    async def leaves() -> None:
+        waits = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="rank", pid=8)))
+        await box.world.clock.sleep(1)
+        await gpumod(box).switch(SwitchParams(mode="bare"))
+        await gpumod(box).service_turn(TurnParams(end=box.store.turns()[-1].id))
+        waits.cancel()
+
+    box.world.clock.run(leaves())
+    assert [ticket.pid for ticket in box.store.turns()] == [7]
+    assert [event.subject for event in box.store.events_of("turn-ended", 9)] == []
+
+
 @pytest.mark.parametrize("before", ["asleep", pytest.param("awake", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("mode", "left"), [("bare", None), ("low", "asleep"), ("wide", "ready"), ("upon", "ready")])
 def test_a_mode_that_was_entered_during_a_turn_is_whole_after_it(

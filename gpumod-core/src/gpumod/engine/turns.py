@@ -165,13 +165,14 @@ def begin_if_free(
 
 
 def end(machine: Machine, ticket: Ticket) -> None:
-    """Give a ticket back. That of a turn is kept, without a holder, until its service was left as it is to be: whoever
-    is killed before leaves that to others. The last one does so where several share a turn."""
+    """End a turn that has begun. Its ticket is kept, without a holder, until its service was left as it is to be: who is
+    killed before leaves that to others. Where several share a turn, the last one does so."""
+    ended = _event(machine, "turn-ended", ticket)
     with machine.store.together():
-        if ticket.began_at is None or sharers(ticket, live_turns(machine)):
-            forget(machine, ticket)
+        if sharers(ticket, live_turns(machine)):
+            machine.store.delete_turn(ticket.id, event=ended)
         else:
-            machine.store.end_turn(ticket.id, event=_event(machine, "turn-ended", ticket))
+            machine.store.end_turn(ticket.id, event=ended)
 
 
 def forget(machine: Machine, ticket: Ticket) -> None:

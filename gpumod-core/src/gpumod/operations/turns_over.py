@@ -12,7 +12,7 @@ from gpumod.domain.turns import Ticket, is_awaited
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import end, forget_over, live_turns
+from gpumod.engine.turns import end, forget, forget_over, live_turns
 from gpumod.operations.base import OnProgress, change_result, reporter, unknown
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.running import Running
@@ -31,6 +31,9 @@ class TurnsOver(Running):
         mine = next((ticket for ticket in store.turns() if ticket.id == turn), None)
         if mine is None:
             raise unknown("turn", turn, [ticket.id for ticket in store.turns()], "gpumod status")
+        if mine.began_at is None:
+            forget(machine, mine)
+            return TurnResult()
         try:
             snapshot = await observe(machine)
         except BaseException as error:  # whatever becomes of the service: what is over holds nobody up
