@@ -165,8 +165,8 @@ def begin_if_free(
 
 
 def end(machine: Machine, ticket: Ticket) -> None:
-    """End a turn that has begun. Its ticket is kept, without a holder, until its service was left as it is to be: who is
-    killed before leaves that to others. Where several share a turn, the last one does so."""
+    """End a turn that has begun. Its ticket is kept, without a holder, until its service was left as it is to be, for
+    whoever comes where this is killed before. Where several share a turn, the last one does so."""
     ended = _event(machine, "turn-ended", ticket)
     with machine.store.together():
         if sharers(ticket, live_turns(machine)):
