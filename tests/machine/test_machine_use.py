@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,6 +104,40 @@ def test_turns_of_processes_wait_for_each_other_and_one_that_is_killed_gives_way
     assert third.code == 0, third
     assert machine.states() == {"hyde": "sleeping", "reranker": "sleeping"}
     assert turns(machine) == []
+    machine.whole("two")
+
+
+@pytest.mark.slow
+def test_a_command_goes_on_with_the_turn_inside_which_it_was_started(machine: Machine, until) -> None:
+    mode_of_two(machine)
+    gate = machine.folder / "gate"
+    inner = shlex.join(machine.argv("service", "turn", "hyde", "--wait", "20s", "--", "true"))
+    first = taker(machine, "hyde", f"while [ ! -e {gate} ]; do sleep 0.02; done; {inner}")
+    until(lambda: turns(machine) == [("hyde", 1)], "the first turn to begin")
+    other = taker(machine, "reranker", "true")
+    until(lambda: turns(machine) == [("hyde", 1), ("reranker", 0)], "the other one to wait")
+    gate.touch()
+    assert machine.end(first).code == 0
+    assert machine.end(other).code == 0
+    assert machine.states() == {"hyde": "sleeping", "reranker": "sleeping"}
+    assert turns(machine) == []
+
+
+@pytest.mark.slow
+def test_watch_puts_back_what_a_killed_turn_has_left(machine: Machine, until) -> None:
+    mode_of_two(machine)
+    process = taker(machine, "hyde", "exec sleep 60")
+    until(lambda: machine.states().get("hyde") == "running", "it to be awake")
+    (pid,) = machine.sql("SELECT pid FROM turns")[0]
+    refused = machine.gpumod("service", "stop", "hyde", "--cascade")
+    assert (refused.code, refused.error["code"]) == (5, "leased")
+    process.kill()
+    os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert "is awake for a turn that is over" in machine.ok("recover").json["notes"][0]
+    look = machine.ok("watch", "--once").json
+    assert [(done["what"], done["subject"]) for done in look["mended"]] == [("sleep", "hyde")]
+    assert (machine.states()["hyde"], turns(machine)) == ("sleeping", [])
     machine.whole("two")
 
 

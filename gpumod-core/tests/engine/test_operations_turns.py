@@ -94,7 +94,7 @@ def test_who_waits_for_another_service_is_not_passed_for_ever(box: Any) -> None:
     assert awake(box) == set()
 
 
-def test_a_turn_is_kept_by_every_plan_but_a_forced_one_or_a_stop(box: Any) -> None:
+def test_a_turn_is_kept_by_every_plan_but_a_forced_one(box: Any) -> None:
     box.ask("service_turn", TurnParams(service="hyde", pid=7, what="ask.py"))
     for taken in ("service_sleep", "service_stop", "service_restart"):
         with pytest.raises(Busy) as caught:
@@ -109,7 +109,9 @@ def test_a_turn_is_kept_by_every_plan_but_a_forced_one_or_a_stop(box: Any) -> No
     forced = box.ask("service_sleep", ServiceChange(service="hyde", force=True))
     assert any(note.startswith("passed over: somebody: ask.py (pid 7) has a turn") for note in forced.notes)
     assert box.world.states() == {"hyde": "asleep"}
-    box.ask("service_stop", ServiceChange(service="hyde", cascade=True))
+    with pytest.raises(Busy):
+        box.ask("service_stop", ServiceChange(service="hyde", cascade=True))
+    box.ask("service_stop", ServiceChange(service="hyde", force=True))
     assert box.world.states() == {}
 
 

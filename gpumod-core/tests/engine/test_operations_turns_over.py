@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from gpumod.domain.mode import Want
 from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ServiceChange, SwitchParams
+from gpumod.operations.params import ModeRef, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
@@ -47,6 +48,21 @@ def turn(box: Any) -> str:
     return found
 
 
+def ends_while(box: Any, command: str, doing: Callable[[Gpumod], Awaitable[Any]]) -> Any:
+    """The end of a turn that has to wait, and what somebody does before it comes."""
+    mine = turn(box)
+    box.world.holder = Holder(pid=9, user="ann", command=command, home="/h", since=0.0)
+
+    async def both() -> Any:
+        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
+        await box.world.clock.sleep(1)
+        box.world.holder = None
+        await doing(gpumod(box))
+        return await over
+
+    return box.world.clock.run(both())
+
+
 @pytest.mark.parametrize("cancels", [1, 2])
 def test_a_turn_of_a_task_that_is_cancelled_is_over(box: Any, cancels: int) -> None:
     async def holds() -> None:
@@ -63,8 +79,10 @@ def test_a_turn_of_a_task_that_is_cancelled_is_over(box: Any, cancels: int) -> N
             await task
 
     box.world.clock.run(leaves())
-    assert box.store.turns() == ()
+    assert [ticket.identity for ticket in box.store.turns()] in ([], [""])  # whatever is left, nobody holds it
     assert box.store.open_run() is None
+    box.look()
+    assert (box.store.turns(), box.world.states()["hyde"]) == ((), "asleep")
     box.check_sound()
 
 
@@ -91,17 +109,7 @@ def test_what_the_next_mode_wants_awake_stays_awake(box: Any) -> None:
 
 
 def test_a_switch_under_way_at_the_end_of_a_turn_decides(box: Any) -> None:
-    mine = turn(box)
-    box.world.holder = Holder(pid=9, user="ann", command="switch wide", home="/h", since=0.0)
-
-    async def both() -> Any:
-        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
-        await box.world.clock.sleep(1)
-        box.world.holder = None
-        await gpumod(box).switch(SwitchParams(mode="wide"))
-        return await over
-
-    over = box.world.clock.run(both())
+    over = ends_while(box, "switch wide", lambda g: g.switch(SwitchParams(mode="wide")))
     assert (over.back.status, over.notes) == (RunStatus.NOTHING_TO_DO, ())
     assert box.world.states() == {"hyde": "ready"}
 
@@ -120,8 +128,10 @@ def test_what_slept_in_its_mode_sleeps_again(box: Any) -> None:
     assert box.world.states() == {"hyde": "asleep"}
 
 
-@pytest.mark.parametrize("mode", ["both", "bare"])
-def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(box: Any, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "left"), [("both", {"hyde": "asleep"}), ("bare", {})])
+def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(
+    box: Any, mode: str, left: dict[str, str]
+) -> None:
     mine = turn(box)
 
     async def both() -> Any:
@@ -134,7 +144,8 @@ def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(box:
     assert (switched.status, switched.error) == (RunStatus.DONE, None)
     assert switched.mode_now == mode
     assert (over.back.status, over.notes) == (RunStatus.DONE, ())
-    assert box.world.states() == {"extra": "ready", "hyde": "asleep"}
+    assert box.world.states() == {"extra": "ready", **left}
+    assert box.ask("mode_verify", ModeRef(mode=mode)).whole
     box.check_sound()
 
 
@@ -147,16 +158,50 @@ def test_what_a_person_stopped_during_a_turn_stays_stopped(box: Any) -> None:
 
 
 def test_what_is_stopped_while_the_end_of_a_turn_waits_stays_stopped(box: Any) -> None:
-    mine = turn(box)
-    box.world.holder = Holder(pid=9, user="ann", command="service stop hyde", home="/h", since=0.0)
-
-    async def both() -> Any:
-        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
-        await box.world.clock.sleep(1)
-        box.world.holder = None
-        await gpumod(box).service_stop(ServiceChange(service="hyde"))
-        return await over
-
-    over = box.world.clock.run(both())
+    over = ends_while(box, "service stop hyde", lambda g: g.service_stop(ServiceChange(service="hyde")))
     assert (over.back.status, over.notes) == (RunStatus.NOTHING_TO_DO, ())
     assert box.world.states() == {"rank": "asleep"}
+
+
+def test_whose_place_in_the_queue_is_given_back_has_had_no_turn(box: Any) -> None:
+    turn(box)
+
+    async def leaves() -> None:
+        waits = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="rank", pid=8)))
+        await box.world.clock.sleep(1)
+        await gpumod(box).switch(SwitchParams(mode="bare"))
+        await gpumod(box).service_turn(TurnParams(end=box.store.turns()[-1].id))
+        waits.cancel()
+
+    box.world.clock.run(leaves())
+    assert [ticket.pid for ticket in box.store.turns()] == [7]
+    assert [event.subject for event in box.store.events_of("turn-ended", 9)] == []
+
+
+@pytest.mark.parametrize("before", ["asleep", pytest.param("awake", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("mode", "left"), [("bare", None), ("low", "asleep"), ("wide", "ready"), ("upon", "ready")])
+def test_a_mode_that_was_entered_during_a_turn_is_whole_after_it(
+    box: Any, before: str, mode: str, left: str | None
+) -> None:
+    box.define(
+        world_mode("low", "hyde:asleep"),
+        world_service("top", 100, 9005, depends_on=("hyde",), **QUICK),
+        world_mode("upon", "top"),
+    )
+    if before == "awake":
+        box.start("hyde")
+    mine = turn(box)
+    box.ask("switch", SwitchParams(mode=mode))
+    assert box.world.states()["hyde"] == "ready"
+    box.ask("service_turn", TurnParams(end=mine))
+    assert box.world.states().get("hyde") == left
+    assert box.ask("mode_verify", ModeRef(mode=mode)).whole
+    assert box.store.turns() == ()
+
+
+def test_what_is_pinned_is_as_it_was_whatever_mode_was_entered(box: Any) -> None:
+    box.define(world_service("hyde", 4000, 9002, naps=True, pinned=True, **QUICK))
+    mine = turn(box)
+    box.ask("switch", SwitchParams(mode="bare"))
+    box.ask("service_turn", TurnParams(end=mine))
+    assert box.world.states() == {"extra": "ready", "hyde": "asleep"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpumod.domain.errors import Busy, Failed, GpumodError, UnknownName, UsageError
-from gpumod.domain.plan import Lease, Policy, Target, TargetMember
+from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
+from gpumod.domain.plan import Policy, Target, TargetMember
 from gpumod.domain.states import State
 from gpumod.testing.examples import SERVICES, acts, machine, plan, reading, service, want
 
@@ -36,8 +36,6 @@ def test_no_service_no_gpu() -> None:
         (want(stop=("nope",)), UnknownName, "unknown-service", ["nope"]),
         (want(mode=None, stop_others=False, stop=("embedding",)), Failed, "has-dependents", ["embedding", "hyde"]),
         (want(mode=None, stop_others=False, restart=("embedding",)), Failed, "has-dependents", ["hyde"]),
-        (want(stop=("chat",)), Busy, "leased", ["chat"]),
-        (want("chat", restart=("chat",)), Busy, "leased", ["chat"]),
     ],
 )
 def test_refusals_name_what_is_wrong(target: Target, error: type[GpumodError], code: str, names: list[str]) -> None:
@@ -54,7 +52,7 @@ def test_refusals_name_what_is_wrong(target: Target, error: type[GpumodError], c
         reading("chat", State.RUNNING, 7000),
     )
     with pytest.raises(error) as caught:
-        plan(found, target, services=odd, leases=(Lease(id="1", holder="somebody", service="chat"),))
+        plan(found, target, services=odd)
     assert caught.value.code == code
     for name in names:
         assert name in str(caught.value)

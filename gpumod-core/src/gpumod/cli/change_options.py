@@ -19,7 +19,11 @@ def change_options(function: F) -> F:
             ),
             click.option("--no-rollback", is_flag=True, help="If it fails, leave it as it is for `gpumod recover`."),
             click.option("--timeout", "timeout_s", type=float, metavar="S", help="Seconds that each start may take."),
-            click.option("--force", is_flag=True, help="Go on though it does not fit (never beside another change)."),
+            click.option(
+                "--force",
+                is_flag=True,
+                help="Go on though it does not fit, or a turn is in the way (never beside another change).",
+            ),
         )
     ):
         function = option(function)

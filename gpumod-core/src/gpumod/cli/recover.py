@@ -11,7 +11,9 @@ from gpumod.cli.lazy import command
 @command("recover", "recover")
 @click.option("--resume", is_flag=True, help="Go on to where the run was going.")
 @click.option("--rollback", is_flag=True, help="Go back to what was there before it.")
-@click.option("--force", is_flag=True, help="Go on though it does not fit (never beside another change).")
+@click.option(
+    "--force", is_flag=True, help="Go on though it does not fit, or a turn is in the way (never beside another change)."
+)
 @click.pass_obj
 def recover(context: CliContext, resume: bool, rollback: bool, force: bool) -> None:
     """Close a run that was left half-way. Without an option: show it, and both ways."""

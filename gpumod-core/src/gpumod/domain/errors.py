@@ -6,7 +6,7 @@
     ├── UsageError       2  wrong input
     ├── DoesNotFit       3
     ├── UnknownName      4
-    ├── Busy             5  somebody else changes this machine
+    ├── Busy             5  somebody else changes this machine, or uses what is asked for
     ├── RolledBack       6
     ├── HalfWay          7  `gpumod recover` is offered
     ├── Stale            8  a plan made earlier no longer holds
@@ -74,7 +74,8 @@ class UnknownName(GpumodError):
 
 
 class Busy(GpumodError):
-    """Somebody else is changing this machine now."""
+    """Somebody else goes first: they are changing this machine now (`machine-busy`), have a turn with a service that
+    would be taken away (`leased`), or are before in the queue (`no-turn`)."""
 
     exit_code = 5
 

@@ -6,8 +6,10 @@ from typing import Protocol
 
 from gpumod.domain.activity import Activity
 from gpumod.domain.base import Frozen, Id
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
+from gpumod.domain.states import ALIVE, State
 
 
 class Use(Frozen):
@@ -80,6 +82,12 @@ def may_not_sleep(service: Service, member: ModeMember | None, needed_by: tuple[
     if not service.supports_sleep and member is not None and member.want is Want.AWAKE:
         return "it sleeps only by being stopped, and the mode wants it awake"
     return ""
+
+
+def awake_that_need(service: str, snapshot: HostSnapshot) -> tuple[str, ...]:
+    """Who is up, does not sleep, and needs `service`."""
+    up = ((name, r) for name, r in snapshot.services.items() if r.state in ALIVE - {State.SLEEPING})
+    return tuple(sorted(name for name, reading in up if reading.launched and service in reading.launched.needs))
 
 
 def member_of(mode: Mode | None, service: str) -> ModeMember | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from gpumod.domain.base import Frozen, Id, Text
@@ -14,8 +14,8 @@ class Ticket(Frozen):
     """Somebody's place in the queue of turns; the lower `number`, the earlier it was drawn.
 
     `pid` is the process that holds it and `identity` tells that one from every other, so that a turn ends with whoever
-    holds it. `began_at` is None while it waits. `before` is the state in which the turn found the service: that of the
-    first, where several share one turn.
+    holds it; it is empty where that has given it back. `began_at` is None while it waits, and `before` the state in
+    which the turn found the service: both are those of the first, where several share one turn.
     """
 
     id: str
@@ -32,22 +32,26 @@ class Ticket(Frozen):
 class KeepsTurns(Protocol):
     """The part of a store that keeps tickets, the earliest first. `add_turn` gives it its number.
 
-    Deleting one that is not there does nothing.
+    `end_turn` takes its holder away. Ending or deleting one that is not there does nothing.
     """
 
     def turns(self) -> tuple[Ticket, ...]: ...
     def add_turn(self, ticket: Ticket) -> Ticket: ...
     def begin_turn(self, ticket: Ticket, *, event: Event) -> None: ...
+    def end_turn(self, ticket_id: str, *, event: Event) -> None: ...
     def delete_turn(self, ticket_id: str, *, event: Event | None) -> None: ...
 
 
-def in_the_way(mine: Ticket, tickets: Iterable[Ticket], sharing: Collection[str]) -> tuple[Ticket, ...]:
+def in_the_way(
+    mine: Ticket, tickets: Sequence[Ticket], sharing: Collection[str], inside: Collection[str] = ()
+) -> tuple[Ticket, ...]:
     """The tickets for which `mine` has to wait: earlier ones of others among the services that share one place.
 
     Several of one service have their turn together, but nobody passes one who waits for another service: so everybody
-    gets a turn, in the order of the tickets. A service that shares its place with none waits for nobody.
+    gets a turn, in the order of the tickets. A service that shares its place with none waits for nobody, and who asks
+    for a service `inside` a turn (by its id) with the same one goes on with that.
     """
-    if mine.service not in sharing:
+    if mine.service not in sharing or any(t.id in inside and t.service == mine.service for t in tickets):
         return ()
     return tuple(t for t in tickets if t.number < mine.number and t.service in sharing and t.service != mine.service)
 

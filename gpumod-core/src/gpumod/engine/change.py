@@ -23,6 +23,7 @@ from gpumod.engine.open_runs import begin, refuse_open_run
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, new_run, run_phase
+from gpumod.engine.turns import refuse_taken
 
 Build = Callable[[HostSnapshot], Wanted]
 Confirm = Callable[[], Awaitable[None]]
@@ -34,8 +35,9 @@ async def change(
     """Do one change, whole. `build` says what is wanted, given what is observed under the lock. `confirm` is asked last
     of all, before the first step; what it raises ends the change, with nothing done.
 
-    Raises Busy at once when somebody else changes this machine, HalfWay when a run is open, and whatever planning or
-    the preflight refuses; a run that began always ends in an Outcome. Cancelled, it goes back first, as at a signal.
+    Raises Busy at once when somebody else changes this machine (`machine-busy`), or uses what the plan takes away
+    (`leased`, unless it is forced), HalfWay when a run is open, and whatever planning or the preflight refuses; a run
+    that began always ends in an Outcome. Cancelled, it goes back first, as at a signal.
     """
     report = muted(report)
     check_disk(machine)
@@ -67,6 +69,8 @@ async def _planned(
         snapshot = await interrupts.look(observe_twice(machine))
         planned = plan_for(machine, snapshot, build(snapshot), options)
     plan = planned.plan
+    if not options.force:
+        refuse_taken(planned.taken)
     refuse_lost(plan, snapshot)
     if not plan.fits and not options.force:
         return Outcome(RunStatus.REFUSED, plan, error=misfit(plan), exit_code=3)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumod.domain.activity import Activity
-from gpumod.domain.idling import Use, idle_s, may_not_sleep, member_of, seen, timeout_s
+from gpumod.domain.idling import Use, awake_that_need, idle_s, may_not_sleep, member_of, seen, timeout_s
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode
 from gpumod.domain.service import Service
-from gpumod.domain.states import ALIVE, State
+from gpumod.domain.states import State
 from gpumod.engine.asking import ask_activity
 from gpumod.engine.machine import Machine
 from gpumod.engine.turns import begun_turns
@@ -110,13 +110,9 @@ class Idling:
         definition = self.services.get(service) or self.snapshot.reading(service).launched
         if definition is None:
             return "it is not defined"
-        needed_by = [
-            name
-            for name, other in self.snapshot.services.items()
-            if other.state in ALIVE - {State.SLEEPING} and other.launched and service in other.launched.needs
-        ]
+        needed_by = awake_that_need(service, self.snapshot)
         held_by = next((t.holder for t in begun_turns(self.machine) if t.service == service), "")
-        return may_not_sleep(definition, member_of(self.mode, service), tuple(sorted(needed_by)), held_by)
+        return may_not_sleep(definition, member_of(self.mode, service), needed_by, held_by)
 
     def _woken(self) -> Mapping[str, float]:
         """When each service was last started or woken: that is no use, but idle time begins then."""

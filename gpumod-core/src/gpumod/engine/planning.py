@@ -14,7 +14,7 @@ from gpumod.domain.states import SERVING, Action
 from gpumod.engine.footprints import footprint, placed_on, variants
 from gpumod.engine.leases import counted, in_the_way, standing
 from gpumod.engine.machine import Machine
-from gpumod.engine.turns import begun_turns, held_by_turns, turns_passed_over
+from gpumod.engine.turns import Taken, begun_turns, held_by_turns, in_use, left_awake, passed_over, taken_away
 from gpumod.planner import make_plan
 from gpumod.planner.changes import with_needs
 
@@ -27,11 +27,15 @@ class Wanted:
     """What a change wants: the target, and the definitions to use (stored ones, with an alternative's changes).
 
     `holding` is the lease for which room is made. It is stored when the run begins, and goes when that is rolled back.
+    `named` are services that somebody asked to put to sleep: where these are in use the plan shows it, and is refused;
+    what else is in use stays awake. `turn` is the id of the ticket that it is done for: that holds nothing up.
     """
 
     target: Target
     services: Mapping[str, Service]
     holding: Holding | None = None
+    named: frozenset[str] = frozenset()
+    turn: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and what it was made from. `kept` are the turns for which it keeps services."""
+    """A plan and what it was made from. `kept` are the turns for which it keeps services, `taken` is what it takes away
+    from others."""
 
     plan: Plan
     services: Mapping[str, Service]
@@ -58,6 +63,7 @@ class Planned:
     snapshot: HostSnapshot
     holding: Holding | None = None
     kept: tuple[Lease, ...] = ()
+    taken: tuple[Taken, ...] = ()
 
 
 def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
@@ -74,10 +80,12 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
 
     policy = policy_of(machine, options)
     held = standing(machine) if options.leases else ()
-    turns = begun_turns(machine) if options.leases else ()
+    turns = [turn for turn in begun_turns(machine) if turn.id != wanted.turn]
+    used = in_use(turns, snapshot, definitions(snapshot, wanted, ()))
     own = (wanted.holding,) if wanted.holding else ()
-    kept = held_by_turns(turns) if options.kept is None else options.kept
-    leases = () if options.force else (*counted(machine, snapshot, (*held, *own)), *kept)
+    kept = options.kept if options.kept is not None else held_by_turns(used) if options.leases else ()
+    keeps = [lease for lease in kept if lease.service not in wanted.named]
+    leases = () if options.force else (*counted(machine, snapshot, (*held, *own)), *keeps)
     begun = _to_begin(snapshot, wanted)
     while True:
         services = definitions(snapshot, wanted, begun)
@@ -97,10 +105,18 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
         more = {step.service for step in plan.steps if step.action is Action.START} - begun
         if all(services[s] == wanted.services.get(s, services[s]) for s in more):
             told = in_the_way(held, plan.target, forced=options.force, leads_to=_mode_it_leads_to(machine, plan))
-            passed = turns_passed_over(turns, plan) if options.force else ()
-            noted = plan.model_copy(update={"notes": (*plan.notes, *told, *passed)})
-            return Planned(noted, services, prints, snapshot, wanted.holding, () if options.force else kept)
+            taken = taken_away(plan, snapshot, used)
+            passed = passed_over(taken) if options.force and options.leases else ()
+            awake = _left_awake(machine, snapshot, plan) if options.leases and not wanted.turn else ()
+            noted = plan.model_copy(update={"notes": (*plan.notes, *told, *passed, *awake)})
+            return Planned(noted, services, prints, snapshot, wanted.holding, () if options.force else kept, taken)
         begun |= more  # dependents that restart too, or move: seen only in the plan
+
+
+def _left_awake(machine: Machine, snapshot: HostSnapshot, plan: Plan) -> tuple[str, ...]:
+    """What is awake for turns that are over, and stays so after `plan`."""
+    touched = {step.service for step in plan.steps}
+    return tuple(told for service, told in left_awake(machine, snapshot).items() if service not in touched)
 
 
 def _mode_it_leads_to(machine: Machine, plan: Plan) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
@@ -19,12 +20,16 @@ from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import check_disk, launches, preflight, prepared
 from gpumod.engine.runs import Outcome, finish, go_back, journalled, run_phase, tidied
+from gpumod.engine.turns import passed_over, refuse_taken
 
 
 async def recover(
     machine: Machine, way: Literal["resume", "rollback"], options: Options, report: Report
 ) -> Outcome | None:
-    """Close the open run; None when there is none. A resume that fails leaves the run open, for a rollback."""
+    """Close the open run; None when there is none. A resume that fails leaves the run open, for a rollback.
+
+    Raises Busy `leased` where going on, unforced, would take away what somebody has a turn with by now.
+    """
     report = muted(report)
     check_disk(machine)
     command = f"recover --{way}"
@@ -50,13 +55,15 @@ async def _closed(
     if way == "rollback":
         outcome = await go_back(machine, run, run.error, report, interrupts)
         asked_for = outcome.status is RunStatus.ROLLED_BACK
-        return Outcome(outcome.status, outcome.plan, outcome.run) if asked_for else outcome
+        return replace(outcome, error=None, exit_code=0) if asked_for else outcome
     if not await interrupts.spare(conclude(machine, run)):
         return finish(machine, run, RunStatus.HALF_WAY, INTERRUPTED, HalfWay.exit_code, report)
     snapshot = await observe_twice(machine)
     target = run.target.model_copy(update={"restart": still_to_restart(machine, run)})
     wanted = tidied(machine, run, snapshot, Wanted(target, {**machine.store.services(), **run.wanted}))
     planned = plan_for(machine, snapshot, wanted, options)
+    if not options.force:
+        refuse_taken(planned.taken)
     if not planned.plan.fits and not options.force:
         return Outcome(RunStatus.REFUSED, planned.plan, run=run, error=misfit(planned.plan), exit_code=3)
     starts = await interrupts.look(launches(machine, planned))
@@ -67,7 +74,7 @@ async def _closed(
         try:
             error = await run_phase(machine, run, planned, "apply", options, report, interrupts, offset)
             status, code = (RunStatus.HALF_WAY, HalfWay.exit_code) if error else (RunStatus.DONE, 0)
-            return finish(machine, run, status, error, code, report)
+            return replace(finish(machine, run, status, error, code, report), notes=passed_over(planned.taken))
         except GpumodError as failure:
             raise left_open(run, failure) from failure
 

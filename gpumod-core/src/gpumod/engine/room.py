@@ -19,7 +19,7 @@ from gpumod.engine.leases import counted, in_words, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import free_mb_of
 from gpumod.engine.planning import Options, Wanted, altered_in, definitions, launched, policy_of
-from gpumod.engine.turns import begun_turns, held_by_turns
+from gpumod.engine.turns import begun_turns, held_by_turns, in_use
 from gpumod.engine.unattributed import LAG_S, TOLERANCE_MB
 from gpumod.planner import Room, make_room, target_of
 from gpumod.plugins.kit import poll
@@ -43,9 +43,8 @@ def find_room(machine: Machine, snapshot: HostSnapshot, mb: int, gpu: int | None
         s: footprint(machine, definition, snapshot.gpus, samples, placed_on(snapshot, s))
         for s, definition in services.items()
     }
-    leases = (
-        () if options.force else (*counted(machine, snapshot, standing(machine)), *held_by_turns(begun_turns(machine)))
-    )
+    turns = held_by_turns(in_use(begun_turns(machine), snapshot, services))
+    leases = () if options.force else (*counted(machine, snapshot, standing(machine)), *turns)
     policy = policy_of(machine, options)
     return make_room(snapshot, services, prints, mb, gpu, leases=leases, policy=policy, force=options.force)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
 from gpumod.domain.machine import HostSnapshot, ServiceReading
@@ -22,6 +22,7 @@ from gpumod.engine.leases import drop_lease
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
+from gpumod.engine.turns import forget_over, passed_over
 from gpumod.planner import check_needs, target_of
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,14 @@ NOT_BEGUN = (StepStatus.PENDING, StepStatus.SKIPPED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a change ended. `run` is None where nothing was executed."""
+    """How a change ended. `run` is None where nothing was executed. `notes` say whom it passed over."""
 
     status: RunStatus
     plan: Plan
     run: Run | None = None
     error: ErrorInfo | None = None
     exit_code: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def new_run(machine: Machine, command: str, planned: Planned) -> Run:
@@ -103,6 +105,7 @@ async def go_back(
     report(back)
     options = Options(force=True, leases=False, cascade=True)
     failed: ErrorInfo | None
+    passed: tuple[str, ...] = ()
     try:
         if not await interrupts.spare(conclude(machine, run)):
             return finish(machine, run, RunStatus.HALF_WAY, error or INTERRUPTED, HalfWay.exit_code, report)
@@ -112,6 +115,7 @@ async def go_back(
         wanted, lost = without_lost(wanted, run, snapshot)
         error = _and_ended(error, ended)
         planned = plan_for(machine, snapshot, wanted, options)
+        passed = passed_over(planned.taken)
         report(back.model_copy(update={"plan": planned.plan}))
         offset = journalled(machine, run)
         failed = await run_phase(machine, run, planned, "rollback", options, report, interrupts, offset) or lost
@@ -121,8 +125,10 @@ async def go_back(
         log.exception("the way back of run %s broke", run.id)
         failed = ErrorInfo(code="internal", message=f"{type(bug).__name__}: {bug}", hint="this is a bug in gpumod")
     if failed is None:
-        return finish(machine, run, RunStatus.ROLLED_BACK, error, RolledBack.exit_code, report)
-    return finish(machine, run, RunStatus.HALF_WAY, _both(error, failed), HalfWay.exit_code, report)
+        outcome = finish(machine, run, RunStatus.ROLLED_BACK, error, RolledBack.exit_code, report)
+    else:
+        outcome = finish(machine, run, RunStatus.HALF_WAY, _both(error, failed), HalfWay.exit_code, report)
+    return replace(outcome, notes=passed)
 
 
 def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -> Wanted:
@@ -235,6 +241,8 @@ def finish(
     reached = status is RunStatus.DONE and run.target.mode is not None
     with machine.store.together():
         machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
+        if status is RunStatus.DONE:
+            forget_over(machine, {step.service for step in run.plan.steps})
         if status is RunStatus.ROLLED_BACK and run.lease is not None:
             drop_lease(machine, run.lease)
     report(Progress(kind=ProgressKind.ENDED, run_id=run.id, text=status))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from gpumod.domain.errors import Busy
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Lease, Plan
 from gpumod.domain.run import Event
-from gpumod.domain.states import State
+from gpumod.domain.service import Service
+from gpumod.domain.states import GONE, Action, State
 from gpumod.domain.turns import Ticket, in_the_way, sharers
 from gpumod.engine.machine import Machine
+from gpumod.planner.changes import with_needs
+
+InUse = Mapping[str, tuple[Ticket, ...]]
+"""The turns that use each service."""
+
+# --- whose turn it is -------------------------------------------------------------------------------------------------
 
 
 def lives(machine: Machine, ticket: Ticket) -> bool:
-    """True while the process that holds it lives."""
+    """True while the process that holds it lives, and has not given it back."""
     return machine.local.identity(ticket.pid) == ticket.identity
 
 
@@ -26,22 +36,97 @@ def begun_turns(machine: Machine) -> tuple[Ticket, ...]:
     return tuple(ticket for ticket in live_turns(machine) if ticket.began_at is not None)
 
 
-def held_by_turns(turns: Sequence[Ticket]) -> tuple[Lease, ...]:
-    """Turns as the planner counts them: it keeps a leased service awake."""
-    return tuple(Lease(id=t.id, holder=f"the turn of {t.holder}", service=t.service) for t in turns)
+def over_turns(machine: Machine) -> tuple[Ticket, ...]:
+    """The turns that are over, by whatever end, and whose services were not left yet as they are to be."""
+    return tuple(t for t in machine.store.turns() if t.began_at is not None and not lives(machine, t))
 
 
-def turns_passed_over(turns: Sequence[Ticket], plan: Plan) -> tuple[str, ...]:
-    """What a forced plan does to services whose turn it is."""
-    touched = {step.service for step in plan.steps}
-    return tuple(f"passed over: {in_words(ticket)}" for ticket in turns if ticket.service in touched)
+def around(machine: Machine, pid: int) -> frozenset[str]:
+    """The turns of commands that have started the process `pid`, as ids."""
+    others = (turn for turn in begun_turns(machine) if turn.pid != pid)
+    return frozenset(turn.id for turn in others if pid in machine.local.tree(turn.pid))
 
 
-def clear_lost(machine: Machine) -> None:
-    """Clear away the tickets of those that are gone: they hold nothing."""
-    for ticket in machine.store.turns():
-        if not lives(machine, ticket):
-            machine.store.delete_turn(ticket.id, event=_event(machine, "turn-lost", ticket))
+def left_awake(machine: Machine, snapshot: HostSnapshot) -> Mapping[str, str]:
+    """What is awake for turns that are over, by service, in words; nothing while anybody has a turn or waits."""
+    if live_turns(machine):
+        return {}
+    return {
+        t.service: f"{t.service} is awake for a turn that is over ({t.holder}): gpumod service sleep {t.service}"
+        for t in over_turns(machine)
+        if t.before is not State.RUNNING and snapshot.reading(t.service).state is State.RUNNING
+    }
+
+
+# --- what plans do with it --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a plan does to one service that is in use: `doing` is "stopped", "restarted" or "put to sleep"."""
+
+    service: str
+    doing: str
+    turns: tuple[Ticket, ...]
+
+
+def in_use(turns: Iterable[Ticket], snapshot: HostSnapshot, services: Mapping[str, Service]) -> InUse:
+    """Who has a turn with each service, or with what needs it and is up. `services` are the definitions of now."""
+    found: dict[str, tuple[Ticket, ...]] = {}
+    for ticket in turns:
+        needed = () if snapshot.reading(ticket.service).state in GONE else with_needs(services, [ticket.service])
+        for service in sorted({ticket.service, *needed}):
+            found[service] = (*found.get(service, ()), ticket)
+    return found
+
+
+def held_by_turns(used: InUse) -> tuple[Lease, ...]:
+    """What is in use, as the planner counts it: it keeps a leased service awake."""
+    return tuple(
+        Lease(id=turn.id, holder=_holder(turn, service), service=service)
+        for service, turns in used.items()
+        for turn in turns
+    )
+
+
+def taken_away(plan: Plan, snapshot: HostSnapshot, used: InUse) -> tuple[Taken, ...]:
+    """What `plan` stops or puts to sleep of what is in use. What is gone already can be taken from nobody."""
+    started = {step.service for step in plan.steps if step.action is Action.START}
+    found: dict[str, Taken] = {}
+    for step in plan.steps:
+        here = step.service
+        if step.action not in (Action.STOP, Action.SLEEP) or here not in used or snapshot.reading(here).state in GONE:
+            continue
+        stopped = "restarted" if here in started else "stopped"
+        found.setdefault(here, Taken(here, stopped if step.action is Action.STOP else "put to sleep", used[here]))
+    return tuple(found.values())
+
+
+def refuse_taken(taken: Sequence[Taken]) -> None:
+    """Raise Busy `leased`, with the holder, where a plan takes away what somebody uses. Every plan that is to be done
+    without force comes by here."""
+    for one in taken:
+        turn, others = one.turns[0], len(one.turns) - 1
+        held = "holds it" if turn.service == one.service else "needs it"
+        raise Busy(
+            "leased",
+            f"{one.service} cannot be {one.doing} now",
+            why=f"{_holder(turn, one.service)} {held}" + (f", and {others} more" if others else ""),
+            hint=f"wait until that is over (`gpumod status`), or go first with --force (or before it: `gpumod service "
+            f"stop {turn.service} --force`)",
+        )
+
+
+def passed_over(taken: Sequence[Taken]) -> tuple[str, ...]:
+    """What a plan that nothing blocks takes away from whom."""
+    return tuple(dict.fromkeys(f"passed over: {in_words(turn)}" for one in taken for turn in one.turns))
+
+
+def _holder(ticket: Ticket, service: str) -> str:
+    return f"the turn of {ticket.holder}" + ("" if ticket.service == service else f" with {ticket.service}")
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
 
 
 def draw(machine: Machine, ticket: Ticket) -> Ticket:
@@ -50,26 +135,59 @@ def draw(machine: Machine, ticket: Ticket) -> Ticket:
     return machine.store.add_turn(ticket)
 
 
-def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], state: State) -> Ticket:
+def clear_lost(machine: Machine) -> None:
+    """Clear away the tickets of those that died while they waited. A turn that had begun is :func:`over_turns`."""
+    for ticket in machine.store.turns():
+        if ticket.began_at is None and not lives(machine, ticket):
+            forget(machine, ticket)
+
+
+def begin_if_free(
+    machine: Machine, mine: Ticket, sharing: Collection[str], state: State, inside: Collection[str] = ()
+) -> Ticket:
     """`mine`, begun where nobody is in its way; as it was where somebody is. All in one transaction.
 
-    `state` is that of its service now.
+    `state` is that of its service now, `inside` are the turns during which it is asked for. Where the service is awake
+    for a turn of others, which may be over, `mine` goes on with it: the last one leaves it as the first has found it.
     """
     with machine.store.together():
         tickets = live_turns(machine)
-        if in_the_way(mine, tickets, sharing):
+        if in_the_way(mine, tickets, sharing, inside):
             return mine
-        first = next(iter(sharers(mine, tickets)), None)
-        before = first.before if first is not None else state
-        begun = mine.model_copy(update={"began_at": machine.clock.now(), "before": before})
+        over = [ticket for ticket in over_turns(machine) if ticket.service == mine.service]
+        first = next(iter((*sharers(mine, tickets), *(over if state is State.RUNNING else ()))), None)
+        began_at, before = (machine.clock.now(), state) if first is None else (first.began_at, first.before)
+        begun = mine.model_copy(update={"began_at": began_at, "before": before})
         machine.store.begin_turn(begun, event=_event(machine, "turn-began", begun))
+        for ticket in over:
+            forget(machine, ticket)
         return begun
 
 
 def end(machine: Machine, ticket: Ticket) -> None:
-    """Give a ticket back, whether its turn had begun or not."""
-    event = _event(machine, "turn-ended", ticket) if ticket.began_at is not None else None
+    """End a turn that has begun. Its ticket is kept, without a holder, until its service was left as it is to be, for
+    whoever comes where this is killed before. Where several share a turn, the last one does so."""
+    ended = _event(machine, "turn-ended", ticket)
+    with machine.store.together():
+        if sharers(ticket, live_turns(machine)):
+            machine.store.delete_turn(ticket.id, event=ended)
+        else:
+            machine.store.end_turn(ticket.id, event=ended)
+
+
+def forget(machine: Machine, ticket: Ticket) -> None:
+    """Forget a ticket. Where its turn had begun, or its holder died, that is an event, once."""
+    event = None
+    if ticket.identity and (ticket.began_at is not None or not lives(machine, ticket)):
+        event = _event(machine, "turn-ended" if lives(machine, ticket) else "turn-lost", ticket)
     machine.store.delete_turn(ticket.id, event=event)
+
+
+def forget_over(machine: Machine, services: Collection[str]) -> None:
+    """Forget the turns that are over with what a plan has put where it is to be. In the transaction that says so."""
+    for ticket in over_turns(machine):
+        if ticket.service in services:
+            forget(machine, ticket)
 
 
 def in_words(ticket: Ticket) -> str:

@@ -253,7 +253,7 @@ class Boxes(Services, Targets):
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
             snapshot = await observe(machine)
-            result = dry(plan_for(machine, snapshot, build(snapshot), options), mode_id)
+            result = dry(plan_for(machine, snapshot, build(snapshot), options), mode_id, options)
         else:
             outcome = await change(machine, "apply --now", build, options, reporter(progress))
             result = change_result(outcome, mode_id, store.current_mode())

@@ -45,7 +45,7 @@ class Freeing(Base):
             snapshot = await observe(self._machine)
             room = find_room(self._machine, snapshot, mb, params.gpu, options)
             planned = plan_for(self._machine, snapshot, Wanted(room.target, self._machine.store.services()), options)
-            return FreeResult(change=dry(planned, None))
+            return FreeResult(change=dry(planned, None, options))
         return await self._make(params, mb, options, progress)
 
     async def _make(self, params: FreeParams, mb: int, options: Options, progress: OnProgress) -> FreeResult:
@@ -127,7 +127,8 @@ class Freeing(Base):
         # its own lease is over then, so it does not count here
         counts = not ending and not params.force
         planned = plan_for(self._machine, snapshot, wanted, Options(cascade=True, leases=counts))
-        return FreeResult(back=dry(planned, self._machine.store.current_mode()), notes=_told(debt, defined))
+        back = dry(planned, self._machine.store.current_mode(), options)
+        return FreeResult(back=back, notes=_told(debt, defined))
 
     async def _put_back(self, ending: Sequence[Holding], options: Options, progress: OnProgress) -> FreeResult:
         """End leases, and put back what was put away for all that are over, by one plan."""
@@ -196,7 +197,7 @@ async def _patiently(machine: Machine, build: Build, options: Options, progress:
         try:
             return await change(machine, "free --back", build, options, reporter(progress))
         except Busy as busy:
-            if machine.clock.monotonic() > give_up:
+            if busy.code != "machine-busy" or machine.clock.monotonic() > give_up:
                 raise
             if not told:
                 reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=busy.info.message))

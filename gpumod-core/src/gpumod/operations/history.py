@@ -8,9 +8,11 @@ from gpumod.domain.base import is_id
 from gpumod.domain.errors import UsageError
 from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.secrets import discreet
+from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
+from gpumod.engine.turns import left_awake, over_turns
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
 from gpumod.operations.following import ended_with, followed
 from gpumod.operations.leases import to_put_back
@@ -78,6 +80,12 @@ class History(Base):
             )
         )
 
+    async def _left_awake(self) -> tuple[str, ...]:
+        """What is awake for turns whose holders were killed."""
+        if not over_turns(self._machine):
+            return ()
+        return tuple(left_awake(self._machine, await observe(self._machine)).values())
+
     async def recover(self, params: RecoverParams, progress: OnProgress = None) -> RecoverResult:
         """Close the run that was left half-way, or (without a way) show it. One that somebody is at work on is none.
 
@@ -87,10 +95,11 @@ class History(Base):
         if params.way is None or store.open_run() is None:
             run, holder = await asyncio.to_thread(left_half_way, self._machine)
             due = to_put_back(self._machine)
+            awake = await self._left_awake() if run is None else ()
             return RecoverResult(
                 open_run=run and discreetly(run).model_copy(update={"status": RunStatus.HALF_WAY}),
                 busy=at_work(holder) if holder else None,
-                notes=(due,) if due and run is None else (),
+                notes=(*((due,) if due and run is None else ()), *awake),
             )
         options = Options(force=params.force, cascade=True)
         outcome = await recover(self._machine, params.way, options, reporter(progress))
@@ -100,6 +109,7 @@ class History(Base):
         return RecoverResult(
             open_run=left and discreetly(left),
             change=change_result(outcome, store.current_mode(), store.current_mode()),
+            notes=outcome.notes,
         )
 
 

@@ -10,7 +10,7 @@ from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import at_work, left_half_way
-from gpumod.engine.turns import in_words, live_turns
+from gpumod.engine.turns import in_words, left_awake, live_turns
 from gpumod.operations.leases import lease_rows, to_put_back
 from gpumod.operations.params import NoParams, ServiceRef
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, PsRow, ServiceStatus, StatusResult
@@ -63,7 +63,10 @@ class Looking(Units):
             busy=at_work(holder) if holder else None,
             leases=lease_rows(machine, snapshot),
             put_back=to_put_back(machine),
-            turns=tuple(in_words(ticket) for ticket in live_turns(machine)),
+            turns=(
+                *(in_words(ticket) for ticket in live_turns(machine)),
+                *left_awake(machine, snapshot).values(),
+            ),
             problems=(*(gpu.fault for gpu in snapshot.gpus if gpu.fault), *store.problems()),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, UsageError
-from gpumod.domain.idling import member_of, timeout_s
+from gpumod.domain.idling import awake_that_need, member_of, timeout_s
 from gpumod.domain.mode import Mode, Want
 from gpumod.domain.states import ALIVE, Action, State
 from gpumod.engine.observe import observe
@@ -185,7 +185,10 @@ def without_service(mode: Mode, service_id: str) -> Mode:
 
 
 def _idles(service: str, mode: Mode, planned: Planned) -> bool:
-    """True for one that sleeps and may, because nobody uses it: all that it would need is to wake."""
+    """True for one that sleeps and may, because nobody uses it: all that it would need is to wake. What is awake and
+    needs it lacks it."""
+    if awake_that_need(service, planned.snapshot):
+        return False
     definition = planned.services.get(service)  # that of today, as far as its time-out is concerned
     sleeps = {step.action for step in planned.plan.steps if step.service == service} == {Action.WAKE}
     return sleeps and definition is not None and timeout_s(definition, member_of(mode, service), 0.0) is not None

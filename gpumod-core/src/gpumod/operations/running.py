@@ -1,4 +1,5 @@
-"""start, stop, restart, sleep, wake: one service, by the same plans as a switch."""
+"""start, stop, restart, sleep, wake: one service, by the same plans as a switch. Each is refused where its plan takes
+away what somebody has a turn with."""
 
 from __future__ import annotations
 
@@ -10,13 +11,11 @@ from gpumod.domain.states import State
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.engine.turns import begun_turns, held_by_turns
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import ServiceChange
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets
-from gpumod.planner.stops import leased
 
 
 class Running(Targets):
@@ -39,7 +38,7 @@ class Running(Targets):
         return await self._do("restart", params, target, progress)
 
     async def service_sleep(self, params: ServiceChange, progress: OnProgress = None) -> ChangeResult:
-        """Put a running service to sleep; one that cannot sleep is stopped. Refused during a turn with it."""
+        """Put a running service to sleep; one that cannot sleep is stopped."""
         return await self._do("sleep", params, _alone(params.service, Want.ASLEEP), progress)
 
     async def _do(self, verb: str, params: ServiceChange, target: Target, progress: OnProgress) -> ChangeResult:
@@ -57,11 +56,9 @@ class Running(Targets):
                 )
             if verb == "sleep" and state is State.STOPPED and service.supports_sleep:
                 raise Failed("not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}")
-            if verb == "sleep" and state is State.RUNNING and not params.force:
-                for held in held_by_turns([t for t in begun_turns(self._machine) if t.service == service.id]):
-                    raise leased(service.id, held.holder, "put to sleep")
             turn = self._turn(service.id, snapshot) if verb in ("start", "wake", "restart") else ()
-            return Wanted(target.model_copy(update={"members": (*target.members, *turn)}), known)
+            named = frozenset(m.service for m in (*target.members, *turn) if m.want is Want.ASLEEP)
+            return Wanted(target.model_copy(update={"members": (*target.members, *turn)}), known, named=named)
 
         options = Options(
             force=params.force,
@@ -72,7 +69,7 @@ class Running(Targets):
         mode, told = self._machine.store.current_mode(), self._told_settings()
         if params.dry_run:
             snapshot = await observe(self._machine)
-            result = dry(plan_for(self._machine, snapshot, build(snapshot), options), mode)
+            result = dry(plan_for(self._machine, snapshot, build(snapshot), options), mode, options)
         else:
             outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
             result = change_result(outcome, mode, self._machine.store.current_mode())

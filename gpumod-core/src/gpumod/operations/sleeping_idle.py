@@ -43,7 +43,7 @@ class SleepingIdle(Base):
         options = Options(rollback=not params.no_rollback)
         if params.dry_run:
             planned = plan_for(self._machine, snapshot, self._asleep(due, snapshot), options)
-            return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode()))
+            return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode(), options))
         done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
         notes = () if done else ("what was to sleep was used again just now",)
         return SleepIdleResult(services=rows, change=done, notes=notes)

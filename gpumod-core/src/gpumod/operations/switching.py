@@ -13,6 +13,7 @@ from gpumod.engine.change import change, misfit
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.runs import Outcome
+from gpumod.engine.turns import refuse_taken
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import SimulateParams, SwitchParams
 from gpumod.operations.remedies import Remedies
@@ -83,7 +84,7 @@ class Switching(Remedies):
             snapshot = await observe(self._machine)
             planned = plan_for(self._machine, snapshot, build(snapshot), options)
             edited = told_of_edits(*seen[0], planned.plan)
-            return dry(planned, mode_id).model_copy(update={"notes": (*notes, *edited)})
+            return dry(planned, mode_id, options).model_copy(update={"notes": (*notes, *edited)})
         command = f"{by}switch {mode_id}" + (f" --with {alternative}" if alternative else "")
         outcome = await change(self._machine, command, build, options, reporter(progress))
         if alternative is None:
@@ -156,9 +157,11 @@ def imaginary(total_mb: int, now: float) -> HostSnapshot:
     )
 
 
-def dry(planned: Planned, mode: str | None) -> ChangeResult:
-    """A plan shown instead of executed."""
+def dry(planned: Planned, mode: str | None, options: Options) -> ChangeResult:
+    """A plan shown instead of executed. Raises Busy `leased` as executing it would."""
     plan = planned.plan
+    if not options.force:
+        refuse_taken(planned.taken)
     status = RunStatus.DONE if plan.steps else RunStatus.NOTHING_TO_DO
     error = None
     if not plan.fits:

@@ -48,6 +48,12 @@ class Mended(Frozen):
     error: ErrorInfo | None = None
 
 
+def mended_by(what: str, subject: str, why: str, made: ChangeResult | None) -> Mended:
+    """What a change has done, or why it could not be."""
+    error = made.error if made is not None and made.exit_code else None
+    return Mended.model_validate({"what": what, "subject": subject, "why": why, "change": made, "error": error})
+
+
 class WatchUnitState(Frozen):
     """The unit that runs `gpumod watch`. `notes` say what would keep it from doing its work."""
 

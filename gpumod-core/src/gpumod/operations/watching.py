@@ -18,13 +18,12 @@ from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import clear_lost
+from gpumod.engine.turns import begun_turns, clear_lost, in_use, in_words
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.following_health import OWN, FollowingHealth, not_well
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
 from gpumod.operations.params import ModeRef, RecoverParams, SwitchParams
-from gpumod.operations.results import ChangeResult
 from gpumod.operations.sleeping_idle import SleepingIdle
 from gpumod.operations.switching import Switching
 from gpumod.operations.targets import target_of_mode
@@ -34,8 +33,10 @@ from gpumod.operations.watch_results import (
     WatchParams,
     WatchResult,
     WatchUnitState,
+    mended_by,
 )
 from gpumod.operations.watch_units import meant, others, refuse_second
+from gpumod.operations.watching_turns import WatchingTurns
 from gpumod.planner.changes import with_needs
 
 BOOT_TRIES = 12
@@ -55,7 +56,7 @@ class Boot:
     pending: bool
 
 
-class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
+class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, WatchingTurns):
     async def watch(self, params: WatchParams, progress: OnProgress = None) -> WatchResult:
         """Bring the boot mode up after a boot; restart by a plan what ended by itself, or lost its GPU, in the mode;
         put to sleep what nobody has used for its time-out.
@@ -85,9 +86,11 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
             notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
         elif store.open_run() is None:
             clear_lost(machine)
-            mended += await self._keep(snapshot, boot.since, params.held, notes, progress)
-            if not mended:
-                mended += await self._let_sleep(snapshot, notes, progress)
+            mended += (
+                await self._keep(snapshot, boot.since, params.held, notes, progress)
+                or await self._end_turns(snapshot, progress)
+                or await self._let_sleep(snapshot, notes, progress)
+            )
         notes += not_well(pulses)
         interrupted = any(m.error is not None and m.error.code == "interrupted" for m in mended)
         if mended and not interrupted:
@@ -127,14 +130,14 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
         """Put to sleep what idles; while somebody is at work it is left for the next look."""
         try:
             done = await self._sleep_what_idles(OWN, snapshot, notes, progress)
-        except Busy:
-            return []
+        except Busy as busy:
+            return _said(busy, notes)
         if done is None:
             return []
         names, why, made = done
         if isinstance(made, GpumodError):
             return [Mended(what="sleep", subject=names, why=why, error=made.info)]
-        return [_mended("sleep", names, why, made)]
+        return [mended_by("sleep", names, why, made)]
 
     async def _unit(self, params: WatchParams) -> WatchResult:
         """Have systemd run `watch` from boot on, or take that back."""
@@ -236,7 +239,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
             closed = (await self.recover(RecoverParams(way="rollback"), progress)).change
         except GpumodError as error:
             return [Mended(what="recover", subject=run.command, why=why, error=error.info)]
-        return [_mended("recover", run.command, why, closed)]
+        return [mended_by("recover", run.command, why, closed)]
 
     async def _to_boot_mode(self, progress: OnProgress) -> Mended:
         asked = self._machine.settings.boot_mode or ""
@@ -255,7 +258,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
                 made = await self._switch(SwitchParams(mode=mode), progress, OWN)
         except GpumodError as error:
             return Mended(what="boot", subject=mode, why=why, error=error.info)
-        return _mended("boot", mode, why, made)
+        return mended_by("boot", mode, why, made)
 
     # --- keeping it -------------------------------------------------------------------------------------------------
 
@@ -276,7 +279,12 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
         found = {s: why for s, why in {**wrong_in(snapshot, held, launched), **down}.items() if s in mine}
         gone = {s for s in found if snapshot.reading(s).state in GONE}
         meant = {s for s in found if s not in gone and self._unloads_itself(launched[s])}
-        due = {s: why for s, why in found.items() if s not in meant and self._may_restart(s, why, notes)}
+        defined = {**services, **launched}
+        used = in_use(begun_turns(self._machine), snapshot, defined)
+        wait = {*used} - gone
+        later = "is restarted when nobody uses it"
+        notes += [f"{s} {later}: {in_words(used[s][0])}; {why}" for s, why in found.items() if s in wait]
+        due = {s: w for s, w in found.items() if s not in {*meant, *wait} and self._may_restart(s, w, notes)}
         if not due:
             return []
         told = "; ".join(f"{s}: {why}" for s, why in due.items())
@@ -285,7 +293,9 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
         def build(now: HostSnapshot) -> Wanted:
             """Of those that were due the ones that still are: a person may have mended them meanwhile."""
             wrong = {**wrong_in(now, held, launched), **self._still_down(since, now)}
-            for service in [s for s in due if s not in wrong or store.current_mode() != mode.id]:
+            used = in_use(begun_turns(self._machine), now, defined)
+            wait = {s for s in used if now.reading(s).state not in GONE}
+            for service in [s for s in due if s not in wrong or s in wait or store.current_mode() != mode.id]:
                 del due[service]
             lost = tuple(s for s in due if now.reading(s).state not in GONE)
             target = Target(members=members_of(mode, due), stop_others=False, restart=lost)
@@ -295,9 +305,9 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth):
             outcome = await change(self._machine, f"{OWN}restart {names}", build, Options(), reporter(progress))
             if not due:
                 return []
-            done = _mended("restart", names, told, change_result(outcome, mode.id, store.current_mode()))
-        except Busy:
-            return []  # somebody is at work: look again later
+            done = mended_by("restart", names, told, change_result(outcome, mode.id, store.current_mode()))
+        except Busy as busy:  # somebody is at work: look again later
+            return _said(busy, notes)
         except GpumodError as error:
             done = Mended(what="restart", subject=names, why=told, error=error.info)
         failed = done.error.message if done.error is not None else ""
@@ -355,6 +365,8 @@ def _boot_wait_s(tries: int) -> float:
     return float(min(300.0, 5.0 * 2 ** (tries - 1)))
 
 
-def _mended(what: str, subject: str, why: str, made: ChangeResult | None) -> Mended:
-    error = made.error if made is not None and made.exit_code else None
-    return Mended.model_validate({"what": what, "subject": subject, "why": why, "change": made, "error": error})
+def _said(busy: Busy, notes: list[str]) -> list[Mended]:
+    """Nothing is mended while somebody goes first; whoever changes the machine just now is not worth a word."""
+    if busy.code != "machine-busy":
+        notes.append(f"{busy.info.message}: {busy.info.why}")
+    return []

@@ -40,7 +40,8 @@ def make_plan(
     The plan is complete even where it does not fit, so that it can be forced.
 
     Raises UnknownName (`unknown-service`, `unknown-dependency`), UsageError (`dependency-cycle`, `port-conflict`,
-    `unknown-gpu`, `wanted-and-stopped`), Failed (`has-dependents`), Busy (`leased`) and MachineLacks (`no-gpu`).
+    `unknown-gpu`, `wanted-and-stopped`), Failed (`has-dependents`) and MachineLacks (`no-gpu`). What is leased stays
+    awake where it may; whoever names it to be stopped gets that plan, and decides.
     """
     held = tuple(leases)
     # what is up holds what it was started with, whatever an alternative makes of its definition

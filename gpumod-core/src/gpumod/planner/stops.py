@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumod.domain.errors import Busy, Failed
+from gpumod.domain.errors import Failed
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.states import Action, State, route
@@ -15,7 +15,7 @@ def find_goals(
 ) -> Goals:
     """The goals of every service. `stopped` sleep by being stopped, `crowd` restart to make room.
 
-    Raises UnknownName, UsageError, and Failed (`has-dependents`) and Busy (`leased`) where something stands in the way.
+    Raises UnknownName, UsageError, and Failed (`has-dependents`) where something stands in the way.
     """
     extra: tuple[TargetMember, ...] = ()
     while True:
@@ -27,21 +27,6 @@ def find_goals(
         if not more:
             return goals
         extra += more
-
-
-def _refuse_leased(world: World, service: str, doing: str) -> None:
-    if service in world.leased and not world.policy.cascade:
-        raise leased(service, world.leased[service], doing)
-
-
-def leased(service: str, holder: str, doing: str) -> Busy:
-    """What a person is told who would take away what somebody holds."""
-    return Busy(
-        "leased",
-        f"{service} cannot be {doing} now",
-        why=f"{holder} holds it",
-        hint="wait until it is given back (`gpumod status`), or take it away with --force",
-    )
 
 
 def _refuse(service: str, dependent: str) -> Failed:
@@ -59,7 +44,6 @@ def _stop(world: World, target: Target, goals: Goals) -> None:
     """Fill `goals.stops`: what was named, the others, dependents (cascade), and hosts that lose their last member."""
     for service in target.stop:
         if world.state(service) is not State.STOPPED:
-            _refuse_leased(world, service, "stopped")
             goals.stops[service] = "asked to stop"
     if target.stop_others:
         _stop_others(world, target, goals)
@@ -133,7 +117,6 @@ def _restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) 
 def _asked_to_restart(world: World, target: Target, goals: Goals, crowd: frozenset[str]) -> dict[str, str]:
     why = dict.fromkeys(crowd, "restarts to make room for what starts")
     for service in target.restart:
-        _refuse_leased(world, service, "restarted")
         altered = world.snapshot.reading(service).altered
         why[service] = f"runs with {altered}" if altered else "asked to restart"
     for goal in goals.members.values():

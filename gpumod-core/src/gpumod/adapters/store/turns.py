@@ -51,6 +51,15 @@ class Turns:
                 session.add(row)
                 add_event(session, event)
 
+    def end_turn(self, ticket_id: str, *, event: Event) -> None:
+        """Note that nobody holds it any more."""
+        with self._db.write() as session:
+            row = session.exec(select(TurnRow).where(TurnRow.id == ticket_id)).one_or_none()
+            if row is not None:
+                row.identity = ""
+                session.add(row)
+                add_event(session, event)
+
     def delete_turn(self, ticket_id: str, *, event: Event | None) -> None:
         """Forget a ticket; one that is not there is nothing to forget."""
         with self._db.write() as session:
