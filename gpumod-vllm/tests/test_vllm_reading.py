@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpumod.api import Allocation, CommandLine, GpuShare, Service, Settings, Told
 from gpumod_vllm.driver import VllmDriver
+from gpumod_vllm.options import served_name
 
 DRIVER = VllmDriver()
 WORD = st.from_regex(r"[A-Za-z0-9_./][A-Za-z0-9_./:+@,=-]{0,12}", fullmatch=True)
@@ -55,6 +56,7 @@ def test_what_launch_writes_is_read_back(
     fields |= {"sleep_mode": "l1"} if sleeps else {}
     fields |= {"gpus": tuple(range(spans))} if spans > 1 else {}
     service = Service(id="x", driver="vllm", **fields)
+    assume(served_name(service) not in options.get("lora_modules", {}))
     cards = tuple(GpuShare(index=n, total_mb=24564, budget_mb=24564, vram_mb=1000) for n in range(spans))
     launch = DRIVER.launch(service, Allocation(gpus=cards), Settings())
     told = read(*launch.argv, **launch.env)
