@@ -96,7 +96,10 @@ def test_an_editor_that_cannot_be_used_changes_nothing(home: Path, monkeypatch: 
         assert "--file FILE" in error_of(refused)["hint"]
     assert not (home / "templates").exists()
     monkeypatch.setenv("EDITOR", "true")
-    assert run(home, "template", "edit", "unit.service.j2").exit_code == 0
+    left = run(home, "template", "edit", "unit.service.j2")
+    assert left.exit_code == 0
+    assert "nothing was changed" in left.stdout
+    assert not (home / "templates").exists()
 
 
 @pytest.mark.parametrize(

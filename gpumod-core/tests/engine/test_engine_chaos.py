@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from gpumod.domain.mode import Mode
 from gpumod.domain.run import RunStatus
+from gpumod.testing.signals import interrupt
 from gpumod.testing.world import World
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -63,7 +63,7 @@ def accidents(draw: st.DrawFn, names: list[str]) -> Accident:
         return n, lambda world: world.foreign(mb), f"game {mb}"
     if what == "crash":
         return n, lambda world: world.crash(service, 9) if service in world.alive() else None, f"crash {service}"
-    return n, lambda _: signal.raise_signal(signal.SIGINT), "interrupt"
+    return n, lambda _: interrupt(), "interrupt"
 
 
 @st.composite

@@ -9,6 +9,7 @@ import pytest
 from gpumod.domain.errors import Failed, HalfWay, UsageError
 from gpumod.domain.progress import ProgressKind
 from gpumod.domain.run import RunStatus, StepStatus
+from gpumod.testing.signals import interrupt
 from gpumod.testing.world_drivers import world_mode, world_service
 
 SERVICES = (
@@ -269,7 +270,7 @@ POINTS = ["stop gone sent", "sleep nap sent", "start come after", "start late be
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_first_interrupt_turns_back(box, point, number):
-    box.when(point, lambda: signal.raise_signal(number))
+    box.when(point, lambda: interrupt(number))
     outcome = box.switch("new")
     assert outcome.error.code == "interrupted"
     check_rolled_back(box, outcome)
@@ -277,8 +278,8 @@ def test_the_first_interrupt_turns_back(box, point, number):
 
 @pytest.mark.parametrize("second", ["start gone before", "start gone after"])
 def test_the_second_interrupt_leaves_it(box, second):
-    box.when("start come after", lambda: signal.raise_signal(signal.SIGINT))
-    box.when(second, lambda: signal.raise_signal(signal.SIGINT))
+    box.when("start come after", interrupt)
+    box.when(second, interrupt)
     outcome = box.switch("new")
     assert (outcome.status, outcome.exit_code) == (RunStatus.HALF_WAY, 7)
     assert box.recover("resume").exit_code == 0
@@ -288,8 +289,8 @@ def test_the_second_interrupt_leaves_it(box, second):
 
 def test_two_interrupts_at_once(box):
     def twice():
-        signal.raise_signal(signal.SIGINT)
-        box.when("stop gone after", lambda: signal.raise_signal(signal.SIGINT))
+        interrupt()
+        box.when("stop gone after", interrupt)
 
     box.when("stop gone sent", twice)
     outcome = box.switch("new")

@@ -15,6 +15,7 @@ from gpumod.domain.run import RunStatus
 from gpumod.engine.change import change
 from gpumod.engine.interrupts import listening
 from gpumod.engine.planning import Options, Wanted
+from gpumod.testing.signals import interrupt
 from gpumod.testing.world_drivers import world_mode, world_service
 
 SERVICES = (
@@ -25,10 +26,6 @@ SERVICES = (
 OLD = {"gone": "ready", "nap": "ready"}
 NEW = {"come": "ready", "nap": "asleep"}
 BACK = ["start gone after", "wake nap sent", "write finish_run before"]
-
-
-def interrupt():
-    signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture
@@ -53,10 +50,19 @@ def test_one_on_the_way_back_changes_nothing(box, point):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_is_told_twice_is_one(box, number):
+    """As `timeout` does it: its child is given the signal, and so is the group that the child is in."""
+    box.when("start come before", lambda: (interrupt(number), signal.raise_signal(number)))
+    outcome = box.switch("new")
+    assert (outcome.status, outcome.exit_code) == (RunStatus.ROLLED_BACK, 6)
+    assert box.world.states() == OLD
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_one_on_the_way_back_leaves_it(box, number):
     box.world.fault("come", "die-after", 1.0)
     box.when("start gone before", interrupt)
-    box.when("start gone after", lambda: signal.raise_signal(number))
+    box.when("start gone after", lambda: interrupt(number))
     outcome = box.switch("new")
     assert (outcome.status, outcome.exit_code) == (RunStatus.HALF_WAY, 7)
     assert outcome.error.code == "died-while-starting"

@@ -24,6 +24,7 @@ from gpumod.operations.params import (
     SwitchParams,
 )
 from gpumod.ports import Holder
+from gpumod.testing.signals import interrupt
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -255,8 +256,8 @@ def test_what_runs_on_no_card_of_this_machine_is_leased_to_nobody(box: Any) -> N
 
 
 def twice() -> None:
-    signal.raise_signal(signal.SIGTERM)
-    signal.raise_signal(signal.SIGTERM)
+    interrupt(signal.SIGTERM)
+    interrupt(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("way", ["rollback", "resume"])

@@ -38,6 +38,16 @@ def gpumod(box: Any) -> Gpumod:
     return Gpumod(box.machine(), bare_tools())
 
 
+def test_a_turn_that_does_not_fit_hints_at_what_can_be_done(box: Any) -> None:
+    box.define(world_service("huge", 7400, 9006, **QUICK))
+    with pytest.raises(DoesNotFit) as refused:
+        box.world.clock.run(gpumod(box).turn("huge").__aenter__())
+    assert "--force" not in refused.value.info.hint
+    assert "gpumod ps" in refused.value.info.hint
+    refused_by_name = box.ask("service_turn", TurnParams(service="huge"))
+    assert refused_by_name.change.plan.alternatives == ()
+
+
 def awake(box: Any) -> set[str]:
     return {service for service, state in box.world.states().items() if state == "ready"} - {"base"}
 

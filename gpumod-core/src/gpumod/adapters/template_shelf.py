@@ -40,10 +40,11 @@ class TemplateShelf:
             raise Failed("bad-template", f"the template {path} cannot be read", why=str(error)) from error
 
     def write(self, name: str, text: str) -> bool:
-        """Put a template into the user's folder; False where it said the same. Raises Failed (`bad-template`)."""
+        """Put a template into the user's folder; False where the one that wins says the same. Raises Failed
+        (`bad-template`)."""
         self._templates.check(name, text)
         path = self.user_folder / name
-        if path.is_file() and path.read_bytes() == text.encode():
+        if name in self.names() and self.places(name)[0][1].read_bytes() == text.encode():
             return False
         try:
             ensure_private_dir(self.user_folder)

@@ -18,7 +18,7 @@ from gpumod.cli.lazy import command
 @click.argument("mb", type=int, required=False, metavar="[MB]")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
 @click.option("--gpu", type=int, metavar="N", help="On this GPU (else where it is cheapest).")
-@click.option("--for", "for_s", metavar="TIME", callback=seconds, help="At most so long: 90s, 15m, 2h.")
+@click.option("--for", "for_s", metavar="TIME", callback=seconds, help="At most so long: 90s, 15m, 2h, 1d.")
 @click.option("--back", is_flag=True, help="Put back what made room before.")
 @change_options
 @click.pass_obj

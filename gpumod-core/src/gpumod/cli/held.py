@@ -18,7 +18,7 @@ def seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> flo
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r:.100} is no time (as in 90s, 15m or 2h)", ctx=ctx, param=param)
+        raise click.BadParameter(f"{text!r:.100} is no time (as in 90s, 15m, 2h or 1d)", ctx=ctx, param=param)
     return float(found[1]) * UNITS[found[2]]
 
 

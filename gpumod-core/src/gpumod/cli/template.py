@@ -70,7 +70,7 @@ def _edited(context: CliContext, template: str) -> str:
 
         raise Failed(
             "no-editor",
-            "your editor could not be used, so nothing was changed",
+            "your editor could not be started, or ended with an error: nothing was changed",
             why=str(error),
             hint=f"set VISUAL or EDITOR to one that is there, or: gpumod template edit {template} --file FILE",
         ) from error

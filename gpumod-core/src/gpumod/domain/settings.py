@@ -45,7 +45,9 @@ class Settings(Frozen):
     """Every setting with its default. `gpumod settings list` shows them; docs/configuration.md explains them."""
 
     reserve_mb: Annotated[int, Field(ge=0, le=1_000_000, description="MiB of each GPU that no plan may use")] = 512
-    ram_reserve_mb: Annotated[int, Field(ge=0, description="MiB of host RAM that no plan may use")] = 1024
+    ram_reserve_mb: Annotated[int, Field(ge=0, le=100_000_000, description="MiB of host RAM that no plan may use")] = (
+        1024
+    )
     gpu_probe: Annotated[Id | None, Field(description="which probe reads the GPUs; empty: the first available")] = None
     cuda_devices: Annotated[
         Text | None, AfterValidator(_devices), Field(description="GPUs that gpumod uses, by index or UUID; empty: all")

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +14,9 @@ from typing import Any, TypeVar
 from gpumod.domain.errors import Failed
 
 T = TypeVar("T")
+
+SAME_S = 0.05
+"""A signal so soon after another is that one, told twice: `timeout` gives it to its child and to the child's group."""
 
 
 class Interrupts:
@@ -92,9 +96,17 @@ def listening() -> Iterator[Interrupts]:
     loop = asyncio.get_running_loop()
     taken = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in (*taken, signal.SIGHUP)}
+    heard_at = 0.0
+
+    def hear(*_: object) -> None:
+        nonlocal heard_at
+        last, heard_at = heard_at, time.monotonic()
+        if heard_at - last > SAME_S:
+            loop.call_soon_threadsafe(interrupts.hit)
+
     for number in taken:  # not by the loop: it leaves a moment with the default handler, which ends the process
         if before[number] is not signal.SIG_IGN:  # what a script's background job ignores stays ignored
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupts.hit))
+            signal.signal(number, hear)
     signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
     try:
         with _woken(loop):

@@ -90,5 +90,6 @@ def drop_lease(machine: Machine, lease: str) -> None:
 
 def in_words(holding: Holding) -> str:
     """A lease in one line: how much, of what, who, until when."""
-    until = "" if holding.until is None else f", until {time.strftime('%H:%M:%S', time.localtime(holding.until))}"
+    ends = None if holding.until is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holding.until))
+    until = f", until {ends}" if ends else ""
     return f"{holding.vram_mb} MiB of GPU {holding.gpu} are leased to {holding.holder}{until}"

@@ -152,7 +152,7 @@ class Turns(TurnsOver):
                     if snapshot.reading(mine.service).state is State.RUNNING:
                         return None
                 outcome = await change(machine, f"turn {mine.service}", build, options, reporter(progress))
-                return change_result(outcome, store.current_mode(), store.current_mode())
+                return _said(change_result(outcome, store.current_mode(), store.current_mode()))
             except Busy as busy:
                 if busy.code != "machine-busy":
                     raise
@@ -160,6 +160,16 @@ class Turns(TurnsOver):
                     reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=busy.info.message))
                 told = True
                 await machine.clock.sleep(LOOK_S)
+
+
+def _said(made: ChangeResult) -> ChangeResult:
+    """What does not fit has no other way here: a turn is with that one service, and cannot be forced."""
+    if made.error is None or made.error.code != "does-not-fit":
+        return made
+    hint = "stop something first (`gpumod ps` shows what holds the memory), or switch to a mode that has it"
+    error = made.error.model_copy(update={"hint": hint, "details": {**made.error.details, "alternatives": []}})
+    plan = made.plan and made.plan.model_copy(update={"alternatives": ()})
+    return made.model_copy(update={"error": error, "plan": plan})
 
 
 def _refuse_own(mine: Ticket, ahead: Collection[Ticket], own: Collection[str]) -> None:

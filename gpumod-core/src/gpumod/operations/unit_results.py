@@ -38,14 +38,15 @@ class TemplateListResult(Frozen):
 
 
 class TemplateResult(Frozen):
-    """A template's text. `changed`: it was written, or taken back, just now; `services`: which are made of it."""
+    """A template's text. `changed`: whether it was written, or taken back, just now (None: it is shown); `services`:
+    which are made of it."""
 
     name: str
     source: str
     path: str
     text: str
     services: tuple[str, ...] = ()
-    changed: bool = False
+    changed: bool | None = None
 
 
 class SecretsResult(Frozen):

@@ -67,7 +67,10 @@ class Units(Base):
         return _shown(service, name, writer.unit(handle, launch, params.template))
 
     async def template_edit(self, params: TemplateEdit) -> TemplateResult:
-        """Put a template into your folder, where it wins; None takes yours back. No service is restarted."""
+        """Put a template into your folder, where it wins; None takes yours back. No service is restarted.
+
+        A text that counts already is not put there: it would hide what an upgrade brings.
+        """
         shelf = self._tools.templates()
         if not is_id(params.template) or not params.template.endswith(".j2"):
             why = f"it must end with .j2 and match {ID_PATTERN}"

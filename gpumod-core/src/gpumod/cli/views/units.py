@@ -45,6 +45,8 @@ def template(result: TemplateResult) -> RenderableType:
         whose = f"is now that of {result.source}: {result.path}" if result.source else "is gone"
         used = [f"{s}: gpumod service unit {s}" for s in result.services]
         return stack(words(f"{result.name} {whose}"), bullets(used) if used else None)
+    if result.changed is False:
+        return words(f"nothing was changed: {result.name} of {result.source} says the same ({result.path})")
     head = [f"{{# {result.name}, {result.source}: {result.path} #}}"]
     return Text("\n".join(safe_lines("\n".join([*head, *result.text.splitlines()]))), overflow="ignore", no_wrap=True)
 
