@@ -34,8 +34,8 @@ def status(result: StatusResult, *, visual: bool = False) -> RenderableType:
     return blocks(
         stack(
             line(
-                "mode ",
-                words(result.mode or "none", "bold"),
+                "mode " if result.mode else "no mode",
+                words(result.mode, "bold") if result.mode else "",
                 f" with alternative {result.alternative}" if result.alternative else "",
                 f" (before: {result.previous_mode})" if result.previous_mode else "",
             ),
