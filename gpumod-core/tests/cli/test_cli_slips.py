@@ -86,6 +86,13 @@ def test_a_negative_setting_is_refused_as_a_value(home: Path, args: list[str]) -
     assert run(home, "settings", "set", "reserve_mb", "--defalt").exit_code == 2
 
 
+def test_a_folder_that_is_not_there_is_told(home: Path, tmp_path: Path) -> None:
+    done = run(home, "--json", "settings", "set", "models_dir", str(tmp_path / "modles"))
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["note"] == f"there is no folder {tmp_path / 'modles'} (yet)"
+    assert json.loads(run(home, "--json", "settings", "set", "models_dir", str(tmp_path)).stdout)["note"] == ""
+
+
 def test_an_editor_that_cannot_be_used_changes_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISUAL", raising=False)
     for editor, why in (("/nonexistent/ed", "/nonexistent/ed"), ("false", "Editing failed"), ("'", "quotation")):

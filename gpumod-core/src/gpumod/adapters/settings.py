@@ -60,6 +60,11 @@ def check_setting(key: str, value: str) -> str:
     return _checked(key, value, "given") or ""
 
 
+def doubt_about(key: str, value: str) -> str:
+    """What may be wrong with a value that can be stored; "" where nothing is. Folders may come later."""
+    return f"there is no folder {value} (yet)" if key in FOLDERS and value and not Path(value).is_dir() else ""
+
+
 def _checked(key: str, text: str, where: str) -> str | None:
     value = _expanded(key, text.strip())
     if not value:

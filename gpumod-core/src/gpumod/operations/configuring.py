@@ -54,6 +54,7 @@ class Configuring(Base):
             note = f"{variable} in the environment wins over {kept} while it is set"
         elif key in stored:
             value, source = stored[key], "database"
+            note = self._tools.doubt_about(key, value)
         elif (wrong := self._broken("settings", key)) is not None:
             note = f"{wrong.message}: {wrong.hint}"
         return SettingRow(
