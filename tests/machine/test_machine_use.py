@@ -93,6 +93,7 @@ def test_turns_of_processes_wait_for_each_other_and_one_that_is_killed_gives_way
     gate.touch()
     assert machine.end(first).code == 0
     until(lambda: machine.states() == {"hyde": "sleeping", "reranker": "running"}, "the second turn")
+    until(lambda: turns(machine) == [("reranker", 1)], "the first to be over")
     (pid,) = machine.sql("SELECT pid FROM turns")[0]
     second.kill()
     second.wait()  # its command, which goes on, keeps the pipe open

@@ -96,13 +96,13 @@ def listening() -> Iterator[Interrupts]:
     loop = asyncio.get_running_loop()
     taken = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in (*taken, signal.SIGHUP)}
-    heard_at = 0.0
+    heard_at: dict[int, float] = {}
 
-    def hear(*_: object) -> None:
-        nonlocal heard_at
-        last, heard_at = heard_at, time.monotonic()
-        if heard_at - last > SAME_S:
+    def hear(number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if now - heard_at.get(number, 0.0) > SAME_S:
             loop.call_soon_threadsafe(interrupts.hit)
+        heard_at[number] = now
 
     for number in taken:  # not by the loop: it leaves a moment with the default handler, which ends the process
         if before[number] is not signal.SIG_IGN:  # what a script's background job ignores stays ignored

@@ -115,10 +115,14 @@ async def check_host(machine: Machine, service: Service, services: Mapping[str, 
     host = services.get(service.host or "")
     if host is None:
         raise UnknownName("unknown-service", f"{service.id} lives in {service.host!r}, which is not defined")
+    for one in (host, service):
+        try:
+            machine.driver(one).check(one)
+        except ValueError as error:
+            raise bad_service(one, error) from error
+    if not machine.driver(host).capabilities(host).hosts_members:
+        raise UsageError("not-a-host", f"{host.id} cannot host {service.id}", why="its driver hosts no members")
     try:
-        machine.driver(service).check(service)
-        if not machine.driver(host).capabilities(host).hosts_members:
-            raise UsageError("not-a-host", f"{host.id} cannot host {service.id}", why="its driver hosts no members")
         await ask_host(machine, service, host)
     except ValueError as error:
         raise bad_service(service, error) from error

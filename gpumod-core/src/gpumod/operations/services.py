@@ -31,7 +31,7 @@ from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResu
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
-from gpumod.ports import HostsMembers
+from gpumod.ports import Capabilities, HostsMembers
 from gpumod.ports.units import Forgets, KeepsJournal, LooksAfter
 
 NO_FIELDS = frozenset({"id", "unit_vars", "adopted"})
@@ -132,17 +132,7 @@ class Services(Units):
 
     def _check(self, service: Service, services: Mapping[str, Service] | None = None) -> None:
         """What a definition must hold beside its own fields, among `services` (those that are stored)."""
-        driver = self._machine.driver(service)
-        try:
-            self._machine.check(service)
-            capabilities = driver.capabilities(service)
-        except ValueError as error:
-            raise UsageError(
-                "bad-options",
-                f"driver {service.driver} refuses service {service.id!r}",
-                why=str(error),
-                hint="its options are given by --set KEY=VALUE; see gpumod service add --help and docs/presets.md",
-            ) from error
+        capabilities = self._capabilities(service)
         self._check_sleep(service, capabilities.sleep_levels)
         if service.run_with is not None:
             self._machine.plugins.check_supervisor(service.run_with)
@@ -161,7 +151,7 @@ class Services(Units):
         if service.host is not None:
             owner = known[service.host]
             driver = self._machine.driver(owner)
-            if not driver.capabilities(owner).hosts_members:
+            if not self._capabilities(owner).hosts_members:
                 raise UsageError("not-a-host", f"{owner.id!r} hosts no members", why=f"its driver is {owner.driver}")
             has_file = isinstance(driver, HostsMembers) and driver.members_file(owner, (), self._machine.settings)
             if owner.adopted and has_file:
@@ -169,6 +159,20 @@ class Services(Units):
         elif service.port is None and not capabilities.hosts_members:
             raise UsageError("no-port", f"service {service.id!r} has no port", hint="--port N")
         check_needs(known, [service.id])
+
+    def _capabilities(self, service: Service) -> Capabilities:
+        """What its driver can do for it. Raises UsageError (`bad-options`) for a definition that it does not take: one
+        that it took before an upgrade, say."""
+        try:
+            self._machine.check(service)
+        except ValueError as error:
+            raise UsageError(
+                "bad-options",
+                f"driver {service.driver} refuses service {service.id!r}",
+                why=str(error),
+                hint="its options are given by --set KEY=VALUE; see gpumod service add --help and docs/presets.md",
+            ) from error
+        return self._machine.driver(service).capabilities(service)
 
     def _check_sleep(self, service: Service, levels: Collection[str]) -> None:
         """Raise UsageError where the driver does not sleep at this level, or not with the service's other options."""
