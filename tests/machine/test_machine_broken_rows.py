@@ -56,6 +56,18 @@ def test_what_runs_is_found_and_can_be_stopped(machine: Machine, statement: str)
     machine.nothing_left()
 
 
+def test_a_host_that_its_driver_no_longer_takes_is_named_and_no_driver_is_blamed(machine: Machine) -> None:
+    by_hand(machine, "UPDATE services SET definition = json_set(definition, '$.unit_vars.was_renamed', 1)"
+                     " WHERE id = 'llama-router'")  # fmt: skip
+    refused = machine.change("service", "start", "chat", code=2)
+    assert refused.error["code"] == "bad-service", refused
+    assert "llama-router" in refused.error["message"]
+    assert "was_renamed" in refused.error["why"]
+    edited = machine.gpumod("service", "edit", "chat", "--vram-mb", "1200")
+    assert (edited.code, edited.error["code"]) == (2, "bad-options"), edited
+    assert "'llama-router'" in edited.error["message"]
+
+
 def test_a_switch_ends_what_has_a_broken_row_and_no_definition(machine: Machine) -> None:
     machine.change("service", "start", "embedding-code")
     by_hand(machine, "UPDATE handles SET definition = '[]'")
