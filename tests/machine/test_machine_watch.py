@@ -49,6 +49,7 @@ def test_it_goes_on_until_it_is_asked_to_end(machine: Machine, until) -> None:
     for _ in range(2):
         kill(machine, "asr")
         until(lambda: machine.states().get("asr") == "running", "it to be restarted")
+        until(lambda: machine.status()["busy"] is None, "that to be done")
         machine.ok("service", "stop", "embedding")
         machine.ok("service", "start", "embedding")
     process.send_signal(signal.SIGTERM)
