@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import gpumod
@@ -65,13 +66,20 @@ class User:
     def forget(self, *, units: bool = True) -> None:
         """End all that this user runs and remove the user, and the system's units with them."""
         subprocess.run(["systemctl", "stop", self.manager], check=True)
-        while subprocess.run(["pkill", "-KILL", "-u", self.name]).returncode == 0:  # some are born meanwhile
+        while _alive(self.entry.pw_uid):  # some are born meanwhile
+            subprocess.run(["pkill", "-KILL", "-u", self.name])
             time.sleep(0.02)
         for unit in Path("/etc/systemd/system").glob("gpumod-*.service") if units else ():
             subprocess.run(["systemctl", "stop", unit.name])
             subprocess.run(["systemctl", "reset-failed", unit.name], stderr=subprocess.DEVNULL)
             unit.unlink()
         subprocess.run(["userdel", "--remove", "--force", self.name], check=True)  # what it says is shown by pytest
+
+
+def _alive(uid: int) -> bool:
+    """Whether anything of a user runs; what has ended and was not waited for does not."""
+    running = psutil.process_iter(["uids", "status"])
+    return any(p.info["uids"].real == uid and p.info["status"] != psutil.STATUS_ZOMBIE for p in running)
 
 
 def documented(user: User) -> str:
