@@ -25,21 +25,23 @@ from tests.systemd.users import User
 pytestmark = pytest.mark.systemd
 
 SLOW = """
-import http.server, sys, time
-time.sleep(float(sys.argv[1]))
+import http.server, os, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), http.server.SimpleHTTPRequestHandler).serve_forever()
 """
 LOCK = Path("/run/lock/gpumod/gpumod.lock")
 
 
 class OnTheCard(User):
-    """A user whose gpumod reads the one card. The mode `slow` takes some seconds to come up."""
+    """A user whose gpumod reads the one card. The mode `slow` does not come up before the file `go` is there."""
 
     def __init__(self, name: str, env: dict[str, str], port: int) -> None:
         super().__init__(name)
         self.env = env
         self.gpumod("init", "--yes")
-        command = [sys.executable, "-I", "-S", f"{env['NVML_STANDIN']}/slow.py", "2.5", "{port}"]
+        self.go = Path(env["NVML_STANDIN"], "go")
+        command = [sys.executable, "-I", "-S", str(self.go.with_name("slow.py")), str(self.go), "{port}"]
         words = ("service", "add", "--id", f"{name}s", "--driver", "fastapi", "--port", str(port), "--vram-mb", "0")
         self.gpumod(*words, "--health-endpoint", "/", "--set", f"command={json.dumps(command)}")
         self.gpumod("mode", "create", "slow", "--services", f"{name}s")
@@ -103,6 +105,7 @@ def test_the_second_user_is_told_who_is_at_work(two: tuple[OnTheCard, OnTheCard]
     assert error["message"] == "ann is changing this machine: switch slow"
     assert f"process {first.pid}, home {ann.home}, since " in error["why"]
     assert time.monotonic() - began < 20
+    ann.go.touch()
     stdout, _ = first.communicate(timeout=60)
     assert first.returncode == 0, stdout
     bob.gpumod("switch", "slow")
@@ -116,6 +119,8 @@ def test_of_two_that_begin_at_once_one_wins(two: tuple[OnTheCard, OnTheCard]) ->
     with contextlib.suppress(FileNotFoundError):
         LOCK.parent.rmdir()  # as after a boot: the first one makes it anew
     both = [user.begin("switch", "slow") for user in two]
+    wait_for(lambda: any(process.poll() is not None for process in both))
+    two[0].go.touch()
     documents = [json.loads(process.communicate(timeout=60)[0]) for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes == [0, 5], documents
@@ -129,9 +134,10 @@ def test_of_two_that_begin_at_once_one_wins(two: tuple[OnTheCard, OnTheCard]) ->
 def test_a_user_that_is_killed_hinders_nobody_else(two: tuple[OnTheCard, OnTheCard]) -> None:
     ann, bob = two
     first = ann.begin("switch", "slow")
-    wait_for(lambda: ann.run("pgrep", "-f", "slow.py 2.5").stdout)  # its service is starting
+    wait_for(lambda: ann.run("pgrep", "-f", "slow.py").stdout)  # its service is starting
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
+    bob.go.touch()
     bob.gpumod("switch", "slow")
     assert ann.gpumod("switch", "blank", code=7)["error"]["code"] == "interrupted-run"
     ann.gpumod("recover", "--rollback")
