@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from gpumod.domain.idling import awake_that_need, member_of
-from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Want
+from gpumod.domain.plan import Target
 from gpumod.domain.run import Run
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action, State
@@ -45,7 +46,7 @@ def settle(machine: Machine, run: Run) -> None:
     defined = machine.store.services()
     over = {ticket.id for ticket in over_turns(machine)}
     for ticket in _begun(machine):
-        wish = None if is_of_turn(run.command) else _wish(run, ticket.service, defined)
+        wish = None if is_of_turn(run.command) else wished(run.target, ticket.service, defined, run.before)
         if ticket.id in over and (wish is State.RUNNING or last.get(ticket.service) in (Action.STOP, Action.SLEEP)):
             forget(machine, ticket)
         elif wish is not None and wish is not ticket.before:
@@ -106,9 +107,10 @@ def _begun(machine: Machine) -> tuple[Ticket, ...]:
     return tuple(ticket for ticket in machine.store.turns() if ticket.began_at is not None)
 
 
-def _wish(run: Run, service: str, defined: Mapping[str, Service]) -> State | None:
-    """How `run` wants a service to be, as far as it says so."""
-    target = run.target
+def wished(
+    target: Target, service: str, defined: Mapping[str, Service], readings: Mapping[str, ServiceReading]
+) -> State | None:
+    """How a change to `target` wants a service to be, as far as it says so."""
     if service in target.stop:
         return State.STOPPED
     for member in target.members:
@@ -116,6 +118,6 @@ def _wish(run: Run, service: str, defined: Mapping[str, Service]) -> State | Non
             return State.RUNNING if member.want is Want.AWAKE else State.SLEEPING
     if service in with_needs(defined, [member.service for member in target.members]):
         return State.RUNNING
-    definition, reading = defined.get(service), run.before.get(service)
+    definition, reading = defined.get(service), readings.get(service)
     left_alone = (definition is not None and definition.pinned) or (reading is not None and reading.adopted)
     return State.STOPPED if target.stop_others and not left_alone else None

@@ -10,8 +10,8 @@ from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Lease, Plan, Policy, Target
 from gpumod.domain.service import Service
-from gpumod.domain.states import SERVING, Action
-from gpumod.engine.debts import left_awake
+from gpumod.domain.states import SERVING, Action, State
+from gpumod.engine.debts import left_awake, wished
 from gpumod.engine.footprints import footprint, placed_on, variants
 from gpumod.engine.leases import counted, in_the_way, standing
 from gpumod.engine.machine import Machine
@@ -117,9 +117,13 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
 
 
 def _left_awake(machine: Machine, snapshot: HostSnapshot, plan: Plan) -> tuple[str, ...]:
-    """What is awake for turns that are over, and stays so after `plan`."""
-    touched = {step.service for step in plan.steps}
-    return tuple(told for service, told in left_awake(machine, snapshot).items() if service not in touched)
+    """What is awake for turns that are over, and stays so after `plan`, which does not want it."""
+    touched, defined = {step.service for step in plan.steps}, machine.store.services()
+    return tuple(
+        told
+        for service, told in left_awake(machine, snapshot).items()
+        if service not in touched and wished(plan.target, service, defined, snapshot.services) is not State.RUNNING
+    )
 
 
 def _mode_it_leads_to(machine: Machine, plan: Plan) -> str | None:
