@@ -317,15 +317,17 @@ def test_what_keeps_watch_from_putting_back_for_a_moment_is_noted_and_tried_agai
     whole(box)
 
 
-@pytest.mark.parametrize("service", ["hyde", "alone"])
-def test_what_crashed_during_its_turn_is_not_started_for_its_end(box: Any, service: str) -> None:
-    box.switch("blank")
+@pytest.mark.parametrize(("mode", "found"), [("blank", "asleep"), ("rag", "stopped")])
+def test_what_crashed_during_its_turn_is_not_started_for_its_end(box: Any, mode: str, found: str) -> None:
+    box.switch(mode)
     box.start("hyde", want=Want.ASLEEP)
-    kill(box, service)
-    box.crash(service)
+    if found == "stopped":
+        box.stop("hyde")
+    mine = begin(box, "hyde")
+    box.crash("hyde")
     box.acts.clear()
-    box.look()
-    assert f"start {service} before" not in box.acts
+    end(box, mine)
+    assert "start hyde before" not in box.acts
     assert box.store.turns() == ()
 
 
@@ -351,7 +353,16 @@ def test_recover_shows_what_is_open_though_the_gpus_cannot_be_read(box: Any) -> 
 
 def test_watch_does_not_wait_for_what_others_settle(box: Any) -> None:
     kill(box, "hyde")
-    begin(box, "hyde", 8)
-    began_s = box.world.clock.now()
-    assert box.look().mended == ()
-    assert box.world.clock.now() - began_s < 1
+
+    async def day() -> None:
+        busy(box)
+        waits = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="rank", pid=8)))
+        await box.world.clock.sleep(0.5)
+        began_s = box.world.clock.now()
+        assert (await gpumod(box).watch(WatchParams())).mended == ()
+        assert box.world.clock.now() - began_s < 1
+        box.world.holder = None
+        await waits
+
+    box.world.clock.run(day())
+    assert box.world.states() == {"hyde": "asleep", "rank": "ready"}

@@ -25,6 +25,11 @@ DOWN = frozenset({State.SLEEPING, *GONE})
 """How a service was found that a turn has brought up."""
 
 
+def is_quiet(machine: Machine) -> bool:
+    """True while nobody changes the machine, and no run is open that somebody may go on with."""
+    return machine.local.holder(machine.probe.machine_dir()) is None and machine.store.open_run() is None
+
+
 def found(machine: Machine, service: str, state: State) -> None:
     """Note how turns with `service` have found it, as it is while nobody else changes the machine.
 

@@ -17,7 +17,7 @@ from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.states import State
 from gpumod.domain.turns import Ticket, in_the_way
 from gpumod.engine.change import change
-from gpumod.engine.debts import found
+from gpumod.engine.debts import found, is_quiet
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_turns
@@ -151,10 +151,12 @@ class Turns(TurnsOver):
 
         while True:
             try:
-                if machine.local.holder(machine.probe.machine_dir()) is None:
+                quiet = is_quiet(machine)
+                if quiet or machine.local.holder(machine.probe.machine_dir()) is None:
                     snapshot = await observe(machine)
                     if snapshot.reading(mine.service).state is State.RUNNING:
-                        found(machine, mine.service, State.RUNNING)
+                        if quiet:
+                            found(machine, mine.service, State.RUNNING)
                         return None
                 outcome = await change(machine, f"turn {mine.service}", build, options, reporter(progress))
                 return _said(change_result(outcome, store.current_mode(), store.current_mode()))

@@ -12,7 +12,7 @@ from gpumod.domain.run import RunStatus
 from gpumod.domain.states import State
 from gpumod.domain.turns import Ticket
 from gpumod.engine.change import Build, change
-from gpumod.engine.debts import forget_all, is_held, is_owed
+from gpumod.engine.debts import forget_all, is_held, is_owed, is_quiet
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.runs import Outcome
@@ -60,12 +60,12 @@ class TurnsOver(Running):
         made; then it is still owed.
         """
         machine, store = self._machine, self._machine.store
-        is_free = machine.local.holder(machine.probe.machine_dir()) is None
+        quiet = is_quiet(machine)
         over = self._owed_by(service)  # whoever changes the machine from now on does not count their turns any more
         if not over:
             return None
         snapshot = await observe(machine)
-        if is_free and self._as_before(over[0], snapshot) is None:
+        if quiet and self._as_before(over[0], snapshot) is None:
             forget_all(machine, over)
             return None
         first, sharing = over[0], self._sharing(snapshot)
