@@ -135,8 +135,7 @@ def nothing_to_do(machine: Machine, run: Run, holding: Holding | None) -> Outcom
     if mode is None or (mode, run.target.alternative) == (store.current_mode(), store.current_alternative()):
         if holding is not None:
             put_lease(machine, holding)
-        with store.together():
-            settle(machine, run)
+        settle(machine, run)
         return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
     ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
     with store.together():

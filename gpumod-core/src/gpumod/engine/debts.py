@@ -42,20 +42,24 @@ def found(machine: Machine, service: str, state: State) -> None:
 
 
 def settle(machine: Machine, run: Run) -> None:
-    """Note what a change that has reached its target means to what is owed. In the transaction that says so.
+    """Note what a change that has reached its target means to what is owed, in the transaction that says so.
 
     What it has put away is settled. What it wants of a service is what its turns leave from now on, also where it has
     kept that awake for them: but for the turn it had done so itself. Only a turn's own wake wishes nothing.
     """
+    if not _begun(machine):
+        return  # the usual case: nothing is to be written
     last = {step.service: step.action for step in run.plan.steps}
     defined = machine.store.services()
-    over = {ticket.id for ticket in over_turns(machine)}
-    for ticket in _begun(machine):
-        wish = None if is_of_turn(run.command) else wished(run.target, ticket.service, defined, run.before)
-        if ticket.id in over and (wish is State.RUNNING or last.get(ticket.service) in (Action.STOP, Action.SLEEP)):
-            forget(machine, ticket)
-        elif wish is not None and wish is not ticket.before:
-            machine.store.begin_turn(ticket.model_copy(update={"before": wish}), event=None)
+    with machine.store.together():
+        over = {ticket.id for ticket in over_turns(machine)}
+        for ticket in _begun(machine):
+            wish = None if is_of_turn(run.command) else wished(run.target, ticket.service, defined, run.before)
+            put_away = last.get(ticket.service) in (Action.STOP, Action.SLEEP)
+            if ticket.id in over and (put_away or wish is State.RUNNING):
+                forget(machine, ticket)
+            elif wish is not None and wish is not ticket.before:
+                machine.store.begin_turn(ticket.model_copy(update={"before": wish}), event=None)
 
 
 def is_owed(machine: Machine, over: Ticket, snapshot: HostSnapshot) -> bool:
