@@ -14,8 +14,8 @@ class Ticket(Frozen):
     """Somebody's place in the queue of turns; the lower `number`, the earlier it was drawn.
 
     `pid` is the process that holds it and `identity` tells that one from every other, so that a turn ends with whoever
-    holds it; it is empty where that has given it back. `began_at` is None while it waits, and `before` the state in
-    which the turn found the service: both are those of the first, where several share one turn.
+    holds it; it is empty where that has given it back. `began_at` is None while it waits. `before` is how the service
+    is to be left after it, which is as the first of those that share it has found it; None while that is not known.
     """
 
     id: str
@@ -32,12 +32,13 @@ class Ticket(Frozen):
 class KeepsTurns(Protocol):
     """The part of a store that keeps tickets, the earliest first. `add_turn` gives it its number.
 
-    `end_turn` takes its holder away. Ending or deleting one that is not there does nothing.
+    `begin_turn` notes `began_at` and `before`, `end_turn` takes its holder away. For one that is not there each does
+    nothing.
     """
 
     def turns(self) -> tuple[Ticket, ...]: ...
     def add_turn(self, ticket: Ticket) -> Ticket: ...
-    def begin_turn(self, ticket: Ticket, *, event: Event) -> None: ...
+    def begin_turn(self, ticket: Ticket, *, event: Event | None) -> None: ...
     def end_turn(self, ticket_id: str, *, event: Event) -> None: ...
     def delete_turn(self, ticket_id: str, *, event: Event | None) -> None: ...
 
@@ -59,6 +60,11 @@ def in_the_way(
 def sharers(mine: Ticket, tickets: Iterable[Ticket]) -> tuple[Ticket, ...]:
     """Others whose turn with the same service has begun."""
     return tuple(t for t in tickets if t.service == mine.service and t.id != mine.id and t.began_at is not None)
+
+
+def is_of_turn(command: str) -> bool:
+    """True for the command of a run that a turn was woken or put back by."""
+    return command.startswith("turn ")
 
 
 def is_awaited(ended: Ticket, tickets: Iterable[Ticket], sharing: Collection[str]) -> bool:

@@ -12,6 +12,7 @@ from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.states import Action
 from gpumod.engine.context import Report, muted
+from gpumod.engine.debts import settle
 from gpumod.engine.device import unusable
 from gpumod.engine.interrupts import Interrupts, listening
 from gpumod.engine.leases import put_lease
@@ -100,7 +101,7 @@ async def _do(
         if not options.rollback or interrupts.leave:
             return finish(machine, run, RunStatus.HALF_WAY, error, HalfWay.exit_code, report)
         interrupts.going_back()
-        return await go_back(machine, run, error, report, interrupts)
+        return await go_back(machine, run, error, report, interrupts, planned.turn)
     except GpumodError as failure:
         raise left_open(run, failure) from failure
 
@@ -134,10 +135,12 @@ def nothing_to_do(machine: Machine, run: Run, holding: Holding | None) -> Outcom
     if mode is None or (mode, run.target.alternative) == (store.current_mode(), store.current_alternative()):
         if holding is not None:
             put_lease(machine, holding)
+        settle(machine, run)
         return Outcome(RunStatus.NOTHING_TO_DO, run.plan)
     ended = run.model_copy(update={"status": RunStatus.NOTHING_TO_DO, "ended_at": machine.clock.now()})
     with store.together():
         begin(machine, ended, holding)
+        settle(machine, run)
         store.finish_run(ended, mode=mode, set_mode=True)
     return Outcome(RunStatus.NOTHING_TO_DO, run.plan, run=ended)
 

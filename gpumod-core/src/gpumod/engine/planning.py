@@ -10,11 +10,12 @@ from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.plan import Lease, Plan, Policy, Target
 from gpumod.domain.service import Service
-from gpumod.domain.states import SERVING, Action
+from gpumod.domain.states import SERVING, Action, State
+from gpumod.engine.debts import left_awake, wished
 from gpumod.engine.footprints import footprint, placed_on, variants
 from gpumod.engine.leases import counted, in_the_way, standing
 from gpumod.engine.machine import Machine
-from gpumod.engine.turns import Taken, begun_turns, held_by_turns, in_use, left_awake, passed_over, taken_away
+from gpumod.engine.turns import Taken, begun_turns, held_by_turns, in_use, passed_over, taken_away
 from gpumod.planner import make_plan
 from gpumod.planner.changes import with_needs
 
@@ -55,7 +56,7 @@ class Options:
 @dataclass(frozen=True)
 class Planned:
     """A plan and what it was made from. `kept` are the turns for which it keeps services, `taken` is what it takes away
-    from others."""
+    from others, `turn` the id of the ticket that it is done for."""
 
     plan: Plan
     services: Mapping[str, Service]
@@ -64,6 +65,7 @@ class Planned:
     holding: Holding | None = None
     kept: tuple[Lease, ...] = ()
     taken: tuple[Taken, ...] = ()
+    turn: str = ""
 
 
 def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: Options) -> Planned:
@@ -109,14 +111,19 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             passed = passed_over(taken) if options.force and options.leases else ()
             awake = _left_awake(machine, snapshot, plan) if options.leases and not wanted.turn else ()
             noted = plan.model_copy(update={"notes": (*plan.notes, *told, *passed, *awake)})
-            return Planned(noted, services, prints, snapshot, wanted.holding, () if options.force else kept, taken)
+            keeping = () if options.force else kept
+            return Planned(noted, services, prints, snapshot, wanted.holding, keeping, taken, wanted.turn)
         begun |= more  # dependents that restart too, or move: seen only in the plan
 
 
 def _left_awake(machine: Machine, snapshot: HostSnapshot, plan: Plan) -> tuple[str, ...]:
-    """What is awake for turns that are over, and stays so after `plan`."""
-    touched = {step.service for step in plan.steps}
-    return tuple(told for service, told in left_awake(machine, snapshot).items() if service not in touched)
+    """What is awake for turns that are over, and stays so after `plan`, which does not want it."""
+    touched, defined = {step.service for step in plan.steps}, machine.store.services()
+    return tuple(
+        told
+        for service, told in left_awake(machine, snapshot).items()
+        if service not in touched and wished(plan.target, service, defined, snapshot.services) is not State.RUNNING
+    )
 
 
 def _mode_it_leads_to(machine: Machine, plan: Plan) -> str | None:

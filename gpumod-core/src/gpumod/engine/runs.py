@@ -16,13 +16,14 @@ from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
 from gpumod.engine.conclude import conclude
 from gpumod.engine.context import Report, RunContext
+from gpumod.engine.debts import settle
 from gpumod.engine.execute import INTERRUPTED, Phase, execute
 from gpumod.engine.interrupts import Interrupts
 from gpumod.engine.leases import drop_lease
 from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
-from gpumod.engine.turns import forget_over, passed_over
+from gpumod.engine.turns import passed_over
 from gpumod.planner import check_needs, target_of
 
 log = logging.getLogger(__name__)
@@ -98,9 +99,12 @@ async def run_phase(
 
 
 async def go_back(
-    machine: Machine, run: Run, error: ErrorInfo | None, report: Report, interrupts: Interrupts
+    machine: Machine, run: Run, error: ErrorInfo | None, report: Report, interrupts: Interrupts, turn: str = ""
 ) -> Outcome:
-    """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it."""
+    """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it.
+
+    `turn` is the id of the turn that `run` was done for.
+    """
     back = Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for")
     report(back)
     options = Options(force=True, leases=False, cascade=True)
@@ -114,7 +118,7 @@ async def go_back(
         wanted, ended = without_ended(with_hosts(run, snapshot, wanted), snapshot)
         wanted, lost = without_lost(wanted, run, snapshot)
         error = _and_ended(error, ended)
-        planned = plan_for(machine, snapshot, wanted, options)
+        planned = plan_for(machine, snapshot, replace(wanted, turn=turn), options)
         passed = passed_over(planned.taken)
         report(back.model_copy(update={"plan": planned.plan}))
         offset = journalled(machine, run)
@@ -242,7 +246,7 @@ def finish(
     with machine.store.together():
         machine.store.finish_run(ended, mode=run.target.mode if reached else None, set_mode=reached)
         if status is RunStatus.DONE:
-            forget_over(machine, {step.service for step in run.plan.steps})
+            settle(machine, run)
         if status is RunStatus.ROLLED_BACK and run.lease is not None:
             drop_lease(machine, run.lease)
     report(Progress(kind=ProgressKind.ENDED, run_id=run.id, text=status))

@@ -10,7 +10,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Lease, Plan
 from gpumod.domain.run import Event
 from gpumod.domain.service import Service
-from gpumod.domain.states import GONE, Action, State
+from gpumod.domain.states import GONE, Action
 from gpumod.domain.turns import Ticket, in_the_way, sharers
 from gpumod.engine.machine import Machine
 from gpumod.planner.changes import with_needs
@@ -45,17 +45,6 @@ def around(machine: Machine, pid: int) -> frozenset[str]:
     """The turns of commands that have started the process `pid`, as ids."""
     others = (turn for turn in begun_turns(machine) if turn.pid != pid)
     return frozenset(turn.id for turn in others if pid in machine.local.tree(turn.pid))
-
-
-def left_awake(machine: Machine, snapshot: HostSnapshot) -> Mapping[str, str]:
-    """What is awake for turns that are over, by service, in words; nothing while anybody has a turn or waits."""
-    if live_turns(machine):
-        return {}
-    return {
-        t.service: f"{t.service} is awake for a turn that is over ({t.holder}): gpumod service sleep {t.service}"
-        for t in over_turns(machine)
-        if t.before is not State.RUNNING and snapshot.reading(t.service).state is State.RUNNING
-    }
 
 
 # --- what plans do with it --------------------------------------------------------------------------------------------
@@ -142,22 +131,19 @@ def clear_lost(machine: Machine) -> None:
             forget(machine, ticket)
 
 
-def begin_if_free(
-    machine: Machine, mine: Ticket, sharing: Collection[str], state: State, inside: Collection[str] = ()
-) -> Ticket:
+def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], inside: Collection[str] = ()) -> Ticket:
     """`mine`, begun where nobody is in its way; as it was where somebody is. All in one transaction.
 
-    `state` is that of its service now, `inside` are the turns during which it is asked for. Where the service is awake
-    for a turn of others, which may be over, `mine` goes on with it: the last one leaves it as the first has found it.
+    `inside` are the turns during which it is asked for. It takes over what is owed of its service: the last one leaves
+    it as the first has found it.
     """
     with machine.store.together():
         tickets = live_turns(machine)
         if in_the_way(mine, tickets, sharing, inside):
             return mine
         over = [ticket for ticket in over_turns(machine) if ticket.service == mine.service]
-        first = next(iter((*sharers(mine, tickets), *(over if state is State.RUNNING else ()))), None)
-        began_at, before = (machine.clock.now(), state) if first is None else (first.began_at, first.before)
-        begun = mine.model_copy(update={"began_at": began_at, "before": before})
+        first = next(iter((*sharers(mine, tickets), *over)), mine)
+        begun = mine.model_copy(update={"began_at": machine.clock.now(), "before": first.before})
         machine.store.begin_turn(begun, event=_event(machine, "turn-began", begun))
         for ticket in over:
             forget(machine, ticket)
@@ -181,13 +167,6 @@ def forget(machine: Machine, ticket: Ticket) -> None:
     if ticket.identity and (ticket.began_at is not None or not lives(machine, ticket)):
         event = _event(machine, "turn-ended" if lives(machine, ticket) else "turn-lost", ticket)
     machine.store.delete_turn(ticket.id, event=event)
-
-
-def forget_over(machine: Machine, services: Collection[str]) -> None:
-    """Forget the turns that are over with what a plan has put where it is to be. In the transaction that says so."""
-    for ticket in over_turns(machine):
-        if ticket.service in services:
-            forget(machine, ticket)
 
 
 def in_words(ticket: Ticket) -> str:

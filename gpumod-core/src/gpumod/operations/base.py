@@ -27,6 +27,7 @@ from gpumod.domain.settings import LAST_MODE, Settings, device_list
 from gpumod.domain.states import GONE
 from gpumod.domain.words import findings
 from gpumod.engine.context import Report
+from gpumod.engine.execute import INTERRUPTED
 from gpumod.engine.machine import Machine, chosen
 from gpumod.engine.planning import AT_ONCE
 from gpumod.engine.runs import Outcome
@@ -154,6 +155,11 @@ def failure_of(outcome: Outcome | ChangeResult) -> GpumodError:
     return kind(info.code, info.message, why=info.why, hint=info.hint, **info.details)
 
 
+def is_interrupted(error: ErrorInfo | None) -> bool:
+    """True where a signal has ended a change: it did not fail."""
+    return error is not None and error.code == INTERRUPTED.code
+
+
 def reporter(progress: OnProgress) -> Report:
     return progress or (lambda _news: None)
 
@@ -205,5 +211,5 @@ def change_result(outcome: Outcome, mode: str | None, mode_now: str | None) -> C
         error=outcome.error,
         plan=outcome.plan,
         exit_code=outcome.exit_code,
-        notes=(*noted, *(f"{step.service}: {step.detail}" for step in steps if step.detail)),
+        notes=(*noted, *outcome.notes, *(f"{step.service}: {step.detail}" for step in steps if step.detail)),
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from gpumod.domain.base import is_id
-from gpumod.domain.errors import UsageError
+from gpumod.domain.errors import GpumodError, UsageError
 from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.secrets import discreet
+from gpumod.engine.debts import left_awake
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
-from gpumod.engine.turns import left_awake, over_turns
+from gpumod.engine.turns import over_turns
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
 from gpumod.operations.following import ended_with, followed
 from gpumod.operations.leases import to_put_back
@@ -81,10 +82,13 @@ class History(Base):
         )
 
     async def _left_awake(self) -> tuple[str, ...]:
-        """What is awake for turns whose holders were killed."""
+        """What is awake for turns that are over, as far as the machine can be observed."""
         if not over_turns(self._machine):
             return ()
-        return tuple(left_awake(self._machine, await observe(self._machine)).values())
+        try:
+            return tuple(left_awake(self._machine, await observe(self._machine)).values())
+        except GpumodError:
+            return ()
 
     async def recover(self, params: RecoverParams, progress: OnProgress = None) -> RecoverResult:
         """Close the run that was left half-way, or (without a way) show it. One that somebody is at work on is none.

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
+from gpumod.engine.debts import left_awake
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import at_work, left_half_way
-from gpumod.engine.turns import in_words, left_awake, live_turns
+from gpumod.engine.turns import in_words, live_turns
 from gpumod.operations.leases import lease_rows, to_put_back
 from gpumod.operations.params import NoParams, ServiceRef
 from gpumod.operations.results import ForeignProcess, GpuStatus, PsResult, PsRow, ServiceStatus, StatusResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpumod.domain.errors import Failed, GpumodError
+from gpumod.domain.errors import Busy, Failed, GpumodError
 from gpumod.domain.health import Budget, restart_at
 from gpumod.domain.idling import idle_s
 from gpumod.domain.machine import HostSnapshot
@@ -62,9 +62,9 @@ class SleepingIdle(Base):
         why = "; ".join(f"{one.service}: {_reason(one, self._machine.clock.now())}" for one in due)
         try:
             done = await self._put_to_sleep(f"{by}sleep {names}", idling, due, Options(), progress)
+        except Busy:
+            raise
         except GpumodError as error:
-            if error.code == "machine-busy":
-                raise
             self._note_failures(due, error.info.message)
             return names, why, error
         if done is not None and done.exit_code:

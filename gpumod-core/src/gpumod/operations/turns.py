@@ -6,20 +6,21 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from gpumod.domain.errors import Busy, Failed
+from gpumod.domain.errors import Busy, Failed, GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.states import State
 from gpumod.domain.turns import Ticket, in_the_way
 from gpumod.engine.change import change
+from gpumod.engine.debts import found, is_quiet
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import around, begin_if_free, draw, forget, in_words, live_turns
+from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_turns
 from gpumod.operations.base import OnProgress, change_result, failure_of, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.turns_over import LOOK_S, TurnsOver
@@ -74,16 +75,20 @@ class Turns(TurnsOver):
         self._machine.store.check_writable()
         name = self._service(params.service or "").id
         mine = draw(self._machine, self._ticket(name, params))
-        begun = mine
         try:
             begun = await self._my_turn(mine, params.wait_s, progress, own)
             made = await self._wake_for(begun, params, progress)
         except BaseException:
-            forget(self._machine, begun)
+            await self._give_up(mine, progress)
             raise
         if made is not None and made.exit_code:
-            forget(self._machine, begun)
+            await self._give_up(mine, progress)
         return begun, made
+
+    async def _give_up(self, mine: Ticket, progress: OnProgress) -> None:
+        """End a turn that did not come about, or only in part. What cannot be put back now stays owed."""
+        with suppress(GpumodError):
+            await self._end_turn(mine.id, progress, patience_s=0.0)
 
     def _turn_row(self, mine: Ticket) -> TurnRow:
         store = self._machine.store
@@ -107,15 +112,13 @@ class Turns(TurnsOver):
         """Wait until nobody is in the way; the turn has begun then. Raises Busy `no-turn`, and Failed `own-turn`."""
         clock, told, above = self._machine.clock, "", around(self._machine, mine.pid)
         give_up = None if wait_s is None else clock.monotonic() + wait_s
-        snapshot = await observe(self._machine)
-        sharing = self._sharing(snapshot)
+        sharing = self._sharing(await observe(self._machine))
         while True:
             ahead = in_the_way(mine, live_turns(self._machine), sharing, own | above)
             _refuse_own(mine, ahead, own)
             if not ahead:
-                snapshot = await observe(self._machine)
-                sharing = self._sharing(snapshot)
-                begun = begin_if_free(self._machine, mine, sharing, snapshot.reading(mine.service).state, own | above)
+                sharing = self._sharing(await observe(self._machine))
+                begun = begin_if_free(self._machine, mine, sharing, own | above)
                 if begun.began_at is not None:
                     return begun
             elif give_up is not None and clock.monotonic() >= give_up:
@@ -141,15 +144,19 @@ class Turns(TurnsOver):
         options = Options(timeout_s=params.timeout_s)
 
         def build(snapshot: HostSnapshot) -> Wanted:
+            found(machine, mine.service, snapshot.reading(mine.service).state)
             member = TargetMember(service=mine.service, why=f"it is the turn of {mine.holder}")
             members = (member, *self._turn(mine.service, snapshot))
             return Wanted(Target(members=members, stop_others=False), services, turn=mine.id)
 
         while True:
             try:
-                if machine.local.holder(machine.probe.machine_dir()) is None:
+                quiet = is_quiet(machine)
+                if quiet or machine.local.holder(machine.probe.machine_dir()) is None:
                     snapshot = await observe(machine)
                     if snapshot.reading(mine.service).state is State.RUNNING:
+                        if quiet:
+                            found(machine, mine.service, State.RUNNING)
                         return None
                 outcome = await change(machine, f"turn {mine.service}", build, options, reporter(progress))
                 return _said(change_result(outcome, store.current_mode(), store.current_mode()))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpumod.domain.errors import Busy, GpumodError
-from gpumod.domain.idling import member_of
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
-from gpumod.domain.states import GONE, State
-from gpumod.domain.turns import Ticket, is_awaited
-from gpumod.engine.change import change
+from gpumod.domain.run import RunStatus
+from gpumod.domain.states import State
+from gpumod.domain.turns import Ticket
+from gpumod.engine.change import Build, change
+from gpumod.engine.debts import forget_all, is_held, is_owed, is_quiet
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import end, forget, forget_over, live_turns
-from gpumod.operations.base import OnProgress, change_result, reporter, unknown
+from gpumod.engine.runs import Outcome
+from gpumod.engine.turns import end, forget, over_turns
+from gpumod.operations.base import OnProgress, change_result, is_interrupted, reporter, unknown
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.running import Running
 from gpumod.operations.use_results import TurnResult
@@ -26,7 +30,7 @@ BACK_PATIENCE_S = 30.0
 
 
 class TurnsOver(Running):
-    async def _end_turn(self, turn: str, progress: OnProgress) -> TurnResult:
+    async def _end_turn(self, turn: str, progress: OnProgress, patience_s: float = BACK_PATIENCE_S) -> TurnResult:
         machine, store = self._machine, self._machine.store
         mine = next((ticket for ticket in store.turns() if ticket.id == turn), None)
         if mine is None:
@@ -34,85 +38,89 @@ class TurnsOver(Running):
         if mine.began_at is None:
             forget(machine, mine)
             return TurnResult()
-        try:
-            snapshot = await observe(machine)
-        except BaseException as error:  # whatever becomes of the service: what is over holds nobody up
-            end(machine, mine)
-            if not isinstance(error, GpumodError):
-                raise
-            return _stays_awake(mine, error)
-        end(machine, mine)
-        try:
-            command = f"turn {mine.service}: over"
-            return TurnResult(back=await self._turn_over(mine, snapshot, command, BACK_PATIENCE_S, progress))
-        except GpumodError as error:  # the turn is over all the same, and what it was for is done
-            return _stays_awake(mine, error)
+        end(machine, mine)  # whatever becomes of the service: what is over holds nobody up
+        command = f"turn {mine.service}: over"
+        back, notes = None, list[str]()
+        for service in (mine.service, *sorted(with_needs(store.services(), [mine.service]) - {mine.service})):
+            try:
+                made = await self._settle(service, command, patience_s, progress)
+            except GpumodError as error:  # the turn is over all the same, and what it was for is done
+                notes.append(f"{service} stays awake: {error.info.message}")
+                break
+            back = back or made
+            if made is not None and made.exit_code:
+                break
+        return TurnResult(back=back, notes=tuple(notes))
 
-    async def _turn_over(
-        self, over: Ticket, snapshot: HostSnapshot, command: str, patience_s: float, progress: OnProgress
-    ) -> ChangeResult | None:
-        """Leave the service of a turn that is over as it is to be; None where it is, or somebody waits for it.
+    async def _settle(self, service: str, command: str, patience_s: float, progress: OnProgress) -> ChangeResult | None:
+        """Leave a service as those owe it whose turns with it are over; None where it is so, or others will do it.
 
-        Raises Busy where somebody changes the machine for longer than `patience_s`.
+        What is owed goes when it is settled, or when a run that was to settle it has failed: that is told once.
+        Raises Busy where somebody changes the machine for longer than `patience_s`, and what keeps a run from being
+        made; then it is still owed.
         """
         machine, store = self._machine, self._machine.store
-        sharing = self._sharing(snapshot)
-        if is_awaited(over, live_turns(machine), sharing):
+        quiet = is_quiet(machine)
+        over = self._owed_by(service)  # whoever changes the machine from now on does not count their turns any more
+        if not over:
             return None
-        if self._as_before(over, snapshot) is None:
-            forget_over(machine, {over.service})
+        snapshot = await observe(machine)
+        if quiet and self._as_before(over[0], snapshot) is None:
+            forget_all(machine, over)
             return None
+        first, sharing = over[0], self._sharing(snapshot)
+        settled: tuple[Ticket, ...] = ()
 
-        def build(now: HostSnapshot) -> Wanted:  # somebody may have switched meanwhile
-            return Wanted(self._as_before(over, now) or Target(stop_others=False), store.services(), turn=over.id)
+        def build(now: HostSnapshot) -> Wanted:  # somebody may have changed it meanwhile, or begun a turn
+            nonlocal over, settled
+            over = self._owed_by(service)
+            target = self._as_before(over[0], now) if over else None
+            settled = over if target is None else ()
+            if target is None or is_held(machine, over[0], now, self._sharing(now)):
+                target = Target(stop_others=False)
+            return Wanted(target, store.services(), turn=over[0].id if over else "")
 
-        give_up = machine.clock.monotonic() + patience_s
-        while True:
+        def is_others() -> bool:
+            return is_held(machine, first, snapshot, sharing)
+
+        outcome = await self._when_free(command, build, is_others, patience_s, progress)
+        if outcome is None:
+            return None
+        failed = outcome.status is RunStatus.ROLLED_BACK and not is_interrupted(outcome.error)
+        forget_all(machine, over if failed else settled)
+        return change_result(outcome, store.current_mode(), store.current_mode())
+
+    async def _when_free(
+        self, command: str, build: Build, is_others: Callable[[], bool], patience_s: float, progress: OnProgress
+    ) -> Outcome | None:
+        """A change as soon as nobody else changes the machine; None where it has become that of others."""
+        clock = self._machine.clock
+        give_up = clock.monotonic() + patience_s
+        while not is_others():
             try:
-                outcome = await change(machine, command, build, Options(), reporter(progress))
+                return await change(self._machine, command, build, Options(), reporter(progress))
             except Busy as busy:
-                if is_awaited(over, live_turns(machine), sharing):
+                if is_others():
                     return None
-                if busy.code != "machine-busy" or machine.clock.monotonic() >= give_up:
+                if busy.code != "machine-busy" or clock.monotonic() >= give_up:
                     raise
-                await machine.clock.sleep(LOOK_S)
-            else:
-                forget_over(machine, {over.service})  # also where that was not to be had: it is told once
-                return change_result(outcome, store.current_mode(), store.current_mode())
+            await clock.sleep(LOOK_S)
+        return None
+
+    def _owed_by(self, service: str) -> tuple[Ticket, ...]:
+        """The turns that are over with a service that was not put back. All of them say the same."""
+        return tuple(ticket for ticket in over_turns(self._machine) if ticket.service == service)
 
     def _as_before(self, over: Ticket, snapshot: HostSnapshot) -> Target | None:
-        """What is to be after the last turn with a service: as it was found, but one of a mode's that share sleeps.
-
-        A mode that was entered since decides: but for the turn the switch would have done so itself. What the mode
-        wants awake and was not up before stays so, and what was stopped meanwhile stays stopped.
-        """
-        service, store = over.service, self._machine.store
-        if snapshot.reading(service).state is State.STOPPED:
+        """What is to be done after the last turn with a service, if anything: it is left as it was found, but one of a
+        mode's that share one place sleeps."""
+        service, state = over.service, snapshot.reading(over.service).state
+        if not is_owed(self._machine, over, snapshot):
             return None
-        mode = store.modes().get(store.current_mode() or "")
-        member = member_of(mode, service)
-        entered = next((event.at for event in store.events_of("mode-changed", 1)), 0.0)
-        stop = Target(stop=(service,), stop_others=False)
+        sleeps = over.before is State.SLEEPING or (service in self._sharing(snapshot) and state is not State.FAILED)
+        if not sleeps:
+            return Target(stop=(service,), stop_others=False)
+        if state is State.SLEEPING:
+            return None
         asleep = TargetMember(service=service, want=Want.ASLEEP, why="its turn is over")
-        sleep = Target(members=(asleep,), stop_others=False)
-        if mode is not None and entered >= (over.began_at or 0.0):
-            if member is not None:
-                return None if member.want is Want.AWAKE else sleep
-            if service in with_needs(store.services(), [*mode.services]):
-                return None
-            if not self._is_left_alone(service, snapshot):
-                return stop
-        if over.before not in {State.SLEEPING, *GONE}:
-            return None
-        if member is not None and member.want is Want.AWAKE and over.before is not State.SLEEPING:
-            return None
-        return sleep if over.before is State.SLEEPING or service in self._sharing(snapshot) else stop
-
-    def _is_left_alone(self, service: str, snapshot: HostSnapshot) -> bool:
-        """True for what a switch leaves as it is: what is pinned or adopted."""
-        defined = self._machine.store.services().get(service)
-        return (defined is not None and defined.pinned) or snapshot.reading(service).adopted
-
-
-def _stays_awake(ticket: Ticket, error: GpumodError) -> TurnResult:
-    return TurnResult(notes=(f"{ticket.service} stays awake: {error.info.message}",))
+        return Target(members=(asleep,), stop_others=False)

@@ -88,7 +88,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             clear_lost(machine)
             mended += (
                 await self._keep(snapshot, boot.since, params.held, notes, progress)
-                or await self._end_turns(snapshot, progress)
+                or await self._end_turns(snapshot, notes, progress)
                 or await self._let_sleep(snapshot, notes, progress)
             )
         notes += not_well(pulses)
@@ -130,8 +130,8 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         """Put to sleep what idles; while somebody is at work it is left for the next look."""
         try:
             done = await self._sleep_what_idles(OWN, snapshot, notes, progress)
-        except Busy as busy:
-            return _said(busy, notes)
+        except Busy:
+            return []
         if done is None:
             return []
         names, why, made = done

@@ -42,14 +42,15 @@ class Turns:
             session.flush()
             return ticket.model_copy(update={"number": row.number})
 
-    def begin_turn(self, ticket: Ticket, *, event: Event) -> None:
-        """Note that a turn has begun. One that is gone meanwhile does not come back."""
+    def begin_turn(self, ticket: Ticket, *, event: Event | None) -> None:
+        """Note when a turn has begun, and how its service is to be left. One that is gone does not come back."""
         with self._db.write() as session:
             row = session.exec(select(TurnRow).where(TurnRow.id == ticket.id)).one_or_none()
             if row is not None:
                 row.began_at, row.before = ticket.began_at, ticket.before.value if ticket.before else None
                 session.add(row)
-                add_event(session, event)
+                if event is not None:
+                    add_event(session, event)
 
     def end_turn(self, ticket_id: str, *, event: Event) -> None:
         """Note that nobody holds it any more."""

@@ -54,7 +54,9 @@ def _steps(steps: tuple[StepResult, ...]) -> RenderableType:
 
 def recovery(result: RecoverResult) -> RenderableType:
     """What is open and both ways to close it, or what closing it did."""
-    notes = bullets(result.notes) if result.notes else None
+    told = result.change.notes if result.change is not None else ()
+    more = [note for note in result.notes if note not in told]
+    notes = bullets(more) if more else None
     if result.change is not None:
         return blocks(change(result.change), notes)
     busy = words(f"changing now: {result.busy}", "yellow") if result.busy else None
