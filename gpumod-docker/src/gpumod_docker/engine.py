@@ -47,7 +47,7 @@ def socket_path() -> Path:
     own = os.environ.get("XDG_RUNTIME_DIR", "")
     places = [Path(USUAL), *([Path(own, "docker.sock"), Path(own, "podman/podman.sock")] if own else [])]
     # Path.exists raises where this user may not look: in a session's folder that su has left in the variable
-    return next((place for place in places if os.path.exists(place)), places[0])  # noqa: PTH110
+    return next((place for place in places if os.path.exists(place)), places[0])  # noqa: PTH110 - what cannot be looked at is none
 
 
 def refuse_elsewhere(info: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ def _owner(path: Path) -> str:
 def _client(path: Path) -> APIClient:
     """A new client. Raises MachineLacks where nobody answers."""
     import docker  # noqa: PLC0415  # slow, and only needed to speak with an engine
-    import docker.errors  # noqa: PLC0415
+    import docker.errors  # noqa: PLC0415 - only who speaks to an engine pays for the import
 
     try:
         return docker.APIClient(base_url=f"{SCHEME}{path}", version="auto", timeout=QUICK_S)
@@ -119,7 +119,7 @@ def spoken(path: Path, doing: str, timeout_s: int = QUICK_S) -> Iterator[APIClie
     What an engine or its connection fails with inside becomes an error of ours.
     """
     import docker.errors  # noqa: PLC0415  # as above
-    import requests  # noqa: PLC0415
+    import requests  # noqa: PLC0415 - only who speaks to an engine pays for the import
 
     reach(path)  # told in our words, and the SDK leaks a socket where it cannot connect
     idle = _idle.setdefault(path, [])

@@ -25,7 +25,7 @@ def _driver() -> Driver:
 
 
 def _supervisor(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
-    from gpumod_docker.supervisor import DockerSupervisor  # noqa: PLC0415
+    from gpumod_docker.supervisor import DockerSupervisor  # noqa: PLC0415 - only who uses it pays for the import
 
     return DockerSupervisor(home, home_id, settings, clock)
 

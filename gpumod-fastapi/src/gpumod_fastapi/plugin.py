@@ -24,19 +24,19 @@ def _driver() -> Driver:
 
 
 def _http_sleep() -> SleepStrategy:
-    from gpumod_fastapi.sleep import HttpSleep  # noqa: PLC0415
+    from gpumod_fastapi.sleep import HttpSleep  # noqa: PLC0415 - only who uses it pays for the import
 
     return HttpSleep()
 
 
 def _ollama() -> Driver:
-    from gpumod_fastapi.ollama.driver import OllamaDriver  # noqa: PLC0415
+    from gpumod_fastapi.ollama.driver import OllamaDriver  # noqa: PLC0415 - only who uses it pays for the import
 
     return OllamaDriver()
 
 
 def _unload_sleep() -> SleepStrategy:
-    from gpumod_fastapi.ollama.sleep import UnloadSleep  # noqa: PLC0415
+    from gpumod_fastapi.ollama.sleep import UnloadSleep  # noqa: PLC0415 - only who uses it pays for the import
 
     return UnloadSleep()
 

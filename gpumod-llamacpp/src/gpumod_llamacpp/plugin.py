@@ -15,7 +15,7 @@ def _driver() -> Driver:
 
 
 def _router_sleep() -> SleepStrategy:
-    from gpumod_llamacpp.sleep import RouterSleep  # noqa: PLC0415
+    from gpumod_llamacpp.sleep import RouterSleep  # noqa: PLC0415 - only who uses it pays for the import
 
     return RouterSleep()
 

@@ -28,7 +28,7 @@ MODULE_MACHINE = "GPUMOD_SIM_MACHINE"
 def main(folder: str, argv: Sequence[str]) -> int:
     """The `uvicorn` program of the machine in `folder`. Returns the exit status."""
     if "--version" in argv:
-        print("Running uvicorn 0.40.0 with CPython on Linux")  # noqa: T201
+        print("Running uvicorn 0.40.0 with CPython on Linux")  # noqa: T201 - what the real program prints
         return 0
     try:
         flags = parse(argv, TABLE, {})

@@ -20,7 +20,7 @@ def main(folder: str, argv: Sequence[str]) -> int:
     try:
         ledger.hold(service, {gpu: mb})
     except OutOfMemoryError as error:
-        print(f"CUDA error: out of memory ({error})", flush=True)  # noqa: T201
+        print(f"CUDA error: out of memory ({error})", flush=True)  # noqa: T201 - what the real program prints
         return 1
 
     def leave(_number: int, _frame: object) -> None:

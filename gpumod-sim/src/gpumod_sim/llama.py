@@ -81,7 +81,7 @@ class Llama(StandIn):
         if self.expected_mb is not None:
             return self.expected_mb
         try:
-            size_mb = os.path.getsize(self.model) // MIB  # noqa: PTH202
+            size_mb = os.path.getsize(self.model) // MIB  # noqa: PTH202 - a stand-in starts often: pathlib costs start-up time
         except OSError:
             return DEFAULT_MB
         return size_mb + int(self.n_ctx / 1024 * size_mb / 40)
@@ -119,7 +119,7 @@ class Llama(StandIn):
             self.helpers.append(asyncio.get_running_loop().create_task(self._sleep_when_idle()))
 
     def _refuse_bad_model(self) -> None:
-        name = os.path.basename(self.model).lower()  # noqa: PTH119
+        name = os.path.basename(self.model).lower()  # noqa: PTH119 - a stand-in starts often: pathlib costs start-up time
         why = (
             "No such file or directory"
             if "missing" in name

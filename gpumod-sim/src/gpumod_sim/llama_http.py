@@ -30,7 +30,7 @@ def keys_of(text: str, path: str) -> set[str]:
     """The API keys of `--api-key a,b` and of the file of `--api-key-file`."""
     lines = text.split(",")
     if path:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a stand-in starts often: pathlib costs start-up time
             lines += file.read().splitlines()
     return {line.strip() for line in lines if line.strip()}
 
@@ -46,7 +46,7 @@ class LlamaHttp:
     def __init__(self, server: Llama) -> None:
         self.server = server
         flags = server.flags
-        self.name = flags.text("alias").split(",")[0] or os.path.basename(server.model)  # noqa: PTH119
+        self.name = flags.text("alias").split(",")[0] or os.path.basename(server.model)  # noqa: PTH119 - a stand-in starts often: pathlib costs start-up time
         self.keys = keys_of(flags.text("api-key"), flags.text("api-key-file"))
         self.in_flight = 0
         self.deferred = 0

@@ -61,7 +61,7 @@ class Router(StandIn):
         path = self.flags.text("models-preset")
         if not path:
             return {}
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a stand-in starts often: pathlib costs start-up time
             presets = read_presets(file.read())
         for preset in presets.values():
             preset.options |= self.inherited

@@ -33,7 +33,7 @@ OUT_OF_MEMORY = "llama runner process has terminated: cudaMalloc failed: out of 
 def main(folder: str, argv: Sequence[str]) -> int:
     """The `ollama` program of the machine in `folder`. Returns the exit status."""
     if list(argv) == ["--version"]:
-        print(f"ollama version is {VERSION}")  # noqa: T201
+        print(f"ollama version is {VERSION}")  # noqa: T201 - what the real program prints
         return 0
     if list(argv) != ["serve"]:
         sys.stderr.write(f'Error: unknown command {" ".join(argv)!r} for "ollama"\n')
@@ -53,7 +53,7 @@ class Loaded:
 class Ollama(StandIn):
     def __init__(self, folder: str) -> None:
         super().__init__(folder, "ollama")
-        self.models_dir = os.environ.get("OLLAMA_MODELS") or os.path.expanduser("~/.ollama/models")  # noqa: PTH111
+        self.models_dir = os.environ.get("OLLAMA_MODELS") or os.path.expanduser("~/.ollama/models")  # noqa: PTH111 - a stand-in starts often: pathlib costs start-up time
         self.loaded: dict[str, Loaded] = {}
         self.turn = asyncio.Lock()
         self.keeper: asyncio.Task[None] | None = None

@@ -15,13 +15,13 @@ def _available(settings: Settings) -> str | None:
 
 
 def _probe(settings: Settings) -> GpuProbe:
-    from gpumod_sim.probe import SimProbe  # noqa: PLC0415
+    from gpumod_sim.probe import SimProbe  # noqa: PLC0415 - only who uses it pays for the import
 
     return SimProbe(settings.sim_machine or "")
 
 
 def _create(folder: Path, gpus: list[tuple[str, int]]) -> dict[str, str]:
-    from gpumod_sim.create import create_machine  # noqa: PLC0415
+    from gpumod_sim.create import create_machine  # noqa: PLC0415 - only who uses it pays for the import
 
     return create_machine(folder, gpus)
 

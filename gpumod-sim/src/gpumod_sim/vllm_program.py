@@ -10,7 +10,7 @@ VERSION = "0.33.0"
 def main(folder: str, argv: Sequence[str]) -> int:
     """The `vllm` program of the machine in `folder`. Returns the exit status."""
     if list(argv[:1]) in (["--version"], ["-v"]):
-        print(VERSION)  # noqa: T201
+        print(VERSION)  # noqa: T201 - what the real program prints
         return 0
     from gpumod_sim.vllm import main as serve  # noqa: PLC0415 - asyncio and all that
 

@@ -24,19 +24,19 @@ def _driver() -> Driver:
 
 
 def _l1() -> SleepStrategy:
-    from gpumod_vllm.sleep import L1Sleep  # noqa: PLC0415
+    from gpumod_vllm.sleep import L1Sleep  # noqa: PLC0415 - only who uses it pays for the import
 
     return L1Sleep()
 
 
 def _l2() -> SleepStrategy:
-    from gpumod_vllm.sleep import L2Sleep  # noqa: PLC0415
+    from gpumod_vllm.sleep import L2Sleep  # noqa: PLC0415 - only who uses it pays for the import
 
     return L2Sleep()
 
 
 def _estimator() -> VramEstimator:
-    from gpumod_vllm.estimator import VllmEstimator  # noqa: PLC0415
+    from gpumod_vllm.estimator import VllmEstimator  # noqa: PLC0415 - only who uses it pays for the import
 
     return VllmEstimator()
 

@@ -75,7 +75,7 @@ def _open_files(pid: int) -> Iterator[str]:
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208  # links are read, not followed
             with contextlib.suppress(OSError):
-                yield os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115
+                yield os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115 - a hot path
 
 
 def _user(port: int, host: str, connections: Sequence[_Connection] | None) -> PortUser | None:

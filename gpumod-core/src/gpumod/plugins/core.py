@@ -18,7 +18,7 @@ Scope = Literal["user", "system"]
 
 def _process(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
     # Imported when used: most commands start no process.
-    from gpumod.adapters.process import ProcessSupervisor  # noqa: PLC0415
+    from gpumod.adapters.process import ProcessSupervisor  # noqa: PLC0415 - only who uses it pays for the import
 
     return ProcessSupervisor(home, home_id, settings, clock)
 

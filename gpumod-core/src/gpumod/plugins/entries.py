@@ -92,10 +92,10 @@ def load_command(name: str) -> click.Command:
     when it cannot be imported or is no click command.
     """
     # Imported here: listing must stay light.
-    import click  # noqa: PLC0415
+    import click  # noqa: PLC0415 - only a command of a plugin needs it
 
-    from gpumod.domain.errors import Failed, UnknownName, UsageError  # noqa: PLC0415
-    from gpumod.plugins.isolation import quietly, reason  # noqa: PLC0415
+    from gpumod.domain.errors import Failed, UnknownName, UsageError  # noqa: PLC0415 - only a command of a plugin needs it
+    from gpumod.plugins.isolation import quietly, reason  # noqa: PLC0415 - only a command of a plugin needs it
 
     entries = [entry for entry in find_entries(COMMANDS_GROUP) if entry.name == name]
     if not entries:

@@ -124,7 +124,7 @@ def llama_swap_files(commands: Sequence[CommandLine]) -> tuple[Path, ...]:
     places = [place for command in commands for place in _named(command)]
     places += [folder / f"config.{end}" for folder in (config / "llama-swap", Path("/etc/llama-swap")) for end in ENDS]
     # what another user's folder hides, or no file can be called, is none
-    return tuple(place for place in dict.fromkeys(places) if os.path.isfile(place))  # noqa: PTH113
+    return tuple(place for place in dict.fromkeys(places) if os.path.isfile(place))  # noqa: PTH113 - what cannot be looked at is none
 
 
 ENDS = ("yaml", "yml")

@@ -82,7 +82,7 @@ def _children(pid: int) -> tuple[list[int], int]:
     """
     found: list[int] = []
     try:
-        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - a hot path
     except OSError:
         return found, 0
     for thread in threads:
@@ -115,7 +115,7 @@ def trees(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
 
 
 def _trees(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
-    budget = 64 + 2 * len(os.listdir("/proc"))  # noqa: PTH208
+    budget = 64 + 2 * len(os.listdir("/proc"))  # noqa: PTH208 - a hot path
     found: dict[int, tuple[int, ...]] = {}
     try:
         for root in roots:
@@ -200,7 +200,7 @@ def _own_environments() -> Iterator[tuple[int, bytes]]:
     me = os.geteuid()
     for pid in all_pids():
         with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}").st_uid == me:  # noqa: PTH116
+            if os.stat(f"/proc/{pid}").st_uid == me:  # noqa: PTH116 - a hot path
                 yield pid, _read(f"/proc/{pid}/environ")
 
 

@@ -50,7 +50,7 @@ class Orders:
         self.service = str(orders["service"])
         self.exe = str(orders["exe"])
         self.argv: list[str] = orders["argv"]  # type: ignore[assignment]  # plain data that the supervisor wrote
-        self.env: dict[str, str] = orders["env"]  # type: ignore[assignment]
+        self.env: dict[str, str] = orders["env"]  # type: ignore[assignment]  # as above
         self.cwd = str(orders["cwd"])
         self.log = str(orders["log"])
         self.log_max_bytes = int(str(orders["log_max_bytes"]))
