@@ -11,8 +11,11 @@ from gpumod.domain.run import RunStatus
 from gpumod.engine.change import change
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.preflight import launches, preflight
+from gpumod.operations.gpumod import Gpumod
+from gpumod.operations.params import ModeRef, NoParams, SwitchParams
 from gpumod.operations.targets import target_of_mode
 from gpumod.plugins.offers import SupervisorOffer
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import quiet, world_mode, world_service
 from gpumod.testing.world_parts import WorldSupervisor
 
@@ -66,6 +69,31 @@ def test_what_misses_two_is_restarted_and_what_missed_one_of_them_is_not(box):
     after = pids(box)
     assert after["well"] == before["well"]
     assert after["ill"] != before["ill"]
+
+
+@pytest.mark.parametrize(("hangs_s", "told"), [(2.5, "running"), (60.0, "unhealthy")])
+def test_status_and_a_dry_run_tell_of_what_misses_two_answers_only(box, hangs_s, told):
+    machine = box.machine()
+    gpumod = Gpumod(machine, bare_tools())
+
+    async def hang():
+        box.world.fault("well", "hang")
+        await machine.clock.sleep(hangs_s)
+        box.world.faults.pop("well")
+
+    def ask(operation, params):
+        async def both():
+            hanging = asyncio.create_task(hang())
+            result = await getattr(gpumod, operation)(params)
+            await hanging
+            return result
+
+        return box.world.clock.run(both())
+
+    assert {row.id: row.state for row in ask("status", NoParams()).services}["well"] == told
+    assert ask("mode_status", ModeRef(mode="old")).whole == (told == "running")
+    would = ask("switch", SwitchParams(mode="new", dry_run=True)).plan.steps
+    assert ("well" in {step.service for step in would}) == (told == "unhealthy")
 
 
 def test_a_supervisor_that_asks_a_program_before_a_start_keeps_nobody_waiting(make_box):

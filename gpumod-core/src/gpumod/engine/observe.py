@@ -64,9 +64,9 @@ async def observe(machine: Machine) -> HostSnapshot:
 
 
 async def observe_twice(machine: Machine) -> HostSnapshot:
-    """As :func:`observe`, before something is done: only what seems unhealthy in two looks is.
+    """As :func:`observe`, before something is done or told: only what seems unhealthy in two looks is.
 
-    A service that works hard, or a busy computer, may miss one probe; for that nothing is restarted.
+    A service that works hard, or a busy computer, may miss one probe; for that nothing is restarted, nobody alarmed.
     """
     first = await observe(machine)
     unwell = {s for s, reading in first.services.items() if reading.state is State.UNHEALTHY}

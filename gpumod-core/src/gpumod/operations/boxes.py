@@ -18,7 +18,7 @@ from gpumod.domain.states import SERVING
 from gpumod.engine.change import change
 from gpumod.engine.leftovers import keepers, sweep_now
 from gpumod.engine.machine import Machine
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.room import refuse_owed
@@ -252,7 +252,7 @@ class Boxes(Services, Targets):
 
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
-            snapshot = await observe(machine)
+            snapshot = await observe_twice(machine)
             result = dry(plan_for(machine, snapshot, build(snapshot), options), mode_id, options)
         else:
             outcome = await change(machine, "apply --now", build, options, reporter(progress))
@@ -295,7 +295,7 @@ class Boxes(Services, Targets):
         """What runs with another definition than in `services`; nothing where the machine cannot be observed."""
         snapshot: HostSnapshot | None = None
         with suppress(GpumodError):
-            snapshot = await observe(self._machine)
+            snapshot = await observe_twice(self._machine)
         if snapshot is None:
             return ()
         differs = {s: drift(services[s], snapshot.reading(s)) for s in services}

@@ -15,7 +15,7 @@ from gpumod.engine.change import Build, change
 from gpumod.engine.leases import holds, in_words, over, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe, observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.room import Debt, debt_of, find_room, is_there, lost, put_away, way_back
 from gpumod.engine.runs import Outcome
@@ -42,7 +42,7 @@ class Freeing(Base):
             return await self._back(params, options, progress)
         mb = params.mb or 0
         if params.dry_run:
-            snapshot = await observe(self._machine)
+            snapshot = await observe_twice(self._machine)
             room = find_room(self._machine, snapshot, mb, params.gpu, options)
             planned = plan_for(self._machine, snapshot, Wanted(room.target, self._machine.store.services()), options)
             return FreeResult(change=dry(planned, None, options))
@@ -121,7 +121,7 @@ class Freeing(Base):
         if not params.dry_run:
             return await self._put_back(ending, options, progress)
         due = (*ending, *(h for h in over(self._machine) if h not in ending))
-        snapshot = await observe(self._machine)
+        snapshot = await observe_twice(self._machine)
         debt, defined = debt_of(self._machine, due), self._machine.store.services()
         wanted = way_back(debt, snapshot, defined)
         # its own lease is over then, so it does not count here

@@ -9,7 +9,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.debts import left_awake
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe, observe_twice
 from gpumod.engine.open_runs import at_work, left_half_way
 from gpumod.engine.turns import in_words, live_turns
 from gpumod.operations.leases import lease_rows, to_put_back
@@ -23,7 +23,7 @@ class Looking(Units):
         """GPUs, services and foreign processes as observed, the recorded mode, and who is changing the machine."""
         machine, store = self._machine, self._machine.store
         services = dict(store.services())
-        snapshot = await observe(machine)
+        snapshot = await observe_twice(machine)
         handles = store.handles()
         services |= {s: h.launched for s, h in handles.items() if s not in services}
         mode = store.current_mode()

@@ -10,7 +10,7 @@ from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.idling import awake_that_need, member_of, timeout_s
 from gpumod.domain.mode import Mode, Want
 from gpumod.domain.states import ALIVE, Action, State
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import refuse_in_use
 from gpumod.engine.planning import Options, Planned, plan_for
 from gpumod.engine.verify import misses
@@ -118,7 +118,7 @@ class Modes(Targets):
         """Each member as the mode wants it and as it is, and what a member needs where that is not as it should be."""
         mode = self._mode(params.mode)
         store = self._machine.store
-        snapshot = await observe(self._machine)
+        snapshot = await observe_twice(self._machine)
         current = store.current_mode() == mode.id
         alternative = store.current_alternative() if current else None
         asked, lost = self._as_taken(mode, alternative, snapshot, self._defined())

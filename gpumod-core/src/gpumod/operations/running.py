@@ -9,7 +9,7 @@ from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.states import State
 from gpumod.engine.change import change
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import ServiceChange
@@ -68,7 +68,7 @@ class Running(Targets):
         )
         mode, told = self._machine.store.current_mode(), self._told_settings()
         if params.dry_run:
-            snapshot = await observe(self._machine)
+            snapshot = await observe_twice(self._machine)
             result = dry(plan_for(self._machine, snapshot, build(snapshot), options), mode, options)
         else:
             outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))

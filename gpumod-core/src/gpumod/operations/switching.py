@@ -10,7 +10,7 @@ from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.domain.mode import Mode
 from gpumod.domain.run import RunStatus
 from gpumod.engine.change import change, misfit
-from gpumod.engine.observe import observe
+from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.engine.runs import Outcome
 from gpumod.engine.turns import refuse_taken
@@ -30,7 +30,7 @@ class Switching(Remedies):
         """Plan without executing; stored where the home can be written, so that an alternative can be taken by id."""
         options = Options(cascade=True, leases=params.gpu_total_mb is None)  # nobody leases an imaginary card
         if params.gpu_total_mb is None:
-            snapshot = await observe(self._machine)
+            snapshot = await observe_twice(self._machine)
         else:
             snapshot = imaginary(params.gpu_total_mb, self._machine.clock.now())
         asked = self._asked(params, snapshot, self._defined())
@@ -81,7 +81,7 @@ class Switching(Remedies):
 
         options = Options(force=params.force, rollback=not params.no_rollback, cascade=True, timeout_s=params.timeout_s)
         if params.dry_run:
-            snapshot = await observe(self._machine)
+            snapshot = await observe_twice(self._machine)
             planned = plan_for(self._machine, snapshot, build(snapshot), options)
             edited = told_of_edits(*seen[0], planned.plan)
             return dry(planned, mode_id, options).model_copy(update={"notes": (*notes, *edited)})
