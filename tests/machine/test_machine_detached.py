@@ -41,6 +41,7 @@ def test_it_outlives_its_terminal_and_is_followed_to_the_end(slow: Machine) -> N
 
 
 def test_who_follows_and_goes_away_ends_nothing(slow: Machine, until) -> None:
+    slow.fault("tts", "slow-start", 600.0)  # the looker needs a while, too
     assert slow.gpumod("switch", "speech", "--detach").code == 0
     looker = slow.begin("history", "show", "-f")
     until(lambda: "1 start tts" in slow.said(0).read_text(), "the looker to see it")

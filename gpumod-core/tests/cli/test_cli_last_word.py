@@ -6,8 +6,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from pydantic import field_serializer
 
 from gpumod.cli.last_word import USUAL, LastWord
+from gpumod.cli.streams import document
+from gpumod.domain.base import Frozen
 
 
 @pytest.fixture
@@ -47,3 +50,31 @@ def test_what_is_ignored_or_somebody_elses_stays_so(word: LastWord) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     word.take()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+class Hit(Frozen):
+    """A result during whose printing a key is hit."""
+
+    value: int = 0
+
+    @field_serializer("value")
+    def hit(self, value: int) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return value
+
+
+class Broken(Frozen):
+    value: int = 0
+
+    @field_serializer("value")
+    def broken(self, value: int) -> int:
+        raise RuntimeError("no interrupt")
+
+
+def test_a_key_while_a_result_is_written_as_json_is_no_bug(word: LastWord) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        document(Hit())
+    word.due = True  # as after a change
+    assert document(Hit(), None) == '{"value":0}'
+    with pytest.raises(ValueError, match="no interrupt"):
+        document(Broken())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpumod.cli.last_word import LAST_WORD
-from gpumod.cli.streams import give_up, in_utf8
+from gpumod.cli.streams import document, give_up, in_utf8
 from gpumod.cli.typed import as_typed, bad_params, options_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class CliContext:
         with quiet_pipe(self.done):
             if self.json:
                 in_utf8(sys.stdout)
-                click.echo(result.model_dump_json(indent=2))
+                click.echo(document(result))
             else:
                 from gpumod.cli.views import print_on, render, stdout_console  # rich is for people alone
 

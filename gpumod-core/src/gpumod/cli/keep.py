@@ -10,6 +10,7 @@ import click
 
 from gpumod.cli.context import CliContext, quiet_pipe
 from gpumod.cli.lazy import command
+from gpumod.cli.streams import document
 
 
 @command("watch", "watch")
@@ -85,6 +86,6 @@ def _say(context: CliContext, news: Any) -> None:
         if isinstance(news, GpumodError):
             print_error(news.info, as_json=context.json, compact=True)
         elif context.json:
-            click.echo(news.model_dump_json())
+            click.echo(document(news, None))
         else:
             context.show(news)

@@ -10,10 +10,14 @@ import os
 import sys
 from collections.abc import Iterator
 from io import TextIOWrapper
+from typing import TYPE_CHECKING
 
 import click
 
 from gpumod.cli.text import safe
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 PIPE_CLOSED = 141
 UNWRITABLE = 1
@@ -70,6 +74,16 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def document(result: BaseModel, indent: int | None = 2) -> str:
+    """`result` as JSON. Ctrl-C meanwhile is Ctrl-C, of which pydantic leaves no more than its name in an error."""
+    try:
+        return result.model_dump_json(indent=indent)
+    except ValueError as error:
+        if KeyboardInterrupt.__name__ in str(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def in_utf8(stream: object) -> None:
