@@ -117,6 +117,13 @@ def test_l1_needs_host_ram(box, vllm, http):
     assert box.held() == {"svc": 6141}
 
 
+def test_the_kv_caches_bytes_do_not_replace_the_start_check(box):
+    box.ledger.hold("other", {0: 6000})
+    code, log = run(box, "serve", "Qwen/Qwen3-0.6B", "--port", "0", "--kv-cache-memory-bytes=1073741824")
+    assert code == 1
+    assert "is less than desired GPU memory utilization (0.92" in log
+
+
 def test_the_start_check_compares_free_memory_with_its_share(box):
     box.ledger.hold("other", {0: 20000})
     code, log = run(box, "serve", "m", "--port", "1" if os.getuid() == 0 else "0", *SHARE)

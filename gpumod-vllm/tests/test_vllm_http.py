@@ -14,7 +14,7 @@ from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
 from gpumod_vllm.activity import activity_in
 from gpumod_vllm.canary import makes_sense
 from gpumod_vllm.driver import VllmDriver
-from gpumod_vllm.sleep import L1Sleep, L2Sleep
+from gpumod_vllm.sleep import L1Sleep, L2Sleep, drain
 
 DRIVER, HTTP = VllmDriver(), LoopbackHttp()
 METRICS = """# HELP vllm:num_requests_running x
@@ -35,19 +35,26 @@ class Engine:
         self.empty = faults.pop("empty", False)
         self.ignores_sleep = faults.pop("ignores_sleep", False)
         self.level: int | None = None  # as its metrics tell it
+        self.running: list[tuple[int, int]] = []  # requests in flight and ended, look by look
 
     def __call__(self, call: Call) -> Answer | None:
         if str(call) in self.faults:
             return self.faults[str(call)]
+        if str(call) == "GET /metrics":
+            return 200, self.metrics()
         fixed: dict[str, Answer] = {
             "GET /health": (200, b""),
             "GET /is_sleeping": (200, {"is_sleeping": bool(self.asleep)}),
-            "GET /metrics": (200, METRICS + state_metrics(self.level if self.asleep else None)),
             "POST /reset_prefix_cache": (200, {"success": True}),
         }
         if str(call) in fixed:
             return fixed[str(call)]
         return self.sleeps(call) or self.serves(call) or (400 if "/v1/" in call.path else 404, {"error": "no"})
+
+    def metrics(self) -> str:
+        running, ended = self.running.pop(0) if self.running else (0, 9)
+        counted = f"vllm:num_requests_running{{}} {running}.0\nvllm:request_success_total{{}} {ended}.0\n"
+        return counted + state_metrics(self.level if self.asleep else None)
 
     def sleeps(self, call: Call) -> Answer | None:
         query = dict(call.query)
@@ -240,6 +247,42 @@ async def test_every_failure_has_its_name(
     assert error.code == code
     assert says in error.info.why + error.info.hint
     assert "m " in error.info.message
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [(2, 5), (1, 6), (1, 6)],  # then none
+        [(2, 5), (3, 6), (3, 6), (3, 7)],  # of a stream those that were there at first may have ended
+    ],
+)
+async def test_what_is_in_flight_is_waited_for_before_it_is_told_to_sleep(looks: list[tuple[int, int]]) -> None:
+    engine = Engine()
+    engine.running = looks
+    async with FakeWeb(engine) as web:
+        await L1Sleep().sleep(a_service(), web.port, HTTP, QuickClock())
+        said = [str(call) for call in web.calls]
+    assert said == ["GET /is_sleeping", *["GET /metrics"] * 4, "POST /sleep", "GET /is_sleeping"]
+    assert engine.asleep
+
+
+async def test_one_that_stays_busy_is_never_told_to_sleep() -> None:
+    engine = Engine()
+    engine.running = [(3, 5)] * 1000
+    error = await failure("l2", "sleep", engine, sleep_timeout_s=0.2)
+    assert (error.code, error.info.why) == ("busy", "3 requests were still in flight after 0.2 s")
+    assert not engine.asleep
+    with pytest.raises(Failed) as caught:
+        await drain(a_service(), 8001, NoAnswer("timeout"), QuickClock(), 0.2)
+    assert (caught.value.code, caught.value.info.why) == ("busy", "it did not tell after 0.2 s")
+
+
+async def test_one_that_counts_no_requests_is_told_to_sleep() -> None:
+    for silent in ((200, "# --disable-log-stats\n"), (404, b"")):
+        engine = Engine(answers={"GET /metrics": silent})
+        async with FakeWeb(engine) as web:
+            await L1Sleep().sleep(a_service(), web.port, HTTP, QuickClock())
+        assert engine.asleep
 
 
 async def test_an_engine_that_only_says_it_sleeps_is_not_believed() -> None:

@@ -68,7 +68,7 @@ def test_the_users_word_decides_over_the_computed_one() -> None:
     assert value_of(argv, "--gpu-memory-utilization") == "0.5"
     assert value_of(argv, "--max-model-len") == "auto"
     argv = DRIVER.launch(a_service(unit_vars={"kv_cache_memory_bytes": 2**30}), on_card(2500), Settings()).argv
-    assert "--gpu-memory-utilization" not in argv
+    assert float(value_of(argv, "--gpu-memory-utilization")) * 24564 == pytest.approx(2500, abs=0.1)  # must be free
     assert value_of(argv, "--kv-cache-memory-bytes") == "1073741824"
 
 
@@ -103,6 +103,10 @@ def test_a_local_model_wins_over_the_hub() -> None:
         ({"unit_vars": {"dtype": "--uds=/tmp/x"}}, "dtype"),
         ({"unit_vars": {"runner": "embed"}}, "runner"),
         ({"unit_vars": {"tensor_parallel_size": 2}}, "tensor_parallel_size"),
+        (
+            {"gpus": (0, 1), "unit_vars": {"extra_args": ["--pipeline_parallel_size=2"]}},
+            "say tensor_parallel_size beside",
+        ),
         ({"model_id": None}, "model_path or model_id"),
         ({"model_id": "--uds=/tmp/x"}, "flag"),
         ({"port": None}, "port"),

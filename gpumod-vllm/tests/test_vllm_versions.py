@@ -83,7 +83,7 @@ def test_the_kind_of_model_is_said_in_the_words_of_its_version(options: dict[str
     [
         ("0.10.2", "0.11.0", "none", {"kv_cache_memory_bytes": 2**30}, "use gpu_memory_utilization"),
         ("0.13.0", "0.14.0", "none", {"max_model_len": "auto"}, "set a number of tokens"),
-        ("0.10.1.1", "0.10.2", "l2", {}, "use l1"),
+        ("0.23.0", "0.24.0", "l2", {}, "use l1"),
     ],
 )
 def test_one_that_is_too_old_is_named_with_what_to_do(

@@ -106,8 +106,8 @@ class Vllm(StandIn):
         if self.fault("oom-at-start") is not None:
             raise OutOfMemoryError(self.gpus[0], wanted[self.gpus[0]], 0, self.ledger.total_mb(self.gpus[0]) or 0)
         by_kv = "kv-cache-memory-bytes" in self.flags
-        for gpu in self.gpus if not by_kv else ():
-            if free[gpu] < wanted[gpu]:
+        for gpu in self.gpus:
+            if free[gpu] < self._share_mb(gpu):
                 raise self._failed(self._too_little_free(gpu, free[gpu]))
         on_gpu = self.fault("cpu-fallback") is None
         weights = {gpu: self._weights_mb(wanted[gpu]) for gpu in self.gpus}
@@ -157,11 +157,13 @@ class Vllm(StandIn):
             )
         return expected_free - now
 
+    def _share_mb(self, gpu: int) -> int:
+        return int(self.utilization * (self.ledger.total_mb(gpu) or 0) + 1e-6)
+
     def _wanted_mb(self, gpu: int) -> int:
         """What the options say that it takes on `gpu`, in MiB."""
-        total = self.ledger.total_mb(gpu) or 0
         if "kv-cache-memory-bytes" not in self.flags:
-            return int(self.utilization * total + 1e-6)
+            return self._share_mb(gpu)
         kv = size_bytes(self.flags.text("kv-cache-memory-bytes")) // MIB
         count = max(1, len(self.gpus))
         if self.weights_mb is None:

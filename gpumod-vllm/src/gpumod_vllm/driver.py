@@ -159,10 +159,8 @@ def _memory_flags(service: Service, options: VllmOptions, allocation: Allocation
     flags: list[str] = []
     if options.kv_cache_memory_bytes is not None:
         flags += ["--kv-cache-memory-bytes", str(options.kv_cache_memory_bytes)]
-    # With the KV cache's bytes given vLLM ignores utilization, so a computed one would only mislead.
-    share = options.gpu_memory_utilization
-    if share is None and options.kv_cache_memory_bytes is None:
-        share = utilization(allocation)
+    # Also with the KV cache's bytes given: vLLM starts only where its share (0.92 without this) is free.
+    share = options.gpu_memory_utilization or utilization(allocation)
     if share is not None:
         flags += ["--gpu-memory-utilization", f"{share:.10g}"]
     length = options.max_model_len or service.context_size

@@ -11,9 +11,9 @@ from gpumod_vllm.options import VllmOptions, kv_cache_bytes_mb, spans, vllm_opti
 class VllmEstimator:
     """vLLM takes utilization x total on every GPU that it spans, whatever the model's size and the preset say.
 
-    With `kv_cache_memory_bytes` it ignores utilization and takes that much besides the weights: what the service
-    declares, and never less than the KV cache. Without either option the driver computes the utilization from what
-    the service declares, so there is nothing to estimate.
+    With `kv_cache_memory_bytes` utilization says no more than what must be free at the start, and it takes that much
+    besides the weights: what the service declares, and never less than the KV cache. Without either option the driver
+    computes the utilization from what the service declares, so there is nothing to estimate.
     """
 
     def estimate(self, service: Service, gpu_total_mb: int, info: ModelInfo | None) -> Estimate | None:

@@ -118,7 +118,10 @@ def check(service: Service) -> None:
     if service.vram_mb == 0 and options.gpu_memory_utilization is None:
         raise ValueError(f"{who}: vLLM must be told what it may take: vram_mb, or the option gpu_memory_utilization")
     gpus, parallel = spans(service), options.tensor_parallel_size or spans(service)
-    otherwise = any(arg.partition("=")[0] in OTHERWISE_PARALLEL for arg in options.extra_args)
+    flags = (arg.partition("=")[0].replace("_", "-") for arg in options.extra_args)
+    otherwise = next((flag for flag in flags if flag in OTHERWISE_PARALLEL), None)
+    if otherwise and gpus > 1 and options.tensor_parallel_size is None:
+        raise ValueError(f"{who}: say tensor_parallel_size beside {otherwise}: its {gpus} gpus are those of both")
     if parallel > gpus or (parallel < gpus and not otherwise):
         raise ValueError(f"{who}: tensor_parallel_size {parallel} needs as many gpus, not {gpus}")
     _check_lora(service, options)

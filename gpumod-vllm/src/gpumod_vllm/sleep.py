@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, poll
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, metric_sum, poll
+from gpumod_vllm.activity import ENDED, activity_in
 from gpumod_vllm.canary import canary
 from gpumod_vllm.options import vllm_options
 
@@ -36,15 +37,16 @@ class VllmSleep:
         """Let running requests finish, sleep, and see that it does.
 
         One that sleeps at another level is woken first: vLLM takes a second call for done, and does nothing. Raises
-        Failed `sleep-not-enabled`, `sleep-failed` or `sleep-timeout`, and what waking raises.
+        Failed `busy`, `sleep-not-enabled`, `sleep-failed` or `sleep-timeout`, and what waking raises.
         """
         if await is_asleep(service, port, http, "sleep"):
             level = await level_of(port, http)
             if level in (None, self.level):
                 return
             await WAKES[level](service, port, http, clock)
-        query = [("level", str(self.level)), ("mode", "wait")]
         timeout_s = vllm_options(service).sleep_timeout_s
+        await drain(service, port, http, clock, timeout_s)
+        query = [("level", str(self.level)), ("mode", "wait")]  # for what comes in between; before 0.17 it is not known
         await post(service, port, http, "/sleep", "sleep", timeout_s=timeout_s, query=query)
         await settle(service, port, http, clock, asleep=True)
 
@@ -101,6 +103,38 @@ async def wake_discarded(service: Service, port: int, http: Http, clock: Clock) 
 
 
 WAKES = {1: wake_offloaded, 2: wake_discarded}
+
+
+async def drain(service: Service, port: int, http: Http, clock: Clock, timeout_s: float) -> None:
+    """Wait for the requests in flight, by `/metrics`. Raises Failed `busy` when they do not end.
+
+    They have ended when there are none, or as many ended as there were at first: the last ones of a stream that never
+    pauses vLLM lets finish itself. It would do so with a long one too, but could not be called back from that.
+    """
+    wanted: float | None = None  # how many will have ended then
+    left = 0
+
+    async def ask() -> bool | None:
+        nonlocal wanted, left
+        try:
+            reply = await http.request("GET", port, "/metrics")
+        except HttpFailure as failure:
+            return None if failure.kind == "timeout" else True
+        told = activity_in(reply.text) if reply.ok else None
+        ended = metric_sum(reply.text, ENDED) or 0.0
+        left = told.in_flight if told is not None else 0
+        wanted = ended + left if wanted is None else wanted
+        return True if left == 0 or ended >= wanted else None
+
+    if not await poll(clock, ask, timeout_s):
+        many = f"{left} request{'s were' if left > 1 else ' was'} still in flight" if left else "it did not tell"
+        raise Failed(
+            "busy",
+            f"{service.id} did not fall asleep",
+            why=f"{many} after {timeout_s:g} s",
+            hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
+            service=service.id,
+        )
 
 
 async def level_of(port: int, http: Http) -> int | None:

@@ -30,8 +30,9 @@ NEEDS = (
     Need(("--kv-cache-memory-bytes",), (0, 11, 0), "kv_cache_memory_bytes", "use gpu_memory_utilization"),
     Need(("--max-model-len", "auto"), (0, 14, 0), "max_model_len auto", "set a number of tokens"),
 )
-RPC_SINCE: Version = (0, 10, 2)
-"""The route by which weights are reloaded after level 2 (vLLM's pull request 23075)."""
+L2_SINCE: Version = (0, 24, 0)
+"""Since then a request that waits for a wake from level 2, which takes several steps, is served after the last of them;
+before it ran into memory that was not there yet, and the engine died (vLLM's issue 44395, pull request 44483)."""
 
 
 def version_in(text: str) -> Version | None:
@@ -52,8 +53,8 @@ def suited(service: Service, launch: Launch, answers: Sequence[Answer]) -> Launc
     for need in NEEDS:
         if version < need.since and _has(launch.argv, need.words):
             raise too_old(service, version, need.what, need.since, need.instead)
-    if service.sleep_mode == "l2" and version < RPC_SINCE:
-        raise too_old(service, version, "sleep_mode l2", RPC_SINCE, "use l1")
+    if service.sleep_mode == "l2" and version < L2_SINCE:
+        raise too_old(service, version, "sleep_mode l2", L2_SINCE, "use l1")
     if version < TASKS_UNTIL:
         return launch.model_copy(update={"argv": _with_task(launch.argv)})
     return launch
