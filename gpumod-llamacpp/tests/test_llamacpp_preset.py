@@ -82,7 +82,10 @@ def test_what_the_dialect_cannot_hold_is_refused(path: str) -> None:
     assert "chat" in caught.value.info.message
 
 
-@pytest.mark.parametrize("extra", [["4"], ["--a b", "1"], ["--x=1;2"], ["--x", "a\nb"], ["--x", ""], ["-"]])
+TWICE = ["--lora", "/a.gguf", "--lora=/b.gguf"]
+
+
+@pytest.mark.parametrize("extra", [["4"], ["--a b", "1"], ["--x=1;2"], ["--x", "a\nb"], ["--x", ""], ["-"], TWICE])
 def test_extra_args_that_make_no_lines_are_refused(extra: list[str]) -> None:
     with pytest.raises(ValueError, match="chat"):
         DRIVER.check(a_member().model_copy(update={"unit_vars": {"extra_args": extra}}))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from gpumod.adapters.http import LoopbackHttp
-from gpumod.api import Failed, HttpFailure, Service
+from gpumod.api import Failed, HttpFailure, HttpReply, Service
 from gpumod.testing.web import Answer, Call, FakeWeb, NoAnswer, QuickClock
+from gpumod_llamacpp.activity import read_activity
 from gpumod_llamacpp.driver import LlamaCppDriver
-from gpumod_llamacpp.router import busy
 from gpumod_llamacpp.sleep import RouterSleep
 
 DRIVER, HTTP = LlamaCppDriver(), LoopbackHttp()
@@ -222,6 +222,26 @@ async def test_unload_drains_then_waits_until_it_is_unloaded() -> None:
     assert said.index("POST /models/unload") > max(n for n, call in enumerate(said) if call == "GET /metrics")
 
 
+class AtWork(LoopbackHttp):
+    """Its first questions after a member's use have no answer in time: the child is in the middle of a batch."""
+
+    late = 3
+
+    async def request(self, method: str, port: int, path: str, **more: Any) -> HttpReply:
+        if path == "/metrics" and self.late:
+            self.late -= 1
+            raise HttpFailure("timeout", "no answer in 2 s")
+        return await super().request(method, port, path, **more)
+
+
+async def test_a_member_that_is_too_busy_to_tell_is_waited_for() -> None:
+    async with FakeWeb(Router(chat="loaded")) as web:
+        await DRIVER.unload(CHAT, web.port, http := AtWork(), QuickClock())
+        said = web.said()
+    assert http.late == 0
+    assert said.index("GET /metrics") < said.index("POST /models/unload")
+
+
 async def test_unload_gives_up_draining_and_forgets_that_the_child_was_killed() -> None:
     router = Router(chat="loaded")
     router.busy = 10**6
@@ -331,10 +351,12 @@ async def test_a_single_model_is_probed_by_its_health(answer: Answer, state: str
 async def test_requests_in_flight_are_counted_without_waking() -> None:
     metrics = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\nllamacpp:n_decode_total 9\n"
     async with FakeWeb(lambda _: (200, metrics)) as web:
-        assert await busy(CHAT, web.port, HTTP) == 3
+        told = await read_activity(CHAT, web.port, HTTP)
+        assert told is not None
+        assert told.in_flight == 3
         assert web.calls[-1].query == (("model", "chat"), ("autoload", "false"))
     async with FakeWeb(lambda _: error(501, "not supported")) as web:
-        assert await busy(CHAT, web.port, HTTP) is None
+        assert await read_activity(CHAT, web.port, HTTP) is None
 
 
 async def test_a_router_that_does_not_list_is_named() -> None:

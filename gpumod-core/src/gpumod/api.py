@@ -16,7 +16,6 @@ from gpumod.plugins.kit import (
     Env,
     Options,
     Word,
-    in_flight,
     metric_sum,
     parse_fields,
     parse_options,
@@ -80,6 +79,6 @@ __all__ = [
     "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source", "Stray",
     "SuitsItsProgram", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "Told", "UnknownName",
     "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal", "gpus_in", "hookimpl",
-    "in_flight", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options", "poll", "read_flags",
+    "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options", "poll", "read_flags",
     "refuse_flags", "words_from",
 ]  # fmt: skip

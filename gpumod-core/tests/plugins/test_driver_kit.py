@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.adapters.http import LoopbackHttp
 from gpumod.api import (
     Args,
     Env,
@@ -19,13 +18,12 @@ from gpumod.api import (
     Service,
     Word,
     first_fatal,
-    in_flight,
     metric_sum,
     parse_options,
     poll,
     refuse_flags,
 )
-from gpumod.testing.web import FakeWeb, NoAnswer, QuickClock
+from gpumod.testing.web import QuickClock
 
 
 class Some(Options):
@@ -120,12 +118,6 @@ a:lost NaN
 async def test_metrics_are_summed_by_their_whole_name() -> None:
     assert metric_sum(METRICS, "a:running", "a:waiting") == 7
     assert metric_sum(METRICS, "a:broken", "a:lost", "a:none") is None
-    async with FakeWeb(lambda _: (200, METRICS)) as web:
-        assert await in_flight(LoopbackHttp(), web.port, "a:running") == 3
-        assert web.said() == ["GET /metrics"]
-    async with FakeWeb(lambda _: (501, METRICS)) as web:
-        assert await in_flight(LoopbackHttp(), web.port, "a:running") is None
-    assert await in_flight(NoAnswer("timeout"), 1, "a:running") is None
 
 
 @given(st.text())

@@ -33,7 +33,9 @@ def section(member: Service) -> list[tuple[str, str]]:
     pairs += _from_args(member)
     if (stop_s := llamacpp_options(member).stop_timeout_s) is not None:
         pairs.append(("stop-timeout", f"{stop_s:.0f}"))
-    for key, value in pairs:
+    for n, (key, value) in enumerate(pairs):
+        if any(key == other for other, _ in pairs[:n]):
+            raise ValueError(f"service {member.id!r}: {key} stands there twice, and a router keeps the last one alone")
         try:
             ini_value(value)
         except ValueError as error:

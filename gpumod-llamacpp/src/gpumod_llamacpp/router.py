@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import psutil
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, in_flight, poll
-from gpumod_llamacpp.activity import IN_FLIGHT, metrics_query
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, MemberReading, ProbeResult, Service, poll
+from gpumod_llamacpp.activity import read_activity
 from gpumod_llamacpp.options import drain_s, llamacpp_options, member_stop_s
 
 UNLOAD_MARGIN_S = 20.0
@@ -192,17 +192,19 @@ async def _unload(member: Service, port: int, http: Http, clock: Clock) -> None:
 
 
 async def _drain(member: Service, port: int, http: Http, clock: Clock) -> None:
-    """Wait for requests in flight: the router does not, it kills the child and its clients with it."""
+    """Wait for requests in flight: the router does not, it kills the child and its clients with it.
+
+    A child answers between two batches, which may take long: one that does not is at work.
+    """
 
     async def ask() -> bool | None:
-        return None if await busy(member, port, http) else True
+        try:
+            told = await read_activity(member, port, http)
+        except HttpFailure as failure:
+            return None if failure.kind == "timeout" else True
+        return None if told is not None and told.in_flight else True
 
     await poll(clock, ask, drain_s(llamacpp_options(member)))
-
-
-async def busy(member: Service, port: int, http: Http) -> int | None:
-    """Requests in flight at a member, without loading it (`autoload=false`) or waking it; None: not told."""
-    return await in_flight(http, port, *IN_FLIGHT, query=metrics_query(member))
 
 
 def _said(reply: HttpReply) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, 
 from gpumod.domain.secrets import hidden
 from gpumod.domain.service import Service
 from gpumod.domain.words import said
-from gpumod.ports import Clock, Http, HttpFailure
+from gpumod.ports import Clock
 
 T = TypeVar("T")
 O = TypeVar("O", bound="Options")  # noqa: E741  # the options model
@@ -140,16 +140,6 @@ def metric_sum(text: str, *names: str) -> float | None:
         if math.isfinite(value):
             total = value + (total or 0.0)
     return total
-
-
-async def in_flight(http: Http, port: int, *names: str, query: Sequence[tuple[str, str]] = ()) -> int | None:
-    """Requests that `/metrics` counts under `names`; None when it does not tell."""
-    try:
-        reply = await http.request("GET", port, "/metrics", query=query)
-    except HttpFailure:
-        return None
-    total = metric_sum(reply.text, *names) if reply.ok else None
-    return None if total is None else max(0, round(total))
 
 
 async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
