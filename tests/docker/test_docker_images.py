@@ -38,6 +38,7 @@ def test_an_image_is_pulled_with_progress(machine: Machine, registry: Registry, 
     assert told[0].startswith(f"pulling {image}: ")
     done = machine.end(process)
     assert done.code == 0, done
+    assert f"1 start web: pending: pulling {image}: " in done.stderr
     assert fetch(f"http://127.0.0.1:{port}/health") == "fine\n"
     assert machine.ok("service", "logs", "web").json["lines"] == [], "what the pull said is gone"
     machine.change("service", "stop", "web")
@@ -54,6 +55,7 @@ def test_a_pull_that_fails_is_told_and_rolled_back(
     """Also where the engine answers 200 and says only in the stream that it failed."""
     registry.broken = broken
     machine.change("service", "start", "tts")
+    pid = row(machine, "tts")["pid"]
     add(machine, "web", image=f"{registry.name}/test/{'httpd' if broken else 'missing'}")
     machine.ok("mode", "create", "web", "--services", "web")
     done = machine.change("switch", "web", code=6)
@@ -61,6 +63,7 @@ def test_a_pull_that_fails_is_told_and_rolled_back(
     assert any(word in done.error["why"].lower() for word in says), done.error
     assert "docker pull" in done.error["hint"]
     assert machine.states() == {"tts": "running"}
+    assert row(machine, "tts")["pid"] == pid, "it was pulled before anything was stopped"
 
 
 def test_a_pull_that_is_given_up_leaves_nothing_running(machine: Machine, registry: Registry, engine: Dockerd) -> None:

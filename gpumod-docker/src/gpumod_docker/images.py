@@ -28,14 +28,15 @@ def image_id(path: Path, image: str) -> str | None:
             return None
 
 
-async def have(path: Path, options: ContainerOptions, tell: Tell) -> str:
-    """The id of the image, which is there afterwards; pulled as `options.pull` says. `tell` is given the progress.
+async def have(path: Path, options: ContainerOptions, tell: Tell, *, newest: bool) -> str:
+    """The id of the image, which is there afterwards; pulled where it is not, and for the `newest` where
+    `options.pull` says always. `tell` is given the progress.
 
     Raises MachineLacks `no-image`, Failed `pull-failed`.
     """
     await asyncio.to_thread(refuse_missing, path, options)
     found = await asyncio.to_thread(image_id, path, options.image)
-    if options.pull == "always" or (found is None and options.pull == "missing"):
+    if found is None or (newest and options.pull == "always"):
         await _pulled(path, options.image, tell)
         found = await asyncio.to_thread(image_id, path, options.image)
     if found is None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,15 @@ class DockerSupervisor:
         refuse_engines_own(wanted.service, config, info)
         images.refuse_missing(socket, wanted.options)
 
+    async def fetch(self, handle: Handle, tell: Callable[[str], None]) -> None:
+        """Pull the service's image as its option `pull` says. Raises MachineLacks `no-image`, Failed `pull-failed`."""
+        options = container_options(handle.launched)
+        await self._image(engine.socket_path(), options, ServiceFolder(self._home, handle.service), tell, newest=True)
+
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service's container and return its token, once its program has really been executed.
 
-        Pulls the image first where it is not there. Nothing runs after an error.
+        Pulls the image first where it is still not there. Nothing runs after an error.
         """
         wanted, _ = self._wanted(handle, launch, env)
         socket = engine.socket_path()
@@ -169,18 +174,28 @@ class DockerSupervisor:
             await asyncio.wait([starting])
             raise
 
-    async def _image(self, socket: Path, options: ContainerOptions, folder: ServiceFolder) -> str:
-        told = ""
+    async def _image(
+        self,
+        socket: Path,
+        options: ContainerOptions,
+        folder: ServiceFolder,
+        tell: Callable[[str], None] = lambda _: None,
+        *,
+        newest: bool = False,
+    ) -> str:
+        loop, told = asyncio.get_running_loop(), ""
 
-        def tell(text: str) -> None:
+        def note(text: str) -> None:
             nonlocal told
             if text != told:
                 told = text
+                with contextlib.suppress(RuntimeError):  # it pulls in a thread of its own, which may be left behind
+                    loop.call_soon_threadsafe(tell, text)
                 with contextlib.suppress(Failed):  # a full disk is the engine's to tell
                     folder.note(PULL, {"text": text, "pid": os.getpid()})
 
         try:
-            return await images.have(socket, options, tell)
+            return await images.have(socket, options, note, newest=newest)
         finally:
             folder.unnote(PULL)  # also that of one that was killed
 

@@ -14,6 +14,7 @@ from gpumod.domain.run import RunStep, StepStatus
 from gpumod.domain.states import Action
 from gpumod.engine.actions import perform
 from gpumod.engine.context import RunContext
+from gpumod.engine.fetching import fetch
 from gpumod.engine.memory import admit
 from gpumod.ports import HttpFailure
 
@@ -25,7 +26,7 @@ INTERRUPTED = ErrorInfo(code="interrupted", message="interrupted", hint="run it 
 
 
 async def execute(ctx: RunContext, phase: Phase) -> ErrorInfo | None:
-    """Run every step of `ctx.plan`; None when all are done, else the first error.
+    """Fetch what its starts need, and run every step of `ctx.plan`; None when all are done, else the first error.
 
     After an error or an interrupt no step begins; starts and wakes under way are given up, stops and sleeps are
     waited for, until a second interrupt. What was not begun is journalled as skipped.
@@ -51,7 +52,7 @@ async def _run_all(
     ctx: RunContext, phase: Phase, tasks: dict[Task, Step], signals: Sequence[asyncio.Task[Any]]
 ) -> ErrorInfo | None:
     done: set[int] = set()
-    error: ErrorInfo | None = INTERRUPTED if ctx.interrupt.is_set() else None
+    error = await fetch(ctx) or (INTERRUPTED if ctx.interrupt.is_set() else None)
     while (ctx.pending and error is None) or tasks:
         if error is None:
             for step in _ready(ctx.pending.values(), done):

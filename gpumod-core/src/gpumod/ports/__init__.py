@@ -23,6 +23,7 @@ from gpumod.ports.launch import Launch as Launch
 from gpumod.ports.launch import LaunchFile as LaunchFile
 from gpumod.ports.local import Holder as Holder
 from gpumod.ports.local import Local as Local
+from gpumod.ports.machine import Fetches as Fetches
 from gpumod.ports.machine import GpuProbe as GpuProbe
 from gpumod.ports.machine import NoticesEnd as NoticesEnd
 from gpumod.ports.machine import Prepares as Prepares

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -60,6 +60,17 @@ class Prepares(Protocol):
     """A supervisor that gets ready once for all starts of a plan; starts that it was not told of work too."""
 
     def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AbstractAsyncContextManager[None]: ...
+
+
+@runtime_checkable
+class Fetches(Protocol):
+    """A supervisor that fetches what a service is started from, such as an image, where it is not there.
+
+    `fetch` is called before the first step of a plan; it may last, says by `tell` how it gets on, and changes nothing
+    else. A start that it was not called for works too. Raises GpumodError.
+    """
+
+    async def fetch(self, handle: Handle, tell: Callable[[str], None]) -> None: ...
 
 
 @runtime_checkable
