@@ -16,6 +16,7 @@ from gpumod.plugins.kit import (
     Env,
     Options,
     Word,
+    busy,
     metric_sum,
     parse_fields,
     parse_options,
@@ -78,7 +79,7 @@ __all__ = [
     "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram", "ReadsCommands",
     "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer", "Source", "Stray",
     "SuitsItsProgram", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "Told", "UnknownName",
-    "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "first_fatal", "gpus_in", "hookimpl",
-    "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options", "poll", "read_flags",
+    "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "busy", "first_fatal", "gpus_in",
+    "hookimpl", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options", "poll", "read_flags",
     "refuse_flags", "words_from",
 ]  # fmt: skip

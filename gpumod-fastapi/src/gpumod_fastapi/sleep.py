@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, Service, poll
+from gpumod.api import Clock, Failed, Http, HttpFailure, Service, busy, poll
 from gpumod_fastapi.health import ask_asleep, count_at, failure, tells_asleep
 from gpumod_fastapi.options import fastapi_options
 
@@ -91,7 +91,7 @@ async def _send(service: Service, port: int, http: Http, call: _Call) -> None:
             raise _failed(service, f"{verb}-timeout", verb, why) from failed
         raise _failed(service, f"{verb}-failed", verb, f"{path}: {failed}") from failed
     if reply.status == 409 and verb == "sleep":
-        raise _busy(service, f"{path} answered 409: {reply.text[:200]}")
+        raise busy(service, f"{path} answered 409: {reply.text[:200]}")
     if not reply.ok:
         raise _failed(service, f"{verb}-failed", verb, f"{path} answered {reply.status}: {reply.text[:200]}")
 
@@ -122,7 +122,7 @@ async def _drain(service: Service, port: int, http: Http, clock: Clock, timeout_
 
     if not await poll(clock, ask, timeout_s):
         many = f"{number} request{'s were' if number > 1 else ' was'}"
-        raise _busy(service, f"{many} still in flight after {timeout_s:g} s")
+        raise busy(service, f"{many} still in flight after {timeout_s:g} s")
 
 
 async def _in_flight(service: Service, port: int, http: Http, path: str) -> int:
@@ -173,16 +173,6 @@ def _not_enabled(service: Service, verb: str) -> Failed:
         f"{service.id} cannot {verb}",
         why=f"it has no {verb}_path",
         hint="set the options sleep_path and wake_path",
-    )
-
-
-def _busy(service: Service, why: str) -> Failed:
-    return Failed(
-        "busy",
-        f"{service.id} did not fall asleep",
-        why=why,
-        hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
-        service=service.id,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, metric_sum, poll
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, busy, metric_sum, poll
 from gpumod_vllm.activity import ENDED, activity_in
 from gpumod_vllm.canary import canary
 from gpumod_vllm.options import vllm_options
@@ -128,13 +128,7 @@ async def drain(service: Service, port: int, http: Http, clock: Clock, timeout_s
 
     if not await poll(clock, ask, timeout_s):
         many = f"{left} request{'s were' if left > 1 else ' was'} still in flight" if left else "it did not tell"
-        raise Failed(
-            "busy",
-            f"{service.id} did not fall asleep",
-            why=f"{many} after {timeout_s:g} s",
-            hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
-            service=service.id,
-        )
+        raise busy(service, f"{many} after {timeout_s:g} s")
 
 
 async def level_of(port: int, http: Http) -> int | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
+from gpumod.domain.errors import Failed
 from gpumod.domain.secrets import hidden
 from gpumod.domain.service import Service
 from gpumod.domain.words import said
@@ -140,6 +141,17 @@ def metric_sum(text: str, *names: str) -> float | None:
         if math.isfinite(value):
             total = value + (total or 0.0)
     return total
+
+
+def busy(service: Service, why: str) -> Failed:
+    """Of a service that does not fall asleep since its requests do not end. It goes on; a time-out would end it."""
+    return Failed(
+        "busy",
+        f"{service.id} did not fall asleep",
+        why=why,
+        hint="try again when it is idle, or set the option sleep_timeout_s to a longer time",
+        service=service.id,
+    )
 
 
 async def poll(clock: Clock, ask: Callable[[], Awaitable[T | None]], timeout_s: float) -> T | None:
