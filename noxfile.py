@@ -10,6 +10,7 @@ own. Installs obey constraints.txt, except in the package runs, whose purpose is
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -32,6 +33,8 @@ DISTRIBUTIONS = {
 }
 """Short name (a tox factor) to folder."""
 PYTHONS = ("3.11", "3.12", "3.13")
+FEW = 3
+"""So many tests may fail on a busy computer by accident."""
 
 BOXED = ROOT / "tests" / "systemd" / "python"
 """The interpreter of workers that have a real systemd of their own."""
@@ -66,7 +69,7 @@ def tests(session: nox.Session) -> None:
     _install(session, "test")
     # more than one worker a core: many tests wait for processes most of the time
     workers = [] if "-n" in session.posargs else ["-n", str(min(8, 3 * (os.cpu_count() or 2) // 2))]
-    session.run("pytest", *workers, *session.posargs)
+    _pytest(session, *workers, *session.posargs)
 
 
 @nox.session
@@ -77,9 +80,9 @@ def systemd(session: nox.Session) -> None:
     # What is compiled in the box is thrown away with it: without this each of many starts there would do it anew.
     sources = [str(ROOT / folder / "src") for folder in DISTRIBUTIONS.values()]
     session.run("python", "-m", "compileall", "-q", session.virtualenv.location, *sources, silent=True)
-    session.run("pytest", *boxes, "-m", "systemd and not docker and not llamacpp", *(session.posargs or ["tests"]))
+    _pytest(session, *boxes, "-m", "systemd and not docker and not llamacpp", *(session.posargs or ["tests"]))
     if not session.posargs:
-        session.run("pytest", "-n", "2", "-m", "reboot", "tests/systemd")  # these boot boxes themselves
+        _pytest(session, "-n", "2", "-m", "reboot", "tests/systemd")  # these boot boxes themselves
 
 
 @nox.session
@@ -89,7 +92,7 @@ def docker(session: nox.Session) -> None:
     missing = session.run("python", "-c", "from tests.docker.dockerd import lacking; print(*lacking())", silent=True)
     if missing and missing.strip():  # else every test would be skipped, and the session have passed
         session.skip(f"an engine of its own needs {missing.strip()}")
-    session.run("pytest", "-m", "docker and not systemd", *(session.posargs or ["tests/docker"]))
+    _pytest(session, "-m", "docker and not systemd", *(session.posargs or ["tests/docker"]))
     if not session.posargs:  # beside units, in a systemd that is thrown away; its /run is no overlay, as engines need
         box = ROOT / "tests" / "systemd" / "box"
         pytest = str(Path(session.bin) / "pytest")
@@ -109,11 +112,11 @@ def real_llamacpp(session: nox.Session) -> None:
     env = {"GPUMOD_TEST_LLAMA_SERVER": str(folder / "llama-server"), "GPUMOD_TEST_GGUF": str(folder / "tiny.gguf")}
     contract = [f"gpumod-sim/tests/test_sim_llama_{part}.py" for part in ("contract", "traps")]
     workers = ("-n", str(os.cpu_count() or 2))
-    session.run("pytest", *workers, "-m", "", *contract, env=env)
+    _pytest(session, *workers, "-m", "", *contract, env=env)
     machines = ("tests/llamacpp", *session.posargs)
-    session.run("pytest", *workers, "-m", "(llamacpp or slow) and not systemd", *machines, env=env)
+    _pytest(session, *workers, "-m", "(llamacpp or slow) and not systemd", *machines, env=env)
     boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
-    session.run("pytest", *boxes, "-m", "llamacpp and systemd", *machines, env=env)
+    _pytest(session, *boxes, "-m", "llamacpp and systemd", *machines, env=env)
 
 
 @nox.session
@@ -156,7 +159,7 @@ def nvml(session: nox.Session) -> None:
     parts = ("faults", "free", "killed", "neighbours", "switches", "uneven", "watch")
     folders = session.posargs or [f"tests/machine/test_machine_{part}.py" for part in parts]
     env = {"GPUMOD_TEST_PROBE": "nvml"}
-    session.run("pytest", *workers, "-m", "not systemd", *folders, env=env)
+    _pytest(session, *workers, "-m", "not systemd", *folders, env=env)
 
 
 @nox.session(name="real-vllm")
@@ -217,6 +220,26 @@ def constraints(session: nox.Session) -> None:
     target.write_text(head + str(text))
 
 
+def _pytest(session: nox.Session, *args: str, env: dict[str, str] | None = None) -> None:
+    """pytest. In CI the few that failed are tried once more, with nothing beside them, and named if they pass then."""
+    cache = Path(session.virtualenv.location).resolve() / "failed"
+    keep = ("-o", f"cache_dir={cache}")
+    shutil.rmtree(cache, ignore_errors=True)
+    try:
+        session.run("pytest", *keep, *args, env=env)
+    except nox.command.CommandFailed:
+        kept = cache / "v" / "cache" / "lastfailed"
+        failed = json.loads(kept.read_text()) if kept.exists() else {}
+        if not (_in_ci() and 0 < len(failed) <= FEW):
+            raise
+        session.run("pytest", *keep, "--last-failed", *args, env=env)
+        session.warn(f"passed when tried again: {', '.join(failed)}")
+
+
+def _in_ci() -> bool:
+    return os.environ.get("CI", "").lower() == "true"
+
+
 def _install(session: nox.Session, *groups: str) -> None:
     """Install the workspace editable, all distributions at once, with the dependency groups."""
     editable = [part for folder in DISTRIBUTIONS.values() for part in ("-e", f"./{folder}")]
@@ -238,7 +261,7 @@ def _pythons(session: nox.Session, required: tuple[str, ...]) -> list[str]:
     for version in missing:
         session.warn(f"Python {version} is not on this machine: its runs are skipped")
     lacking = [version for version in missing if version in required]
-    if lacking and os.environ.get("CI", "").lower() == "true":
+    if lacking and _in_ci():
         session.error(f"CI is meant to have Python {', '.join(lacking)}")
     return found
 
