@@ -42,10 +42,15 @@ _BY_NVIDIA = re.compile(r"(GPU|MIG)-[A-Za-z0-9/-]+")
 _BY_CDI = re.compile(rf"nvidia\.com/gpu={_BY_NVIDIA.pattern}")
 
 
+def another_owner(home: Path) -> int | None:
+    """The user id of the home's owner where that is somebody else and root is at work; else None."""
+    owner = home.stat().st_uid if home.exists() else 0
+    return owner if os.geteuid() == 0 and owner != 0 else None
+
+
 def refuse_anothers(home: Path, service: str) -> None:
     """Raise MachineLacks `anothers-home` where root would mount, with its own rights, what another user's home says."""
-    owner = home.stat().st_uid if home.exists() else 0
-    if os.geteuid() != 0 or owner == 0:
+    if (owner := another_owner(home)) is None:
         return
     raise MachineLacks(
         "anothers-home",
