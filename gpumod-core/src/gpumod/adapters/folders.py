@@ -35,7 +35,7 @@ def opened(path: Path, *, make: bool = False) -> Iterator[int]:
 
 
 def guest_of(folder: int) -> int | None:
-    """The user id of who owns of `folder` (a descriptor) where root is at work and that is somebody else; else None."""
+    """The user id of the owner of `folder` (a descriptor) where that is somebody else than root at work; else None."""
     owner = os.fstat(folder).st_uid
     return owner if os.geteuid() == 0 and owner != 0 else None
 
