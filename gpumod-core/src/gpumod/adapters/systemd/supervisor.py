@@ -116,7 +116,7 @@ class SystemdSupervisor:
         if path is None:
             return True
         shown = await self._shown(path.name)
-        if states.is_active(shown) or states.pids_of(shown):
+        if states.is_due(shown) or states.pids_of(shown):
             return False
         units.remove(path, self._home_id, service)
         await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
@@ -258,7 +258,7 @@ class SystemdSupervisor:
         return states.token_of(shown)
 
     async def _start(self, name: str) -> tuple[Answer, Properties]:
-        answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
+        answer = await self._manager.start("--", name, timeout_s=START_TIMEOUT_S)
         return answer, await self._shown(name)
 
     async def _shown(self, name: str) -> Properties:
@@ -312,8 +312,7 @@ class SystemdSupervisor:
         """
         name = self._rendering.name(handle.service)
         shown = await self._shown(name)
-        pids = states.pids_of(shown)
-        if states.is_active(shown) or pids:
+        if states.is_due(shown) or states.pids_of(shown):
             answer = await self._stop(name, shown, launch)
             if answer.code:
                 raise refused(self._manager.scope, "was not stopped", answer, name)
