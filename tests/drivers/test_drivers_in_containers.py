@@ -1,4 +1,4 @@
-"""What drivers launch in a container: the places of this machine that they name are there, and are only read."""
+"""What drivers launch in a container: places of this machine are there and only read, variables do not go round it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gpumod.adapters.clock import SystemClock
-from gpumod.api import Allocation, Driver, Handle, Launch, Service, Settings
+from gpumod.api import Allocation, ChecksVariables, Driver, Handle, Launch, Service, Settings
 from gpumod_docker.supervisor import DockerSupervisor
+from gpumod_fastapi.ollama.driver import OllamaDriver
 from gpumod_llamacpp.driver import LlamaCppDriver
 from gpumod_vllm.driver import VllmDriver
 
@@ -84,3 +85,69 @@ def test_a_kv_cache_on_disk_is_refused_in_a_container(size: Any) -> None:
         supervisor.check_service(service(VLLM, model_id="org/m", unit_vars=options), Settings())
     options["kv_offload_disk_gb"] = 0
     supervisor.check_service(service(VLLM, model_id="org/m", unit_vars=options), Settings())
+
+
+EXPANDABLE = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
+@pytest.mark.parametrize(
+    ("driver", "sleep_mode", "environment", "says"),
+    [
+        (VLLM, "l1", EXPANDABLE, "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True defeats sleep"),
+        (VLLM, "l1", {"VLLM_SERVER_DEV_MODE": "0"}, "VLLM_SERVER_DEV_MODE"),
+        (VLLM, "l2", {"VLLM_API_KEY": "k"}, "VLLM_API_KEY"),
+        (LLAMACPP, "none", {"LLAMA_ARG_CTX_SIZE": "512"}, "LLAMA_ARG_CTX_SIZE may not be set"),
+        (
+            LLAMACPP,
+            "none",
+            {"LLAMA_API_KEY": "k"},
+            "LLAMA_API_KEY .*: gpumod itself asks without a key",
+        ),
+    ],
+)
+def test_the_environment_of_a_container_goes_round_no_check(
+    driver: Driver, sleep_mode: str, environment: dict[str, str], says: str
+) -> None:
+    it = service(driver, model_id="org/m", sleep_mode=sleep_mode, container={"environment": environment})
+    with pytest.raises(ValueError, match=f"service 'svc': .*{says}"):
+        launched(driver, it)
+    harmless = {"environment": {"HF_HUB_OFFLINE": "1", "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}}
+    assert launched(driver, service(driver, model_id="org/m", sleep_mode=sleep_mode, container=harmless))
+
+
+def test_a_secret_that_no_container_is_given_is_known_before_the_start() -> None:
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", Settings(), SystemClock())
+    it = service(VLLM, model_id="org/m")
+    supervisor.check_variables(it, {"HF_TOKEN": "t"})
+    with pytest.raises(ValueError, match="service 'svc': NVIDIA_VISIBLE_DEVICES is refused") as caught:
+        supervisor.check_variables(it, {"NVIDIA_VISIBLE_DEVICES": "all-of-them"})
+    assert "all-of-them" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("driver", "fields", "name", "says"),
+    [
+        (LLAMACPP, {"unit_vars": {"router": True}}, "LLAMA_API_KEY", "asks without a key"),
+        (VLLM, {"model_id": "org/m", "sleep_mode": "l2"}, "VLLM_API_KEY", "use l1"),
+        (
+            VLLM,
+            {"model_id": "org/m", "unit_vars": {"kv_offload": "lmcache"}},
+            "LMCACHE_CONFIG_FILE",
+            "kv_offload_config",
+        ),
+        (OllamaDriver(), {}, "OLLAMA_HOST", "is set by gpumod"),
+    ],
+)
+def test_secrets_that_a_runtime_would_take_for_its_own_settings(
+    driver: Driver, fields: dict[str, Any], name: str, says: str
+) -> None:
+    it = Service(id="svc", driver=driver.name, port=7850, vram_mb=4000, **fields)
+    assert isinstance(driver, ChecksVariables)
+    driver.check_variables(it, {"HF_TOKEN": "t"})
+    with pytest.raises(ValueError, match=f"service 'svc': .*{name}.*{says}") as caught:
+        driver.check_variables(it, {name: "s3cr3t"})
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_key_is_no_trouble_where_nothing_is_asked_with_it() -> None:
+    VLLM.check_variables(service(VLLM, model_id="org/m", sleep_mode="l1"), {"VLLM_API_KEY": "k"})

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpumod.api import (
     Allocation,
+    ChecksVariables,
     Clock,
     Driver,
     Failed,
@@ -68,6 +69,13 @@ class DockerSupervisor:
         except ValueError as error:
             raise ValueError(f"service {service.id!r}: {error}") from error
 
+    def check_variables(self, service: Service, variables: Mapping[str, str]) -> None:
+        """Raise ValueError for a variable that no container is given."""
+        try:
+            refuse_names(variables)
+        except ValueError as error:
+            raise ValueError(f"service {service.id!r}: {error}") from error
+
     def launch(self, driver: Driver, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         """How `driver` launches the service as things are in its container; its ports are this machine's."""
         self.check_service(service, settings)
@@ -78,6 +86,8 @@ class DockerSupervisor:
         if clash := sorted(n for n, text in options.environment.items() if launch.env.get(n, text) != text):
             names = ", ".join(clash)
             raise ValueError(f"service {service.id!r}: {names} of its container's environment is its driver's to set")
+        if isinstance(driver, ChecksVariables):
+            driver.check_variables(inner.service, options.environment)
         argv = (options.program, *launch.argv[1:]) if options.program else launch.argv
         return launch.model_copy(update={"argv": argv, "ports": tuple(port.host for port in inner.ports)})
 
