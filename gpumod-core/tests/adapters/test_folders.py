@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from gpumod.adapters.files import ensure_private_dir, home_id, remove_file, write_atomic
+from gpumod.adapters.folders import owner_of
+from gpumod.adapters.launches import refuse_anothers
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.secrets import SecretFiles
 from gpumod.adapters.store import migrate, open_store
 from gpumod.adapters.store.opening import SCHEMA
+from gpumod.adapters.systemd.rendering import runs_as
 from gpumod.adapters.template_shelf import TemplateShelf
 from gpumod.bootstrap import open_gpumod
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Failed, MachineLacks
 from gpumod.ports import LaunchFile
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be led astray")
@@ -221,3 +224,21 @@ def test_a_homes_id_is_made_where_the_home_is(alice: Alice) -> None:
     with contextlib.suppress(FileNotFoundError):
         home_id(alice.home)
     alice.nothing_came_of_it()
+
+
+def test_whose_a_home_is_does_not_change_with_what_its_owner_puts_there(alice: Alice) -> None:
+    """Else units of the system's manager would run what that user says, and as root."""
+    assert owner_of(alice.etc) == 0
+    assert (owner_of(alice.home), runs_as(alice.home, "system")) == (ALICE, str(ALICE))
+    alice.home.rename(alice.folder / "away")
+    assert owner_of(alice.home / "services") == ALICE, "it is gone for a moment"
+    alice.own(alice.home, 0)  # a folder of root's, which its owner found and moved there
+    with pytest.raises(MachineLacks) as lacking:
+        refuse_anothers(alice.home, "x")
+    assert lacking.value.code == "anothers-home"
+    alice.home.rmdir()
+    alice.link(alice.home, alice.etc)
+    for ask in (lambda: refuse_anothers(alice.home, "x"), lambda: runs_as(alice.home, "system")):
+        with pytest.raises(Failed) as caught:
+            ask()
+        assert caught.value.code == "bad-folder"

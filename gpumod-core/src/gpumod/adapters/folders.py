@@ -27,11 +27,28 @@ def opened(path: Path, *, make: bool = False) -> Iterator[int]:
     Raises OSError, and Failed `bad-folder` where root would come out of another user's folder into somebody else's.
     Users who are not root go where the system lets them.
     """
-    descriptor = _entered(path.absolute(), make=make) if os.geteuid() == 0 else os.open(path, _FOLDER)
+    descriptor = _entered(path.absolute(), make=make)[0] if os.geteuid() == 0 else os.open(path, _FOLDER)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def owner_of(path: Path) -> int:
+    """The user id of whoever says what is at `path`; of who asks where nothing is there.
+
+    For root that is the last owner on the way who is not root: a folder of root's can be moved to where that user wants
+    it, and what is not there can be there at the next look. Raises as :func:`opened`.
+    """
+    if os.geteuid() != 0:
+        return path.stat().st_uid if path.exists() else os.geteuid()
+    path = path.absolute()
+    for place in (path, *path.parents):
+        with contextlib.suppress(FileNotFoundError):
+            descriptor, owner = _entered(place, make=False)
+            os.close(descriptor)
+            return owner
+    return 0
 
 
 def guest_of(folder: int) -> int | None:
@@ -68,8 +85,8 @@ def bad_folder(path: Path, what: str, why: str, hint: str = "") -> Failed:
     return Failed("bad-folder", f"the folder {path} {what}", why=why, hint=hint)
 
 
-def _entered(path: Path, *, make: bool) -> int:
-    """A descriptor of `path`, as root enters it."""
+def _entered(path: Path, *, make: bool) -> tuple[int, int]:
+    """A descriptor of `path`, as root enters it, and the last owner on the way who is not root (0: there is none)."""
     owner = 0  # of the last folder that was not root's: from there on somebody else says what lies where
     here = os.open(path.anchor, _STEP)
     try:
@@ -85,7 +102,7 @@ def _entered(path: Path, *, make: bool) -> int:
                 why = f"it is {what} of the user {found}, and lies in one of the user {owner}"
                 raise bad_folder(place, "is not entered by root", why, f"see ls -ld {place}")
             owner = found or owner
-        return os.open(".", _FOLDER, dir_fd=here)
+        return os.open(".", _FOLDER, dir_fd=here), owner
     finally:
         os.close(here)
 
