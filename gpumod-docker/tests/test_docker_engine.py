@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from gpumod.adapters.clock import SystemClock
-from gpumod.api import Failed, Handle, Launch, MachineLacks, Service, Settings
+from gpumod.api import Failed, Handle, Launch, LaunchFile, MachineLacks, Service, Settings
 from gpumod_docker import engine
 from gpumod_docker.containers import Containers
 from gpumod_docker.states import why_ended
@@ -227,3 +227,28 @@ def test_an_exit_code_is_not_explained_where_the_log_tells_more(code: int) -> No
     ended = {"Status": "exited", "ExitCode": code, "Error": ""}
     assert why_ended({"State": ended}) == ""
     assert why_ended({"State": ended | {"Error": "no space left"}}) == "no space left"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be led astray")
+async def test_root_leaves_another_users_home_alone(path: Path, tmp_path: Path) -> None:
+    """A link of that user's would lead what root writes or removes anywhere."""
+    home, away = tmp_path / "home", tmp_path / "away"
+    for folder in (home, away / "svc"):
+        folder.mkdir(parents=True)
+    for name in ("services", "containers"):
+        (home / name).symlink_to(away)
+    supervisor = DockerSupervisor(home, "0123456789ab", Settings(), SystemClock())
+    os.chown(home, 12345, 12345)
+    with answering(path, b'{"ApiVersion": "1.41"}', (404, b'{"message": "No such container"}')):
+        with pytest.raises(MachineLacks) as caught:
+            supervisor.write_files("svc", [LaunchFile(name="models.ini", content="[a]")])
+        assert await supervisor.forget("svc")
+        assert [place.name for place in away.rglob("*")] == ["svc"]
+        os.chown(home, 0, 0)
+        os.chown(tmp_path, 12345, 12345)  # whose folder it lies in says what it is
+        assert await supervisor.forget("svc")
+        assert any(away.iterdir())
+        os.chown(tmp_path, 0, 0)
+        assert await supervisor.forget("svc")
+    assert caught.value.code == "anothers-home"
+    assert not any(away.iterdir())

@@ -133,7 +133,11 @@ def test_the_start_check_compares_free_memory_with_its_share(box):
         "utilization (0.25, 6.00 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
     ) in log
     assert "EngineCore failed to start" in log
-    assert "Engine core initialization failed. See root cause above. Failed core proc(s)" in log
+    *_, last = said = log.splitlines()
+    assert "Engine core initialization failed. See root cause above. Failed core proc(s)" in last
+    reasons = [number for number, line in enumerate(said) if "ValueError: Free memory" in line]
+    assert len(reasons) == 2, "as the engine logs it, and as its process ends with it"
+    assert len(said) - reasons[-1] > 60, "its API server's traceback follows"
 
 
 def test_memory_that_comes_back_while_it_measures_is_an_error(box, vllm, until):

@@ -186,6 +186,16 @@ def test_what_was_started_by_hand_and_a_mode_that_was_edited_survive_a_rollback(
     assert "chat" not in machine.states()
 
 
+def test_a_reason_that_a_vllm_buries_under_its_tracebacks_is_found(machine: Machine) -> None:
+    machine.fault("reranker", "oom-at-start")
+    error = machine.change("service", "start", "reranker", code=6).error
+    assert error["code"] == "out-of-memory"
+    told = error["details"]["log"]
+    assert len(told) == 20
+    assert "Engine core initialization failed" in told[-1]
+    assert not any("out of memory" in line for line in told)
+
+
 def test_the_last_start_of_a_switch_fails(machine: Machine) -> None:
     """What it had put to sleep is awake again; what was started by hand and a mode that was edited are as they were."""
     machine.ok("service", "edit", "asr", "--depends-on", "tts")

@@ -52,9 +52,9 @@ HOOKS = {
                    api.TellsFindings),
     "presets": ("gpumod_presets", offers.PresetsOffer),
     "templates": ("gpumod_templates", offers.TemplatesOffer),
-    "driver-powers": (None, api.ReadsItsLog, api.FatalLine, api.OffersVariants, api.Variant, api.HostsMembers,
-                      api.MemberReading, api.NamesMembers, api.ReportsActivity, api.Activity, api.SuitsItsProgram,
-                      api.Answer, api.ReadsCommands, api.CommandLine, api.Told),
+    "driver-powers": (None, api.ReadsItsLog, api.FatalLine, api.ChecksVariables, api.OffersVariants, api.Variant,
+                      api.HostsMembers, api.MemberReading, api.NamesMembers, api.ReportsActivity, api.Activity,
+                      api.SuitsItsProgram, api.Answer, api.ReadsCommands, api.CommandLine, api.Told),
 }  # fmt: skip
 """Page -> its hook, and the classes whose signatures it shows."""
 MARKED = re.compile(r"<!-- the code says: -->\n(.*?)<!-- until here -->", re.DOTALL)

@@ -187,6 +187,10 @@ class Generous(Plain):
         kind = AlternativeKind.KV_TYPE
         return (Variant(kind=kind, title="t", unit_vars={"nope": 1}, saves_mb=10),)
 
+class Blabbing(Plain):
+    def check_variables(self, service, variables):
+        raise ValueError(f"{variables} are not for {service.id}")
+
 class Busy(Plain):
     async def activity(self, service, port, http):
         reply = await http.request("POST", port, "/metrics")
@@ -279,6 +283,7 @@ FOUND = {
     "TestNoHost": {"test_who_hosts_members_can"},
     "TestTalkative": {"test_a_secret_stays_in_the_environment"},
     "TestAlarmed": {"test_ordinary_lines_end_nothing", "test_any_log_can_be_read"},
+    "TestBlabbing": {"test_variables_are_checked_and_not_repeated"},
     "TestGenerous": {"test_variants_can_be_run_and_save_memory"},
     "TestBusy": {"test_asking_for_use_changes_nothing", "test_any_answer_about_use_can_be_read"},
     "TestVersions": {"test_a_program_may_answer_anything"},

@@ -6,6 +6,7 @@ whoever made it, and lets pass what is in this list alone (SEC-D7 to SEC-D10).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -42,10 +43,21 @@ _BY_NVIDIA = re.compile(r"(GPU|MIG)-[A-Za-z0-9/-]+")
 _BY_CDI = re.compile(rf"nvidia\.com/gpu={_BY_NVIDIA.pattern}")
 
 
+def another_owner(home: Path) -> int | None:
+    """The user id of whoever else than root says what is at `home`, where root is at work; else None.
+
+    That is the first owner on the way who is not root: what lies in a folder of that user's can change at any time.
+    """
+    for place in reversed((home, *home.parents)) if os.geteuid() == 0 else ():
+        with contextlib.suppress(OSError):
+            if (owner := place.lstat().st_uid) != 0:
+                return owner
+    return None
+
+
 def refuse_anothers(home: Path, service: str) -> None:
     """Raise MachineLacks `anothers-home` where root would mount, with its own rights, what another user's home says."""
-    owner = home.stat().st_uid if home.exists() else 0
-    if os.geteuid() != 0 or owner == 0:
+    if (owner := another_owner(home)) is None:
         return
     raise MachineLacks(
         "anothers-home",

@@ -1,8 +1,9 @@
 """A service as it is inside of its container: its port, its models, and the programs and folders of the settings.
 
 A driver launches what is in there and needs to know nothing of containers. What is mounted without being asked for (the
-model's folder, `models_dir`, the models in `hf_home`) is read-only and stands at the same path in there, so that also
-what is told later (the members of a router) is right; with a volume of one's own the path is mapped.
+folders of the model and of what belongs to it, `models_dir`, the models in `hf_home`) is read-only and stands at the
+same path in there, so that also what is told later (the members of a router) is right; with a volume of one's own the
+path is mapped.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 from gpumod.api import Service, Settings
 from gpumod_docker.mounts import Volume
 from gpumod_docker.options import DRIVER, ContainerOptions
+from gpumod_docker.paths import mapped, model_places, other_files, refuse_writing
 from gpumod_docker.ports import OWN, PublishedPort
 
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # in the container's own network, of which the published ports alone lead out
-MODEL_OPTIONS = ("mmproj",)
 HF_HOME = "HF_HOME"
 HF_MODELS = "hub"
 """What of `hf_home` an image may read unasked: beside it lies the user's token."""
@@ -34,7 +35,11 @@ class View(NamedTuple):
 
 
 def view(service: Service, settings: Settings, options: ContainerOptions) -> View:
-    """The service as its container sees it. Raises ValueError where two of its ports are the same, on either side."""
+    """The service as its container sees it.
+
+    Raises ValueError where two of its ports are the same, on either side, and where it would write what is read there.
+    """
+    refuse_writing(service)
     ports = tuple(port._replace(host=port.host or service.port or 0) for port in options.ports)
     if service.port is not None and all(port.host != service.port for port in ports):
         if any(port.container == service.port for port in ports):
@@ -50,7 +55,7 @@ def view(service: Service, settings: Settings, options: ContainerOptions) -> Vie
         "port": next((port.container for port in ports if port.host == service.port), None),
         "model_path": _mapped(service.model_path, volumes),
     }
-    paths = {name: _mapped(service.unit_vars[name], volumes) for name in MODEL_OPTIONS if name in service.unit_vars}
+    paths = mapped(service, lambda path: _mapped(path, volumes))
     told = settings.model_copy(
         update={
             "bind_host": ALL_ADDRESSES,
@@ -66,15 +71,14 @@ def view(service: Service, settings: Settings, options: ContainerOptions) -> Vie
 
 def _needed(service: Service, settings: Settings, options: ContainerOptions) -> Iterator[Volume]:
     """What is mounted without being asked for, read-only and at its own path, where no volume holds it already."""
-    wanted = [service.model_path, *(service.unit_vars.get(name) for name in MODEL_OPTIONS)]
     cache = settings.hf_home and not options.environment.get(HF_HOME) and f"{settings.hf_home}/{HF_MODELS}"
     common = () if service.driver == DRIVER else (settings.models_dir, cache)
     there = [Path(volume.source) for volume in options.volumes if not volume.is_named]
     taken = {volume.target for volume in options.volumes}
     folders = [folder for folder in common if folder and os.path.isdir(folder)]  # noqa: PTH112 - raises nothing
-    models = [path for path in wanted if isinstance(path, str) and path.startswith("/")]
+    models = list(model_places(service))
     behind = [really for path in models if (really := os.path.realpath(path)) != path]  # where a link leads
-    for path in (*folders, *map(_folder, models), *map(_folder, behind)):
+    for path in (*folders, *map(_folder, models), *map(_folder, behind), *other_files(service)):
         if str(path) not in taken and not any(Path(path).is_relative_to(other) for other in there):
             there.append(Path(path))
             taken.add(str(path))

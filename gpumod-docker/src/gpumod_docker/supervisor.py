@@ -17,6 +17,7 @@ from typing import Any
 
 from gpumod.api import (
     Allocation,
+    ChecksVariables,
     Clock,
     Driver,
     Failed,
@@ -35,7 +36,7 @@ from gpumod_docker.containers import Containers, refuse_engines_own
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, given_by_cdi, gpus_of, name_of, uses_folder
 from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
-from gpumod_docker.gate import refuse_anothers, refuse_unsafe
+from gpumod_docker.gate import another_owner, refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
 from gpumod_docker.mounts import Volume, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
@@ -68,6 +69,13 @@ class DockerSupervisor:
         except ValueError as error:
             raise ValueError(f"service {service.id!r}: {error}") from error
 
+    def check_variables(self, service: Service, variables: Mapping[str, str]) -> None:
+        """Raise ValueError for a variable that no container is given."""
+        try:
+            refuse_names(variables)
+        except ValueError as error:
+            raise ValueError(f"service {service.id!r}: {error}") from error
+
     def launch(self, driver: Driver, service: Service, allocation: Allocation, settings: Settings) -> Launch:
         """How `driver` launches the service as things are in its container; its ports are this machine's."""
         self.check_service(service, settings)
@@ -78,6 +86,8 @@ class DockerSupervisor:
         if clash := sorted(n for n, text in options.environment.items() if launch.env.get(n, text) != text):
             names = ", ".join(clash)
             raise ValueError(f"service {service.id!r}: {names} of its container's environment is its driver's to set")
+        if isinstance(driver, ChecksVariables):
+            driver.check_variables(inner.service, options.environment)
         argv = (options.program, *launch.argv[1:]) if options.program else launch.argv
         return launch.model_copy(update={"argv": argv, "ports": tuple(port.host for port in inner.ports)})
 
@@ -297,7 +307,7 @@ class DockerSupervisor:
         """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up."""
         self.reach()  # before the SDK is imported: this is asked at every removal of a service, whoever kept it
         gone = await asyncio.to_thread(Containers(engine.socket_path(), self._home_id).remove, service)
-        if gone:
+        if gone and another_owner(self._home) is None:  # root follows no link of that user's to what it would remove
             ServiceFolder(self._home, service).forget()
         return gone
 
@@ -326,7 +336,10 @@ class DockerSupervisor:
         return ("docker", "-H", where, "logs", "--follow", since, f"--tail={lines}", name_of(service, self._home_id))
 
     def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
-        """Replace files of a service that may be running (the configuration of a host), each atomically."""
+        """Replace files of a service that may be running (the configuration of a host), each atomically.
+
+        Raises what :meth:`start` raises where root may not write here."""
+        refuse_anothers(self._home, service)
         folder = ServiceFolder(self._home, service)
         folder.prepare()
         folder.write(files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gpumod.api import refuse_flags
 
@@ -36,8 +36,17 @@ SETS_OF_OPTIONS = ("--fim-*", "--gpt-oss-*", "--vision-*", "--embd-gemma-*", "--
 """Each stands for a model to be fetched, with a port and sizes of its own."""
 
 DENIED_FLAGS = (*SET_BY_OPTIONS, *OPENS_TO_OTHERS, *RUNS_OR_READS, *ENDS_AT_ONCE, *SETS_OF_OPTIONS)
-DENIED_ENV = ("LLAMA_ARG_", "LLAMA_API_KEY", "LLAMA_APP_CMD", "LLAMA_SERVER_", "GGML_BACKEND_PATH", "AIP_")
+API_KEY = "LLAMA_API_KEY"
+DENIED_ENV = ("LLAMA_ARG_", API_KEY, "LLAMA_APP_CMD", "LLAMA_SERVER_", "GGML_BACKEND_PATH", "AIP_")
 """Ways around the flags that are refused (each has a variable LLAMA_ARG_NAME), and to load a library."""
+
+
+def refuse_variables(names: Iterable[str]) -> None:
+    """Raise ValueError for a variable's name that is denied."""
+    for name in names:
+        if name.startswith(DENIED_ENV):
+            instead = "gpumod itself asks without a key" if name == API_KEY else "use the options instead"
+            raise ValueError(f"{name} may not be set here: {instead}")
 
 
 def refuse_denied(args: Sequence[str]) -> None:

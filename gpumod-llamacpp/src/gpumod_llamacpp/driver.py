@@ -28,7 +28,14 @@ from gpumod.api import (
 from gpumod_llamacpp import router, suits
 from gpumod_llamacpp.activity import read_activity
 from gpumod_llamacpp.logs import RULES, telling_lines
-from gpumod_llamacpp.options import ROUTER_LEVEL, check, llamacpp_options, model_settings, process_stop_s
+from gpumod_llamacpp.options import (
+    ROUTER_LEVEL,
+    check,
+    check_variables,
+    llamacpp_options,
+    model_settings,
+    process_stop_s,
+)
 from gpumod_llamacpp.preset import FILE_NAME, render_preset, section
 from gpumod_llamacpp.reading import read_command
 from gpumod_llamacpp.variants import variants
@@ -46,6 +53,9 @@ class LlamaCppDriver:
         check(service)
         if service.host is not None:
             section(service)
+
+    def check_variables(self, service: Service, variables: Mapping[str, str]) -> None:
+        check_variables(service, variables)
 
     def capabilities(self, service: Service) -> Capabilities:
         return Capabilities(

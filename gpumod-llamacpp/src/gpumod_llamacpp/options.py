@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from gpumod.api import Args, Env, Options, Service, Word, parse_options
-from gpumod_llamacpp.denied import DENIED_ENV, refuse_denied
+from gpumod_llamacpp.denied import refuse_denied, refuse_variables
 
 ALL_LAYERS = 999
 ROUTER_LEVEL = "router"
@@ -66,15 +66,22 @@ class LlamaCppOptions(Options):
     @field_validator("env")
     @classmethod
     def _no_denied_env(cls, value: Mapping[str, str]) -> Mapping[str, str]:
-        for name in value:
-            if name.startswith(DENIED_ENV):
-                raise ValueError(f"{name} may not be set here: use the options instead")
+        refuse_variables(value)
         return value
 
 
 def llamacpp_options(service: Service) -> LlamaCppOptions:
     """The options of `service`. Raises ValueError."""
     return parse_options(LlamaCppOptions, service)
+
+
+def check_variables(service: Service, variables: Mapping[str, str]) -> None:
+    """Raise ValueError for a variable that its `env` may not have either: it would change what was planned, or keep
+    gpumod itself from asking."""
+    try:
+        refuse_variables(variables)
+    except ValueError as error:
+        raise ValueError(f"service {service.id!r}: {error}") from error
 
 
 def process_stop_s(options: LlamaCppOptions) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from gpumod_sim.flags import FlagError, Flags, parse
 from gpumod_sim.http11 import Reply, Request, bind
 from gpumod_sim.ledger import OutOfMemoryError
 from gpumod_sim.standin import MIB, StandIn, StartError, gib, oom_line
+from gpumod_sim.vllm_end import last_words
 from gpumod_sim.vllm_engine import Engine
 from gpumod_sim.vllm_flags import ALIASES, CHOICES, TABLE, guessed_weights_mb, size_bytes
 from gpumod_sim.vllm_http import VllmHttp
@@ -87,9 +87,9 @@ class Vllm(StandIn):
         try:
             await self._start_engine()
         except OutOfMemoryError as error:
-            raise self._failed(
+            raise _failed(
                 oom_line(error),
-                "ERROR Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free "
+                "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free "
                 "memory for weights, increasing --tensor-parallel-size, or using --quantization.",
             ) from error
         await self.pause_if_never_ready()
@@ -100,7 +100,7 @@ class Vllm(StandIn):
     async def _start_engine(self) -> None:
         """Check what is free, load, profile and take the rest, as vLLM does. Raises OutOfMemoryError."""
         if len(self.gpus) < self.flags.whole("tensor-parallel-size", 1):
-            raise self._failed(f"RuntimeError: {len(self.gpus)} CUDA GPUs are available, and more are wanted.")
+            raise _failed(f"RuntimeError: {len(self.gpus)} CUDA GPUs are available, and more are wanted.")
         wanted = {gpu: self._wanted_mb(gpu) for gpu in self.gpus}
         free = {gpu: self.ledger.free_mb(gpu) for gpu in self.gpus}
         if self.fault("oom-at-start") is not None:
@@ -108,7 +108,7 @@ class Vllm(StandIn):
         by_kv = "kv-cache-memory-bytes" in self.flags
         for gpu in self.gpus:
             if free[gpu] < self._share_mb(gpu):
-                raise self._failed(self._too_little_free(gpu, free[gpu]))
+                raise _failed(self._too_little_free(gpu, free[gpu]))
         on_gpu = self.fault("cpu-fallback") is None
         weights = {gpu: self._weights_mb(wanted[gpu]) for gpu in self.gpus}
         self.hold({gpu: min(law.CONTEXT_MB, wanted[gpu]) for gpu in self.gpus if on_gpu})
@@ -122,7 +122,7 @@ class Vllm(StandIn):
             for gpu in self.gpus:
                 wanted[gpu] -= self._grown_by_others(gpu, free[gpu] - loaded[gpu])
                 if wanted[gpu] < loaded[gpu]:
-                    raise self._failed(
+                    raise _failed(
                         "ValueError: No available memory for the cache blocks. Try increasing "
                         "`gpu_memory_utilization` when initializing the engine."
                     )
@@ -137,7 +137,7 @@ class Vllm(StandIn):
         most, asked = self.fault("short-context"), self.http.max_model_len
         if most is None or asked <= most:
             return
-        raise self._failed(
+        raise _failed(
             f"ValueError: To serve at least one request with the models's max seq len ({asked}), "
             f"({asked / 8192:.2f} GiB KV cache is needed, which is larger than the available KV cache memory "
             f"({most / 8192:.2f} GiB). Based on the available memory, the estimated maximum model length is "
@@ -149,7 +149,7 @@ class Vllm(StandIn):
         """What others took on `gpu` while we measured (it counts as ours). Raises StartError if others gave back."""
         now = self.ledger.free_mb(gpu)
         if now > expected_free:
-            raise self._failed(
+            raise _failed(
                 f"AssertionError: Error in memory profiling. Initial free memory {gib(expected_free)} GiB, current "
                 f"free memory {gib(now)} GiB. This happens when other processes sharing the same container release "
                 "GPU memory while vLLM is profiling during initialization. To fix this, ensure consistent GPU memory "
@@ -185,14 +185,6 @@ class Vllm(StandIn):
             "Decrease GPU memory utilization or reduce GPU memory used by other processes."
         )
 
-    def _failed(self, *lines: str) -> StartError:
-        return StartError(
-            "ERROR EngineCore failed to start.",
-            *(f"ERROR {line}" for line in lines),
-            "RuntimeError: Engine core initialization failed. See root cause above. "
-            "Failed core proc(s): " + json.dumps({"EngineCore_DP0": 1}),
-        )
-
     async def stop(self) -> None:
         self.server.stop_listening()
         drain_s = self.flags.whole("shutdown-timeout", 0)
@@ -202,3 +194,7 @@ class Vllm(StandIn):
         await asyncio.sleep(0)
         await self.pass_time(1.0, "stop")
         await self.server.close()
+
+
+def _failed(*reasons: str) -> StartError:
+    return StartError(*last_words(*reasons))

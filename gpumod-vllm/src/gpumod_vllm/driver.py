@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpumod.api import (
     Activity,
@@ -29,7 +29,7 @@ from gpumod_vllm.activity import activity_in
 from gpumod_vllm.logs import RULES
 from gpumod_vllm.lora import lora_flags
 from gpumod_vllm.offload import offload_env, offload_files, offload_flags
-from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, model_of, vllm_options
+from gpumod_vllm.options import SLEEP_LEVELS, VllmOptions, check, check_variables, model_of, vllm_options
 from gpumod_vllm.reading import read_command
 
 PROBE_TIMEOUT_S = 2.0
@@ -64,6 +64,9 @@ class VllmDriver:
 
     def check(self, service: Service) -> None:
         check(service)
+
+    def check_variables(self, service: Service, variables: Mapping[str, str]) -> None:
+        check_variables(service, variables)
 
     def capabilities(self, service: Service) -> Capabilities:
         # vLLM compares free memory with what it wants when it starts, so nothing else may move meanwhile.

@@ -130,6 +130,24 @@ def check(service: Service) -> None:
         raise ValueError(f"{who}: vLLM sleeps at l1 or l2, not at {service.sleep_mode!r}")
     if service.sleep_mode != "none":
         _check_sleep(service, options)
+    check_variables(service, options.env)
+
+
+def check_variables(service: Service, variables: Mapping[str, str]) -> None:
+    """Raise ValueError for a variable with which vLLM could not run, or could not sleep, as the service says."""
+    who = f"service {service.id!r}"
+    if vllm_options(service).kv_offload and "LMCACHE_CONFIG_FILE" in variables:
+        raise ValueError(f"{who}: gpumod sets LMCACHE_CONFIG_FILE; name your own file in kv_offload_config")
+    if service.sleep_mode == "none":
+        return
+    if name := defeats_sleep(variables):
+        raise ValueError(
+            f"{who}: {name}=expandable_segments:True defeats sleep: vLLM would say that it sleeps and free nothing"
+        )
+    if variables.get("VLLM_SERVER_DEV_MODE", "1") != "1":
+        raise ValueError(f"{who}: VLLM_SERVER_DEV_MODE must be 1 for sleep mode {service.sleep_mode}; leave it out")
+    if service.sleep_mode == "l2" and "VLLM_API_KEY" in variables:
+        raise ValueError(f"{who}: with VLLM_API_KEY gpumod could not ask whether it woke well from l2; use l1")
 
 
 def defeats_sleep(env: Mapping[str, str]) -> str | None:
@@ -157,8 +175,6 @@ def _check_offload(service: Service, options: VllmOptions) -> None:
     given = sorted(name for name in options.model_fields_set if name.startswith("kv_offload_"))
     if given and options.kv_offload is None:
         raise ValueError(f"{who}: {given[0]} says nothing without kv_offload")
-    if options.kv_offload and "LMCACHE_CONFIG_FILE" in options.env:
-        raise ValueError(f"{who}: gpumod sets LMCACHE_CONFIG_FILE; name your own file in kv_offload_config")
     if options.kv_offload and moves_kv(options.extra_args):
         raise ValueError(f"{who}: kv_offload and --kv-transfer-config both choose a connector for the KV cache")
 
@@ -179,14 +195,6 @@ def _check_sleep(service: Service, options: VllmOptions) -> None:
         raise ValueError(
             f"{who}: LoRA adapters do not come back from level 2 (vLLM reloads the weights of the model alone); use l1"
         )
-    if name := defeats_sleep(options.env):
-        raise ValueError(
-            f"{who}: {name}=expandable_segments:True defeats sleep: vLLM would say that it sleeps and free nothing"
-        )
-    if options.env.get("VLLM_SERVER_DEV_MODE", "1") != "1":
-        raise ValueError(f"{who}: VLLM_SERVER_DEV_MODE must be 1 for sleep mode {service.sleep_mode}; leave it out")
-    if service.sleep_mode == "l2" and "VLLM_API_KEY" in options.env:
-        raise ValueError(f"{who}: with VLLM_API_KEY gpumod could not ask whether it woke well from l2; use l1")
     if service.sleep_mode == "l2" and options.load_format not in (None, *RELOADABLE):
         raise ValueError(
             f"{who}: vLLM cannot reload weights of load_format {options.load_format!r}, which level 2 needs; use l1"

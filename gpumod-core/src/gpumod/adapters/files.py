@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+from gpumod.adapters.folders import bad_folder, guest_of, leave_to_owner, opened
 from gpumod.domain.errors import Failed
 
 HOME_ID_FILE = "home-id"
@@ -23,62 +25,77 @@ def write_atomic(path: Path, text: str, mode: int = 0o600, *, durable: bool = Tr
     """Replace `path` by a file that holds `text` in UTF-8: a reader sees the old content or the new, never a part.
 
     `mode` holds whatever the umask. With `durable` the file and its folder are on the disk when this returns. What root
-    writes into another user's folder is that user's. Raises OSError, and then leaves nothing behind.
+    writes into another user's folder is that user's. Raises OSError and what :func:`folders.opened` raises, and then
+    leaves nothing behind.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    draft = f".{path.name[:100]}.{secrets.token_hex(8)}.tmp"
+    with opened(path.parent) as folder:
+        try:
+            with create_private(draft, folder) as file:
+                file.write(text.encode("utf-8", "surrogateescape"))
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=folder)
+            raise
+        if durable:
+            os.fsync(folder)
+
+
+def create_private(name: str, folder: int) -> BinaryIO:
+    """Make the file `name`, which must not be there, in `folder` (a descriptor), for the folder's owner alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    file = os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            _leave_to_owner(file.fileno(), path.parent)
-            if durable:
-                os.fsync(file.fileno())
-        Path(name).replace(path)
+        leave_to_owner(file.fileno(), folder)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+        file.close()
         raise
-    if durable:
-        _sync_folder(path.parent)
+    return file
 
 
-def _leave_to_owner(descriptor: int, folder: Path) -> None:
-    """Where root is at work in another user's folder, what `descriptor` is open on becomes that user's."""
-    if os.geteuid() == 0 and (owner := folder.stat()).st_uid != 0:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+def remove_file(path: Path) -> None:
+    """Remove a file, or a link that is there in its place; does nothing where there is none. Raises as
+    :func:`write_atomic`."""
+    with contextlib.suppress(FileNotFoundError), opened(path.parent) as folder:
+        os.unlink(path.name, dir_fd=folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def open_own(path: Path) -> BinaryIO:
+    """Open a file to read it. In another user's folder root reads what is that user's alone, and follows no link: what
+    only root may read would else end up where that user can read it. Raises OSError, and as :func:`write_atomic`."""
+    with opened(path.parent) as folder:
+        owner = guest_of(folder)
+        flags = os.O_RDONLY | os.O_CLOEXEC | (0 if owner is None else os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = os.fdopen(os.open(path.name, flags, dir_fd=folder), "rb")
+    if owner is not None and os.fstat(file.fileno()).st_uid != owner:
+        file.close()
+        raise PermissionError(
+            errno.EPERM, f"it does not belong to the user {owner}, in whose folder it lies", str(path)
+        )
+    return file
 
 
 def ensure_private_dir(path: Path) -> Path:
     """Return `path`, created (with its parents) with mode 0700 where it is not there; one that is there stays as it is.
 
     One that root makes in another user's folder is that user's. Raises Failed `bad-folder` when it cannot be made, is
-    no folder, or belongs to somebody else (root may use it).
+    no folder, or belongs to somebody else (root may use it, where no link leads there out of another user's folder).
     """
     try:
-        try:
-            path.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            path.mkdir(exist_ok=True)  # raises where it is no folder
-        else:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                _leave_to_owner(descriptor, path.parent)
-            finally:
-                os.close(descriptor)
+        if os.geteuid() == 0:
+            with opened(path, make=True):
+                return path
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)  # raises where it is no folder
         owner = path.stat().st_uid
     except OSError as error:
-        raise _bad_folder(path, "cannot be used", error.strerror or str(error)) from error
-    if owner != os.geteuid() and os.geteuid() != 0:
-        raise _bad_folder(path, "belongs to another user", f"its owner has the user id {owner}")
+        raise bad_folder(path, "cannot be used", error.strerror or str(error)) from error
+    if owner != os.geteuid():
+        raise bad_folder(path, "belongs to another user", f"its owner has the user id {owner}")
     return path
 
 
@@ -94,19 +111,10 @@ def ensure_home(path: Path, *, known_by: Sequence[str]) -> Path:
         return path
     status = path.stat()
     if status.st_uid != os.geteuid():
-        raise _bad_folder(path, "belongs to another user", f"its owner has the user id {status.st_uid}")
+        raise bad_folder(path, "belongs to another user", f"its owner has the user id {status.st_uid}")
     if status.st_mode & (stat.S_IWOTH | stat.S_ISVTX):
-        raise _bad_folder(path, "is shared with other users", f"its mode is {stat.S_IMODE(status.st_mode):o}")
+        raise bad_folder(path, "is shared with other users", f"its mode is {stat.S_IMODE(status.st_mode):o}")
     return path
-
-
-def _bad_folder(path: Path, what: str, why: str) -> Failed:
-    return Failed(
-        "bad-folder",
-        f"the folder {path} {what}",
-        why=why,
-        hint="check its permissions, or choose another home with --home or GPUMOD_HOME",
-    )
 
 
 def free_disk_mb(path: Path) -> int:
@@ -127,9 +135,10 @@ def home_id(home: Path) -> str:
     if not path.exists():
         draft = home / f".{HOME_ID_FILE}.{secrets.token_hex(4)}"
         write_atomic(draft, secrets.token_hex(6) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        draft.unlink()
+        with opened(home) as folder:
+            with contextlib.suppress(FileExistsError):
+                os.link(draft.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.unlink(draft.name, dir_fd=folder)
     text = path.read_text("utf-8", "replace").strip()
     if not _HOME_ID.fullmatch(text):
         raise Failed(

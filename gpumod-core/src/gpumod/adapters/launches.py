@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumod.adapters import environment
+from gpumod.adapters.folders import owner_of
 from gpumod.domain.errors import Failed, MachineLacks, UsageError
 from gpumod.domain.settings import Settings
 from gpumod.ports import Launch
@@ -54,8 +55,7 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
 
 def refuse_anothers(home: Path, service: str) -> None:
     """Raise MachineLacks `anothers-home` where root would run, with its own rights, what another user's home says."""
-    owner = home.stat().st_uid if home.exists() else 0
-    if os.geteuid() != 0 or owner == 0:
+    if os.geteuid() != 0 or (owner := owner_of(home)) == 0:
         return
     try:
         name = pwd.getpwuid(owner).pw_name

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpumod.adapters.files import ensure_private_dir, write_atomic
+from gpumod.adapters.files import ensure_private_dir, open_own, remove_file, write_atomic
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.secrets import why_no_variable
@@ -26,8 +27,9 @@ class SecretFiles:
         """Every secret of a service. Raises Failed (`bad-secrets`) for a file that is damaged, or open to others."""
         path = self._path(service)
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            values = json.loads(path.read_bytes())
+            with open_own(path) as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                values = json.loads(file.read())
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -47,7 +49,7 @@ class SecretFiles:
         if value is not None:
             values[name] = value
         if not values:
-            path.unlink(missing_ok=True)
+            remove_file(path)
             return
         try:
             ensure_private_dir(path.parent)
@@ -56,7 +58,7 @@ class SecretFiles:
             raise _bad(path, error.strerror or str(error), "check the disk and the folder") from error
 
     def forget(self, service: str) -> None:
-        self._path(service).unlink(missing_ok=True)
+        remove_file(self._path(service))
 
     def _path(self, service: str) -> Path:
         if not is_id(service):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpumod.adapters.files import ensure_private_dir, write_atomic
+from gpumod.adapters.files import ensure_private_dir, remove_file, write_atomic
 from gpumod.adapters.templates import OWN_FOLDER, Templates
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed
@@ -58,5 +58,5 @@ class TemplateShelf:
         path = self.user_folder / name
         if not is_id(name) or not path.is_file():
             return False
-        path.unlink()
+        remove_file(path)
         return True

@@ -15,7 +15,10 @@ from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
 from gpumod.ports import FatalLine, HttpFailure, ProcessStatus, ReadsItsLog
 
-LOG_LINES = 60
+LOG_LINES = 400
+"""So many are read for a fatal one. vLLM's last words alone are 70 to 150 lines of tracebacks, behind their reason."""
+TOLD_LINES = 20
+"""So many of the last are told with an error."""
 LOG_LAG_S = 0.25
 """What a service writes is in its log within this, and that its process ended is seen."""
 
@@ -103,7 +106,7 @@ def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...], verb
         service=service.id,
         need_mb=fatal.need_mb,
         have_mb=fatal.have_mb,
-        log=list(lines[-20:]),
+        log=list(lines[-TOLD_LINES:]),
         **({"remedy": remedy.model_dump(mode="json")} if remedy else {}),
     )
 
@@ -118,7 +121,7 @@ def port_taken(service: Service, port: int, user: PortUser, why: str, lines: tup
         hint=f"end it, or give the service another port: gpumod service edit {service.id} --port N",
         port=port,
         pid=user.pid,
-        **({"service": service.id, "log": list(lines[-20:])} if lines else {}),
+        **({"service": service.id, "log": list(lines[-TOLD_LINES:])} if lines else {}),
     )
 
 
@@ -153,5 +156,5 @@ def died(
         hint=f"see `gpumod service logs {service.id}`",
         service=service.id,
         exit_code=exit_code,
-        log=list(lines[-20:]),
+        log=list(lines[-TOLD_LINES:]),
     )

@@ -16,6 +16,7 @@ from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
 from gpumod.engine.starting import allocate
 from gpumod.engine.suiting import ask_host, launch_of
+from gpumod.engine.variables import check_secrets
 from gpumod.ports import Launch, Prepares
 from gpumod.ports.units import CanBeAway, NeedsLeave
 
@@ -52,7 +53,7 @@ async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
     check_reach(machine, planned)
     for handle, launch in starts:
         await asyncio.to_thread(machine.supervisor(handle.supervisor).check, handle, launch)  # it may ask a program
-        machine.secrets.values(handle.service)  # that they can be read
+        check_secrets(machine, handle.launched)
     check_ports(machine, starts, planned.snapshot)
     await check_leave(machine, planned, starts)
 

@@ -13,7 +13,7 @@ from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.engine.asking import ask
 from gpumod.engine.context import RunContext
-from gpumod.engine.explain import LOG_LINES, ended_because, fatal_error, fatal_line, port_taken
+from gpumod.engine.explain import LOG_LINES, TOLD_LINES, ended_because, fatal_error, fatal_line, port_taken
 from gpumod.engine.footprints import footprint
 from gpumod.engine.machine import Machine
 from gpumod.engine.suiting import launch_of
@@ -111,7 +111,7 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle, clock: Clock) 
         if answers
         else f"see `gpumod service logs {service.id}`; a slow model may need a larger startup_timeout",
         service=service.id,
-        log=list(await asyncio.to_thread(supervisor.logs, service.id, 20)),
+        log=list(await asyncio.to_thread(supervisor.logs, service.id, TOLD_LINES)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpumod.domain.errors import UsageError
 from gpumod.domain.secrets import public, why_no_variable
 from gpumod.domain.service import Service
+from gpumod.engine.variables import why_not_with
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import SecretRef, SecretWrite, ServiceRef
 from gpumod.operations.unit_results import SecretsResult
@@ -27,7 +28,7 @@ class ServiceSecrets(Base):
             raise UsageError("adopted", f"{service.id} was adopted, so no variable reaches it", why=why)
         value = params.value.get_secret_value()
         why = why_no_variable(params.name, value) if value else "it is empty"
-        if why:
+        if why := why or why_not_with(self._machine, service, {params.name: value}):
             raise UsageError("bad-secret", f"{params.name} cannot be a secret of {service.id}", why=why)
         self._machine.secrets.put(service.id, params.name, value)
         return self._changed(service.id, "secret-set", params.name)

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from gpumod.domain.errors import Failed, GpumodError
 from gpumod.plugins.isolation import reason
 from gpumod.ports import (
+    ChecksVariables,
     Driver,
     HostsMembers,
     HttpFailure,
@@ -29,6 +30,7 @@ from gpumod.ports import (
 from gpumod.ports.commands import ReadsCommands
 
 POWERS = (
+    ChecksVariables,
     HostsMembers,
     NamesMembers,
     OffersVariants,
@@ -40,7 +42,7 @@ POWERS = (
 PROMISES: Mapping[str, tuple[type, tuple[type, ...]]] = {"driver": (Driver, POWERS), "sleep level": (SleepStrategy, ())}
 """What a thing of each kind has to be, and what it may be besides."""
 
-REFUSE = ("check", "launch", "suited")
+REFUSE = ("check", "check_variables", "launch", "suited")
 """What says by ValueError that a service cannot be as it is defined."""
 
 

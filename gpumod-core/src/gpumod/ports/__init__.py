@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpumod.domain.activity import Activity as Activity
 from gpumod.ports.activity import ReportsActivity as ReportsActivity
 from gpumod.ports.drivers import Capabilities as Capabilities
+from gpumod.ports.drivers import ChecksVariables as ChecksVariables
 from gpumod.ports.drivers import Driver as Driver
 from gpumod.ports.drivers import FatalLine as FatalLine
 from gpumod.ports.drivers import HostsMembers as HostsMembers

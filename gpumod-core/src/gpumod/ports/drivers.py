@@ -72,6 +72,17 @@ class ReadsItsLog(Protocol):
 
 
 @runtime_checkable
+class ChecksVariables(Protocol):
+    """A driver, or a supervisor, that some variables would break which a process gets beside those of its options.
+
+    `check_variables` raises ValueError for one of `variables` (values by name: a container's `environment`, or secrets)
+    with which the service would not run, or sleep, as it says. Pure. No error repeats a value: it may be a secret.
+    """
+
+    def check_variables(self, service: Service, variables: Mapping[str, str]) -> None: ...
+
+
+@runtime_checkable
 class OffersVariants(Protocol):
     """A driver that knows other ways to run a service with less VRAM (KV type, CPU offload). Pure."""
 

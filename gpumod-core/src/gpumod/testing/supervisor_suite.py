@@ -81,6 +81,19 @@ class SupervisorSuite:
         assert (await bench.one(again)).alive
         await bench.supervisor.stop(again, bench.launch(SLEEPER))
 
+    async def test_a_start_that_is_cancelled_leaves_nothing_that_a_stop_does_not_find(self, bench: Bench) -> None:
+        """As by Ctrl-C, or where a start beside it fails: whatever comes of it has come when it returns."""
+        for after_s in (0.0, 0.01, 0.03):
+            handle = bench.handle()
+            starting = asyncio.create_task(bench.supervisor.start(handle, bench.launch(SLEEPER), {}))
+            await asyncio.sleep(after_s)
+            starting.cancel()
+            await asyncio.wait([starting])
+            await bench.supervisor.stop(handle, bench.launch(SLEEPER))
+            await asyncio.sleep(0.1)
+            assert bench.living(handle) == []
+            assert not (await bench.one(handle)).alive
+
     async def test_it_can_be_started_again_and_again(self, bench: Bench) -> None:
         for _ in range(7):
             handle = await bench.start("raise SystemExit(1)")

@@ -24,7 +24,7 @@ from gpumod.api import (
     first_fatal,
 )
 from gpumod_fastapi.ollama import web
-from gpumod_fastapi.ollama.options import LEVEL, check, model_of, ollama_options
+from gpumod_fastapi.ollama.options import LEVEL, check, check_variables, model_of, ollama_options
 from gpumod_fastapi.ollama.reading import HEALTH, read_command
 from gpumod_fastapi.ollama.runners import Runners
 
@@ -48,6 +48,9 @@ class OllamaDriver:
 
     def check(self, service: Service) -> None:
         check(service)
+
+    def check_variables(self, service: Service, variables: Mapping[str, str]) -> None:
+        check_variables(service, variables)
 
     def capabilities(self, service: Service) -> Capabilities:
         is_host = service.host is None

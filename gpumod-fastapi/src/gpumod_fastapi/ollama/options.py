@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -64,8 +65,13 @@ def _check_host(who: str, service: Service, options: OllamaOptions) -> None:
         raise ValueError(f"{who}: an Ollama does not sleep; its members do")
     if "unload_timeout_s" in options.model_fields_set:
         raise ValueError(f"{who}: unload_timeout_s belongs to an Ollama's members")
-    if ours := sorted(set(options.env) & set(OURS)):
-        raise ValueError(f"{who}: {', '.join(ours)} is set by gpumod")
+    check_variables(service, options.env)
+
+
+def check_variables(service: Service, variables: Mapping[str, str]) -> None:
+    """Raise ValueError for a variable that says where and how an Ollama runs, which is gpumod's to say."""
+    if ours := sorted(set(variables) & set(OURS)):
+        raise ValueError(f"service {service.id!r}: {', '.join(ours)} is set by gpumod")
 
 
 def _check_member(who: str, service: Service, options: OllamaOptions) -> None:

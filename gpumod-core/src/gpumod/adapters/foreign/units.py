@@ -72,7 +72,7 @@ class AdoptedUnits:
         Returns when systemd has taken that on: whether it comes up, and in what time, is seen by its status.
         """
         unit = self._unit(handle)
-        answer = await self._manager.call("start", "--no-block", "--", unit)
+        answer = await self._manager.start("--no-block", "--", unit)
         if answer.code:
             raise refused(self._manager.scope, "was not started", answer, unit, _LEAVE)
         return states.token_of(await self._shown(unit))

@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from alembic import command
@@ -14,6 +14,8 @@ from alembic.config import Config
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import StaticPool
 
+from gpumod.adapters.files import create_private, remove_file
+from gpumod.adapters.folders import opened
 from gpumod.adapters.store.connect import WRITER, connect_file
 from gpumod.adapters.store.opening import Schema, check_revision, revision_of
 from gpumod.domain.errors import Failed
@@ -32,7 +34,8 @@ def create_file(path: Path, schema: Schema) -> None:
             with closing(connect_file(new)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
                 upgrade(connection, schema)
-            new.replace(path)
+            with opened(path.parent) as folder:
+                os.replace(new.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             _remove(leftovers)
 
@@ -80,23 +83,29 @@ def _back_up(connection: sqlite3.Connection, target: Path) -> None:
         with closing(sqlite3.connect(target)) as copy:
             connection.backup(copy)
     except BaseException:
-        target.unlink()  # a part of one would look like a backup
+        remove_file(target)  # a part of one would look like a backup
         raise
 
 
 def _touch_private(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    remove_file(path)
+    with opened(path.parent) as folder:
+        create_private(path.name, folder).close()
 
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time. A kernel lock: it dies with its holder; the file stays."""
-    handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    name = path.name + ".lock"
+    with opened(path.parent) as folder:
+        with suppress(FileExistsError):
+            create_private(name, folder).close()
+        handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -10,10 +10,11 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from gpumod.adapters.folders import refuse_links
 from gpumod.adapters.store.connect import (
     BUSY_TIMEOUT_MS,
     Database,
@@ -47,10 +48,11 @@ def open_database(path: Path, *, read_only: bool = False, schema: Schema = SCHEM
 
     Where nothing can be written (or `read_only`, or the disk is full), an absent database reads as an empty one, and
     an older one is read as an upgraded copy in memory. Raises Failed(`not-a-database` | `database-too-new` |
-    `database`).
+    `database` | `bad-folder`).
     """
     refusal = refuse_writing(path, "it was opened for reading only") if read_only else _why_not_writable(path)
     with translated(path):
+        _refuse_links(path)
         present = _is_there(path)
         if refusal is None:
             try:
@@ -133,6 +135,12 @@ def _is_there(path: Path) -> bool:
     return status.st_size > 0
 
 
+def _refuse_links(path: Path) -> None:
+    """SQLite opens by paths what root may have been led to by another user: the database, and what it keeps beside."""
+    with suppress(FileNotFoundError):
+        refuse_links(path.parent, [path.name + end for end in ("", "-wal", "-shm", "-journal")])
+
+
 def _why_not_writable(path: Path) -> MachineLacks | None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -154,7 +162,8 @@ def _create(path: Path, schema: Schema) -> None:
 
 
 def _keep_private(path: Path) -> None:
-    if path.stat().st_mode & 0o077:
+    status = path.stat()
+    if status.st_mode & 0o077 and status.st_uid == os.geteuid():
         path.chmod(0o600)
 
 

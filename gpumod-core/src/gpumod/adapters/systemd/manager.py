@@ -56,6 +56,16 @@ class Manager:
         words = ["systemctl", *(["--user"] if self.scope == "user" else []), "--no-ask-password", "--no-pager"]
         return await asyncio.to_thread(self.run, [*words, verb, *arguments], timeout_s)
 
+    async def start(self, *arguments: str, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
+        """`systemctl start ...`, which raises as :meth:`call`. One that is cancelled ends when systemctl has: a thread
+        cannot be cancelled, and whoever goes back must find what systemd is about to start."""
+        starting = asyncio.ensure_future(self.call("start", *arguments, timeout_s=timeout_s))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            raise
+
     def run(self, words: Sequence[str], timeout_s: float = CALL_TIMEOUT_S) -> Answer:
         """A program of systemd's, in an environment in which it finds its manager. Blocks."""
         try:

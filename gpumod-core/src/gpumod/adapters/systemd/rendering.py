@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpumod.adapters.folders import owner_of
 from gpumod.adapters.launches import Resolved
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd.manager import Scope
@@ -103,7 +104,7 @@ def roots_only(scope: Scope) -> bool:
 
 def runs_as(home: Path, scope: Scope) -> str | None:
     """Who a unit of the system manager runs as: the home's owner. None: as root, or as whose manager it is."""
-    owner = home.stat().st_uid if home.exists() else os.geteuid()
+    owner = owner_of(home)
     if scope == "user" or owner == 0:
         return None
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpumod import ports
 from gpumod.adapters.asking import Asker
-from gpumod.adapters.files import write_atomic
+from gpumod.adapters.files import remove_file, write_atomic
 from gpumod.adapters.launches import (
     Resolved,
     already_running,
@@ -116,7 +116,7 @@ class SystemdSupervisor:
         if path is None:
             return True
         shown = await self._shown(path.name)
-        if states.is_active(shown) or states.pids_of(shown):
+        if states.is_due(shown) or states.pids_of(shown):
             return False
         units.remove(path, self._home_id, service)
         await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
@@ -126,7 +126,7 @@ class SystemdSupervisor:
         """Remove what was written for a service: its unit, and the file of its variables. Else as :meth:`withdraw`."""
         gone = await self.withdraw(service)
         if gone:
-            self._rendering.environment_file(service).unlink(missing_ok=True)
+            remove_file(self._rendering.environment_file(service))
         return gone
 
     def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
@@ -243,7 +243,7 @@ class SystemdSupervisor:
         private = {key: value for key, value in found.env.items() if public.get(key) != value}
         text = environment_text(service, {**private, NONCE_VARIABLE: handle.nonce})
         write_atomic(self._rendering.environment_file(service), text, durable=False)
-        self._rendering.exit_file(service).unlink(missing_ok=True)
+        remove_file(self._rendering.exit_file(service))
         answer, shown = await self._start(name)
         if answer.code and shown.get("InvocationID") == before.get("InvocationID"):
             # Nothing was run: started too often. That limit is meant for restarts by systemd itself.
@@ -258,7 +258,7 @@ class SystemdSupervisor:
         return states.token_of(shown)
 
     async def _start(self, name: str) -> tuple[Answer, Properties]:
-        answer = await self._manager.call("start", "--", name, timeout_s=START_TIMEOUT_S)
+        answer = await self._manager.start("--", name, timeout_s=START_TIMEOUT_S)
         return answer, await self._shown(name)
 
     async def _shown(self, name: str) -> Properties:
@@ -312,8 +312,7 @@ class SystemdSupervisor:
         """
         name = self._rendering.name(handle.service)
         shown = await self._shown(name)
-        pids = states.pids_of(shown)
-        if states.is_active(shown) or pids:
+        if states.is_due(shown) or states.pids_of(shown):
             answer = await self._stop(name, shown, launch)
             if answer.code:
                 raise refused(self._manager.scope, "was not stopped", answer, name)

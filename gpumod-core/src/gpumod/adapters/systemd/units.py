@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumod.adapters.files import write_atomic
+from gpumod.adapters.folders import owner_of
 from gpumod.adapters.systemd.manager import Scope
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks
@@ -38,7 +39,7 @@ class Unit:
 def unit_name(service: str, home: Path, home_id: str, scope: Scope) -> str:
     """`gpumod-ID.service` for the home where a user's data usually is (of the system manager: root's), else with the
     home's id, so that two homes never mean the same unit."""
-    owner = home.stat().st_uid if home.exists() else os.geteuid()
+    owner = owner_of(home)
     usual = False
     try:
         folder = Path(pwd.getpwuid(owner).pw_dir)

@@ -8,6 +8,7 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.engine.machine import HOSTED
+from gpumod.engine.variables import check_secrets
 from gpumod.operations.checks.case import Case, problem
 from gpumod.operations.results import Check
 from gpumod.plugins.isolation import reason
@@ -51,6 +52,7 @@ def _check_start(case: Case, service: Service) -> None:
         return
     if service.adopted and service.adopted.pid:  # it runs, or somebody else starts it
         return
+    check_secrets(machine, service)
     supervisor = machine.supervisor(name)
     handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=0)
     if (known := case.launches.get(service.id)) is not None:

@@ -15,6 +15,7 @@ from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.ports import (
     Allocation,
+    ChecksVariables,
     FatalLine,
     HostsMembers,
     HttpFailure,
@@ -31,6 +32,9 @@ from gpumod.testing.suites.odd import ODD_ANSWERS, TEXTS, SameAnswer
 from gpumod.testing.web import NoAnswer, QuickClock
 
 HARMLESS = ("", "INFO: started", "warning: slow", "GET /health 200", "out of the box", "error rate 0.0")
+VALUE = "s3cr3t-value"
+TOLD_BY_OTHERS = ("API_KEY", "LLAMA_API_KEY", "LLAMA_ARG_HOST", "OLLAMA_HOST", "PORT", "VLLM_API_KEY")
+"""Variables that some runtimes read."""
 STRANGE = (("sleep", "600"), ("bash", "-c", "true"), ("",), ("python", "-m"), ("env",), ("/", "--"))
 
 
@@ -54,6 +58,17 @@ class Powers:
                 found = case.driver.fatal_line(service, lines)
                 assert found is None or isinstance(found, FatalLine)
                 assert case.driver.fatal_line(service, lines) == found
+
+    # --- ChecksVariables
+
+    def test_variables_are_checked_and_not_repeated(self, case: DriverCase) -> None:
+        if isinstance(case.driver, ChecksVariables):
+            for service in case.services:
+                case.driver.check_variables(service, {})
+                for name in ("GPUMOD_TEST", *TOLD_BY_OTHERS):
+                    refused = _refused(case.driver, service, name)
+                    assert VALUE not in refused, "the value may be a secret"
+                    assert not refused or name != "GPUMOD_TEST", "it refuses what says nothing to its runtime"
 
     # --- OffersVariants
 
@@ -126,6 +141,15 @@ class Powers:
         if isinstance(case.driver, ReadsCommands):
             told = case.driver.read_command(CommandLine(argv=(*start, *words)))
             assert told is None or isinstance(told, Told)
+
+
+def _refused(driver: ChecksVariables, service: Service, name: str) -> str:
+    """What a driver says against a variable; nothing where it takes it."""
+    try:
+        driver.check_variables(service, {name: VALUE})
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _file_of(case: DriverCase, host: Service, members: Sequence[tuple[Service, Allocation]]) -> LaunchFile | None:
