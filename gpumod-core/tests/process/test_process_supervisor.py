@@ -53,6 +53,22 @@ async def test_root_starts_nothing_of_another_users_home(machine: Any) -> None:
     assert list(machine.home.iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's home")
+async def test_root_ends_nothing_that_another_users_home_names(machine: Any) -> None:
+    """Its owner could name any process of this machine."""
+    handle = await machine.start(SLEEPER)
+    assert await machine.supervisor.may([handle]) is None
+    os.chown(machine.home, 12345, 12345)
+    with pytest.raises(MachineLacks, match="not stopped by root"):
+        await machine.supervisor.may([handle])
+    with pytest.raises(MachineLacks, match="#12345"):
+        await machine.supervisor.stop(handle, machine.launch(SLEEPER))
+    assert (await machine.one(handle)).alive
+    os.chown(machine.home, 0, 0)
+    await machine.supervisor.stop(handle, machine.launch(SLEEPER))
+    assert machine.living(handle) == []
+
+
 def nurseries() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "nursery.py" in " ".join(child.cmdline())]
 

@@ -53,8 +53,9 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
     return Resolved(_program(service, argv[0], cwd, searched), argv, own, inherited, cwd)
 
 
-def refuse_anothers(home: Path, service: str) -> None:
-    """Raise MachineLacks `anothers-home` where root would run, with its own rights, what another user's home says."""
+def refuse_anothers(home: Path, service: str, *, stop: bool = False) -> None:
+    """Raise MachineLacks `anothers-home` where root would run, with its own rights, what another user's home says; or
+    end (`stop`) the processes that it names."""
     if os.geteuid() != 0 or (owner := owner_of(home)) == 0:
         return
     try:
@@ -63,8 +64,10 @@ def refuse_anothers(home: Path, service: str) -> None:
         name = f"#{owner}"
     raise MachineLacks(
         "anothers-home",
-        f"service {service} is not started: it would run as root, and its home is of {name}",
-        why=f"{name} says in {home} which programs run",
+        f"service {service} is not stopped by root: its home is of {name}"
+        if stop
+        else f"service {service} is not started: it would run as root, and its home is of {name}",
+        why=f"{name} says in {home} which {'processes are its own' if stop else 'programs run'}",
         hint=f"as {name}: sudo -u {name} gpumod --home {shlex.quote(str(home))}; or set supervisor systemd-system: its"
         f" units run as {name}",
     )

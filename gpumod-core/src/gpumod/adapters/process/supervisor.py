@@ -77,6 +77,11 @@ class ProcessSupervisor:
         refuse_anothers(self._home, handle.service)
         orders(handle, launch, {}, self._records, self._settings)
 
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `anothers-home` where root would end what another user's home names."""
+        for handle in handles:
+            refuse_anothers(self._home, handle.service, stop=True)
+
     async def ask(self, service: str, launch: Launch, question: Sequence[str]) -> Answer | None:
         """What the program of `launch` answers; not asked is what root would run for another user's home."""
         with suppress(MachineLacks):
@@ -199,8 +204,10 @@ class ProcessSupervisor:
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """End the whole tree: the launch's signal, its time to act, then SIGKILL until nothing is left.
 
-        Returns when no process of the tree lives; does nothing when there is none. Raises Failed `cannot-kill`.
+        Returns when no process of the tree lives; does nothing when there is none. Raises Failed `cannot-kill`,
+        MachineLacks `anothers-home`.
         """
+        refuse_anothers(self._home, handle.service, stop=True)
         token = self._token(handle)  # the tree is not looked at first: it may grow faster than one can look
         try:
             if token and _has_shim(token):
