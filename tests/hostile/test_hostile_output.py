@@ -1,6 +1,7 @@
 """What is printed, and where: one JSON document, errors on stderr, quiet pipes, narrow and dumb terminals."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,22 @@ def test_closed_streams_are_no_traceback(home):
         program = " ".join(map(subprocess.list2cmdline, [[word] for word in home.argv("mode", "list")]))
         done = subprocess.run(["sh", "-c", f"{program} {close}"], capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr, (close, done.stderr)
+
+
+@pytest.mark.slow
+def test_a_closed_stdin_gives_nothing(home):
+    for argv, code in ((["init"], 0), (["apply", "-f", "-"], 2), (["service", "secret", "set", "hyde", "A"], 2)):
+        program = " ".join(map(subprocess.list2cmdline, [[word] for word in home.argv(*argv)]))
+        done = subprocess.run(["sh", "-c", f"{program} <&-"], capture_output=True, text=True, check=False)
+        assert done.returncode == code, done
+        assert "a bug in gpumod" not in done.stdout + done.stderr, done
+
+
+@pytest.mark.slow
+def test_a_width_of_nothing_is_one_that_is_not_known(home):
+    words = [sys.executable, "-m", "gpumod", "--home", str(home.path), "mode", "list"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "0"}, check=True)
+    assert "blank" in done.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

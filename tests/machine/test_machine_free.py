@@ -309,7 +309,8 @@ def test_what_cannot_be_is_refused_and_nothing_changes(machine: Machine) -> None
     assert (refused.code, refused.error["code"]) == (3, "no-room"), refused
     assert "glm-code 19100 (pinned)" in refused.error["why"]
     assert refused.error["details"]["exceeds_by_mb"] == 12_000 - (CARD_MB - RESERVE_MB - 19_100)
-    assert machine.gpumod("free", "10", "--", "no-such-program").code == 127
+    absent = machine.gpumod("free", "10", "--", "no-such-program")
+    assert (absent.code, absent.error["code"]) == (127, "no-such-command")
     assert machine.gpumod("free", "10", "--", str(machine.folder)).code == 126
     assert machine.quick("free", "10", "--gpu", "7").error["code"] == "unknown-gpu"
     assert leases(machine) == []

@@ -52,6 +52,9 @@ def test_one_that_would_break_its_service_is_not_taken(box):
     assert info.why == "service 'code': API_KEY=(secret) would lock gpumod out"
     assert KEY not in info.model_dump_json()
     assert box.world.secrets == {}
+    with pytest.raises(UsageError) as refused:
+        put(box, "code", "CUDA_VISIBLE_DEVICES")
+    assert "gpumod sets it" in refused.value.info.why
     put(box, "code", "HF_TOKEN")
     put(box, "chat", "API_KEY")
     assert box.switch("code").exit_code == 0

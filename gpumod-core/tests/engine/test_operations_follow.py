@@ -98,7 +98,8 @@ def test_so_is_one_that_turns_back(box: Any) -> None:
     assert (outcome.exit_code, followed.exit_code) == (6, 6)
     assert followed.error == outcome.error
     assert steps(seen) == steps(did)
-    back = next(news for news in seen if news.kind is ProgressKind.ROLLBACK)
+    (back,) = (news for news in seen if news.kind is ProgressKind.ROLLBACK)
+    assert len([news for news in seen if news.kind is ProgressKind.PLANNED]) == 1
     assert back.text == outcome.error.message
     assert back.plan is not None
     assert [step.service for step in back.plan.steps] == [

@@ -175,6 +175,11 @@ def test_a_service_must_say_what_vram_it_takes(box: Any) -> None:
         ask(box, "service_add", ServiceWrite(id="x", fields=silent))
     assert caught.value.code == "no-vram"
     assert ask(box, "service_add", ServiceWrite(id="x", fields={**silent, "vram_mb": 0})).service.vram_mb == 0
+    for fields, code in (({}, "no-vram"), ({"vram_mb": 9}, "set-and-unset")):
+        with pytest.raises(UsageError) as caught:
+            ask(box, "service_edit", ServiceWrite(id="web", fields=fields, unset=("vram_mb",)))
+        assert caught.value.code == code
+    assert box.store.services()["web"] == WEB
 
 
 # --- turns ------------------------------------------------------------------------------------------------------------

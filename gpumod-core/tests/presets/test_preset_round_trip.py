@@ -101,6 +101,7 @@ NEW = Service(id="a", driver="vllm", port=2, vram_mb=20, name="preset's", role="
         (OLD, {"vram_mb", "port", "gone", "id"}, False, NEW.model_copy(update={"port": 1, "vram_mb": 10}),
          ("port", "vram_mb")),
         (OLD, {"vram_mb", "port"}, True, NEW, ()),
+        (NEW, {"vram_mb", "role"}, False, NEW, ()),
     ],
 )  # fmt: skip
 def test_loading_again_keeps_what_the_user_edited(
@@ -122,6 +123,6 @@ def test_a_merge_takes_each_field_from_one_of_the_two(old: Service, new: Service
     vram_mb, asleep_mb = (getattr(old if f in edited else new, f) for f in ("vram_mb", "asleep_mb"))
     assume(not vram_mb or (asleep_mb or 0) <= vram_mb)
     merged, kept = merge_for_reload(old, new, frozenset(edited), update=False)
-    assert set(kept) == edited - {"id"}
+    assert set(kept) == {field for field in edited if getattr(old, field) != getattr(new, field)}
     for field in Service.model_fields:
         assert getattr(merged, field) == getattr(old if field in kept else new, field)

@@ -33,16 +33,21 @@ def test_an_empty_variable_is_not_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "environ", "where"),
-    [({"reserve_mb": "many"}, {}, "database"), ({}, {"GPUMOD_RESERVE_MB": "-1"}, "GPUMOD_RESERVE_MB")],
+    ("stored", "environ", "where", "mend"),
+    [
+        ({"reserve_mb": "many"}, {}, "database", "gpumod settings set reserve_mb"),
+        ({}, {"GPUMOD_RESERVE_MB": "-1"}, "GPUMOD_RESERVE_MB", "unset GPUMOD_RESERVE_MB"),
+    ],
 )
-def test_a_wrong_one_is_named_with_its_place(stored: dict[str, str], environ: dict[str, str], where: str) -> None:
+def test_a_wrong_one_is_named_with_its_place_and_what_mends_it(
+    stored: dict[str, str], environ: dict[str, str], where: str, mend: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         load_settings(stored, environ)
     assert caught.value.code == "bad-setting"
     assert "reserve_mb" in caught.value.info.message
     assert where in caught.value.info.message
-    assert "gpumod settings set reserve_mb" in caught.value.info.hint
+    assert mend in caught.value.info.hint
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def _refuse_other_cards(machine: Machine, cards: list[dict[str, object]]) -> Non
         "machine-exists",
         f"{machine.folder} is a simulated machine with other cards",
         why=f"it has {has}",
-        hint="use another folder, or the same cards",
+        hint="make other cards in a home of their own (gpumod --home FOLDER init --sim ...), or use the same",
     )
 
 

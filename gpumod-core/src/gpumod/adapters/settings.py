@@ -38,7 +38,8 @@ def load_settings(store_settings: Mapping[str, str], environ: Mapping[str, str])
     decided = variables_set(environ)
     for key in Settings.model_fields:
         if key in decided:
-            values[key] = _checked(key, environ[decided[key]], f"in the environment variable {decided[key]}")
+            variable = decided[key]
+            values[key] = _checked(key, environ[variable], f"in the environment variable {variable}", variable)
         elif key in store_settings:
             values[key] = _checked(key, store_settings[key], "in the database")
     return Settings.model_validate(values)
@@ -65,16 +66,17 @@ def doubt_about(key: str, value: str) -> str:
     return f"there is no folder {value} (yet)" if key in FOLDERS and value and not Path(value).is_dir() else ""
 
 
-def _checked(key: str, text: str, where: str) -> str | None:
+def _checked(key: str, text: str, where: str, variable: str = "") -> str | None:
+    """The text of a setting, as it stood `where` (in the environment `variable`, where it is from there)."""
     value = _expanded(key, text.strip())
     if not value:
         if _optional(key):
             return None
-        raise _bad(key, text, where, "it must not be empty")
+        raise _bad(key, text, where, "it must not be empty", variable)
     try:
         Settings.model_validate({key: value})
     except ValidationError as error:
-        raise _bad(key, text, where, _said(error)) from error
+        raise _bad(key, text, where, _said(error), variable) from error
     return value
 
 
@@ -82,13 +84,15 @@ def _said(error: ValidationError) -> str:
     return said(error.errors(include_url=False)[0])
 
 
-def _bad(key: str, text: str, where: str, why: str) -> UsageError:
+def _bad(key: str, text: str, where: str, why: str, variable: str) -> UsageError:
+    mend = f"`gpumod settings set {key} VALUE`; {environment_name(key)}=VALUE overrides it for one command"
+    if variable:  # it would keep that command from running, too
+        mend = f"{variable}=VALUE, or unset {variable}"
     return UsageError(
         "bad-setting",
         f"the setting {key} cannot be {text!r} ({where})",
         why=why,
-        hint=f"a {_type_of(key)}, for instance {_default(key)!r}: `gpumod settings set {key} VALUE`;"
-        f" {environment_name(key)}=VALUE overrides it for one command",
+        hint=f"a {_type_of(key)}, for instance {_default(key)!r}: {mend}",
         key=key,
     )
 

@@ -48,7 +48,7 @@ def free(
     from gpumod.cli.text import safe
 
     if argv:
-        refuse_missing(argv)
+        refuse_missing(argv, as_json=context.json)
     runs = foreground.Command(argv) if argv and not values["dry_run"] else None
     held_by = runs.pid if runs else None if for_s is None else os.getpid()
     ended: int | None = None

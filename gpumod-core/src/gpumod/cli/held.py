@@ -30,15 +30,24 @@ def shown(argv: Sequence[str]) -> str:
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
-def refuse_missing(argv: Sequence[str]) -> None:
+def refuse_missing(argv: Sequence[str], *, as_json: bool) -> None:
     """Leave, before anything is changed, where the command is not there (127) or cannot be executed (126)."""
     from gpumod.cli import foreground
-    from gpumod.cli.text import safe
+    from gpumod.cli.failures import print_error
+    from gpumod.domain.errors import ErrorInfo
 
     code = foreground.cannot_run(argv[0])
     if code:
-        said = "is not found" if code == foreground.NOT_FOUND else "cannot be executed"
-        click.echo(f"error: {safe(argv[0])} {said}; nothing was changed", err=True)
+        absent = code == foreground.NOT_FOUND
+        error = ErrorInfo(
+            code="no-such-command" if absent else "cannot-execute",
+            message=f"{argv[0]} {'is not found' if absent else 'cannot be executed'}",
+            why="nothing was changed",
+            hint="name a program that is on your PATH, or its path"
+            if absent
+            else "name a program, and see that you may execute it",
+        )
+        print_error(error, as_json=as_json)
         raise click.exceptions.Exit(code)
 
 

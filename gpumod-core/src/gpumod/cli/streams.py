@@ -59,7 +59,12 @@ class _Stderr(TextIOWrapper):
 
 
 def prepare() -> None:
-    """Let what a terminal's encoding cannot show be an escape and no error, and a closed stream take everything."""
+    """Let what a terminal's encoding cannot show be an escape and no error, and a closed stream take everything (or
+    give nothing). A width of 0 is one that is not known."""
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the program runs
     if sys.stderr is None:  # else rich would take stdout for it
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the program runs
     elif type(sys.stderr) is TextIOWrapper:  # as below

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -62,6 +64,8 @@ def edit(context: CliContext, template: str, file: str | None, restore: bool) ->
 
 def _edited(context: CliContext, template: str) -> str:
     """The text as the user's editor leaves it."""
+    if not (sys.stdin.isatty() or os.environ.get("VISUAL") or os.environ.get("EDITOR")):
+        raise click.UsageError("there is no terminal for an editor: give its text by --file")
     shown: Any = context.run("template_show", {"template": template})
     try:
         text = click.edit(shown.text, extension=".service.j2", require_save=False)

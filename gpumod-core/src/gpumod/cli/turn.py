@@ -37,7 +37,7 @@ def turn(
 
     if not argv:
         raise click.UsageError("say what to run: -- COMMAND...")
-    refuse_missing(argv)
+    refuse_missing(argv, as_json=context.json)
     runs = foreground.Command(argv)
     try:
         asked = {"service": service, "pid": runs.pid, "what": shown(argv), "wait_s": wait_s, "timeout_s": timeout_s}

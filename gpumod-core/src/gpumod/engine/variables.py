@@ -8,6 +8,7 @@ from gpumod.domain.errors import UsageError
 from gpumod.domain.secrets import HIDDEN, SHORTEST
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
+from gpumod.plugins.kit import is_denied
 from gpumod.ports import ChecksVariables
 
 
@@ -28,6 +29,8 @@ def why_not_with(machine: Machine, service: Service, variables: Mapping[str, str
     would. An adopted service gets none."""
     if service.adopted or not variables:
         return ""
+    if denied := sorted(name for name in variables if is_denied(name)):
+        return f"{', '.join(denied)}: it changes what is run, or gpumod sets it"
     name = machine.supervisor_name(service)
     keeper = machine.supervisor(name) if name in machine.plugins.supervisors else None
     try:

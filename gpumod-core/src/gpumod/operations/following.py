@@ -74,12 +74,12 @@ class Teller:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._told: dict[int, RunStep] = {}
-        self._phase = ""
+        self._begun: set[str] = set()
 
     def tell(self, run: Run, now: float) -> None:
         """What is new in `run`. `now` in seconds since the epoch: a step that began before has taken its time."""
         for record in sorted(run.steps, key=lambda step: step.n):
-            if record.phase != self._phase:
+            if record.phase not in self._begun:
                 self._begin(run, record)
             if record != self._told.get(record.n) and record.status is not StepStatus.PENDING:
                 self._report(_step(run, record, now))
@@ -87,7 +87,7 @@ class Teller:
 
     def _begin(self, run: Run, record: RunStep) -> None:
         """The way there or the way back begins with `record`."""
-        self._phase = record.phase
+        self._begun.add(record.phase)
         steps = tuple(step.step for step in run.steps if step.phase == record.phase)
         failed = (step.error.message for step in run.steps if step.error and step.phase == "apply")
         back = record.phase == "rollback"

@@ -21,7 +21,7 @@ from gpumod.operations.llama_swap import SwapModel, models_of
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.subjects import NOT_KNOWN, Subject, read, slug
 from gpumod.plugins.commands import CONTAINERS, words_from
-from gpumod.plugins.kit import DENIED_ENV, DENIED_ENV_PREFIXES
+from gpumod.plugins.kit import is_denied
 from gpumod.ports import HttpFailure
 from gpumod.ports.commands import CommandLine
 
@@ -219,7 +219,7 @@ def _ids(models: Iterable[SwapModel]) -> dict[str, str]:
 
 def _environment(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The variables that a service may be given, and the names of the others; the GPUs are a field of their own."""
-    kept = {k: v for k, v in env.items() if k not in DENIED_ENV and not k.startswith(DENIED_ENV_PREFIXES)}
+    kept = {k: v for k, v in env.items() if not is_denied(k)}
     return kept, sorted(set(env) - set(kept) - {"CUDA_VISIBLE_DEVICES"})
 
 

@@ -86,7 +86,7 @@ class ModeWrite(Frozen):
         strangers += [i for i in (*self.want, *self.start_order, *self.idle_timeout) if i not in members]
         if strangers:
             named = ", ".join(dict.fromkeys(strangers))
-            hint = f"members: {', '.join(members) or 'none'}; add one with --add"
+            hint = f"its members are {', '.join(members)}" if members else "it has no members"
             raise UsageError("not-a-member", f"mode {self.id!r} has no member {named}", hint=hint)
         for service, member in members.items():
             members[service] = ModeMember(

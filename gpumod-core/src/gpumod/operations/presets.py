@@ -129,7 +129,8 @@ class Presets(Base):
             loaded.unchanged.append(new.id)
             return
         event = self._event("preset-loaded", new.id, source=str(preset.path))
-        store.put_service(new, event=event, user_edited=() if update else sorted(edited))
+        theirs = [f for f in sorted(edited) if getattr(new, f, None) != getattr(preset.value, f, None)]
+        store.put_service(new, event=event, user_edited=() if update else theirs)
         loaded.services[new.id] = new
         (loaded.updated if old else loaded.added).append(new.id)
 

@@ -85,10 +85,12 @@ class Services(Units):
     async def service_edit(self, params: ServiceWrite) -> ServiceResult:
         """Change a definition. Nothing is restarted: the result shows the drift and how to apply it."""
         store = self._machine.store
-        before = keepers(self._machine)
+        before, snapshot = keepers(self._machine), await self._seen()
         with store.together():  # nobody else writes between what is read here and what is written
             old = self._service(params.id)
             service = self._validated(params, old.model_dump(), old.unit_vars)
+            if "vram_mb" in params.unset and not self._machine.hosts_members(service):
+                self._refuse_unsaid(service, snapshot)
             edited = {f for f in Service.model_fields if getattr(old, f) != getattr(service, f)}
             if edited:
                 event = self._event("service-edited", service.id, **in_event(fields_of(old, service)))
@@ -118,6 +120,10 @@ class Services(Units):
             if name not in unit_vars:
                 raise unknown("option", name, unit_vars, f"gpumod service show {params.id}")
             del unit_vars[name]
+        if both := sorted({*fields, *set_vars} & {*params.unset}):
+            why = f"{', '.join(both)} cannot be set and unset at once"
+            hint = "leave one of the two out"
+            raise UsageError("set-and-unset", f"service {params.id!r} is left as it is", why=why, hint=hint)
         kept = {k: v for k, v in base.items() if k not in params.unset}
         try:
             grown = _grown(base, fields, params.unset)
@@ -170,7 +176,8 @@ class Services(Units):
                 "bad-options",
                 f"driver {service.driver} refuses service {service.id!r}",
                 why=str(error),
-                hint="its options are given by --set KEY=VALUE; see gpumod service add --help and docs/presets.md",
+                hint="the driver's options are given by --set KEY=VALUE, those of every service (port, model ...) by"
+                " options like --port; see gpumod service add --help and docs/presets.md",
             ) from error
         return self._machine.driver(service).capabilities(service)
 

@@ -29,6 +29,11 @@ DENIED_ENV_PREFIXES = ("LD_", "GPUMOD_")
 POLL_LEAST_S, POLL_MOST_S = 0.01, 0.05
 
 
+def is_denied(variable: str) -> bool:
+    """True for the name of an environment variable that changes what is run, or that gpumod itself sets."""
+    return variable in DENIED_ENV or variable.startswith(DENIED_ENV_PREFIXES)
+
+
 CONTAINER = "container"
 """The option that is not the driver's: how the service runs in a container, where one keeps it."""
 UNTOLD = ("env", "environment", CONTAINER)
@@ -80,7 +85,7 @@ def _env(value: Any) -> dict[str, str]:
     for name, text in value.items():
         if not isinstance(name, str) or not ENV_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of an environment variable")
-        if name in DENIED_ENV or name.startswith(DENIED_ENV_PREFIXES):
+        if is_denied(name):
             raise ValueError(f"{name} may not be set here: it changes what is run, or gpumod sets it")
         if isinstance(text, bool) or not isinstance(text, str | int | float):
             raise ValueError(f"the value of {name} must be a text; put it in quotes")  # noqa: TRY004  # as above

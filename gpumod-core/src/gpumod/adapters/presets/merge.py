@@ -20,7 +20,7 @@ def merge_for_reload(
         return old, ("adopted",)
     if old is None or update:
         return new, ()
-    kept = tuple(sorted(field for field in user_edited if field in Service.model_fields and field != "id"))
+    kept = tuple(sorted(f for f in user_edited if f in Service.model_fields and getattr(old, f) != getattr(new, f)))
     merged = {**dict(new), **{field: getattr(old, field) for field in kept}}
     try:
         return Service.model_validate(merged), kept
