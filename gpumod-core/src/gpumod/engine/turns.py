@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumod.domain.errors import Busy
+from gpumod.domain.errors import Busy, Failed
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Lease, Plan
 from gpumod.domain.run import Event
@@ -29,6 +29,20 @@ def lives(machine: Machine, ticket: Ticket) -> bool:
 def live_turns(machine: Machine) -> tuple[Ticket, ...]:
     """The tickets of those that live, the earliest first."""
     return tuple(ticket for ticket in machine.store.turns() if lives(machine, ticket))
+
+
+def live_with(machine: Machine, mine: Ticket) -> tuple[Ticket, ...]:
+    """The tickets of those that live, `mine` among them. Raises Failed `turn-lost` where that was given back by
+    somebody else, or whoever was to have the turn has ended."""
+    live = live_turns(machine)
+    if mine.id not in {ticket.id for ticket in live}:
+        raise Failed(
+            "turn-lost",
+            f"the turn with {mine.service} is lost",
+            why=f"{mine.holder} has ended, or somebody has given its turn back",
+            hint="ask for it again",
+        )
+    return live
 
 
 def begun_turns(machine: Machine) -> tuple[Ticket, ...]:
@@ -135,10 +149,10 @@ def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], insi
     """`mine`, begun where nobody is in its way; as it was where somebody is. All in one transaction.
 
     `inside` are the turns during which it is asked for. It takes over what is owed of its service: the last one leaves
-    it as the first has found it.
+    it as the first has found it. Raises as :func:`live_with` does.
     """
     with machine.store.together():
-        tickets = live_turns(machine)
+        tickets = live_with(machine, mine)
         if in_the_way(mine, tickets, sharing, inside):
             return mine
         over = [ticket for ticket in over_turns(machine) if ticket.service == mine.service]

@@ -20,7 +20,7 @@ from gpumod.engine.change import change
 from gpumod.engine.debts import found, is_quiet
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_turns
+from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_with
 from gpumod.operations.base import OnProgress, change_result, failure_of, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.turns_over import LOOK_S, TurnsOver
@@ -91,9 +91,11 @@ class Turns(TurnsOver):
             await self._end_turn(mine.id, progress, patience_s=0.0)
 
     def _turn_row(self, mine: Ticket) -> TurnRow:
-        store = self._machine.store
-        port = self._machine.port(self._service(mine.service), store.services(), store.handles())
-        waited_s = round(self._machine.clock.now() - mine.asked_at, 3)
+        machine, store = self._machine, self._machine.store
+        services, handles = store.services(), store.handles()
+        up = handles[mine.service].launched if mine.service in handles else self._service(mine.service)
+        port = machine.port(up, services, handles)
+        waited_s = round(machine.clock.now() - mine.asked_at, 3)
         return TurnRow(id=mine.id, service=mine.service, port=port, holder=mine.holder, waited_s=waited_s)
 
     def _ticket(self, service: str, params: TurnParams) -> Ticket:
@@ -109,12 +111,15 @@ class Turns(TurnsOver):
         )
 
     async def _my_turn(self, mine: Ticket, wait_s: float | None, progress: OnProgress, own: frozenset[str]) -> Ticket:
-        """Wait until nobody is in the way; the turn has begun then. Raises Busy `no-turn`, and Failed `own-turn`."""
+        """Wait until nobody is in the way; the turn has begun then.
+
+        Raises Busy `no-turn`, Failed `own-turn`, and Failed `turn-lost` where whoever waits has ended.
+        """
         clock, told, above = self._machine.clock, "", around(self._machine, mine.pid)
         give_up = None if wait_s is None else clock.monotonic() + wait_s
         sharing = self._sharing(await observe(self._machine))
         while True:
-            ahead = in_the_way(mine, live_turns(self._machine), sharing, own | above)
+            ahead = in_the_way(mine, live_with(self._machine, mine), sharing, own | above)
             _refuse_own(mine, ahead, own)
             if not ahead:
                 sharing = self._sharing(await observe(self._machine))
@@ -140,14 +145,14 @@ class Turns(TurnsOver):
         """Have the service awake; None where it was. Whoever changes the machine just now is waited for: from here on
         every plan keeps the service."""
         machine, store, told = self._machine, self._machine.store, False
-        services = store.services()
         options = Options(timeout_s=params.timeout_s)
 
         def build(snapshot: HostSnapshot) -> Wanted:
+            live_with(machine, mine)  # as long as it waited: nobody is woken for who has ended
             found(machine, mine.service, snapshot.reading(mine.service).state)
             member = TargetMember(service=mine.service, why=f"it is the turn of {mine.holder}")
             members = (member, *self._turn(mine.service, snapshot))
-            return Wanted(Target(members=members, stop_others=False), services, turn=mine.id)
+            return Wanted(Target(members=members, stop_others=False), store.services(), turn=mine.id)
 
         while True:
             try:
