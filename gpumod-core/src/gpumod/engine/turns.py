@@ -11,7 +11,7 @@ from gpumod.domain.plan import Lease, Plan
 from gpumod.domain.run import Event
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
-from gpumod.domain.turns import Ticket, in_the_way, sharers
+from gpumod.domain.turns import Places, Ticket, in_the_way, sharers
 from gpumod.engine.machine import Machine
 from gpumod.planner.changes import with_needs
 
@@ -55,6 +55,12 @@ def over_turns(machine: Machine) -> tuple[Ticket, ...]:
     return tuple(t for t in machine.store.turns() if t.began_at is not None and not lives(machine, t))
 
 
+def places(services: Mapping[str, Service], sharing: Collection[str]) -> Places:
+    """Where the turns with `services` are, when these share one place."""
+    found = {service: frozenset(with_needs(services, [service]) & {*sharing}) for service in services}
+    return {service: place for service, place in found.items() if place}
+
+
 def around(machine: Machine, pid: int) -> frozenset[str]:
     """The turns of commands that have started the process `pid`, as ids."""
     others = (turn for turn in begun_turns(machine) if turn.pid != pid)
@@ -73,7 +79,7 @@ class Taken:
     turns: tuple[Ticket, ...]
 
 
-def in_use(turns: Iterable[Ticket], snapshot: HostSnapshot, services: Mapping[str, Service]) -> InUse:
+def users(turns: Iterable[Ticket], snapshot: HostSnapshot, services: Mapping[str, Service]) -> InUse:
     """Who has a turn with each service, or with what needs it and is up. `services` are the definitions of now."""
     found: dict[str, tuple[Ticket, ...]] = {}
     for ticket in turns:
@@ -145,7 +151,7 @@ def clear_lost(machine: Machine) -> None:
             forget(machine, ticket)
 
 
-def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], inside: Collection[str] = ()) -> Ticket:
+def begin_if_free(machine: Machine, mine: Ticket, places: Places, inside: Collection[str] = ()) -> Ticket:
     """`mine`, begun where nobody is in its way; as it was where somebody is. All in one transaction.
 
     `inside` are the turns during which it is asked for. It takes over what is owed of its service: the last one leaves
@@ -153,23 +159,31 @@ def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], insi
     """
     with machine.store.together():
         tickets = live_with(machine, mine)
-        if in_the_way(mine, tickets, sharing, inside):
+        if in_the_way(mine, tickets, places, inside):
             return mine
         over = [ticket for ticket in over_turns(machine) if ticket.service == mine.service]
         first = next(iter((*sharers(mine, tickets), *over)), mine)
         begun = mine.model_copy(update={"began_at": machine.clock.now(), "before": first.before})
-        machine.store.begin_turn(begun, event=_event(machine, "turn-began", begun))
+        machine.store.note_turn(begun, event=_event(machine, "turn-began", begun))
         for ticket in over:
             forget(machine, ticket)
         return begun
 
 
-def end(machine: Machine, ticket: Ticket) -> None:
-    """End a turn that has begun. Its ticket is kept, without a holder, until its service was left as it is to be, for
-    whoever comes where this is killed before. Where several share a turn, the last one does so."""
-    ended = _event(machine, "turn-ended", ticket)
+def end(machine: Machine, turn: str) -> None:
+    """End a turn, or the waiting for it, by its id; one that is gone is nothing to end.
+
+    The ticket of one that has begun is kept, without a holder, until its service was left as it is to be, for whoever
+    comes where this is killed before. Where several share a turn, the last one does so.
+    """
     with machine.store.together():
-        if sharers(ticket, live_turns(machine)):
+        ticket = next((ticket for ticket in machine.store.turns() if ticket.id == turn), None)
+        if ticket is None:
+            return
+        ended = _event(machine, "turn-ended", ticket)
+        if ticket.began_at is None:
+            forget(machine, ticket)
+        elif sharers(ticket, live_turns(machine)):
             machine.store.delete_turn(ticket.id, event=ended)
         else:
             machine.store.end_turn(ticket.id, event=ended)
