@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
-from gpumod.domain.turns import Places, Ticket
+from gpumod.domain.turns import Ticket
 from gpumod.engine.change import change
 from gpumod.engine.debts import as_owed, forget_all, is_held, is_quiet
 from gpumod.engine.observe import observe
@@ -43,17 +44,6 @@ class Left:
     def is_the_end(self) -> bool:
         """True where nothing more is to be tried: somebody is at work, or a signal came."""
         return isinstance(self.error, (Busy, HalfWay)) or is_interrupted(self.why_not)
-
-
-@dataclass(frozen=True)
-class Due:
-    """What is to be settled, as it was seen; `give_up` (of the monotonic clock, in s) ends the patience."""
-
-    ticket: Ticket
-    snapshot: HostSnapshot
-    places: Places
-    command: str
-    give_up: float
 
 
 class TurnsOver(Running):
@@ -108,33 +98,35 @@ class TurnsOver(Running):
                 await machine.clock.sleep(grace_s)
                 grace_s = 0.0
                 continue
-            now_due = Due(due, snapshot, places, command.format(due.service), give_up)
-            done.append(await self._settle_one(now_due, progress))
+            is_others = partial(is_held, machine, due, snapshot, places)
+            done.append(await self._settle_one(due, command.format(due.service), is_others, give_up, progress))
         return done
 
-    async def _settle_one(self, due: Due, progress: OnProgress) -> Left:
+    async def _settle_one(
+        self, due: Ticket, command: str, is_others: Callable[[], bool], give_up: float, progress: OnProgress
+    ) -> Left:
         """Leave one service as it is owed, as soon as nobody else changes the machine, unless it becomes that of
         others. What is owed goes when it is settled."""
-        machine, store, ticket = self._machine, self._machine.store, due.ticket
+        machine, store = self._machine, self._machine.store
         settled: tuple[Ticket, ...] = ()
 
         def build(now: HostSnapshot) -> Wanted:  # somebody may have changed it meanwhile, or begun a turn
             nonlocal settled
-            over = tuple(t for t in over_turns(machine) if t.service == ticket.service)
+            over = tuple(ticket for ticket in over_turns(machine) if ticket.service == due.service)
             target = as_owed(over[0], now) if over else None
             settled = over if target is None else ()
             if target is None or is_held(machine, over[0], now, self._places(now)):
                 target = Target(stop_others=False)
-            return Wanted(target, store.services(), turn=ticket.id)
+            return Wanted(target, store.services(), turn=due.id)
 
-        while not is_held(machine, ticket, due.snapshot, due.places):
+        while not is_others():
             try:
-                outcome = await change(machine, due.command, build, Options(), reporter(progress))
+                outcome = await change(machine, command, build, Options(), reporter(progress))
             except GpumodError as error:
-                if error.code != "machine-busy" or machine.clock.monotonic() >= due.give_up:
-                    return Left(ticket, error=error)
+                if error.code != "machine-busy" or machine.clock.monotonic() >= give_up:
+                    return Left(due, error=error)
                 await machine.clock.sleep(LOOK_S)
             else:
                 forget_all(machine, settled)
-                return Left(ticket, change_result(outcome, store.current_mode(), store.current_mode()))
-        return Left(ticket)
+                return Left(due, change_result(outcome, store.current_mode(), store.current_mode()))
+        return Left(due)

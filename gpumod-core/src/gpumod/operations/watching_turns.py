@@ -21,16 +21,16 @@ class WatchingTurns(TurnsOver):
         from being made is noted, and tried again at the next look."""
         mended: list[Mended] = []
         for left in await self._settle_all(f"{OWN}sleep {{}}", 0.0, progress, GRACE_S):
-            service, made = left.ticket.service, left.made
+            service, made, error = left.ticket.service, left.made, left.why_not
             why = f"the turn of {left.ticket.holder} is over, and nobody has put it back"
             if isinstance(left.error, (Busy, HalfWay)):
                 break  # somebody is at work: look again later
-            if left.error is not None and is_interrupted(left.why_not):
-                mended.append(Mended(what="sleep", subject=service, why=why, error=left.why_not))
-            elif left.error is not None or (made is not None and made.status is RunStatus.REFUSED):
-                notes.append(f"{service} stays awake: {left.why_not.message if left.why_not else ''}")
-            elif made is not None and made.status is not RunStatus.NOTHING_TO_DO:
+            if made is not None and made.status not in (RunStatus.REFUSED, RunStatus.NOTHING_TO_DO):
                 mended.append(mended_by("sleep", service, why, made))
-                if made.status is RunStatus.ROLLED_BACK and not is_interrupted(made.error):
+                if made.status is RunStatus.ROLLED_BACK and not is_interrupted(error):
                     forget_all(self._machine, [t for t in over_turns(self._machine) if t.service == service])
+            elif is_interrupted(error):
+                mended.append(Mended(what="sleep", subject=service, why=why, error=error))
+            elif error is not None:
+                notes.append(f"{service} stays awake: {error.message}")
         return mended
