@@ -39,7 +39,7 @@ def whole(box: Any) -> None:
 
 
 @pytest.mark.parametrize("mb", [8000, pytest.param(16_000, marks=SLOW)])
-@pytest.mark.parametrize(("first", "then"), [("rank", "app"), ("app", "rank")])
+@pytest.mark.parametrize(("first", "then"), [("rank", "app"), pytest.param("app", "rank", marks=SLOW)])
 def test_what_needs_one_of_a_place_waits_for_the_others_of_it(make_box: Any, mb: int, first: str, then: str) -> None:
     box = make_box(mb, define=[*SERVICES, *MODES])
     box.switch("rag")
@@ -60,7 +60,7 @@ def test_what_needs_one_of_a_place_waits_for_the_others_of_it(make_box: Any, mb:
     whole(box)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=SLOW), True])
 def test_what_a_turn_alone_needs_is_put_back_after_it(box: Any, *, killed: bool) -> None:
     mine = box.begin("app")
     assert (box.world.states(), len(box.ask("status", NoParams()).turns)) == (WITH_APP, 1)
@@ -73,7 +73,7 @@ def test_what_a_turn_alone_needs_is_put_back_after_it(box: Any, *, killed: bool)
     whole(box)
 
 
-@pytest.mark.parametrize("last", ["hyde", "app"])
+@pytest.mark.parametrize("last", ["hyde", pytest.param("app", marks=SLOW)])
 def test_what_a_turn_found_up_for_another_is_put_back_by_the_last_of_them(box: Any, last: str) -> None:
     turns = {"app": box.begin("app"), "hyde": box.begin("hyde", 8)}
     first = "app" if last == "hyde" else "hyde"
@@ -83,7 +83,7 @@ def test_what_a_turn_found_up_for_another_is_put_back_by_the_last_of_them(box: A
     whole(box)
 
 
-@pytest.mark.parametrize("way", ["rollback", "resume"])
+@pytest.mark.parametrize("way", ["resume", pytest.param("rollback", marks=SLOW)])
 def test_what_a_killed_turn_was_about_to_need_is_put_back(box: Any, way: str) -> None:
     copies: list[Any] = []
     box.when("start app before", lambda: copies.append(box.copy("killed")))
@@ -96,6 +96,7 @@ def test_what_a_killed_turn_was_about_to_need_is_put_back(box: Any, way: str) ->
     later.close()
 
 
+@SLOW
 def test_what_another_needs_is_left_as_a_person_has_wished_since(box: Any) -> None:
     mine = box.begin("app")
     box.ask("service_start", ServiceChange(service="hyde"))
@@ -104,6 +105,7 @@ def test_what_another_needs_is_left_as_a_person_has_wished_since(box: Any) -> No
     assert box.store.turns() == ()
 
 
+@SLOW
 def test_a_person_who_starts_what_needs_one_of_a_place_puts_the_others_to_sleep(make_box: Any) -> None:
     box = make_box(16_000, define=[*SERVICES, *MODES])
     box.switch("rag")

@@ -12,20 +12,17 @@ from typing import Any
 import pytest
 
 from gpumod.domain.errors import Busy, Failed, HalfWay
-from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import NoParams, RecoverParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.operations.watch_results import WatchParams
-from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("base", 200, 9001, **QUICK),
-    world_service("hyde", 4000, 9002, naps=True, depends_on=("base",), **QUICK),
-    world_service("rank", 4500, 9003, naps=True, **QUICK),
-    world_service("alone", 500, 9004, **QUICK),
-    world_service("app", 200, 9005, depends_on=("hyde",), **QUICK),
+    quick_service("base", 200, 9001),
+    quick_service("hyde", 4000, 9002, naps=True, depends_on=("base",)),
+    quick_service("rank", 4500, 9003, naps=True),
+    quick_service("alone", 500, 9004),
+    quick_service("app", 200, 9005, depends_on=("hyde",)),
 )
 MODES = (world_mode("rag", "base", "hyde:time-shared", "rank:time-shared"),)
 FOR_TURNS = ("hyde", "rank", "alone", "app")
@@ -41,9 +38,6 @@ class Day:
         self.killed_at, self.acts, self.over = self.chance.randrange(10, 120), 0, False
         self.copies: list[Any] = []
         box.every = self.acted
-
-    def gpumod(self) -> Gpumod:
-        return Gpumod(self.box.machine(), bare_tools())
 
     def acted(self, label: str) -> None:
         self.acts += 1
@@ -75,18 +69,18 @@ class Day:
                 self.box.world.gone.add(pid)
             for turn in had:
                 if turn is not None and pid not in self.box.world.gone:
-                    await self.tried(self.gpumod().service_turn(TurnParams(end=turn.id)))
+                    await self.tried(self.box.gpumod().service_turn(TurnParams(end=turn.id)))
                     await self.box.world.clock.sleep(self.chance.random())
 
     async def turn(self, service: str, pid: int) -> Any:
         asked = TurnParams(service=service, pid=pid, wait_s=60)  # who has one already may wait for who waits for that
-        made = await self.tried(self.gpumod().service_turn(asked))
+        made = await self.tried(self.box.gpumod().service_turn(asked))
         return made and made.turn
 
     async def meddles(self) -> None:
         while not self.over:
             await self.box.world.clock.sleep(self.chance.random())
-            g, what = self.gpumod(), self.chance.choice(["sleep", "stop", "switch", "watch", "watch"])
+            g, what = self.box.gpumod(), self.chance.choice(["sleep", "stop", "switch", "watch", "watch"])
             if self.box.store.open_run() is not None and self.box.world.holder is None:
                 way = self.chance.choice(["resume", "rollback"])
                 await self.tried(g.recover(RecoverParams.model_validate({"way": way})))
