@@ -193,3 +193,12 @@ def test_what_is_pinned_is_as_it_was_whatever_mode_was_entered(box: Any) -> None
     box.ask("switch", SwitchParams(mode="bare"))
     box.end(mine)
     assert box.world.states() == {"extra": "ready", "hyde": "asleep"}
+
+
+def test_a_turn_of_a_task_that_somebody_else_has_given_back_ends_quietly(box: Any) -> None:
+    async def holds() -> None:
+        async with box.gpumod().turn("hyde") as mine:
+            await box.gpumod().service_turn(TurnParams(end=mine.id))
+
+    box.world.clock.run(holds())
+    assert (box.store.turns(), box.world.states()["hyde"]) == ((), "asleep")

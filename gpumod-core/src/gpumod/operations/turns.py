@@ -24,7 +24,7 @@ from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_with
 from gpumod.operations.base import OnProgress, change_result, failure_of, reporter
 from gpumod.operations.results import ChangeResult
-from gpumod.operations.turns_over import LOOK_S, TurnsOver
+from gpumod.operations.turns_over import BACK_PATIENCE_S, LOOK_S, TurnsOver
 from gpumod.operations.use_results import TurnParams, TurnResult, TurnRow
 from gpumod.planner.changes import with_needs
 
@@ -54,7 +54,7 @@ class Turns(TurnsOver):
             yield self._turn_row(mine)
         finally:
             _HAD.set(tuple(one for one in _HAD.get() if one[0] != mine.id))
-            over = await self.service_turn(TurnParams(end=mine.id), progress)
+            over = await self._leave(mine, progress, BACK_PATIENCE_S)  # also where somebody has given it back
             failed = [over.back.error.message] if over.back is not None and over.back.error is not None else []
             for told in (*failed, *over.notes):
                 log.warning("after the turn with %s: %s", service, told)
