@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpumod.domain.errors import Busy
+from gpumod.domain.mode import Want
 from gpumod.domain.run import RunStatus
 from gpumod.operations.params import NoParams, RecoverParams, ServiceChange
 from gpumod.operations.use_results import TurnParams
@@ -121,6 +122,16 @@ def test_what_a_service_in_use_needs_and_has_died_is_started_for_a_turn(box: Any
     assert (box.world.states()["base"], box.states()["base"]) == ("ready", "running")
     box.end(mine)
     assert box.world.states()["base"] == "ready"  # the mode needs it
+
+
+@SLOW
+def test_what_had_died_under_what_sleeps_stays_up_after_a_turn(box: Any) -> None:
+    box.define(world_mode("blank"))
+    box.switch("blank")
+    box.start("hyde", want=Want.ASLEEP)
+    box.crash("base")
+    assert box.end(box.begin("hyde")).notes == ()
+    assert (box.world.states(), box.store.turns()) == ({"base": "ready", "hyde": "asleep"}, ())
 
 
 def test_who_is_awake_beside_it_makes_way_for_a_turn_with_what_runs(make_box: Any) -> None:

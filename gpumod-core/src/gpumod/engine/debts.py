@@ -35,16 +35,15 @@ def is_quiet(machine: Machine) -> bool:
 def found(machine: Machine, mine: Ticket, snapshot: HostSnapshot, mode: Target) -> None:
     """Note how a turn has found its service, and what that needs, while nobody else changes the machine.
 
-    What is gone though the current `mode`, as it was taken, wants it is left as that wants it. What sleeps or is
-    stopped was put there by somebody's change, and no turn has brought it up since.
+    What sleeps or is stopped was put there by somebody's change, and no turn has brought it up since. `mode` is the
+    current one, as it was taken.
     """
     store = machine.store
     defined = store.services()
     with store.together():
-        for service in {mine.service, *with_needs(defined, [mine.service])}:
+        for service in sorted({mine.service, *with_needs(defined, [mine.service])}):
             state = snapshot.reading(service).state
-            wish = wished(mode, service, defined, snapshot.services)
-            before = wish if state in GONE and wish in (State.RUNNING, State.SLEEPING) else state
+            before = _to_leave(service, snapshot, wished(mode, service, defined, snapshot.services))
             tickets = [ticket for ticket in _begun(machine) if ticket.service == service]
             for ticket in tickets:
                 if ticket.before is None or state in (State.SLEEPING, State.STOPPED):
@@ -142,6 +141,18 @@ def wished(
     definition, reading = defined.get(service), readings.get(service)
     left_alone = (definition is not None and definition.pinned) or (reading is not None and reading.adopted)
     return State.STOPPED if target.stop_others and not left_alone else None
+
+
+def _to_leave(service: str, snapshot: HostSnapshot, wish: State | None) -> State:
+    """How a service is left that a turn finds so: as it is; but what is gone, though the mode has a wish or something
+    that lives needs it, as these want it."""
+    state = snapshot.reading(service).state
+    if state not in GONE:
+        return state
+    alive = (r.launched for r in snapshot.services.values() if r.launched and r.state not in GONE)
+    if any(service in launched.needs for launched in alive):
+        return State.RUNNING
+    return wish if wish in (State.RUNNING, State.SLEEPING) else state
 
 
 def _begun(machine: Machine) -> tuple[Ticket, ...]:
