@@ -61,7 +61,7 @@ class Day:
         for _ in range(3):
             await self.box.world.clock.sleep(self.chance.random() * 2)
             pid = next(self.pids)
-            had = [await self.turn(self.chance.choice(["hyde", "hyde", "rank", "alone"]), pid)]
+            had = [await self.turn(self.chance.choice(["hyde", "hyde", "rank", "alone", "app"]), pid)]
             if had[0] is not None and had[0].service == "hyde" and self.chance.random() < 0.5:
                 had.append(await self.turn("app", pid))
             await self.box.world.clock.sleep(self.chance.random())
