@@ -32,8 +32,10 @@ from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import NoParams
 from gpumod.operations.results import Check, DoctorResult
 from gpumod.operations.targets import target_of_mode
+from gpumod.operations.use_results import TurnParams, TurnResult
 from gpumod.operations.watch_results import WatchParams, WatchResult
 from gpumod.plugins.offers import Offer
+from gpumod.ports import Holder
 from gpumod.ports.foreign import ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.computer import Computer
 from gpumod.testing.tools import WatchFile, bare_tools
@@ -132,6 +134,28 @@ class Box:
         """One look of `watch`, after the one `before`."""
         result: WatchResult = self.ask("watch", WatchParams(held=before.held if before else {}))
         return result
+
+    def gpumod(self) -> Gpumod:
+        """One gpumod, for what is asked of several at the same time."""
+        return Gpumod(self.machine(), bare_tools())
+
+    def begin(self, service: str, pid: int = 7) -> str:
+        """A turn with a service that has begun, as its id."""
+        turn: str = self.ask("service_turn", TurnParams(service=service, pid=pid)).turn.id
+        return turn
+
+    def end(self, turn: str) -> TurnResult:
+        ended: TurnResult = self.ask("service_turn", TurnParams(end=turn))
+        return ended
+
+    def lose(self, service: str, pid: int = 7) -> None:
+        """Have a turn with a service, and be killed."""
+        self.begin(service, pid)
+        self.world.gone.add(pid)
+
+    def busy(self, command: str = "apply --now") -> None:
+        """Somebody else changes the machine, until `world.holder` is None again."""
+        self.world.holder = Holder(pid=9, user="ann", command=command, home="/h", since=0.0)
 
     def pass_time(self, seconds: float) -> None:
         self.world.clock.run(self.world.clock.sleep(seconds))

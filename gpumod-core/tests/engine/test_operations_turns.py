@@ -8,21 +8,18 @@ from typing import Any
 import pytest
 
 from gpumod.domain.errors import Busy, DoesNotFit, UnknownName
-from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, NoParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.ports import Holder
-from gpumod.testing.tools import bare_tools
 from gpumod.testing.world import most_mb
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("base", 500, 9001, **QUICK),
-    world_service("hyde", 4000, 9002, naps=True, **QUICK),
-    world_service("rank", 4500, 9003, naps=True, **QUICK),
-    world_service("chat", 5000, 9004, naps=True, **QUICK),
-    world_service("alone", 1000, 9005, **QUICK),
+    quick_service("base", 500, 9001),
+    quick_service("hyde", 4000, 9002, naps=True),
+    quick_service("rank", 4500, 9003, naps=True),
+    quick_service("chat", 5000, 9004, naps=True),
+    quick_service("alone", 1000, 9005),
 )
 MODES = (world_mode("rag", "base", "hyde:time-shared", "rank:time-shared", "chat:time-shared"), world_mode("blank"))
 
@@ -34,14 +31,10 @@ def box(make_box: Any) -> Any:
     return made
 
 
-def gpumod(box: Any) -> Gpumod:
-    return Gpumod(box.machine(), bare_tools())
-
-
 def test_a_turn_that_does_not_fit_hints_at_what_can_be_done(box: Any) -> None:
-    box.define(world_service("huge", 7400, 9006, **QUICK))
+    box.define(quick_service("huge", 7400, 9006))
     with pytest.raises(DoesNotFit) as refused:
-        box.world.clock.run(gpumod(box).turn("huge").__aenter__())
+        box.world.clock.run(box.gpumod().turn("huge").__aenter__())
     assert "--force" not in refused.value.info.hint
     assert "gpumod ps" in refused.value.info.hint
     refused_by_name = box.ask("service_turn", TurnParams(service="huge"))
@@ -58,7 +51,7 @@ def test_eight_clients_with_three_turns_each_have_all_of_them_one_service_at_a_t
     held: list[str] = []
 
     async def client(number: int) -> None:
-        g = gpumod(box)
+        g = box.gpumod()
         for service in ("hyde", "rank", "chat"):
             async with g.turn(service, what=f"client {number}") as turn:
                 assert turn.port == box.store.services()[service].port
@@ -90,7 +83,7 @@ def test_who_waits_for_another_service_is_not_passed_for_ever(box: Any) -> None:
 
     async def user(service: str, name: str, after_s: float) -> None:
         await box.world.clock.sleep(after_s)
-        async with gpumod(box).turn(service, what=name):
+        async with box.gpumod().turn(service, what=name):
             order.append(name)
             await box.world.clock.sleep(3)
 
@@ -139,7 +132,7 @@ def test_a_holder_that_is_killed_holds_nothing_any_more(box: Any) -> None:
     turn = box.ask("service_turn", waiting).turn
     assert awake(box) == {"rank"}
     assert [ticket.pid for ticket in box.store.turns()] == [8]
-    box.ask("service_turn", TurnParams(end=turn.id))
+    box.end(turn.id)
     assert awake(box) == set()
     box.check_sound()
 
@@ -149,15 +142,15 @@ def test_one_that_waits_and_is_killed_holds_nobody_up(box: Any) -> None:
     first = box.ask("service_turn", TurnParams(service="hyde", pid=7)).turn
 
     async def dies() -> None:
-        task = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="rank", pid=8)))
+        task = asyncio.create_task(box.gpumod().service_turn(TurnParams(service="rank", pid=8)))
         await box.world.clock.sleep(1)
         box.world.gone.add(8)
-        await asyncio.wait_for(gpumod(box).service_turn(TurnParams(service="hyde", pid=9, wait_s=1)), 60)
+        await asyncio.wait_for(box.gpumod().service_turn(TurnParams(service="hyde", pid=9, wait_s=1)), 60)
         task.cancel()
 
     box.world.clock.run(dies())
     assert [ticket.pid for ticket in box.store.turns()] == [7, 9]
-    box.ask("service_turn", TurnParams(end=first.id))
+    box.end(first.id)
     assert awake(box) == {"hyde"}  # the other one is at it
 
 
@@ -170,7 +163,7 @@ def test_a_turn_that_cannot_be_had_leaves_nothing_behind(box: Any) -> None:
     box.world.foreign(4000)
 
     async def enters() -> None:
-        async with gpumod(box).turn("chat"):
+        async with box.gpumod().turn("chat"):
             raise AssertionError("it is not awake")
 
     with pytest.raises(DoesNotFit):
@@ -186,7 +179,7 @@ def test_a_turn_that_cannot_be_had_leaves_nothing_behind(box: Any) -> None:
 @pytest.mark.slow
 def test_an_error_inside_a_turn_ends_it(box: Any) -> None:
     async def breaks() -> None:
-        async with gpumod(box).turn("hyde"):
+        async with box.gpumod().turn("hyde"):
             raise OSError("the network is gone")
 
     with pytest.raises(OSError, match="network"):
@@ -199,7 +192,7 @@ def test_somebody_who_changes_the_machine_is_waited_for(box: Any) -> None:
     box.world.holder = Holder(pid=7, user="ann", command="switch blank", home="/h", since=0.0)
 
     async def waits() -> str:
-        task = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="hyde", pid=8)))
+        task = asyncio.create_task(box.gpumod().service_turn(TurnParams(service="hyde", pid=8)))
         await box.world.clock.sleep(5)
         assert not task.done()
         box.world.holder = None
@@ -214,9 +207,9 @@ def test_outside_of_a_mode_it_is_as_it_was_afterwards(box: Any) -> None:
     for service in ("alone", "hyde"):
         turn = box.ask("service_turn", TurnParams(service=service, pid=7)).turn
         assert box.world.states() == {service: "ready"}
-        box.ask("service_turn", TurnParams(end=turn.id))
+        box.end(turn.id)
         assert box.world.states() == {}
     box.start("hyde")
     turn = box.ask("service_turn", TurnParams(service="hyde", pid=7)).turn
-    box.ask("service_turn", TurnParams(end=turn.id))
+    box.end(turn.id)
     assert box.world.states() == {"hyde": "ready"}

@@ -10,19 +10,16 @@ from typing import Any
 import pytest
 
 from gpumod.domain.errors import Busy, Failed
-from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.operations.watch_results import WatchParams
-from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("base", 200, 9001, **QUICK),
-    world_service("hyde", 4000, 9002, naps=True, depends_on=("base",), **QUICK),
-    world_service("rank", 4500, 9003, naps=True, **QUICK),
-    world_service("alone", 500, 9004, **QUICK),
+    quick_service("base", 200, 9001),
+    quick_service("hyde", 4000, 9002, naps=True, depends_on=("base",)),
+    quick_service("rank", 4500, 9003, naps=True),
+    quick_service("alone", 500, 9004),
 )
 MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"),)
 AT_REST = {"base": "ready", "hyde": "asleep", "rank": "asleep"}
@@ -36,16 +33,13 @@ class Crowd:
         self.over = False
         self.refused: list[str] = []
 
-    def gpumod(self) -> Gpumod:
-        return Gpumod(self.box.machine(), bare_tools())
-
     async def uses(self, turns: int) -> None:
         for _ in range(turns):
             await self.box.world.clock.sleep(self.chance.random() * 2)
             await self.turn(self.chance.choice(["hyde", "hyde", "rank", "alone"]), next(self.pids))
 
     async def turn(self, service: str, pid: int) -> None:
-        begun = (await self.gpumod().service_turn(TurnParams(service=service, pid=pid))).turn
+        begun = (await self.box.gpumod().service_turn(TurnParams(service=service, pid=pid))).turn
         for _ in range(self.chance.randrange(1, 4)):
             assert self.box.world.states()[service] == "ready"
             assert service != "hyde" or self.box.world.states()["base"] == "ready"
@@ -54,12 +48,12 @@ class Crowd:
         if self.chance.random() < 0.3:
             self.box.world.gone.add(pid)
         else:
-            await self.gpumod().service_turn(TurnParams(end=begun.id))
+            await self.box.gpumod().service_turn(TurnParams(end=begun.id))
 
     async def meddles(self) -> None:
         while not self.over:
             await self.box.world.clock.sleep(self.chance.random())
-            g, named = self.gpumod(), {"service": self.chance.choice(["hyde", "rank", "alone", "base"])}
+            g, named = self.box.gpumod(), {"service": self.chance.choice(["hyde", "rank", "alone", "base"])}
             what = self.chance.choice(["sleep", "stop", "restart", "switch", "watch"])
             try:
                 if what == "switch":

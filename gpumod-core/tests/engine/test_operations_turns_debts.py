@@ -18,18 +18,17 @@ from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, NoParams, RecoverParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.operations.watch_results import WatchParams
-from gpumod.ports import Holder, Local
+from gpumod.ports import Local
 from gpumod.testing.signals import interrupt
 from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("hyde", 3000, 9002, naps=True, **QUICK),
-    world_service("rank", 3000, 9003, naps=True, **QUICK),
-    world_service("alone", 500, 9004, **QUICK),
-    world_service("slow", 500, 9005, **{**QUICK, "load_s": 3.0}),
-    world_service("app", 200, 9006, depends_on=("hyde",), **QUICK),
+    quick_service("hyde", 3000, 9002, naps=True),
+    quick_service("rank", 3000, 9003, naps=True),
+    quick_service("alone", 500, 9004),
+    quick_service("slow", 500, 9005, load_s=3.0),
+    quick_service("app", 200, 9006, depends_on=("hyde",)),
 )
 MODES = (
     world_mode("rag", "hyde:time-shared", "rank:time-shared"),
@@ -50,28 +49,6 @@ def box(make_box: Any) -> Any:
     return made
 
 
-def gpumod(box: Any) -> Gpumod:
-    return Gpumod(box.machine(), bare_tools())
-
-
-def begin(box: Any, service: str, pid: int = 7) -> str:
-    found: str = box.ask("service_turn", TurnParams(service=service, pid=pid)).turn.id
-    return found
-
-
-def kill(box: Any, service: str, pid: int = 7) -> None:
-    begin(box, service, pid)
-    box.world.gone.add(pid)
-
-
-def end(box: Any, turn: str) -> Any:
-    return box.ask("service_turn", TurnParams(end=turn))
-
-
-def busy(box: Any, command: str = "apply --now") -> None:
-    box.world.holder = Holder(pid=9, user="ann", command=command, home="/h", since=0.0)
-
-
 def whole(box: Any) -> None:
     assert (box.store.turns(), box.store.open_run()) == ((), None)
     assert box.ask("status", NoParams()).turns == ()
@@ -82,9 +59,9 @@ def meanwhile(box: Any, first: Callable[[Gpumod], Awaitable[Any]], after_s: floa
     """Something begins, and `then` begins while it is under way. What both gave."""
 
     async def both() -> Any:
-        doing = asyncio.create_task(first(gpumod(box)))  # type: ignore[arg-type]
+        doing = asyncio.create_task(first(box.gpumod()))  # type: ignore[arg-type]
         await box.world.clock.sleep(after_s)
-        return await asyncio.gather(doing, then(gpumod(box)), return_exceptions=True)
+        return await asyncio.gather(doing, then(box.gpumod()), return_exceptions=True)
 
     return box.world.clock.run(both())
 
@@ -115,7 +92,7 @@ class Called:
     ],
 )
 def test_a_watch_that_is_stopped_while_it_puts_back_leaves_that_to_the_next(box: Any, service: str, point: str) -> None:
-    kill(box, service)
+    box.lose(service)
     box.when(point, lambda: interrupt(signal.SIGTERM))
     assert box.look().interrupted
     assert box.world.states()[service] == "ready"
@@ -126,7 +103,7 @@ def test_a_watch_that_is_stopped_while_it_puts_back_leaves_that_to_the_next(box:
 
 
 def test_a_watch_that_is_stopped_before_its_first_step_leaves_that_to_the_next(box: Any) -> None:
-    kill(box, "hyde")
+    box.lose("hyde")
     machine = box.machine()
     called = Gpumod(replace(machine, local=Called(machine.local)), bare_tools())
     seen = box.world.clock.run(called.watch(WatchParams()))
@@ -138,9 +115,9 @@ def test_a_watch_that_is_stopped_before_its_first_step_leaves_that_to_the_next(b
 
 @pytest.mark.parametrize("service", ["alone", pytest.param("hyde", marks=SLOW)])
 def test_a_signal_at_the_end_of_a_turn_leaves_it_to_others(box: Any, service: str) -> None:
-    mine = begin(box, service)
+    mine = box.begin(service)
     box.when(f"{'sleep' if service == 'hyde' else 'stop'} {service} before", interrupt)
-    assert end(box, mine).back.error.code == "interrupted"
+    assert box.end(mine).back.error.code == "interrupted"
     assert box.world.states()[service] == "ready"
     box.look()
     assert box.world.states().get(service) == FOUND[service]
@@ -151,13 +128,13 @@ def test_a_signal_at_the_end_of_a_turn_leaves_it_to_others(box: Any, service: st
 
 
 def test_who_joins_and_is_cancelled_owes_what_the_first_has_left(box: Any) -> None:
-    first = begin(box, "alone")
+    first = box.begin("alone")
 
     async def day() -> None:
-        busy(box)
-        joins = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="alone", pid=8)))
+        box.busy()
+        joins = asyncio.create_task(box.gpumod().service_turn(TurnParams(service="alone", pid=8)))
         await box.world.clock.sleep(1)
-        assert (await gpumod(box).service_turn(TurnParams(end=first))).back is None
+        assert (await box.gpumod().service_turn(TurnParams(end=first))).back is None
         joins.cancel()
         with suppress(asyncio.CancelledError):
             await joins
@@ -172,7 +149,7 @@ def test_who_joins_and_is_cancelled_owes_what_the_first_has_left(box: Any) -> No
 @pytest.mark.parametrize("service", ["alone", pytest.param("hyde", marks=SLOW)])
 def test_a_turn_that_is_cancelled_when_it_has_woken_is_put_back(box: Any, service: str) -> None:
     async def leaves() -> None:
-        task = asyncio.create_task(gpumod(box).service_turn(TurnParams(service=service, pid=7)))
+        task = asyncio.create_task(box.gpumod().service_turn(TurnParams(service=service, pid=7)))
         box.when("write finish_run before", task.cancel)
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -185,7 +162,7 @@ def test_a_turn_that_is_cancelled_when_it_has_woken_is_put_back(box: Any, servic
 def test_a_killed_turn_that_is_resumed_is_put_back(box: Any) -> None:
     copies: list[Any] = []
     box.when("wake hyde sent", lambda: copies.append(box.copy("killed")))
-    begin(box, "hyde")
+    box.begin("hyde")
     (later,) = copies
     later.world.gone.add(7)
     assert later.ask("recover", RecoverParams(way="resume")).change.status is RunStatus.DONE
@@ -209,7 +186,7 @@ def test_a_turn_that_begins_while_its_service_is_put_to_sleep_leaves_it_asleep(b
     )
     assert slept.status is RunStatus.DONE
     assert box.world.states()["hyde"] == "ready"
-    end(box, turned.turn.id)
+    box.end(turned.turn.id)
     assert box.world.states() == AT_REST
     whole(box)
 
@@ -225,7 +202,7 @@ def test_a_turn_that_begins_during_a_switch_that_goes_back_leaves_what_was_befor
     assert switched.status is RunStatus.ROLLED_BACK
     assert box.world.states()["alone"] == "ready"
     assert switched.notes == ("passed over: somebody (pid 7) has a turn with alone",)
-    end(box, turned.turn.id)
+    box.end(turned.turn.id)
     assert "alone" not in box.world.states()
     whole(box)
 
@@ -238,19 +215,19 @@ def test_a_turn_that_begins_while_its_service_restarts_leaves_it_up(box: Any) ->
         0.2,
         lambda g: g.service_turn(TurnParams(service="alone", pid=7)),
     )
-    end(box, turned.turn.id)
+    box.end(turned.turn.id)
     assert box.world.states()["alone"] == "ready"
     whole(box)
 
 
 def test_who_takes_over_what_answers_late_leaves_it_as_it_was(box: Any) -> None:
-    kill(box, "hyde")
+    box.lose("hyde")
     box.world.fault("hyde", "hang")
     assert box.observe().reading("hyde").state not in (State.RUNNING, State.SLEEPING)
     starting = box.machine()
     box.when("start hyde before", box.world.faults.clear)
     mine = box.world.clock.run(Gpumod(starting, bare_tools()).service_turn(TurnParams(service="hyde", pid=8))).turn.id
-    end(box, mine)
+    box.end(mine)
     assert box.world.states() == AT_REST
     whole(box)
 
@@ -264,15 +241,15 @@ def test_what_another_turn_needs_is_put_back_after_that(box: Any, found: str, *,
     if found == "stopped":
         box.ask("switch", SwitchParams(mode="one"))
     before = box.world.states()
-    first = begin(box, "hyde")
-    second = begin(box, "app", 8)
+    first = box.begin("hyde")
+    second = box.begin("app", 8)
     if killed:
         box.world.gone.add(7)
         assert box.look().mended == ()
     else:
-        assert end(box, first).back is None
+        assert box.end(first).back is None
     assert box.world.states()["hyde"] == "ready"
-    end(box, second)
+    box.end(second)
     assert box.world.states() == before
     whole(box)
 
@@ -281,7 +258,7 @@ def test_what_another_turn_needs_is_put_back_after_that(box: Any, found: str, *,
 
 
 def test_what_a_person_starts_stays(box: Any) -> None:
-    kill(box, "alone")
+    box.lose("alone")
     assert box.ask("service_start", ServiceChange(service="alone")).status is RunStatus.NOTHING_TO_DO
     assert box.look().mended == ()
     assert box.world.states()["alone"] == "ready"
@@ -291,16 +268,16 @@ def test_what_a_person_starts_stays(box: Any) -> None:
 def test_a_mode_that_is_entered_again_decides(box: Any) -> None:
     box.ask("switch", SwitchParams(mode="wide"))
     box.ask("service_sleep", ServiceChange(service="hyde"))
-    mine = begin(box, "hyde")
+    mine = box.begin("hyde")
     assert box.ask("switch", SwitchParams(mode="wide")).status is RunStatus.NOTHING_TO_DO
-    end(box, mine)
+    box.end(mine)
     assert box.world.states() == {"hyde": "ready"}
     assert box.ask("mode_verify", ModeRef(mode="wide")).whole
     whole(box)
 
 
 def test_what_the_mode_wants_is_not_left_awake_for_nobody(box: Any) -> None:
-    kill(box, "alone")
+    box.lose("alone")
     switched = box.ask("switch", SwitchParams(mode="one"))
     assert [note for note in switched.notes if "awake for a turn" in note] == []
     assert box.look().mended == ()
@@ -312,7 +289,7 @@ def test_what_the_mode_wants_is_not_left_awake_for_nobody(box: Any) -> None:
 
 
 def test_what_keeps_watch_from_putting_back_for_a_moment_is_noted_and_tried_again(box: Any) -> None:
-    kill(box, "hyde")
+    box.lose("hyde")
     box.world.free_disk_mb = 10
     seen = box.look()
     assert (len(seen.notes), seen.mended) == (1, ())
@@ -329,10 +306,10 @@ def test_what_crashed_during_its_turn_is_not_started_for_its_end(box: Any, mode:
     box.start("hyde", want=Want.ASLEEP)
     if found == "stopped":
         box.stop("hyde")
-    mine = begin(box, "hyde")
+    mine = box.begin("hyde")
     box.crash("hyde")
     box.acts.clear()
-    end(box, mine)
+    box.end(mine)
     assert "start hyde before" not in box.acts
     assert box.store.turns() == ()
 
@@ -344,7 +321,7 @@ def test_a_turn_that_is_turned_back_has_passed_over_nobody(box: Any) -> None:
 
     async def leaves() -> Any:
         box.when("wake hyde after", interrupt)
-        return await gpumod(box).service_turn(TurnParams(service="hyde", pid=7))
+        return await box.gpumod().service_turn(TurnParams(service="hyde", pid=7))
 
     made = box.world.clock.run(leaves())
     assert (made.change.status, made.change.notes) == (RunStatus.ROLLED_BACK, ())
@@ -352,20 +329,20 @@ def test_a_turn_that_is_turned_back_has_passed_over_nobody(box: Any) -> None:
 
 
 def test_recover_shows_what_is_open_though_the_gpus_cannot_be_read(box: Any) -> None:
-    kill(box, "hyde")
+    box.lose("hyde")
     box.settings["cuda_devices"] = "7"
     assert box.ask("recover", RecoverParams()).notes == ()
 
 
 def test_watch_does_not_wait_for_what_others_settle(box: Any) -> None:
-    kill(box, "hyde")
+    box.lose("hyde")
 
     async def day() -> None:
-        busy(box)
-        waits = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="rank", pid=8)))
+        box.busy()
+        waits = asyncio.create_task(box.gpumod().service_turn(TurnParams(service="rank", pid=8)))
         await box.world.clock.sleep(0.5)
         began_s = box.world.clock.now()
-        assert (await gpumod(box).watch(WatchParams())).mended == ()
+        assert (await box.gpumod().watch(WatchParams())).mended == ()
         assert box.world.clock.now() - began_s < 1
         box.world.holder = None
         await waits

@@ -22,15 +22,14 @@ from gpumod.operations.params import (
     SwitchParams,
 )
 from gpumod.operations.use_results import TurnParams
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 BOTH = {"base": "ready", "hyde": "ready"}
 SERVICES = (
-    world_service("base", 500, 9001, naps=True, **QUICK),
-    world_service("hyde", 4000, 9002, naps=True, depends_on=("base",), **QUICK),
-    world_service("rank", 1000, 9003, naps=True, **QUICK),
-    world_service("loose", 500, 9004, naps=True, **QUICK),
+    quick_service("base", 500, 9001, naps=True),
+    quick_service("hyde", 4000, 9002, naps=True, depends_on=("base",)),
+    quick_service("rank", 1000, 9003, naps=True),
+    quick_service("loose", 500, 9004, naps=True),
 )
 MODES = (
     world_mode("rag", "base", "hyde:time-shared", "rank:time-shared"),
@@ -127,7 +126,7 @@ def test_room_is_made_without_what_is_in_use(box: Any) -> None:
 def test_what_only_looks_is_refused_nothing(box: Any) -> None:
     assert box.ask("mode_status", ModeRef(mode="rag")).whole
     assert box.ask("simulate", SimulateParams(mode="blank")).fits
-    box.define(world_service("hyde", 4100, 9002, naps=True, depends_on=("base",), **QUICK))
+    box.define(quick_service("hyde", 4100, 9002, naps=True, depends_on=("base",)))
     assert box.ask("mode_status", ModeRef(mode="rag")).notes
 
 

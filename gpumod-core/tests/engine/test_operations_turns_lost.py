@@ -13,17 +13,15 @@ from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, NoParams, RecoverParams, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
-from gpumod.ports import Holder
 from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("hyde", 4000, 9002, naps=True, **QUICK),
-    world_service("rank", 3000, 9003, naps=True, **QUICK),
-    world_service("alone", 500, 9004, **QUICK),
-    world_service("base", 200, 9005, **QUICK),
-    world_service("front", 200, 9006, depends_on=("base",), **QUICK),
+    quick_service("hyde", 4000, 9002, naps=True),
+    quick_service("rank", 3000, 9003, naps=True),
+    quick_service("alone", 500, 9004),
+    quick_service("base", 200, 9005),
+    quick_service("front", 200, 9006, depends_on=("base",)),
 )
 MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"), world_mode("on", "front", "alone"))
 TOLD = "alone is awake for a turn that is over (somebody (pid 7)): gpumod service sleep alone"
@@ -36,20 +34,9 @@ def box(make_box: Any) -> Any:
     return made
 
 
-def begin(box: Any, service: str, pid: int = 7) -> str:
-    found: str = box.ask("service_turn", TurnParams(service=service, pid=pid)).turn.id
-    return found
-
-
-def kill(box: Any, service: str) -> None:
-    """Have a turn with a service, and be killed."""
-    begin(box, service)
-    box.world.gone.add(7)
-
-
 @pytest.mark.parametrize(("service", "left"), [("hyde", "asleep"), ("alone", None)])
 def test_watch_ends_the_turn_of_one_that_was_killed(box: Any, service: str, left: str | None) -> None:
-    kill(box, service)
+    box.lose(service)
     seen = box.look()
     (done,) = seen.mended
     assert (done.what, done.subject, done.error) == ("sleep", service, None)
@@ -64,7 +51,7 @@ def test_watch_ends_the_turn_of_one_that_was_killed(box: Any, service: str, left
 
 
 def test_without_watch_the_next_change_says_what_is_awake_for_nobody(box: Any) -> None:
-    kill(box, "alone")
+    box.lose("alone")
     assert TOLD in box.ask("service_start", ServiceChange(service="base")).notes
     assert box.ask("recover", RecoverParams()).notes == (TOLD,)
     assert box.ask("status", NoParams()).turns == (TOLD,)
@@ -75,23 +62,23 @@ def test_without_watch_the_next_change_says_what_is_awake_for_nobody(box: Any) -
 
 
 def test_what_is_put_away_meanwhile_is_nothing_to_tell(box: Any) -> None:
-    kill(box, "hyde")
-    begin(box, "rank", 8)
+    box.lose("hyde")
+    box.begin("rank", 8)
     assert [ticket.pid for ticket in box.store.turns()] == [8]
 
 
 def test_who_comes_next_leaves_it_as_the_one_who_was_killed_has_found_it(box: Any) -> None:
-    kill(box, "alone")
-    mine = begin(box, "alone", 8)
-    box.ask("service_turn", TurnParams(end=mine))
+    box.lose("alone")
+    mine = box.begin("alone", 8)
+    box.end(mine)
     assert "alone" not in box.world.states()
     assert box.store.turns() == ()
 
 
 @pytest.mark.slow
 def test_watch_waits_for_who_works_and_leaves_alone_what_fails(box: Any) -> None:
-    kill(box, "hyde")
-    box.world.holder = Holder(pid=9, user="ann", command="switch on", home="/h", since=0.0)
+    box.lose("hyde")
+    box.busy("switch on")
     assert box.look().mended == ()
     box.world.holder = None
     box.world.fault("hyde", "sleep-500")
@@ -103,12 +90,12 @@ def test_watch_waits_for_who_works_and_leaves_alone_what_fails(box: Any) -> None
 
 @pytest.mark.parametrize("late", [False, True])
 def test_who_joins_while_a_turn_ends_leaves_it_as_the_first_has_found_it(box: Any, *, late: bool) -> None:
-    first = begin(box, "alone")
+    first = box.begin("alone")
 
     async def both() -> Any:
         gpumod = Gpumod(box.machine(), bare_tools())
         if late:  # the first waits for somebody who changes the machine, and has given its turn back
-            box.world.holder = Holder(pid=9, user="ann", command="apply --now", home="/h", since=0.0)
+            box.busy("apply --now")
         ending = asyncio.create_task(gpumod.service_turn(TurnParams(end=first)))
         await box.world.clock.sleep(1 if late else 0)
         second = asyncio.create_task(gpumod.service_turn(TurnParams(service="alone", pid=8)))
@@ -128,7 +115,7 @@ def test_what_lost_its_gpu_is_not_restarted_under_who_uses_it(box: Any) -> None:
     box.define(world_mode("on", "front", "hyde"))
     box.switch("on")
     seen = box.look()
-    mine = begin(box, "hyde")
+    mine = box.begin("hyde")
     box.world.alive()["hyde"].mb = {}
     box.crash("front")
     seen = box.look(seen)
@@ -136,7 +123,7 @@ def test_what_lost_its_gpu_is_not_restarted_under_who_uses_it(box: Any) -> None:
     (note,) = seen.notes
     assert note.startswith("hyde is restarted when nobody uses it: somebody (pid 7) has a turn with hyde; it answers")
     assert box.store.events_of("watch-restart", 9)[0].subject == "front"
-    box.ask("service_turn", TurnParams(end=mine))
+    box.end(mine)
     (done,) = box.look(seen).mended
     assert (done.subject, done.error) == ("hyde", None)
 
@@ -146,7 +133,7 @@ def test_a_turn_that_begins_while_a_run_is_open_is_told_of_by_recover(box: Any) 
     failed = box.ask("switch", SwitchParams(mode="on", no_rollback=True))
     assert failed.status is RunStatus.HALF_WAY
     assert box.world.states()["alone"] == "ready"
-    begin(box, "alone")
+    box.begin("alone")
     box.world.faults.clear()
     back = box.ask("recover", RecoverParams(way="rollback"))
     assert (back.change.exit_code, back.notes) == (0, ("passed over: somebody (pid 7) has a turn with alone",))
@@ -154,7 +141,7 @@ def test_a_turn_that_begins_while_a_run_is_open_is_told_of_by_recover(box: Any) 
 
 
 def test_recover_goes_on_only_without_what_is_in_use(box: Any) -> None:
-    mine = begin(box, "hyde")
+    mine = box.begin("hyde")
     box.world.fault("hyde", "unkillable")
     assert box.ask("service_stop", ServiceChange(service="hyde", force=True, no_rollback=True)).exit_code == 7
     box.world.faults.clear()
@@ -164,13 +151,11 @@ def test_recover_goes_on_only_without_what_is_in_use(box: Any) -> None:
     forced = box.ask("recover", RecoverParams(way="resume", force=True))
     assert (forced.change.exit_code, forced.notes) == (0, ("passed over: somebody (pid 7) has a turn with hyde",))
     assert "hyde" not in box.world.states()
-    assert box.ask("service_turn", TurnParams(end=mine)).back is None
+    assert box.end(mine).back is None
 
 
 def test_what_was_slept_by_a_person_and_is_needed_is_missed(box: Any) -> None:
-    box.define(
-        world_service("base", 200, 9005, naps=True, idle_timeout=60, **QUICK), world_mode("tower", "front", "base")
-    )
+    box.define(quick_service("base", 200, 9005, naps=True, idle_timeout=60), world_mode("tower", "front", "base"))
     box.switch("tower")
     assert box.ask("mode_verify", ModeRef(mode="tower")).whole
     box.start("base", want=Want.ASLEEP)

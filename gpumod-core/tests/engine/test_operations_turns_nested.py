@@ -15,13 +15,12 @@ from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.use_results import TurnParams
 from gpumod.ports import Local
 from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("hyde", 4000, 9002, naps=True, **QUICK),
-    world_service("rank", 4500, 9003, naps=True, **QUICK),
-    world_service("alone", 500, 9004, **QUICK),
+    quick_service("hyde", 4000, 9002, naps=True),
+    quick_service("rank", 4500, 9003, naps=True),
+    quick_service("alone", 500, 9004),
 )
 MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"),)
 
@@ -33,15 +32,11 @@ def box(make_box: Any) -> Any:
     return made
 
 
-def gpumod(box: Any) -> Gpumod:
-    return Gpumod(box.machine(), bare_tools())
-
-
 def test_one_task_with_a_turn_goes_on_with_it_but_does_not_wait_for_itself(box: Any) -> None:
-    g, order = gpumod(box), list[str]()
+    g, order = box.gpumod(), list[str]()
 
     async def other() -> None:
-        async with gpumod(box).turn("rank"):
+        async with box.gpumod().turn("rank"):
             order.append("rank")
 
     async def nests() -> None:
@@ -67,7 +62,7 @@ def test_one_task_with_a_turn_goes_on_with_it_but_does_not_wait_for_itself(box: 
 
 
 def test_other_tasks_of_a_process_wait_for_each_other(box: Any) -> None:
-    g, order = gpumod(box), list[str]()
+    g, order = box.gpumod(), list[str]()
 
     async def inner() -> None:
         async with g.turn("rank"):

@@ -14,15 +14,12 @@ from gpumod.domain.run import RunStatus
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
-from gpumod.ports import Holder
-from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_drivers import quick_service, world_mode
 
-QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 SERVICES = (
-    world_service("hyde", 4000, 9002, naps=True, **QUICK),
-    world_service("rank", 4500, 9003, naps=True, **QUICK),
-    world_service("extra", 500, 9004, **{**QUICK, "load_s": 5.0}),
+    quick_service("hyde", 4000, 9002, naps=True),
+    quick_service("rank", 4500, 9003, naps=True),
+    quick_service("extra", 500, 9004, load_s=5.0),
 )
 MODES = (
     world_mode("rag", "hyde:time-shared", "rank:time-shared"),
@@ -39,25 +36,16 @@ def box(make_box: Any) -> Any:
     return made
 
 
-def gpumod(box: Any) -> Gpumod:
-    return Gpumod(box.machine(), bare_tools())
-
-
-def turn(box: Any) -> str:
-    found: str = box.ask("service_turn", TurnParams(service="hyde", pid=7)).turn.id
-    return found
-
-
 def ends_while(box: Any, command: str, doing: Callable[[Gpumod], Awaitable[Any]]) -> Any:
     """The end of a turn that has to wait, and what somebody does before it comes."""
-    mine = turn(box)
-    box.world.holder = Holder(pid=9, user="ann", command=command, home="/h", since=0.0)
+    mine = box.begin("hyde")
+    box.busy(command)
 
     async def both() -> Any:
-        over = asyncio.create_task(gpumod(box).service_turn(TurnParams(end=mine)))
+        over = asyncio.create_task(box.gpumod().service_turn(TurnParams(end=mine)))
         await box.world.clock.sleep(1)
         box.world.holder = None
-        await doing(gpumod(box))
+        await doing(box.gpumod())
         return await over
 
     return box.world.clock.run(both())
@@ -66,7 +54,7 @@ def ends_while(box: Any, command: str, doing: Callable[[Gpumod], Awaitable[Any]]
 @pytest.mark.parametrize("cancels", [1, 2])
 def test_a_turn_of_a_task_that_is_cancelled_is_over(box: Any, cancels: int) -> None:
     async def holds() -> None:
-        async with gpumod(box).turn("hyde"):
+        async with box.gpumod().turn("hyde"):
             await box.world.clock.sleep(60)
 
     async def leaves() -> None:
@@ -88,7 +76,7 @@ def test_a_turn_of_a_task_that_is_cancelled_is_over(box: Any, cancels: int) -> N
 
 def test_a_turn_that_is_cancelled_while_it_wakes_leaves_no_open_run(box: Any) -> None:
     async def leaves() -> None:
-        task = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="hyde", pid=7)))
+        task = asyncio.create_task(box.gpumod().service_turn(TurnParams(service="hyde", pid=7)))
         box.when("wake hyde sent", task.cancel)
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -102,9 +90,9 @@ def test_a_turn_that_is_cancelled_while_it_wakes_leaves_no_open_run(box: Any) ->
 
 
 def test_what_the_next_mode_wants_awake_stays_awake(box: Any) -> None:
-    mine = turn(box)
+    mine = box.begin("hyde")
     box.ask("switch", SwitchParams(mode="wide"))
-    assert box.ask("service_turn", TurnParams(end=mine)).back is None
+    assert box.end(mine).back is None
     assert box.world.states() == {"hyde": "ready"}
 
 
@@ -117,14 +105,14 @@ def test_a_switch_under_way_at_the_end_of_a_turn_decides(box: Any) -> None:
 def test_what_had_died_in_its_mode_is_not_stopped_again(box: Any) -> None:
     box.ask("switch", SwitchParams(mode="wide"))
     box.crash("hyde")
-    assert box.ask("service_turn", TurnParams(end=turn(box))).back is None
+    assert box.ask("service_turn", TurnParams(end=box.begin("hyde"))).back is None
     assert box.world.states() == {"hyde": "ready"}
 
 
 def test_what_slept_in_its_mode_sleeps_again(box: Any) -> None:
     box.ask("switch", SwitchParams(mode="wide"))
     box.start("hyde", want=Want.ASLEEP)
-    box.ask("service_turn", TurnParams(end=turn(box)))
+    box.ask("service_turn", TurnParams(end=box.begin("hyde")))
     assert box.world.states() == {"hyde": "asleep"}
 
 
@@ -132,12 +120,12 @@ def test_what_slept_in_its_mode_sleeps_again(box: Any) -> None:
 def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(
     box: Any, mode: str, left: dict[str, str]
 ) -> None:
-    mine = turn(box)
+    mine = box.begin("hyde")
 
     async def both() -> Any:
-        switching = asyncio.create_task(gpumod(box).switch(SwitchParams(mode=mode)))
+        switching = asyncio.create_task(box.gpumod().switch(SwitchParams(mode=mode)))
         await box.world.clock.sleep(2)
-        over = await gpumod(box).service_turn(TurnParams(end=mine))
+        over = await box.gpumod().service_turn(TurnParams(end=mine))
         return await switching, over
 
     switched, over = box.world.clock.run(both())
@@ -150,9 +138,9 @@ def test_a_turn_that_ends_while_a_switch_keeps_its_service_does_not_fail_it(
 
 
 def test_what_a_person_stopped_during_a_turn_stays_stopped(box: Any) -> None:
-    mine = turn(box)
+    mine = box.begin("hyde")
     box.ask("service_stop", ServiceChange(service="hyde", force=True))
-    assert box.ask("service_turn", TurnParams(end=mine)).back is None
+    assert box.end(mine).back is None
     assert box.world.states() == {"rank": "asleep"}
     box.check_sound()
 
@@ -164,13 +152,13 @@ def test_what_is_stopped_while_the_end_of_a_turn_waits_stays_stopped(box: Any) -
 
 
 def test_whose_place_in_the_queue_is_given_back_has_had_no_turn(box: Any) -> None:
-    turn(box)
+    box.begin("hyde")
 
     async def leaves() -> None:
-        waits = asyncio.create_task(gpumod(box).service_turn(TurnParams(service="rank", pid=8)))
+        waits = asyncio.create_task(box.gpumod().service_turn(TurnParams(service="rank", pid=8)))
         await box.world.clock.sleep(1)
-        await gpumod(box).switch(SwitchParams(mode="bare"))
-        await gpumod(box).service_turn(TurnParams(end=box.store.turns()[-1].id))
+        await box.gpumod().switch(SwitchParams(mode="bare"))
+        await box.gpumod().service_turn(TurnParams(end=box.store.turns()[-1].id))
         waits.cancel()
 
     box.world.clock.run(leaves())
@@ -185,23 +173,32 @@ def test_a_mode_that_was_entered_during_a_turn_is_whole_after_it(
 ) -> None:
     box.define(
         world_mode("low", "hyde:asleep"),
-        world_service("top", 100, 9005, depends_on=("hyde",), **QUICK),
+        quick_service("top", 100, 9005, depends_on=("hyde",)),
         world_mode("upon", "top"),
     )
     if before == "awake":
         box.start("hyde")
-    mine = turn(box)
+    mine = box.begin("hyde")
     box.ask("switch", SwitchParams(mode=mode))
     assert box.world.states()["hyde"] == "ready"
-    box.ask("service_turn", TurnParams(end=mine))
+    box.end(mine)
     assert box.world.states().get("hyde") == left
     assert box.ask("mode_verify", ModeRef(mode=mode)).whole
     assert box.store.turns() == ()
 
 
 def test_what_is_pinned_is_as_it_was_whatever_mode_was_entered(box: Any) -> None:
-    box.define(world_service("hyde", 4000, 9002, naps=True, pinned=True, **QUICK))
-    mine = turn(box)
+    box.define(quick_service("hyde", 4000, 9002, naps=True, pinned=True))
+    mine = box.begin("hyde")
     box.ask("switch", SwitchParams(mode="bare"))
-    box.ask("service_turn", TurnParams(end=mine))
+    box.end(mine)
     assert box.world.states() == {"extra": "ready", "hyde": "asleep"}
+
+
+def test_a_turn_of_a_task_that_somebody_else_has_given_back_ends_quietly(box: Any) -> None:
+    async def holds() -> None:
+        async with box.gpumod().turn("hyde") as mine:
+            await box.gpumod().service_turn(TurnParams(end=mine.id))
+
+    box.world.clock.run(holds())
+    assert (box.store.turns(), box.world.states()["hyde"]) == ((), "asleep")

@@ -36,12 +36,12 @@ def test_tickets_have_numbers_in_their_order_and_come_back_as_they_were(kept: Sq
     first, second = kept.add_turn(ticket("a")), kept.add_turn(ticket("b"))
     assert first.number < second.number
     begun = first.model_copy(update={"began_at": 2.0, "before": State.SLEEPING})
-    kept.begin_turn(begun, event=EVENT)
+    kept.note_turn(begun, event=EVENT)
     assert kept.turns() == (begun, second)
     kept.delete_turn("a", event=EVENT)
     kept.delete_turn("a", event=EVENT)
     assert kept.turns() == (second,)
-    kept.begin_turn(begun, event=EVENT)  # it is gone, and does not come back
+    kept.note_turn(begun, event=EVENT)  # it is gone, and does not come back
     assert kept.add_turn(ticket("c")).number > second.number
     assert [t.id for t in kept.turns()] == ["b", "c"]
     assert [event.kind for event in kept.events_of("turn-began", 9)] == ["turn-began"] * 2

@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.domain.turns import Ticket, in_the_way, is_awaited
+from gpumod.domain.turns import Ticket, in_the_way
 
-SHARING = {"hyde", "reranker", "chat"}
-SERVICES = [*sorted(SHARING), "tts"]
+PLACES = {service: frozenset({service}) for service in ("hyde", "reranker", "chat")}
+PLACES["tool"] = PLACES["hyde"]  # which it needs
+SERVICES = [*sorted(PLACES), "tts"]
 
 
 def ticket(number: int, service: str, began_at: float | None = None) -> Ticket:
@@ -25,10 +26,10 @@ def test_one_service_at_a_time_in_the_order_of_the_tickets_and_everybody_in_the_
 
     def let_begin() -> None:
         for n, waiting in enumerate(queue):
-            if waiting.began_at is None and not in_the_way(waiting, queue, SHARING):
+            if waiting.began_at is None and not in_the_way(waiting, queue, PLACES):
                 queue[n] = waiting.model_copy(update={"began_at": 1.0})
                 begun.append(waiting.number)
-        assert len({t.service for t in queue if t.began_at is not None and t.service in SHARING}) <= 1
+        assert len({PLACES[t.service] for t in queue if t.began_at is not None and t.service in PLACES}) <= 1
 
     for number, (service, ends) in enumerate(moves):
         queue.append(ticket(number, service))
@@ -43,7 +44,7 @@ def test_one_service_at_a_time_in_the_order_of_the_tickets_and_everybody_in_the_
         assert holding, "everybody waits for somebody"
         queue.remove(holding[0])
         let_begin()
-    shared = [number for number in begun if moves[number][0] in SHARING]
+    shared = [number for number in begun if moves[number][0] in PLACES]
     assert shared == sorted(shared)
     assert sorted(begun) == list(range(len(moves)))
 
@@ -51,16 +52,10 @@ def test_one_service_at_a_time_in_the_order_of_the_tickets_and_everybody_in_the_
 def test_several_share_a_turn_but_nobody_passes_one_who_waits_for_another() -> None:
     first, second, other, third = (ticket(1, "hyde", 1.0), ticket(2, "hyde"), ticket(3, "chat"), ticket(4, "hyde"))
     queue = [first, second, other, third]
-    assert in_the_way(second, queue, SHARING) == ()
-    assert in_the_way(other, queue, SHARING) == (first, second)
-    assert in_the_way(third, queue, SHARING) == (other,)
-    assert in_the_way(ticket(5, "tts"), queue, SHARING) == ()
-
-
-def test_what_somebody_waits_for_is_left_to_them() -> None:
-    over = ticket(1, "hyde", 1.0)
-    assert not is_awaited(over, [over], SHARING)
-    assert is_awaited(over, [over, ticket(2, "hyde")], SHARING)
-    assert is_awaited(over, [ticket(2, "chat")], SHARING)
-    assert not is_awaited(over, [ticket(2, "tts")], SHARING)
-    assert is_awaited(ticket(1, "tts", 1.0), [ticket(2, "tts")], SHARING)
+    assert in_the_way(second, queue, PLACES) == ()
+    assert in_the_way(other, queue, PLACES) == (first, second)
+    assert in_the_way(third, queue, PLACES) == (other,)
+    assert in_the_way(ticket(5, "tts"), queue, PLACES) == ()
+    assert in_the_way(ticket(5, "tool"), [first], PLACES) == ()
+    assert in_the_way(ticket(5, "tool"), queue, PLACES) == (other,)
+    assert in_the_way(ticket(5, "tool"), queue, PLACES, inside={"t1"}) == ()

@@ -46,12 +46,15 @@ def turn(
             context.finish(made)
             return
         LAST_WORD.due = False  # the turn ends with COMMAND: that is no time to be deaf
-        ended = runs.run(made.env, None)
+        try:
+            ended = runs.run(made.env, None)
+        finally:  # also where a signal comes before COMMAND has them
+            runs.drop()
+            with foreground.unhurried():
+                context.reopen()
+                over = _over(context, made.turn.id)
     finally:
         runs.drop()
-    with foreground.unhurried():
-        context.reopen()
-        over = _over(context, made.turn.id)
     whole = made.model_copy(update={"turn": None, "back": over.back, "command_exit": ended, "notes": over.notes})
     if context.json:
         context.finish(whole)

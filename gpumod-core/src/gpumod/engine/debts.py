@@ -1,28 +1,30 @@
 """What turns owe: a service is left as the first of those who share it has found it, or as somebody wished since.
 
 A turn is a debt from the moment it has begun, and all tickets of one service that have begun carry the same: the state
-`before`, which is None until it was seen while nobody changed the machine. It is written by :func:`found` and by
-:func:`settle` alone. A ticket goes when its service is left so, or with another of the same service that goes on.
+`before`, which is None until it was seen while nobody changed the machine. What its service needs, and was down, is a
+debt of its own, by a ticket that nobody holds. A ticket goes when its service is left so, or with another of the same
+service that goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 
-from gpumod.domain.idling import awake_that_need, member_of
+from gpumod.domain.idling import awake_that_need
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Want
-from gpumod.domain.plan import Target
+from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import Run
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action, State
-from gpumod.domain.turns import Ticket, is_awaited, is_of_turn
+from gpumod.domain.turns import Places, Ticket, is_of_turn
 from gpumod.engine.machine import Machine
-from gpumod.engine.turns import begun_turns, forget, live_turns, over_turns
+from gpumod.engine.turns import forget, live_turns, over_turns
 from gpumod.planner.changes import with_needs
 
-DOWN = frozenset({State.SLEEPING, *GONE})
-"""How a service was found that a turn has brought up."""
+_DOWN = frozenset({State.SLEEPING, *GONE})
+"""How a service is left that a turn has brought up."""
 
 
 def is_quiet(machine: Machine) -> bool:
@@ -30,15 +32,25 @@ def is_quiet(machine: Machine) -> bool:
     return machine.local.holder(machine.probe.machine_dir()) is None and machine.store.open_run() is None
 
 
-def found(machine: Machine, service: str, state: State) -> None:
-    """Note how turns with `service` have found it, as it is while nobody else changes the machine.
+def found(machine: Machine, mine: Ticket, snapshot: HostSnapshot, mode: Target) -> None:
+    """Note how a turn has found its service, and what that needs, while nobody else changes the machine.
 
-    What sleeps or is stopped then was put there by somebody's change, and no turn has brought it up since.
+    What sleeps or is stopped was put there by somebody's change, and no turn has brought it up since. `mode` is the
+    current one, as it was taken.
     """
-    with machine.store.together():
-        for ticket in _begun(machine):
-            if ticket.service == service and (ticket.before is None or state in (State.SLEEPING, State.STOPPED)):
-                machine.store.begin_turn(ticket.model_copy(update={"before": state}), event=None)
+    store = machine.store
+    defined = store.services()
+    with store.together():
+        for service in sorted({mine.service, *with_needs(defined, [mine.service])}):
+            state = snapshot.reading(service).state
+            before = _to_leave(service, snapshot, wished(mode, service, defined, snapshot.services))
+            tickets = [ticket for ticket in _begun(machine) if ticket.service == service]
+            for ticket in tickets:
+                if ticket.before is None or state in (State.SLEEPING, State.STOPPED):
+                    store.note_turn(ticket.model_copy(update={"before": before}))
+            if not tickets and before in _DOWN:
+                update = {"id": uuid.uuid4().hex[:12], "service": service, "identity": "", "before": before}
+                store.add_turn(mine.model_copy(update=update))
 
 
 def settle(machine: Machine, run: Run) -> None:
@@ -59,38 +71,36 @@ def settle(machine: Machine, run: Run) -> None:
             if ticket.id in over and (put_away or wish is State.RUNNING):
                 forget(machine, ticket)
             elif wish is not None and wish is not ticket.before:
-                machine.store.begin_turn(ticket.model_copy(update={"before": wish}), event=None)
+                machine.store.note_turn(ticket.model_copy(update={"before": wish}))
 
 
-def is_owed(machine: Machine, over: Ticket, snapshot: HostSnapshot) -> bool:
-    """True where a service is not left as it is to be, now that its turn is over.
+def as_owed(over: Ticket, snapshot: HostSnapshot) -> Target | None:
+    """What is to be done to leave a service as it is to be, now that its turn is over; None: nothing.
 
-    What the mode wants up and was down before stays up; what was stopped meanwhile stays so, and what crashed is not
-    started to be put to sleep.
+    What was stopped meanwhile stays so, and what crashed is not started to be put to sleep.
     """
-    state = snapshot.reading(over.service).state
-    if over.before not in DOWN or state is over.before or state is State.STOPPED:
-        return False
-    if over.before is State.SLEEPING:
-        return state not in GONE
-    store = machine.store
-    mode = store.modes().get(store.current_mode() or "")
-    member = member_of(mode, over.service)
-    if member is not None:
-        return member.want is not Want.AWAKE
-    return mode is None or over.service not in with_needs(store.services(), [*mode.services])
+    service, state = over.service, snapshot.reading(over.service).state
+    if over.before not in _DOWN or state in (over.before, State.STOPPED):
+        return None
+    if over.before is not State.SLEEPING:
+        return Target(stop=(service,), stop_others=False)
+    if state is State.FAILED:
+        return None
+    asleep = TargetMember(service=service, want=Want.ASLEEP, why="its turn is over")
+    return Target(members=(asleep,), stop_others=False)
 
 
-def is_held(machine: Machine, over: Ticket, snapshot: HostSnapshot, sharing: Collection[str]) -> bool:
+def is_held(machine: Machine, over: Ticket, snapshot: HostSnapshot, places: Places) -> bool:
     """True while others settle what is owed, sooner or later: who has a turn with the service, or with what needs it,
-    who waits for a turn in its place, and what is awake and needs it."""
-    services = {**machine.store.services(), **{r.service: r.launched for r in snapshot.services.values() if r.launched}}
-    needed = with_needs(services, [ticket.service for ticket in begun_turns(machine)])
-    return (
-        over.service in needed
-        or is_awaited(over, live_turns(machine), sharing)
-        or bool(awake_that_need(over.service, snapshot))
+    or waits for one; who is about to wake another one of its place; and what is awake and needs it."""
+    if over.service in _needed(machine, snapshot) or awake_that_need(over.service, snapshot):
+        return True
+    coming = (
+        ticket
+        for ticket in live_turns(machine)
+        if ticket.began_at is None or snapshot.reading(ticket.service).state is not State.RUNNING
     )
+    return over.service in places.get(over.service, ()) and any(ticket.service in places for ticket in coming)
 
 
 def forget_all(machine: Machine, tickets: Iterable[Ticket]) -> None:
@@ -100,20 +110,21 @@ def forget_all(machine: Machine, tickets: Iterable[Ticket]) -> None:
             forget(machine, ticket)
 
 
+def brought_up(machine: Machine) -> Mapping[str, State]:
+    """What turns have brought up, over or not, and how it is to be left."""
+    return {ticket.service: ticket.before for ticket in _begun(machine) if ticket.before in _DOWN}
+
+
 def left_awake(machine: Machine, snapshot: HostSnapshot) -> Mapping[str, str]:
-    """What is awake for turns that are over, by service, in words; nothing while anybody has a turn or waits."""
-    if live_turns(machine):
-        return {}
+    """What is awake for turns that are over, by service, in words; nothing of what others have a turn with or wait for,
+    or need for that."""
+    needed = _needed(machine, snapshot)
     return {
         t.service: f"{t.service} is awake for a turn that is over ({t.holder}): gpumod service sleep {t.service}"
         for t in over_turns(machine)
-        if snapshot.reading(t.service).state is State.RUNNING and is_owed(machine, t, snapshot)
+        if t.service not in needed
+        if snapshot.reading(t.service).state is State.RUNNING and as_owed(t, snapshot) is not None
     }
-
-
-def _begun(machine: Machine) -> tuple[Ticket, ...]:
-    """All turns that have begun, over or not."""
-    return tuple(ticket for ticket in machine.store.turns() if ticket.began_at is not None)
 
 
 def wished(
@@ -130,3 +141,26 @@ def wished(
     definition, reading = defined.get(service), readings.get(service)
     left_alone = (definition is not None and definition.pinned) or (reading is not None and reading.adopted)
     return State.STOPPED if target.stop_others and not left_alone else None
+
+
+def _to_leave(service: str, snapshot: HostSnapshot, wish: State | None) -> State:
+    """How a service is left that a turn finds so: as it is; but what is gone, though the mode has a wish or something
+    that lives needs it, as these want it."""
+    state = snapshot.reading(service).state
+    if state not in GONE:
+        return state
+    alive = (r.launched for r in snapshot.services.values() if r.launched and r.state not in GONE)
+    if any(service in launched.needs for launched in alive):
+        return State.RUNNING
+    return wish if wish in (State.RUNNING, State.SLEEPING) else state
+
+
+def _begun(machine: Machine) -> tuple[Ticket, ...]:
+    """All turns that have begun, over or not."""
+    return tuple(ticket for ticket in machine.store.turns() if ticket.began_at is not None)
+
+
+def _needed(machine: Machine, snapshot: HostSnapshot) -> set[str]:
+    """What those who have a turn, or wait for one, use: its service, and what that needs."""
+    services = {**machine.store.services(), **{r.service: r.launched for r in snapshot.services.values() if r.launched}}
+    return with_needs(services, [ticket.service for ticket in live_turns(machine)])

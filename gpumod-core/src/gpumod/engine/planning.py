@@ -15,7 +15,7 @@ from gpumod.engine.debts import left_awake, wished
 from gpumod.engine.footprints import footprint, placed_on, variants
 from gpumod.engine.leases import counted, in_the_way, standing
 from gpumod.engine.machine import Machine
-from gpumod.engine.turns import Taken, begun_turns, held_by_turns, in_use, passed_over, taken_away
+from gpumod.engine.turns import Taken, begun_turns, held_by_turns, passed_over, taken_away, users
 from gpumod.planner import make_plan
 from gpumod.planner.changes import with_needs
 
@@ -83,7 +83,7 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
     policy = policy_of(machine, options)
     held = standing(machine) if options.leases else ()
     turns = [turn for turn in begun_turns(machine) if turn.id != wanted.turn]
-    used = in_use(turns, snapshot, definitions(snapshot, wanted, ()))
+    used = users(turns, snapshot, definitions(snapshot, wanted, ()))
     own = (wanted.holding,) if wanted.holding else ()
     kept = options.kept if options.kept is not None else held_by_turns(used) if options.leases else ()
     keeps = [lease for lease in kept if lease.service not in wanted.named]

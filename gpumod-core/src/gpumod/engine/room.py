@@ -13,13 +13,14 @@ from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
+from gpumod.engine.debts import brought_up
 from gpumod.engine.device import unusable
 from gpumod.engine.footprints import footprint, placed_on
 from gpumod.engine.leases import counted, in_words, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import free_mb_of
 from gpumod.engine.planning import Options, Wanted, altered_in, definitions, launched, policy_of
-from gpumod.engine.turns import begun_turns, held_by_turns, in_use
+from gpumod.engine.turns import begun_turns, held_by_turns, users
 from gpumod.engine.unattributed import LAG_S, TOLERANCE_MB
 from gpumod.planner import Room, make_room, target_of
 from gpumod.plugins.kit import poll
@@ -43,17 +44,22 @@ def find_room(machine: Machine, snapshot: HostSnapshot, mb: int, gpu: int | None
         s: footprint(machine, definition, snapshot.gpus, samples, placed_on(snapshot, s))
         for s, definition in services.items()
     }
-    turns = held_by_turns(in_use(begun_turns(machine), snapshot, services))
+    turns = held_by_turns(users(begun_turns(machine), snapshot, services))
     leases = () if options.force else (*counted(machine, snapshot, standing(machine)), *turns)
     policy = policy_of(machine, options)
     return make_room(snapshot, services, prints, mb, gpu, leases=leases, policy=policy, force=options.force)
 
 
-def put_away(snapshot: HostSnapshot, room: Room) -> tuple[dict[str, ServiceReading], dict[str, Service]]:
-    """Readings and launched definitions of what the plan of `room` touches: what has to be put back."""
-    touched = {step.service for step in room.plan.steps} & snapshot.services.keys()
-    up = launched(snapshot)
-    return {s: snapshot.services[s] for s in sorted(touched)}, {s: up[s] for s in sorted(touched) if s in up}
+def put_away(
+    machine: Machine, snapshot: HostSnapshot, room: Room
+) -> tuple[dict[str, ServiceReading], dict[str, Service]]:
+    """Readings and launched definitions of what the plan of `room` touches: what has to be put back. What is up only
+    for turns counts as these leave it."""
+    touched = sorted({step.service for step in room.plan.steps} & snapshot.services.keys())
+    up, owed = launched(snapshot), brought_up(machine)
+    before = {s: snapshot.services[s] for s in touched}
+    left = {s: r.model_copy(update={"state": owed.get(s, r.state)}) for s, r in before.items()}
+    return left, {s: up[s] for s in touched if s in up}
 
 
 async def is_there(machine: Machine, mb: int, gpu: int) -> bool:

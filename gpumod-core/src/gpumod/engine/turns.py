@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gpumod.domain.errors import Busy
+from gpumod.domain.errors import Busy, Failed
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Lease, Plan
 from gpumod.domain.run import Event
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
-from gpumod.domain.turns import Ticket, in_the_way, sharers
+from gpumod.domain.turns import Places, Ticket, in_the_way, sharers
 from gpumod.engine.machine import Machine
 from gpumod.planner.changes import with_needs
 
@@ -31,6 +31,20 @@ def live_turns(machine: Machine) -> tuple[Ticket, ...]:
     return tuple(ticket for ticket in machine.store.turns() if lives(machine, ticket))
 
 
+def live_with(machine: Machine, mine: Ticket) -> tuple[Ticket, ...]:
+    """The tickets of those that live, `mine` among them. Raises Failed `turn-lost` where that was given back by
+    somebody else, or whoever was to have the turn has ended."""
+    live = live_turns(machine)
+    if mine.id not in {ticket.id for ticket in live}:
+        raise Failed(
+            "turn-lost",
+            f"the turn with {mine.service} is lost",
+            why=f"{mine.holder} has ended, or somebody has given its turn back",
+            hint="ask for it again",
+        )
+    return live
+
+
 def begun_turns(machine: Machine) -> tuple[Ticket, ...]:
     """The turns that are under way."""
     return tuple(ticket for ticket in live_turns(machine) if ticket.began_at is not None)
@@ -39,6 +53,12 @@ def begun_turns(machine: Machine) -> tuple[Ticket, ...]:
 def over_turns(machine: Machine) -> tuple[Ticket, ...]:
     """The turns that are over, by whatever end, and whose services were not left yet as they are to be."""
     return tuple(t for t in machine.store.turns() if t.began_at is not None and not lives(machine, t))
+
+
+def places(services: Mapping[str, Service], sharing: Collection[str]) -> Places:
+    """Where the turns with `services` are, when these share one place."""
+    found = {service: frozenset(with_needs(services, [service]) & {*sharing}) for service in services}
+    return {service: place for service, place in found.items() if place}
 
 
 def around(machine: Machine, pid: int) -> frozenset[str]:
@@ -59,7 +79,7 @@ class Taken:
     turns: tuple[Ticket, ...]
 
 
-def in_use(turns: Iterable[Ticket], snapshot: HostSnapshot, services: Mapping[str, Service]) -> InUse:
+def users(turns: Iterable[Ticket], snapshot: HostSnapshot, services: Mapping[str, Service]) -> InUse:
     """Who has a turn with each service, or with what needs it and is up. `services` are the definitions of now."""
     found: dict[str, tuple[Ticket, ...]] = {}
     for ticket in turns:
@@ -131,31 +151,39 @@ def clear_lost(machine: Machine) -> None:
             forget(machine, ticket)
 
 
-def begin_if_free(machine: Machine, mine: Ticket, sharing: Collection[str], inside: Collection[str] = ()) -> Ticket:
+def begin_if_free(machine: Machine, mine: Ticket, places: Places, inside: Collection[str] = ()) -> Ticket:
     """`mine`, begun where nobody is in its way; as it was where somebody is. All in one transaction.
 
     `inside` are the turns during which it is asked for. It takes over what is owed of its service: the last one leaves
-    it as the first has found it.
+    it as the first has found it. Raises as :func:`live_with` does.
     """
     with machine.store.together():
-        tickets = live_turns(machine)
-        if in_the_way(mine, tickets, sharing, inside):
+        tickets = live_with(machine, mine)
+        if in_the_way(mine, tickets, places, inside):
             return mine
         over = [ticket for ticket in over_turns(machine) if ticket.service == mine.service]
         first = next(iter((*sharers(mine, tickets), *over)), mine)
         begun = mine.model_copy(update={"began_at": machine.clock.now(), "before": first.before})
-        machine.store.begin_turn(begun, event=_event(machine, "turn-began", begun))
+        machine.store.note_turn(begun, event=_event(machine, "turn-began", begun))
         for ticket in over:
             forget(machine, ticket)
         return begun
 
 
-def end(machine: Machine, ticket: Ticket) -> None:
-    """End a turn that has begun. Its ticket is kept, without a holder, until its service was left as it is to be, for
-    whoever comes where this is killed before. Where several share a turn, the last one does so."""
-    ended = _event(machine, "turn-ended", ticket)
+def end(machine: Machine, turn: str) -> None:
+    """End a turn, or the waiting for it, by its id; one that is gone is nothing to end.
+
+    The ticket of one that has begun is kept, without a holder, until its service was left as it is to be, for whoever
+    comes where this is killed before. Where several share a turn, the last one does so.
+    """
     with machine.store.together():
-        if sharers(ticket, live_turns(machine)):
+        ticket = next((ticket for ticket in machine.store.turns() if ticket.id == turn), None)
+        if ticket is None:
+            return
+        ended = _event(machine, "turn-ended", ticket)
+        if ticket.began_at is None:
+            forget(machine, ticket)
+        elif sharers(ticket, live_turns(machine)):
             machine.store.delete_turn(ticket.id, event=ended)
         else:
             machine.store.end_turn(ticket.id, event=ended)

@@ -54,7 +54,7 @@ class Freeing(Base):
 
         def build(snapshot: HostSnapshot) -> Wanted:
             room = find_room(machine, snapshot, mb, params.gpu, options)
-            before, definitions = put_away(snapshot, room)
+            before, definitions = put_away(machine, snapshot, room)
             now, pid = machine.clock.now(), params.pid
             what = f": {params.what}" if params.what else ""
             holding = Holding(

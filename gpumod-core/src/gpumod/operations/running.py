@@ -8,9 +8,11 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.states import State
+from gpumod.domain.turns import Places
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe_twice
-from gpumod.engine.planning import Options, Wanted, plan_for
+from gpumod.engine.planning import Options, Wanted, definitions, plan_for
+from gpumod.engine.turns import places
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.params import ServiceChange
 from gpumod.operations.results import ChangeResult
@@ -56,9 +58,9 @@ class Running(Targets):
                 )
             if verb == "sleep" and state is State.STOPPED and service.supports_sleep:
                 raise Failed("not-running", f"{service.id} is not running", hint=f"gpumod service start {service.id}")
-            turn = self._turn(service.id, snapshot) if verb in ("start", "wake", "restart") else ()
-            named = frozenset(m.service for m in (*target.members, *turn) if m.want is Want.ASLEEP)
-            return Wanted(target.model_copy(update={"members": (*target.members, *turn)}), known, named=named)
+            way = self._make_way(service.id, snapshot) if verb in ("start", "wake", "restart") else ()
+            named = frozenset(m.service for m in (*target.members, *way) if m.want is Want.ASLEEP)
+            return Wanted(target.model_copy(update={"members": (*target.members, *way)}), known, named=named)
 
         options = Options(
             force=params.force,
@@ -75,22 +77,29 @@ class Running(Targets):
             result = change_result(outcome, mode, self._machine.store.current_mode())
         return result.model_copy(update={"notes": (*result.notes, *told)})
 
-    def _turn(self, service: str, snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
+    def _make_way(self, service: str, snapshot: HostSnapshot) -> tuple[TargetMember, ...]:
         """Who goes to sleep for `service`, where the mode lets members take turns: at most one of them is awake."""
-        sharing = self._sharing(snapshot)
-        if service not in sharing:
+        places = self._places(snapshot)
+        if service not in places:
             return ()
-        awake = sorted(s for s in sharing - {service} if snapshot.reading(s).state is State.RUNNING)
+        others = sorted(s for s, place in places.items() if s in place and s not in places[service])
+        awake = [s for s in others if snapshot.reading(s).state is State.RUNNING]
         return tuple(TargetMember(service=s, want=Want.ASLEEP, why=f"it is the turn of {service}") for s in awake)
 
-    def _sharing(self, snapshot: HostSnapshot) -> frozenset[str]:
-        """The services that share one place, at most one of them awake, in the current mode as it was taken."""
+    def _places(self, snapshot: HostSnapshot) -> Places:
+        """Where turns are in the current mode, as it was taken: those of its members that share one place, at most one
+        of them awake, and what needs them."""
+        members = self._current_target(snapshot).members
+        services = definitions(snapshot, Wanted(Target(), self._machine.store.services()), ())
+        return places(services, [m.service for m in members if m.want is Want.TIME_SHARED])
+
+    def _current_target(self, snapshot: HostSnapshot) -> Target:
+        """What the current mode wants, as it was taken; where there is none, nothing."""
         store = self._machine.store
         mode = store.modes().get(store.current_mode() or "")
         if mode is None:
-            return frozenset()
-        asked, _ = self._as_taken(mode, store.current_alternative(), snapshot, self._defined())
-        return frozenset(m.service for m in asked.target.members if m.want is Want.TIME_SHARED)
+            return Target(stop_others=False)
+        return self._as_taken(mode, store.current_alternative(), snapshot, self._defined())[0].target
 
 
 def _alone(service: str, want: Want) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from collections.abc import AsyncIterator, Collection
@@ -17,14 +18,17 @@ from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.states import State
 from gpumod.domain.turns import Ticket, in_the_way
 from gpumod.engine.change import change
-from gpumod.engine.debts import found, is_quiet
+from gpumod.engine.debts import found
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_turns
+from gpumod.engine.turns import around, begin_if_free, draw, in_words, live_with
 from gpumod.operations.base import OnProgress, change_result, failure_of, reporter
 from gpumod.operations.results import ChangeResult
-from gpumod.operations.turns_over import LOOK_S, TurnsOver
+from gpumod.operations.turns_over import BACK_PATIENCE_S, LOOK_S, TurnsOver
 from gpumod.operations.use_results import TurnParams, TurnResult, TurnRow
+from gpumod.planner.changes import with_needs
+
+log = logging.getLogger(__name__)
 
 _HAD: ContextVar[tuple[tuple[str, asyncio.Task[Any] | None], ...]] = ContextVar("turns", default=())
 """The turns inside which the code runs, by id, each with the task that has it."""
@@ -50,7 +54,10 @@ class Turns(TurnsOver):
             yield self._turn_row(mine)
         finally:
             _HAD.set(tuple(one for one in _HAD.get() if one[0] != mine.id))
-            await self.service_turn(TurnParams(end=mine.id), progress)
+            over = await self._leave(mine, progress, BACK_PATIENCE_S)  # also where somebody has given it back
+            failed = [over.back.error.message] if over.back is not None and over.back.error is not None else []
+            for told in (*failed, *over.notes):
+                log.warning("after the turn with %s: %s", service, told)
 
     async def service_turn(self, params: TurnParams, progress: OnProgress = None) -> TurnResult:
         """Wait for a turn with a service, wake it by a plan, and hold it; or end a turn, and let the service sleep.
@@ -74,10 +81,11 @@ class Turns(TurnsOver):
         id) that whoever asks has already."""
         self._machine.store.check_writable()
         name = self._service(params.service or "").id
+        until = None if params.wait_s is None else self._machine.clock.monotonic() + params.wait_s
         mine = draw(self._machine, self._ticket(name, params))
         try:
-            begun = await self._my_turn(mine, params.wait_s, progress, own)
-            made = await self._wake_for(begun, params, progress)
+            begun = await self._my_turn(mine, until, progress, own)
+            made = await self._wake_for(begun, until, params, progress)
         except BaseException:
             await self._give_up(mine, progress)
             raise
@@ -88,12 +96,14 @@ class Turns(TurnsOver):
     async def _give_up(self, mine: Ticket, progress: OnProgress) -> None:
         """End a turn that did not come about, or only in part. What cannot be put back now stays owed."""
         with suppress(GpumodError):
-            await self._end_turn(mine.id, progress, patience_s=0.0)
+            await self._leave(mine, progress, patience_s=0.0)
 
     def _turn_row(self, mine: Ticket) -> TurnRow:
-        store = self._machine.store
-        port = self._machine.port(self._service(mine.service), store.services(), store.handles())
-        waited_s = round(self._machine.clock.now() - mine.asked_at, 3)
+        machine, store = self._machine, self._machine.store
+        services, handles = store.services(), store.handles()
+        up = handles[mine.service].launched if mine.service in handles else self._service(mine.service)
+        port = machine.port(up, services, handles)
+        waited_s = round(machine.clock.now() - mine.asked_at, 3)
         return TurnRow(id=mine.id, service=mine.service, port=port, holder=mine.holder, waited_s=waited_s)
 
     def _ticket(self, service: str, params: TurnParams) -> Ticket:
@@ -108,65 +118,85 @@ class Turns(TurnsOver):
             asked_at=self._machine.clock.now(),
         )
 
-    async def _my_turn(self, mine: Ticket, wait_s: float | None, progress: OnProgress, own: frozenset[str]) -> Ticket:
-        """Wait until nobody is in the way; the turn has begun then. Raises Busy `no-turn`, and Failed `own-turn`."""
-        clock, told, above = self._machine.clock, "", around(self._machine, mine.pid)
-        give_up = None if wait_s is None else clock.monotonic() + wait_s
-        sharing = self._sharing(await observe(self._machine))
+    async def _my_turn(self, mine: Ticket, until: float | None, progress: OnProgress, own: frozenset[str]) -> Ticket:
+        """Wait until nobody is in the way; the turn has begun then.
+
+        Raises Busy `no-turn`, Failed `own-turn`, and Failed `turn-lost` where whoever waits has ended.
+        """
+        machine, told, above = self._machine, "", around(self._machine, mine.pid)
+        mode, places = self._mode_now(), self._places(await observe(machine))
         while True:
-            ahead = in_the_way(mine, live_turns(self._machine), sharing, own | above)
+            if self._mode_now() != mode:  # another mode, another place
+                mode, places = self._mode_now(), self._places(await observe(machine))
+            ahead = in_the_way(mine, live_with(machine, mine), places, own | above)
             _refuse_own(mine, ahead, own)
             if not ahead:
-                sharing = self._sharing(await observe(self._machine))
-                begun = begin_if_free(self._machine, mine, sharing, own | above)
+                places = self._places(await observe(machine))
+                begun = begin_if_free(machine, mine, places, own | above)
                 if begun.began_at is not None:
                     return begun
-            elif give_up is not None and clock.monotonic() >= give_up:
-                raise Busy(
-                    "no-turn",
-                    f"no turn with {mine.service} came in {wait_s:g} s",
-                    why=in_words(ahead[0]),
-                    hint="wait longer (--wait); `gpumod status` shows who is in the queue",
-                )
-            elif in_words(ahead[0]) != told:
-                told = in_words(ahead[0])
-                more = f", and {len(ahead) - 1} more before this" if len(ahead) > 1 else ""
-                if above & {ticket.id for ticket in ahead}:
-                    more += "; this was started inside that turn, and waits for it to end"
-                reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=f"{told}{more}"))
-            await clock.sleep(LOOK_S)
+            else:
+                self._refuse_late(mine, until, in_words(ahead[0]))
+                if in_words(ahead[0]) != told:
+                    told = in_words(ahead[0])
+                    more = f", and {len(ahead) - 1} more before this" if len(ahead) > 1 else ""
+                    if above & {ticket.id for ticket in ahead}:
+                        more += "; this was started inside that turn, and waits for it to end"
+                    reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=f"{told}{more}"))
+            await machine.clock.sleep(LOOK_S)
 
-    async def _wake_for(self, mine: Ticket, params: TurnParams, progress: OnProgress) -> ChangeResult | None:
-        """Have the service awake; None where it was. Whoever changes the machine just now is waited for: from here on
-        every plan keeps the service."""
+    def _mode_now(self) -> tuple[str | None, str | None]:
+        return self._machine.store.current_mode(), self._machine.store.current_alternative()
+
+    def _refuse_late(self, mine: Ticket, until: float | None, why: str) -> None:
+        """Raise Busy `no-turn` where the time is over that somebody waits for a turn."""
+        if until is not None and self._machine.clock.monotonic() >= until:
+            raise Busy(
+                "no-turn",
+                f"no turn with {mine.service} came in time",
+                why=why,
+                hint="wait longer (--wait); `gpumod status` shows who is in the queue, and who changes the machine",
+            )
+
+    async def _wake_for(
+        self, mine: Ticket, until: float | None, params: TurnParams, progress: OnProgress
+    ) -> ChangeResult | None:
+        """Have the service awake, alone in its place; None where it was so. Whoever changes the machine just now is
+        waited for: from here on every plan keeps the service."""
         machine, store, told = self._machine, self._machine.store, False
-        services = store.services()
         options = Options(timeout_s=params.timeout_s)
 
         def build(snapshot: HostSnapshot) -> Wanted:
-            found(machine, mine.service, snapshot.reading(mine.service).state)
+            live_with(machine, mine)  # as long as it waited: nobody is woken for who has ended
+            found(machine, mine, snapshot, self._current_target(snapshot))
             member = TargetMember(service=mine.service, why=f"it is the turn of {mine.holder}")
-            members = (member, *self._turn(mine.service, snapshot))
-            return Wanted(Target(members=members, stop_others=False), services, turn=mine.id)
+            members = (member, *self._make_way(mine.service, snapshot))
+            return Wanted(Target(members=members, stop_others=False), store.services(), turn=mine.id)
 
         while True:
+            if machine.local.holder(machine.probe.machine_dir()) is None:
+                quiet, snapshot = store.open_run() is None, await observe(machine)
+                if self._is_awake(mine.service, snapshot):
+                    if quiet:
+                        found(machine, mine, snapshot, self._current_target(snapshot))
+                    return None
             try:
-                quiet = is_quiet(machine)
-                if quiet or machine.local.holder(machine.probe.machine_dir()) is None:
-                    snapshot = await observe(machine)
-                    if snapshot.reading(mine.service).state is State.RUNNING:
-                        if quiet:
-                            found(machine, mine.service, State.RUNNING)
-                        return None
                 outcome = await change(machine, f"turn {mine.service}", build, options, reporter(progress))
                 return _said(change_result(outcome, store.current_mode(), store.current_mode()))
             except Busy as busy:
                 if busy.code != "machine-busy":
                     raise
+                self._refuse_late(mine, until, busy.info.message)
                 if not told:
                     reporter(progress)(Progress(kind=ProgressKind.WAITING, run_id="", text=busy.info.message))
                 told = True
                 await machine.clock.sleep(LOOK_S)
+
+    def _is_awake(self, service: str, snapshot: HostSnapshot) -> bool:
+        """True where a service runs, and all that it needs, and nobody has to make way for it."""
+        used = {service, *with_needs(self._machine.store.services(), [service])}
+        runs = all(snapshot.reading(one).state is State.RUNNING for one in used)
+        return runs and not self._make_way(service, snapshot)
 
 
 def _said(made: ChangeResult) -> ChangeResult:

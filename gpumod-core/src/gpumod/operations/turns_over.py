@@ -1,27 +1,24 @@
-"""The end of a turn: its service is left as it is to be, by whoever had it or, where that was killed, by others."""
+"""The end of a turn: what turns have brought up is left as it is to be, by whoever ends one, or by `watch`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from gpumod.domain.errors import Busy, GpumodError
+from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.mode import Want
-from gpumod.domain.plan import Target, TargetMember
-from gpumod.domain.run import RunStatus
-from gpumod.domain.states import State
+from gpumod.domain.plan import Target
 from gpumod.domain.turns import Ticket
-from gpumod.engine.change import Build, change
-from gpumod.engine.debts import forget_all, is_held, is_owed, is_quiet
+from gpumod.engine.change import change
+from gpumod.engine.debts import as_owed, forget_all, is_held, is_quiet
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.runs import Outcome
-from gpumod.engine.turns import end, forget, over_turns
+from gpumod.engine.turns import end, over_turns
 from gpumod.operations.base import OnProgress, change_result, is_interrupted, reporter, unknown
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.running import Running
 from gpumod.operations.use_results import TurnResult
-from gpumod.planner.changes import with_needs
 
 LOOK_S = 0.05
 """So often somebody who waits looks whether it is their turn."""
@@ -29,98 +26,107 @@ BACK_PATIENCE_S = 30.0
 """So long the end of a turn waits for somebody who changes the machine, before it leaves the service awake."""
 
 
+@dataclass(frozen=True)
+class Left:
+    """How it went to leave the service of `ticket` as it is to be: `error` is what kept a run from being made, and
+    `made` is None where others do it."""
+
+    ticket: Ticket
+    made: ChangeResult | None = None
+    error: GpumodError | None = None
+
+    @property
+    def why_not(self) -> ErrorInfo | None:
+        """Why it is not so, where nobody else does it."""
+        return self.error.info if self.error else self.made.error if self.made else None
+
+    @property
+    def is_the_end(self) -> bool:
+        """True where nothing more is to be tried: somebody is at work, or a signal came."""
+        return isinstance(self.error, (Busy, HalfWay)) or is_interrupted(self.why_not)
+
+
 class TurnsOver(Running):
-    async def _end_turn(self, turn: str, progress: OnProgress, patience_s: float = BACK_PATIENCE_S) -> TurnResult:
-        machine, store = self._machine, self._machine.store
-        mine = next((ticket for ticket in store.turns() if ticket.id == turn), None)
+    async def _end_turn(self, turn: str, progress: OnProgress) -> TurnResult:
+        tickets = self._machine.store.turns()
+        mine = next((ticket for ticket in tickets if ticket.id == turn), None)
         if mine is None:
-            raise unknown("turn", turn, [ticket.id for ticket in store.turns()], "gpumod status")
-        if mine.began_at is None:
-            forget(machine, mine)
-            return TurnResult()
-        end(machine, mine)  # whatever becomes of the service: what is over holds nobody up
-        command = f"turn {mine.service}: over"
+            raise unknown("turn", turn, [ticket.id for ticket in tickets], "gpumod status")
+        return await self._leave(mine, progress, BACK_PATIENCE_S)
+
+    async def _leave(self, mine: Ticket, progress: OnProgress, patience_s: float) -> TurnResult:
+        """End a turn, or the waiting for it, and put back what nobody else does."""
+        end(self._machine, mine.id)  # whatever becomes of the service: what is over holds nobody up
         back, notes = None, list[str]()
-        for service in (mine.service, *sorted(with_needs(store.services(), [mine.service]) - {mine.service})):
-            try:
-                made = await self._settle(service, command, patience_s, progress)
-            except GpumodError as error:  # the turn is over all the same, and what it was for is done
-                notes.append(f"{service} stays awake: {error.info.message}")
-                break
-            back = back or made
-            if made is not None and made.exit_code:
-                break
+        try:
+            done = await self._settle_all("turn {}: over", patience_s, progress)
+        except GpumodError as error:
+            done = [Left(mine, error=error)]
+        for left in done:
+            if left.made is not None and left.ticket.service == mine.service:
+                back = left.made
+            elif left.why_not is not None:  # the turn is over all the same, and what it was for is done
+                notes.append(f"{left.ticket.service} stays awake: {left.why_not.message}")
         return TurnResult(back=back, notes=tuple(notes))
 
-    async def _settle(self, service: str, command: str, patience_s: float, progress: OnProgress) -> ChangeResult | None:
-        """Leave a service as those owe it whose turns with it are over; None where it is so, or others will do it.
+    async def _settle_all(
+        self, command: str, patience_s: float, progress: OnProgress, grace_s: float = 0.0
+    ) -> Sequence[Left]:
+        """Leave as it is owed all that turns have brought up and that nobody else puts back, one after the other: what
+        is put away may have needed another. `command` is that of each run, `{}` the service.
 
-        What is owed goes when it is settled, or when a run that was to settle it has failed: that is told once.
-        Raises Busy where somebody changes the machine for longer than `patience_s`, and what keeps a run from being
-        made; then it is still owed.
+        It begins `grace_s` after something is seen to be due, waits `patience_s` for who changes the machine, and ends
+        where that was in vain, or a signal comes.
         """
+        machine, done = self._machine, list[Left]()
+        give_up = machine.clock.monotonic() + patience_s
+        while not (done and done[-1].is_the_end):
+            quiet, tried = is_quiet(machine), {left.ticket.service for left in done}
+            over = [ticket for ticket in over_turns(machine) if ticket.service not in tried]
+            if not over:  # whoever changes the machine from now on does not count these turns any more
+                break
+            snapshot = await observe(machine)
+            owed = [ticket for ticket in over if as_owed(ticket, snapshot) is not None]
+            if quiet:
+                forget_all(machine, [ticket for ticket in over if ticket not in owed])
+                over = owed
+            places = self._places(snapshot)
+            due = next((t for t in over if t not in owed or not is_held(machine, t, snapshot, places)), None)
+            if due is None:
+                break
+            if grace_s and not done:
+                await machine.clock.sleep(grace_s)
+                grace_s = 0.0
+                continue
+            is_others = partial(is_held, machine, due, snapshot, places)
+            done.append(await self._settle_one(due, command.format(due.service), is_others, give_up, progress))
+        return done
+
+    async def _settle_one(
+        self, due: Ticket, command: str, is_others: Callable[[], bool], give_up: float, progress: OnProgress
+    ) -> Left:
+        """Leave one service as it is owed, as soon as nobody else changes the machine, unless it becomes that of
+        others. What is owed goes when it is settled."""
         machine, store = self._machine, self._machine.store
-        quiet = is_quiet(machine)
-        over = self._owed_by(service)  # whoever changes the machine from now on does not count their turns any more
-        if not over:
-            return None
-        snapshot = await observe(machine)
-        if quiet and self._as_before(over[0], snapshot) is None:
-            forget_all(machine, over)
-            return None
-        first, sharing = over[0], self._sharing(snapshot)
         settled: tuple[Ticket, ...] = ()
 
         def build(now: HostSnapshot) -> Wanted:  # somebody may have changed it meanwhile, or begun a turn
-            nonlocal over, settled
-            over = self._owed_by(service)
-            target = self._as_before(over[0], now) if over else None
+            nonlocal settled
+            over = tuple(ticket for ticket in over_turns(machine) if ticket.service == due.service)
+            target = as_owed(over[0], now) if over else None
             settled = over if target is None else ()
-            if target is None or is_held(machine, over[0], now, self._sharing(now)):
+            if target is None or is_held(machine, over[0], now, self._places(now)):
                 target = Target(stop_others=False)
-            return Wanted(target, store.services(), turn=over[0].id if over else "")
+            return Wanted(target, store.services(), turn=due.id)
 
-        def is_others() -> bool:
-            return is_held(machine, first, snapshot, sharing)
-
-        outcome = await self._when_free(command, build, is_others, patience_s, progress)
-        if outcome is None:
-            return None
-        failed = outcome.status is RunStatus.ROLLED_BACK and not is_interrupted(outcome.error)
-        forget_all(machine, over if failed else settled)
-        return change_result(outcome, store.current_mode(), store.current_mode())
-
-    async def _when_free(
-        self, command: str, build: Build, is_others: Callable[[], bool], patience_s: float, progress: OnProgress
-    ) -> Outcome | None:
-        """A change as soon as nobody else changes the machine; None where it has become that of others."""
-        clock = self._machine.clock
-        give_up = clock.monotonic() + patience_s
         while not is_others():
             try:
-                return await change(self._machine, command, build, Options(), reporter(progress))
-            except Busy as busy:
-                if is_others():
-                    return None
-                if busy.code != "machine-busy" or clock.monotonic() >= give_up:
-                    raise
-            await clock.sleep(LOOK_S)
-        return None
-
-    def _owed_by(self, service: str) -> tuple[Ticket, ...]:
-        """The turns that are over with a service that was not put back. All of them say the same."""
-        return tuple(ticket for ticket in over_turns(self._machine) if ticket.service == service)
-
-    def _as_before(self, over: Ticket, snapshot: HostSnapshot) -> Target | None:
-        """What is to be done after the last turn with a service, if anything: it is left as it was found, but one of a
-        mode's that share one place sleeps."""
-        service, state = over.service, snapshot.reading(over.service).state
-        if not is_owed(self._machine, over, snapshot):
-            return None
-        sleeps = over.before is State.SLEEPING or (service in self._sharing(snapshot) and state is not State.FAILED)
-        if not sleeps:
-            return Target(stop=(service,), stop_others=False)
-        if state is State.SLEEPING:
-            return None
-        asleep = TargetMember(service=service, want=Want.ASLEEP, why="its turn is over")
-        return Target(members=(asleep,), stop_others=False)
+                outcome = await change(machine, command, build, Options(), reporter(progress))
+            except GpumodError as error:
+                if error.code != "machine-busy" or machine.clock.monotonic() >= give_up:
+                    return Left(due, error=error)
+                await machine.clock.sleep(LOOK_S)
+            else:
+                forget_all(machine, settled)
+                return Left(due, change_result(outcome, store.current_mode(), store.current_mode()))
+        return Left(due)

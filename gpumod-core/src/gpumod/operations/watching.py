@@ -18,7 +18,7 @@ from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
-from gpumod.engine.turns import begun_turns, clear_lost, in_use, in_words
+from gpumod.engine.turns import begun_turns, clear_lost, in_words, users
 from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.following_health import OWN, FollowingHealth, not_well
 from gpumod.operations.history import History
@@ -88,7 +88,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             clear_lost(machine)
             mended += (
                 await self._keep(snapshot, boot.since, params.held, notes, progress)
-                or await self._end_turns(snapshot, notes, progress)
+                or await self._end_turns(notes, progress)
                 or await self._let_sleep(snapshot, notes, progress)
             )
         notes += not_well(pulses)
@@ -280,7 +280,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         gone = {s for s in found if snapshot.reading(s).state in GONE}
         meant = {s for s in found if s not in gone and self._unloads_itself(launched[s])}
         defined = {**services, **launched}
-        used = in_use(begun_turns(self._machine), snapshot, defined)
+        used = users(begun_turns(self._machine), snapshot, defined)
         wait = {*used} - gone
         later = "is restarted when nobody uses it"
         notes += [f"{s} {later}: {in_words(used[s][0])}; {why}" for s, why in found.items() if s in wait]
@@ -293,7 +293,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         def build(now: HostSnapshot) -> Wanted:
             """Of those that were due the ones that still are: a person may have mended them meanwhile."""
             wrong = {**wrong_in(now, held, launched), **self._still_down(since, now)}
-            used = in_use(begun_turns(self._machine), now, defined)
+            used = users(begun_turns(self._machine), now, defined)
             wait = {s for s in used if now.reading(s).state not in GONE}
             for service in [s for s in due if s not in wrong or s in wait or store.current_mode() != mode.id]:
                 del due[service]

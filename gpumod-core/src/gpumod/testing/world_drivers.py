@@ -281,6 +281,9 @@ def build_machine(
     )
 
 
+_QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
+
+
 def world_service(service: str, vram_mb: int, port: int | None = None, *, naps: bool = False, **fields: Any) -> Service:
     """A service of the world. `naps`: it can sleep; options of :class:`WorldOptions` go where they belong.
 
@@ -299,6 +302,11 @@ def world_service(service: str, vram_mb: int, port: int | None = None, *, naps: 
     if naps:
         told["sleep_mode"] = "nap"
     return Service.model_validate(told)
+
+
+def quick_service(service: str, vram_mb: int, port: int | None = None, **fields: Any) -> Service:
+    """A service of the world that starts, stops, sleeps and wakes in tenths of a second, where nothing else is said."""
+    return world_service(service, vram_mb, port, **{**_QUICK, **fields})
 
 
 def world_mode(mode: str, *members: str) -> Mode:

@@ -42,7 +42,7 @@ class Turns:
             session.flush()
             return ticket.model_copy(update={"number": row.number})
 
-    def begin_turn(self, ticket: Ticket, *, event: Event | None) -> None:
+    def note_turn(self, ticket: Ticket, *, event: Event | None = None) -> None:
         """Note when a turn has begun, and how its service is to be left. One that is gone does not come back."""
         with self._db.write() as session:
             row = session.exec(select(TurnRow).where(TurnRow.id == ticket.id)).one_or_none()
