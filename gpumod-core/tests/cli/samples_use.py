@@ -53,6 +53,15 @@ SAMPLES: dict[str, Frozen] = {
         ),
         mended=(w.Mended(what="sleep", subject="hyde", why="hyde: it idles for 301 s, of 300 s that it may"),),
     ),
+    "watch-not-whole": w.WatchResult(
+        at=0,
+        mode="code",
+        whole=False,
+        wrong=(
+            r.ModeMemberStatus(service="glm-code", wanted="awake", state="stopped", ok=False),
+            r.ModeMemberStatus(service="hyde", wanted="asleep", state="running", ok=False),
+        ),
+    ),
     "watch-nothing": w.WatchResult(at=0, mode=None, whole=False),
     "watch-unit": w.WatchResult(
         at=0,

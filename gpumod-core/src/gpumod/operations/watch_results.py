@@ -10,7 +10,7 @@ from pydantic import Field
 from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.health import Pulse, Transition
-from gpumod.operations.results import ChangeResult
+from gpumod.operations.results import ChangeResult, ModeMemberStatus
 
 Manager = Literal["user", "system"]
 
@@ -66,14 +66,15 @@ class WatchUnitState(Frozen):
 
 
 class WatchResult(Frozen):
-    """`held` and `pulses` are for the next look. `transitions` are changes of health since the last one. `notes` are
-    things that are not right and are left alone, each with what a person can do. `ok` is False where a person has to
-    look: the mode is not whole, or a run is open, and nobody is at work on it. `unit` is set, and nothing was looked
-    at, where that was asked for."""
+    """`wrong` are members that keep the mode from being whole. `held` and `pulses` are for the next look. `transitions`
+    are changes of health since the last one. `notes` are things that are not right and are left alone, each with what a
+    person can do. `ok` is False where a person has to look: the mode is not whole, or a run is open, and nobody is at
+    work on it. `unit` is set, and nothing was looked at, where that was asked for."""
 
     at: float
     mode: str | None
     whole: bool | None
+    wrong: tuple[ModeMemberStatus, ...] = ()
     ok: bool = True
     mended: tuple[Mended, ...] = ()
     notes: tuple[str, ...] = ()

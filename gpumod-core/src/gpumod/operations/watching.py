@@ -97,12 +97,14 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             snapshot = await observe(machine)
         mode = store.current_mode()
         known = mode is not None and mode in store.modes()
-        whole = known and (await self.mode_status(ModeRef(mode=mode or ""))).whole
+        status = await self.mode_status(ModeRef(mode=mode or "")) if known else None
+        whole = status is not None and status.whole
         left, holder = left_half_way(machine)
         return WatchResult(
             at=machine.clock.now(),
             mode=mode,
             whole=whole,
+            wrong=tuple(m for m in status.members if not m.ok) if status is not None else (),
             ok=left is None and (whole or mode is None or holder is not None),
             mended=tuple(mended),
             notes=tuple(notes),

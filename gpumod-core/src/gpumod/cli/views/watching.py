@@ -29,6 +29,9 @@ def looked(result: WatchResult) -> RenderableType:
     whole = "whole" if result.whole else "not whole"
     if result.whole is None:
         return Group(*lines)
+    wrong = ", ".join(f"{m.service} is {m.state} (wanted {m.wanted})" for m in result.wrong)
+    if wrong:
+        whole = f"{whole}: {safe(wrong)}"
     lines.append(Text(f"mode {safe(result.mode)} is {whole}" if result.mode else "no mode is current"))
     return Group(*lines)
 
