@@ -249,6 +249,11 @@ async def test_root_leaves_another_users_home_alone(path: Path, tmp_path: Path) 
         assert await supervisor.forget("svc")
         assert any(away.iterdir())
         os.chown(tmp_path, 0, 0)
+        (linked := tmp_path / "linked").symlink_to(home)  # root's own link, to that user's home
+        os.chown(home, 12345, 12345)
+        with pytest.raises(MachineLacks):
+            DockerSupervisor(linked, "0123456789ab", Settings(), SystemClock()).write_files("svc", [])
+        os.chown(home, 0, 0)
         assert await supervisor.forget("svc")
     assert caught.value.code == "anothers-home"
     assert not any(away.iterdir())

@@ -100,6 +100,21 @@ def test_what_a_turn_cannot_put_back_stays_owed_and_is_told(box: Any, caplog: py
     assert (box.look(seen).mended, told(box)) == ((), ())  # it is told once, then left alone
 
 
+def test_what_others_could_not_put_back_is_tried_once_more_after_ones_own(box: Any) -> None:
+    first = box.begin("hyde")
+    box.world.fault("hyde", "sleep-500")
+    box.end(first)
+    assert len(told(box)) == 1
+    box.acts.clear()
+    ended = box.end(box.begin("alone"))
+    tried = [act for act in box.acts if act in ("stop alone before", "sleep hyde before")]
+    assert tried == ["stop alone before", "sleep hyde before"]
+    assert ended.back is not None
+    assert [note.split(":")[0] for note in ended.notes] == ["hyde stays awake"]
+    assert told(box) == ()
+    assert box.end(box.begin("alone", pid=8)).notes == ()
+
+
 @pytest.mark.parametrize("found", ["stopped", pytest.param("asleep", marks=SLOW)])
 def test_what_an_alternative_lets_take_turns_is_put_to_sleep_after_one(make_box: Any, found: str) -> None:
     box = make_box(4000, define=[*SERVICES, *MODES])

@@ -97,6 +97,19 @@ def test_what_a_killed_turn_was_about_to_need_is_put_back(box: Any, way: str) ->
     later.close()
 
 
+@pytest.mark.parametrize("who", ["watch", "a person"])
+def test_what_sleeps_beside_what_it_needs_does_so_again_after_a_turn_that_was_killed(make_box: Any, who: str) -> None:
+    below = quick_service("below", 500, 9001, naps=True)
+    above = quick_service("above", 1000, 9002, naps=True, depends_on=("below",))
+    box = make_box(8000, define=[below, above, world_mode("night", "below:asleep", "above:asleep")])
+    box.switch("night")
+    box.lose("above")
+    if who == "a person":
+        box.ask("service_sleep", ServiceChange(service="above"))
+    box.look()
+    assert (box.world.states(), box.store.turns()) == ({"below": "asleep", "above": "asleep"}, ())
+
+
 @SLOW
 def test_what_another_needs_is_left_as_a_person_has_wished_since(box: Any) -> None:
     mine = box.begin("app")

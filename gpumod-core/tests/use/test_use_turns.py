@@ -59,3 +59,7 @@ def test_several_share_a_turn_but_nobody_passes_one_who_waits_for_another() -> N
     assert in_the_way(ticket(5, "tool"), [first], PLACES) == ()
     assert in_the_way(ticket(5, "tool"), queue, PLACES) == (other,)
     assert in_the_way(ticket(5, "tool"), queue, PLACES, inside={"t1"}) == ()
+    both = {**PLACES, "combo": PLACES["hyde"] | PLACES["chat"]}
+    outer = ticket(1, "combo", 1.0)
+    assert in_the_way(ticket(2, "hyde"), [outer], both, inside={"t1"}) == ()
+    assert in_the_way(ticket(2, "reranker"), [outer], both, inside={"t1"}) == (outer,)

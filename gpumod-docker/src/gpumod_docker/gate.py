@@ -48,7 +48,8 @@ def another_owner(home: Path) -> int | None:
 
     That is the first owner on the way who is not root: what lies in a folder of that user's can change at any time.
     """
-    for place in reversed((home, *home.parents)) if os.geteuid() == 0 else ():
+    real = home.resolve()  # a link of root's may lead to that user
+    for place in reversed((real, *real.parents, home, *home.parents)) if os.geteuid() == 0 else ():
         with contextlib.suppress(OSError):
             if (owner := place.lstat().st_uid) != 0:
                 return owner

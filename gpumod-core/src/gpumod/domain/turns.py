@@ -57,7 +57,7 @@ def in_the_way(
     none waits for nobody, and who asks `inside` a turn (by its id) for what is awake for that goes on with it.
     """
     here = places.get(mine.service)
-    if here is None or any(t.id in inside and places.get(t.service) == here for t in tickets):
+    if here is None or any(t.id in inside and here <= places.get(t.service, frozenset()) for t in tickets):
         return ()
     return tuple(t for t in tickets if t.number < mine.number and places.get(t.service, here) != here)
 
@@ -68,5 +68,6 @@ def sharers(mine: Ticket, tickets: Iterable[Ticket]) -> tuple[Ticket, ...]:
 
 
 def is_of_turn(command: str) -> bool:
-    """True for the command of a run that a turn was woken or put back by."""
-    return command.startswith("turn ")
+    """True for the command of a run that a turn was woken or put back by, by whoever ends it or by `watch`: nobody
+    wishes anything by it."""
+    return command.startswith(("turn ", "watch: sleep "))

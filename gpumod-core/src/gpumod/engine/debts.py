@@ -136,7 +136,9 @@ def wished(
     for member in target.members:
         if member.service == service:
             return State.RUNNING if member.want is Want.AWAKE else State.SLEEPING
-    if service in with_needs(defined, [member.service for member in target.members]):
+    # One that is put to sleep by itself asks for nothing; in a whole mode it may be woken.
+    asks = [m.service for m in target.members if target.stop_others or m.want is Want.AWAKE]
+    if service in with_needs(defined, asks):
         return State.RUNNING
     definition, reading = defined.get(service), readings.get(service)
     left_alone = (definition is not None and definition.pinned) or (reading is not None and reading.adopted)

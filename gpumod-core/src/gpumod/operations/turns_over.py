@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
+from gpumod.domain.run import RunStatus
 from gpumod.domain.turns import Ticket
 from gpumod.engine.change import change
 from gpumod.engine.debts import as_owed, forget_all, is_held, is_quiet
@@ -19,6 +20,7 @@ from gpumod.operations.base import OnProgress, change_result, is_interrupted, re
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.running import Running
 from gpumod.operations.use_results import TurnResult
+from gpumod.planner.changes import with_needs
 
 LOOK_S = 0.05
 """So often somebody who waits looks whether it is their turn."""
@@ -41,6 +43,11 @@ class Left:
         return self.error.info if self.error else self.made.error if self.made else None
 
     @property
+    def was_in_vain(self) -> bool:
+        """True where it was tried and gone back from, by nobody's wish."""
+        return self.made is not None and self.made.status is RunStatus.ROLLED_BACK and not is_interrupted(self.why_not)
+
+    @property
     def is_the_end(self) -> bool:
         """True where nothing more is to be tried: somebody is at work, or a signal came."""
         return isinstance(self.error, (Busy, HalfWay)) or is_interrupted(self.why_not)
@@ -55,11 +62,15 @@ class TurnsOver(Running):
         return await self._leave(mine, progress, BACK_PATIENCE_S)
 
     async def _leave(self, mine: Ticket, progress: OnProgress, patience_s: float) -> TurnResult:
-        """End a turn, or the waiting for it, and put back what nobody else does."""
+        """End a turn, or the waiting for it, and put back what nobody else does.
+
+        What others have left and could not put back either is tried once more, then that is told and forgotten.
+        """
         end(self._machine, mine.id)  # whatever becomes of the service: what is over holds nobody up
+        own = with_needs(self._machine.store.services(), [mine.service])
         back, notes = None, list[str]()
         try:
-            done = await self._settle_all("turn {}: over", patience_s, progress)
+            done = await self._settle_all("turn {}: over", patience_s, progress, first=own)
         except GpumodError as error:
             done = [Left(mine, error=error)]
         for left in done:
@@ -67,13 +78,21 @@ class TurnsOver(Running):
                 back = left.made
             elif left.why_not is not None:  # the turn is over all the same, and what it was for is done
                 notes.append(f"{left.ticket.service} stays awake: {left.why_not.message}")
+            if left.was_in_vain and left.ticket.service not in own:
+                forget_all(self._machine, [t for t in over_turns(self._machine) if t.service == left.ticket.service])
         return TurnResult(back=back, notes=tuple(notes))
 
     async def _settle_all(
-        self, command: str, patience_s: float, progress: OnProgress, grace_s: float = 0.0
+        self,
+        command: str,
+        patience_s: float,
+        progress: OnProgress,
+        grace_s: float = 0.0,
+        first: Collection[str] = (),
     ) -> Sequence[Left]:
         """Leave as it is owed all that turns have brought up and that nobody else puts back, one after the other: what
-        is put away may have needed another. `command` is that of each run, `{}` the service.
+        is put away may have needed another. What is in `first` comes first. `command` is that of each run, `{}` the
+        service.
 
         It begins `grace_s` after something is seen to be due, waits `patience_s` for who changes the machine, and ends
         where that was in vain, or a signal comes.
@@ -83,6 +102,7 @@ class TurnsOver(Running):
         while not (done and done[-1].is_the_end):
             quiet, tried = is_quiet(machine), {left.ticket.service for left in done}
             over = [ticket for ticket in over_turns(machine) if ticket.service not in tried]
+            over.sort(key=lambda ticket: ticket.service not in first)
             if not over:  # whoever changes the machine from now on does not count these turns any more
                 break
             snapshot = await observe(machine)

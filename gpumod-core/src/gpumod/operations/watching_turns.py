@@ -27,7 +27,7 @@ class WatchingTurns(TurnsOver):
                 break  # somebody is at work: look again later
             if made is not None and made.status not in (RunStatus.REFUSED, RunStatus.NOTHING_TO_DO):
                 mended.append(mended_by("sleep", service, why, made))
-                if made.status is RunStatus.ROLLED_BACK and not is_interrupted(error):
+                if left.was_in_vain:
                     forget_all(self._machine, [t for t in over_turns(self._machine) if t.service == service])
             elif is_interrupted(error):
                 mended.append(Mended(what="sleep", subject=service, why=why, error=error))
