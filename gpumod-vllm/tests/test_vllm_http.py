@@ -274,7 +274,7 @@ async def test_one_that_stays_busy_is_never_told_to_sleep() -> None:
     assert not engine.asleep
     with pytest.raises(Failed) as caught:
         await drain(a_service(), 8001, NoAnswer("timeout"), QuickClock(), 0.2)
-    assert (caught.value.code, caught.value.info.why) == ("busy", "it did not tell after 0.2 s")
+    assert (caught.value.code, caught.value.info.why) == ("sleep-timeout", "/metrics did not answer in 0.2 s")
 
 
 async def test_one_that_counts_no_requests_is_told_to_sleep() -> None:

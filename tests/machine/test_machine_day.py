@@ -100,9 +100,11 @@ def seen_of(machine: Machine, watch: psutil.Process) -> dict[str, Any]:
         time.sleep(0.1)
         return watch.num_fds()
 
+    looks = [fds() for _ in range(15)]
     return {
         "rss_mb": watch.memory_info().rss / 2**20,
-        "fds": min(fds() for _ in range(10)),  # while it looks it has some more
+        "fds_least": min(looks),  # while it looks it has some more, and between two looks some less
+        "fds_most": max(looks),
         "threads": watch.num_threads(),
         "files": files_of(machine.home),
     }
@@ -132,7 +134,7 @@ def test_a_day_of_traffic_leaves_nothing_behind_and_nothing_grows(
     record_property("settled", settled)
     record_property("at_night", at_night)
     assert at_night["rss_mb"] - settled["rss_mb"] < MORE_MB, (settled, at_night)
-    assert at_night["fds"] <= settled["fds"] + 1, (settled, at_night)
+    assert at_night["fds_least"] <= settled["fds_most"] + 1, (settled, at_night)
     assert at_night["threads"] <= settled["threads"] + 1, (settled, at_night)
     assert at_night["files"] <= settled["files"], (settled, at_night)
     assert machine.held() == asleep

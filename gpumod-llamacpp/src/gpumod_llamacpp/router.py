@@ -194,14 +194,15 @@ async def _unload(member: Service, port: int, http: Http, clock: Clock) -> None:
 async def _drain(member: Service, port: int, http: Http, clock: Clock) -> None:
     """Wait for requests in flight: the router does not, it kills the child and its clients with it.
 
-    A child answers between two batches, which may take long: one that does not is at work.
+    A child tells of its use between two batches, which may take long: one that does not, and answers else, is at work.
     """
 
     async def ask() -> bool | None:
         try:
             told = await read_activity(member, port, http)
         except HttpFailure as failure:
-            return None if failure.kind == "timeout" else True
+            at_work = failure.kind == "timeout" and (await probe(member, port, http)).state == "ready"
+            return None if at_work else True
         return None if told is not None and told.in_flight else True
 
     await poll(clock, ask, drain_s(llamacpp_options(member)))

@@ -106,7 +106,8 @@ WAKES = {1: wake_offloaded, 2: wake_discarded}
 
 
 async def drain(service: Service, port: int, http: Http, clock: Clock, timeout_s: float) -> None:
-    """Wait for the requests in flight, by `/metrics`. Raises Failed `busy` when they do not end.
+    """Wait for the requests in flight, by `/metrics`. Raises Failed: `busy` when they do not end, `sleep-timeout` when
+    there is no answer.
 
     They have ended when there are none, or as many ended as there were at first: the last ones of a stream that never
     pauses vLLM lets finish itself. It would do so with a long one too, but could not be called back from that.
@@ -127,8 +128,9 @@ async def drain(service: Service, port: int, http: Http, clock: Clock, timeout_s
         return True if left == 0 or ended >= wanted else None
 
     if not await poll(clock, ask, timeout_s):
-        many = f"{left} request{'s were' if left > 1 else ' was'} still in flight" if left else "it did not tell"
-        raise busy(service, f"{many} after {timeout_s:g} s")
+        if not left:
+            fail(service, "sleep", f"/metrics did not answer in {timeout_s:g} s", timed_out=True)
+        raise busy(service, f"{left} request{'s were' if left > 1 else ' was'} still in flight after {timeout_s:g} s")
 
 
 async def level_of(port: int, http: Http) -> int | None:

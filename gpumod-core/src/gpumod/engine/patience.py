@@ -10,7 +10,7 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.service import Service
 from gpumod.engine.machine import Machine
 
-GRACE_S = 10.0
+GRACE_S = 5.0
 """A driver that keeps its time itself, and says more of it, is given so much longer."""
 
 
