@@ -59,7 +59,7 @@ def meanwhile(box: Any, first: Callable[[Gpumod], Awaitable[Any]], after_s: floa
     """Something begins, and `then` begins while it is under way. What both gave."""
 
     async def both() -> Any:
-        doing = asyncio.create_task(first(box.gpumod()))  # type: ignore[arg-type]
+        doing = asyncio.ensure_future(first(box.gpumod()))
         await box.world.clock.sleep(after_s)
         return await asyncio.gather(doing, then(box.gpumod()), return_exceptions=True)
 
