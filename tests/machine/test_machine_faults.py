@@ -196,6 +196,7 @@ def test_a_reason_that_a_vllm_buries_under_its_tracebacks_is_found(machine: Mach
     assert not any("out of memory" in line for line in told)
 
 
+@pytest.mark.slow
 def test_the_last_start_of_a_switch_fails(machine: Machine) -> None:
     """What it had put to sleep is awake again; what was started by hand and a mode that was edited are as they were."""
     machine.ok("service", "edit", "asr", "--depends-on", "tts")

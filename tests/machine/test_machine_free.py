@@ -302,6 +302,7 @@ def test_sleep_comes_first_and_what_slept_wakes(machine: Machine) -> None:
     machine.whole("work")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_and_nothing_changes(machine: Machine) -> None:
     machine.ok("service", "edit", "glm-code", "--pinned")
     machine.change("switch", "code")

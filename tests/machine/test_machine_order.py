@@ -24,6 +24,7 @@ def when(outcome: Outcome, machine: Machine) -> dict[tuple[str, str], Any]:
     }
 
 
+@pytest.mark.slow
 def test_dependencies_are_up_first_and_stop_last(machine: Machine) -> None:
     for name, needs in (("middle", "embedding"), ("front", "middle")):
         port = str(machine.unused.pop())

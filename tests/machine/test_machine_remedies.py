@@ -20,6 +20,7 @@ def context_of(machine: Machine, service: str) -> str:
     return argv[argv.index("--max-model-len") + 1]
 
 
+@pytest.mark.slow
 def test_a_context_that_vllm_estimates_can_be_taken(machine: Machine) -> None:
     machine.ok("mode", "create", "think", "--services", "hyde")
     machine.change("service", "start", "embedding")

@@ -105,6 +105,7 @@ def test_a_fault_of_an_unload_ends_a_switch_and_nothing_else(
     machine.whole("dusk")
 
 
+@pytest.mark.slow
 def test_what_llama_server_does_not_take_never_reaches_the_router(machine: Machine) -> None:
     prepare(machine)
     machine.change("service", "start", "ada")

@@ -89,7 +89,7 @@ def test_ports_that_are_taken_and_doubles(patient: Patient) -> None:
 
 def test_times_that_cannot_work(patient: Patient) -> None:
     patient.measured("web", settled_mb=3000, start_s=25.0)
-    assert "its start took 25 s, and startup_timeout is 20: no start can succeed" in patient.wrong()["service web"]
+    assert "its start took 25 s, and startup_timeout is 10: no start can succeed" in patient.wrong()["service web"]
     patient.box.define(world_service("web", 3000, 9001, startup_timeout=28.0))
     assert patient.wrong()["service web"].startswith("warning: its start took 25 s")
     patient.box.define(world_service("web", 3000, 9001, startup_timeout=60.0))

@@ -39,7 +39,7 @@ MODES = (
 )
 AT_REST = {"hyde": "asleep", "rank": "asleep"}
 FOUND = {"hyde": "asleep", "alone": None}
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ class Called:
     ("service", "point"),
     [
         ("hyde", "sleep hyde sent"),
-        pytest.param("hyde", "sleep hyde before", marks=SLOW),
-        pytest.param("alone", "stop alone before", marks=SLOW),
+        ("hyde", "sleep hyde before"),
+        ("alone", "stop alone before"),
     ],
 )
 def test_a_watch_that_is_stopped_while_it_puts_back_leaves_that_to_the_next(box: Any, service: str, point: str) -> None:
@@ -113,7 +113,7 @@ def test_a_watch_that_is_stopped_before_its_first_step_leaves_that_to_the_next(b
     whole(box)
 
 
-@pytest.mark.parametrize("service", ["alone", pytest.param("hyde", marks=SLOW)])
+@pytest.mark.parametrize("service", ["alone", "hyde"])
 def test_a_signal_at_the_end_of_a_turn_leaves_it_to_others(box: Any, service: str) -> None:
     mine = box.begin(service)
     box.when(f"{'sleep' if service == 'hyde' else 'stop'} {service} before", interrupt)
@@ -146,7 +146,7 @@ def test_who_joins_and_is_cancelled_owes_what_the_first_has_left(box: Any) -> No
     whole(box)
 
 
-@pytest.mark.parametrize("service", ["alone", pytest.param("hyde", marks=SLOW)])
+@pytest.mark.parametrize("service", ["alone", "hyde"])
 def test_a_turn_that_is_cancelled_when_it_has_woken_is_put_back(box: Any, service: str) -> None:
     async def leaves() -> None:
         task = asyncio.create_task(box.gpumod().service_turn(TurnParams(service=service, pid=7)))
@@ -235,7 +235,7 @@ def test_who_takes_over_what_answers_late_leaves_it_as_it_was(box: Any) -> None:
 # --- what others need -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("found", ["asleep", pytest.param("stopped", marks=SLOW)])
+@pytest.mark.parametrize("found", ["asleep", "stopped"])
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_another_turn_needs_is_put_back_after_that(box: Any, found: str, *, killed: bool) -> None:
     if found == "stopped":
@@ -300,7 +300,7 @@ def test_what_keeps_watch_from_putting_back_for_a_moment_is_noted_and_tried_agai
     whole(box)
 
 
-@pytest.mark.parametrize(("mode", "found"), [("rag", "stopped"), pytest.param("blank", "asleep", marks=SLOW)])
+@pytest.mark.parametrize(("mode", "found"), [("rag", "stopped"), ("blank", "asleep")])
 def test_what_crashed_during_its_turn_is_not_started_for_its_end(box: Any, mode: str, found: str) -> None:
     box.switch(mode)
     box.start("hyde", want=Want.ASLEEP)

@@ -23,7 +23,7 @@ SERVICES = (
 )
 MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"), world_mode("wide", "hyde", "rank"))
 AT_REST = {"hyde": "asleep", "rank": "asleep"}
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_what_others_could_not_put_back_is_tried_once_more_after_ones_own(box: A
     assert box.end(box.begin("alone", pid=8)).notes == ()
 
 
-@pytest.mark.parametrize("found", ["stopped", pytest.param("asleep", marks=SLOW)])
+@pytest.mark.parametrize("found", ["stopped", "asleep"])
 def test_what_an_alternative_lets_take_turns_is_put_to_sleep_after_one(make_box: Any, found: str) -> None:
     box = make_box(4000, define=[*SERVICES, *MODES])
     refused = box.ask("switch", SwitchParams(mode="wide"))

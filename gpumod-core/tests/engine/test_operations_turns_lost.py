@@ -16,6 +16,8 @@ from gpumod.operations.use_results import TurnParams
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import quick_service, world_mode
 
+pytestmark = pytest.mark.slow
+
 SERVICES = (
     quick_service("hyde", 4000, 9002, naps=True),
     quick_service("rank", 3000, 9003, naps=True),
@@ -75,7 +77,6 @@ def test_who_comes_next_leaves_it_as_the_one_who_was_killed_has_found_it(box: An
     assert box.store.turns() == ()
 
 
-@pytest.mark.slow
 def test_watch_waits_for_who_works_and_leaves_alone_what_fails(box: Any) -> None:
     box.lose("hyde")
     box.busy("switch on")

@@ -23,7 +23,7 @@ SERVICES = (
 MODES = (world_mode("rag", "hyde:time-shared", "rank:time-shared"), world_mode("wide", "hyde", "rank"))
 AT_REST = {"base": "ready", "hyde": "asleep", "rank": "asleep"}
 WITH_APP = {"app": "ready", "base": "ready", "hyde": "ready", "rank": "asleep"}
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def whole(box: Any) -> None:
     box.check_sound()
 
 
-@pytest.mark.parametrize("mb", [8000, pytest.param(16_000, marks=SLOW)])
-@pytest.mark.parametrize(("first", "then"), [("rank", "app"), pytest.param("app", "rank", marks=SLOW)])
+@pytest.mark.parametrize("mb", [8000, 16_000])
+@pytest.mark.parametrize(("first", "then"), [("rank", "app"), ("app", "rank")])
 def test_what_needs_one_of_a_place_waits_for_the_others_of_it(make_box: Any, mb: int, first: str, then: str) -> None:
     box = make_box(mb, define=[*SERVICES, *MODES])
     box.switch("rag")
@@ -61,7 +61,7 @@ def test_what_needs_one_of_a_place_waits_for_the_others_of_it(make_box: Any, mb:
     whole(box)
 
 
-@pytest.mark.parametrize("killed", [pytest.param(False, marks=SLOW), True])
+@pytest.mark.parametrize("killed", [False, True])
 def test_what_a_turn_alone_needs_is_put_back_after_it(box: Any, *, killed: bool) -> None:
     mine = box.begin("app")
     assert (box.world.states(), len(box.ask("status", NoParams()).turns)) == (WITH_APP, 1)
@@ -74,7 +74,7 @@ def test_what_a_turn_alone_needs_is_put_back_after_it(box: Any, *, killed: bool)
     whole(box)
 
 
-@pytest.mark.parametrize("last", ["hyde", pytest.param("app", marks=SLOW)])
+@pytest.mark.parametrize("last", ["hyde", "app"])
 def test_what_a_turn_found_up_for_another_is_put_back_by_the_last_of_them(box: Any, last: str) -> None:
     turns = {"app": box.begin("app"), "hyde": box.begin("hyde", 8)}
     first = "app" if last == "hyde" else "hyde"
@@ -84,7 +84,7 @@ def test_what_a_turn_found_up_for_another_is_put_back_by_the_last_of_them(box: A
     whole(box)
 
 
-@pytest.mark.parametrize("way", ["resume", pytest.param("rollback", marks=SLOW)])
+@pytest.mark.parametrize("way", ["resume", "rollback"])
 def test_what_a_killed_turn_was_about_to_need_is_put_back(box: Any, way: str) -> None:
     copies: list[Any] = []
     box.when("start app before", lambda: copies.append(box.copy("killed")))
@@ -110,7 +110,6 @@ def test_what_sleeps_beside_what_it_needs_does_so_again_after_a_turn_that_was_ki
     assert (box.world.states(), box.store.turns()) == ({"below": "asleep", "above": "asleep"}, ())
 
 
-@SLOW
 def test_what_another_needs_is_left_as_a_person_has_wished_since(box: Any) -> None:
     mine = box.begin("app")
     box.ask("service_start", ServiceChange(service="hyde"))
@@ -119,7 +118,6 @@ def test_what_another_needs_is_left_as_a_person_has_wished_since(box: Any) -> No
     assert box.store.turns() == ()
 
 
-@SLOW
 def test_a_person_who_starts_what_needs_one_of_a_place_puts_the_others_to_sleep(make_box: Any) -> None:
     box = make_box(16_000, define=[*SERVICES, *MODES])
     box.switch("rag")
@@ -137,7 +135,6 @@ def test_what_a_service_in_use_needs_and_has_died_is_started_for_a_turn(box: Any
     assert box.world.states()["base"] == "ready"  # the mode needs it
 
 
-@SLOW
 def test_what_had_died_under_what_sleeps_stays_up_after_a_turn(box: Any) -> None:
     box.define(world_mode("blank"))
     box.switch("blank")

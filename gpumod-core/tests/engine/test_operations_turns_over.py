@@ -16,6 +16,8 @@ from gpumod.operations.params import ModeRef, ServiceChange, SwitchParams
 from gpumod.operations.use_results import TurnParams
 from gpumod.testing.world_drivers import quick_service, world_mode
 
+pytestmark = pytest.mark.slow
+
 SERVICES = (
     quick_service("hyde", 4000, 9002, naps=True),
     quick_service("rank", 4500, 9003, naps=True),
@@ -166,7 +168,7 @@ def test_whose_place_in_the_queue_is_given_back_has_had_no_turn(box: Any) -> Non
     assert [event.subject for event in box.store.events_of("turn-ended", 9)] == []
 
 
-@pytest.mark.parametrize("before", ["asleep", pytest.param("awake", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("before", ["asleep", "awake"])
 @pytest.mark.parametrize(("mode", "left"), [("bare", None), ("low", "asleep"), ("wide", "ready"), ("upon", "ready")])
 def test_a_mode_that_was_entered_during_a_turn_is_whole_after_it(
     box: Any, before: str, mode: str, left: str | None

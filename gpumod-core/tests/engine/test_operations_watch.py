@@ -95,6 +95,7 @@ def test_a_host_comes_back_with_its_members(box: Any) -> None:
     box.check_sound()
 
 
+@pytest.mark.slow
 def test_it_is_restarted_a_few_times_and_then_left_alone(box: Any) -> None:
     box.switch("on")
     box.look()

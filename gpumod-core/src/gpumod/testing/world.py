@@ -40,7 +40,7 @@ class Recipe:
     vram_mb: int = 0
     peak_mb: int = 0
     residue_mb: int = 300
-    load_s: float = 2.0
+    load_s: float = 1.0
     stop_s: float = 0.2
     sleep_s: float = 0.3
     wake_s: float = 0.5

@@ -52,7 +52,7 @@ class WorldOptions(Options):
     uses_mb: int | None = None
     peak_mb: int = 0
     residue_mb: int = 300
-    load_s: float = 2.0
+    load_s: float = 1.0
     stop_s: float = 0.2
     sleep_s: float = 0.3
     wake_s: float = 0.5
@@ -287,7 +287,7 @@ _QUICK = {"load_s": 0.2, "stop_s": 0.05, "sleep_s": 0.2, "wake_s": 0.3}
 def world_service(service: str, vram_mb: int, port: int | None = None, *, naps: bool = False, **fields: Any) -> Service:
     """A service of the world. `naps`: it can sleep; options of :class:`WorldOptions` go where they belong.
 
-    It has 20 s to start where nothing else is said: a start that fails by the clock is polled to its end.
+    It has 10 s to start where nothing else is said: a start that fails by the clock is polled to its end.
     """
     options = {key: fields.pop(key) for key in list(fields) if key in WorldOptions.model_fields}
     told = {
@@ -296,7 +296,7 @@ def world_service(service: str, vram_mb: int, port: int | None = None, *, naps: 
         "port": port,
         "vram_mb": vram_mb,
         "unit_vars": options,
-        "startup_timeout": 20.0,
+        "startup_timeout": 10.0,
     }
     told.update(fields)
     if naps:
