@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_a_service_may_carry_its_own_template(tmp_path: Path) -> None:
 
 
 def test_names_of_units(tmp_path: Path) -> None:
-    usual = Path.home() / ".local/share/gpumod"
+    usual = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".local/share/gpumod"  # whatever HOME says
     assert units.unit_name("a.b", tmp_path, "f" * 12, "user") == f"gpumod-a.b.{'f' * 12}.service"
     mine = units.unit_name("chat", usual, "f" * 12, "user")
     assert mine == "gpumod-chat.service"
