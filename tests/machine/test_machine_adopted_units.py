@@ -141,6 +141,9 @@ def test_five_things_are_adopted_used_and_let_go(machine: Machine, units: Units,
     proposed = {p["what"]: p for p in machine.ok("init").json["proposals"]}
     assert {"user unit writer.service", "system unit helper.service", "system unit ollama.service"} <= set(proposed)
     assert f"process {five.process.pid}" in proposed
+    assert not any(what.startswith("system unit user@") for what in proposed)  # who holds the writer's manager
+    refused = machine.quick("service", "adopt", f"user@{os.getuid()}.service", "--manager", "system")
+    assert (refused.code, refused.error["code"]) == (2, "users-manager")
     assert units.mark() == before
 
     writer = machine.ok("service", "adopt", "writer.service").json

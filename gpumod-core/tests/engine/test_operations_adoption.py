@@ -196,11 +196,21 @@ def test_a_unit_that_runs_a_container_says_so(make_owner: Callable[..., Owner]) 
     assert any("docker container 0123456789ab" in note for note in done.notes)
 
 
-@pytest.mark.parametrize("name", ["gpumod.service", "gpumod.0123456789ab.service", "gpumod-web.service"])
-def test_gpumods_own_units_are_not_adopted(make_owner: Callable[..., Owner], name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("gpumod.service", "own-unit"),
+        ("gpumod.0123456789ab.service", "own-unit"),
+        ("gpumod-web.service", "own-unit"),
+        ("user@1000.service", "users-manager"),
+    ],
+)
+def test_gpumods_own_units_and_users_managers_are_not_adopted(
+    make_owner: Callable[..., Owner], name: str, code: str
+) -> None:
     owner = make_owner()
     owner.place.add_unit(name, "acme-server", "--port", "9100")
-    assert owner.refused(name).info.code == "own-unit"
+    assert owner.refused(name).info.code == code
 
 
 def test_what_is_counted_as_nothing_is_said_before_and_after(make_owner: Callable[..., Owner]) -> None:

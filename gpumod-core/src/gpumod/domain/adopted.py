@@ -13,6 +13,9 @@ UNIT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,246}\.service$"
 OWN = ("gpumod-", "gpumod.")
 """How units of gpumod's own begin: those of its services, and that of its watch."""
 
+MANAGERS = "user@"
+"""How the system's units that are a user's manager begin: with everything that this user runs."""
+
 THEIRS = ("port", "model_id", "model_path")
 """Fields of an adopted service that whoever set it up decides: here they only say what is there."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpumod.domain.adopted import OWN
+from gpumod.domain.adopted import MANAGERS, OWN
 from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Sample
@@ -95,6 +95,13 @@ class Adopting(Services):
         unit = await asyncio.to_thread(self._unit_facts, params)
         if unit.name.startswith(OWN):
             raise UsageError("own-unit", f"{unit.name} is a unit of gpumod's own", why="it is managed already")
+        if unit.name.startswith(MANAGERS):
+            raise UsageError(
+                "users-manager",
+                f"{unit.name} is the systemd manager of a user, with everything that this user runs",
+                why="stopping it would end all of that",
+                hint="adopt the service itself: gpumod init shows what is found",
+            )
         return of_unit(self._around(), unit), []
 
     def _unit_facts(self, params: AdoptParams) -> UnitFacts:

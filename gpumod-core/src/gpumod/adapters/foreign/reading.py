@@ -11,7 +11,7 @@ from pathlib import Path
 from gpumod.adapters.containers import container_of
 from gpumod.adapters.foreign.processes import identity_of
 from gpumod.adapters.process.proc import parent, trees
-from gpumod.domain.adopted import UNIT_PATTERN, Manager
+from gpumod.domain.adopted import MANAGERS, UNIT_PATTERN, Manager
 from gpumod.ports.commands import CommandLine
 from gpumod.ports.foreign import ProcessFacts
 
@@ -73,9 +73,9 @@ def unit_of(pid: int) -> tuple[Manager, str] | None:
         controllers, _, path = rest.partition(":")
         parts = path.split("/")
         known = number == "0" or controllers == "name=systemd"
-        if not known or not re.fullmatch(UNIT_PATTERN[1:-1], parts[-1]) or parts[-1].startswith("user@"):
+        if not known or not re.fullmatch(UNIT_PATTERN[1:-1], parts[-1]) or parts[-1].startswith(MANAGERS):
             continue
-        if not any(part.startswith("user@") for part in parts):
+        if not any(part.startswith(MANAGERS) for part in parts):
             return "system", parts[-1]
         return ("user", parts[-1]) if ours in parts else None
     return None

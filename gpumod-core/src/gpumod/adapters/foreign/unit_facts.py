@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gpumod.adapters.systemd import states
 from gpumod.adapters.systemd.manager import Answer, Manager, Properties, refused
-from gpumod.domain.adopted import OWN, UNIT_PATTERN
+from gpumod.domain.adopted import MANAGERS, OWN, UNIT_PATTERN
 from gpumod.ports.commands import CommandLine
 from gpumod.ports.foreign import UnitFacts
 
@@ -17,13 +17,13 @@ _ARGV = re.compile(r"argv\[\]=(.*?) ; ignore_errors=")
 
 
 def names(manager: Manager) -> tuple[str, ...]:
-    """Every service unit, loaded or not, but for templates and gpumod's own."""
+    """Every service unit, loaded or not, but for templates, users' managers and gpumod's own."""
     found: set[str] = set()
     for verb in (("list-unit-files", "--type=service"), ("list-units", "--all", "--type=service")):
         answer = _call(manager, *verb, "--plain", "--no-legend")
         found |= {line.split()[0] for line in answer.out.splitlines() if line.split()}
     good = (name for name in found if re.fullmatch(UNIT_PATTERN[1:-1], name) and "@." not in name)
-    return tuple(sorted(name for name in good if not name.startswith(OWN)))
+    return tuple(sorted(name for name in good if not name.startswith((MANAGERS, *OWN))))
 
 
 def facts(manager: Manager, units: Sequence[str]) -> tuple[UnitFacts, ...]:
