@@ -153,3 +153,11 @@ def test_without_pytest_it_says_what_to_install(home: Path, tmp_path: Path) -> N
     assert done.returncode == 9, done.stdout + done.stderr
     error = json.loads(done.stdout)["error"]
     assert (error["code"], error["hint"]) == ("no-pytest", 'pip install "gpumod-core[testing]"')
+
+
+def test_the_suites_say_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['hypothesis'] = None  # 'there is none'\n")
+    done = run(tmp_path, "gpumod.testing.check", cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        'ModuleNotFoundError: gpumod\'s suites need hypothesis: pip install "gpumod-core[testing]"'
+    )

@@ -11,7 +11,16 @@
             return DriverCase(AcmeDriver(), [Service(id="chat", driver="acme", port=8000, model_path="/m")])
 """
 
-import pytest
+try:
+    import hypothesis as _hypothesis
+    import pytest
+    import pytest_asyncio as _pytest_asyncio
+except ModuleNotFoundError as lacking:
+    raise ModuleNotFoundError(
+        f'gpumod\'s suites need {lacking.name}: pip install "gpumod-core[testing]"', name=lacking.name
+    ) from None
+
+del _hypothesis, _pytest_asyncio
 
 # Before they are imported: what a failed assert of theirs compared is shown then, as in a test of one's own.
 pytest.register_assert_rewrite("gpumod.testing.suites", "gpumod.testing.supervisor_suite")
