@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in ROOT.glob("*/pyproject.toml"))
-FOR_TESTS = {"hypothesis", "pytest"}
+FOR_TESTS = {"hypothesis", "pytest", "pytest_asyncio"}
 """What the shipped test helpers (`testing`) may import besides: their users have it."""
 
 
