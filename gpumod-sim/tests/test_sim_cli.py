@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 
 import click.testing
@@ -115,6 +116,17 @@ def test_the_numbers_of_the_machine(box, call):
     for name, value in (("speed", "0"), ("speed", "nan"), ("ram", "inf")):
         with pytest.raises(UsageError):
             call(name, value)
+
+
+def test_a_second_signal_does_not_keep_a_holder_from_leaving(box, until):
+    for pause_s in (0.0002, 0.0004, 0.0006, 0.001, 0.0015, 0.002):
+        holder = box.start("../libexec/game", "a", "0", "4000")
+        until(lambda: "held" in box.log("svc"))
+        holder.terminate()
+        time.sleep(pause_s)  # a service manager's, and the parent's, somewhere in what the first one does
+        holder.terminate()
+        assert holder.wait(10) == 0
+        until(lambda: box.ledger.used_mb(0) == 0)
 
 
 def test_watch_ledger_follows_every_change(box, tmp_path, until):

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from gpumod_sim.machine import Machine as SimMachine
 from tests.nvml.driver import Driver, driver_for
 
 PROBE = os.environ.get("GPUMOD_TEST_PROBE", "sim")
+SUPERVISORS = os.environ.get("GPUMOD_TEST_SUPERVISORS", "").split()
+"""Which keep the services, where that is not the default: one for each test, in turn by the test's name."""
 CARD = "RTX 4090:24564"
 SPEED = 500.0
 LAG_S = 0.05
@@ -138,7 +141,13 @@ class Machine:
     """One home on a simulated machine. `gpumod` runs the program, `quick` the same in this process."""
 
     def __init__(
-        self, folder: Path, cards: str, ports: Sequence[int], sim: Path | None = None, driver: Driver | None = None
+        self,
+        folder: Path,
+        cards: str,
+        ports: Sequence[int],
+        sim: Path | None = None,
+        driver: Driver | None = None,
+        supervisor: str = "",
     ) -> None:
         self.folder = folder
         self.home = folder / "home"
@@ -151,6 +160,8 @@ class Machine:
         self.sim = SimMachine(str(sim or self.home / "sim"))
         self.sim.configure(speed=SPEED, lag_s=LAG_S, ram_mb=65_536)
         self.ok("settings", "set", "release_timeout_s", str(RELEASE_TIMEOUT_S))
+        if supervisor:
+            self.ok("settings", "set", "supervisor", supervisor)
         if driver is not None:
             driver.attach(self)
         self.unused = list(ports)
@@ -364,19 +375,23 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver |
 
 
 @pytest.fixture
-def make_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> Iterator[MakeMachine]:
+def make_machine(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: Driver | None
+) -> Iterator[MakeMachine]:
     """Makes machines of given cards. `beside` another one: a second home on that one's machine."""
     for name in [name for name in os.environ if name.startswith("GPUMOD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_COLOR", "1")
     made: list[Machine] = []
     blocks: list[Ports] = []
+    by_name = zlib.crc32(request.node.name.encode())
+    supervisor = SUPERVISORS[by_name % len(SUPERVISORS)] if SUPERVISORS else ""
 
     def make(cards: str = CARD, beside: Machine | None = None) -> Machine:
         blocks.append(Ports())
         folder = tmp_path / f"m{len(made)}"
         sim = Path(beside.sim.folder) if beside else None
-        made.append(Machine(folder, "" if beside else cards, blocks[-1].numbers, sim, driver))
+        made.append(Machine(folder, "" if beside else cards, blocks[-1].numbers, sim, driver, supervisor))
         return made[-1]
 
     yield make

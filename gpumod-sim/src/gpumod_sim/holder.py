@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from gpumod_sim.ledger import Ledger, OutOfMemoryError
 from gpumod_sim.machine import Machine
 
+ENDS = (signal.SIGTERM, signal.SIGINT)
+
 
 def main(folder: str, argv: Sequence[str]) -> int:
     """`SERVICE GPU MB`: hold the memory, write a line when it is held, and stay until a signal or the machine's end."""
@@ -24,10 +26,12 @@ def main(folder: str, argv: Sequence[str]) -> int:
         return 1
 
     def leave(_number: int, _frame: object) -> None:
+        for number in ENDS:  # a second one (systemd's, and the parent's) would wait for the lock that the first one holds
+            signal.signal(number, signal.SIG_IGN)
         ledger.leave(os.getpid())
         os._exit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDS:
         signal.signal(number, leave)
     sys.stdout.write("held\n")
     sys.stdout.flush()
