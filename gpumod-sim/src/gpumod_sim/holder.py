@@ -26,7 +26,9 @@ def main(folder: str, argv: Sequence[str]) -> int:
         return 1
 
     def leave(_number: int, _frame: object) -> None:
-        for number in ENDS:  # a second one (systemd's, and the parent's) would wait for the lock that the first one holds
+        for (
+            number
+        ) in ENDS:  # a second one (systemd's, and the parent's) would wait for the lock that the first one holds
             signal.signal(number, signal.SIG_IGN)
         ledger.leave(os.getpid())
         os._exit(0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from gpumod.api import Activity, metric_sum
 
 IN_FLIGHT = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-ENDED = "vllm:request_success_total"
-SERVED = (ENDED, "vllm:generation_tokens_total", "vllm:prompt_tokens_total")
+SERVED = ("vllm:request_success_total", "vllm:generation_tokens_total", "vllm:prompt_tokens_total")
 """They grow with a request's prompt, with each token and with its end: one that is aborted counts too."""
 
 

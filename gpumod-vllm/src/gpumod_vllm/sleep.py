@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, busy, metric_sum, poll
-from gpumod_vllm.activity import ENDED, activity_in
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, busy, poll
+from gpumod_vllm.activity import activity_in
 from gpumod_vllm.canary import canary
 from gpumod_vllm.options import vllm_options
 
@@ -109,23 +109,19 @@ async def drain(service: Service, port: int, http: Http, clock: Clock, timeout_s
     """Wait for the requests in flight, by `/metrics`. Raises Failed: `busy` when they do not end, `sleep-timeout` when
     there is no answer.
 
-    They have ended when there are none, or as many ended as there were at first: the last ones of a stream that never
-    pauses vLLM lets finish itself. It would do so with a long one too, but could not be called back from that.
+    vLLM lets requests finish too, but cannot be called back from waiting for a long one.
     """
-    wanted: float | None = None  # how many will have ended then
     left = 0
 
     async def ask() -> bool | None:
-        nonlocal wanted, left
+        nonlocal left
         try:
             reply = await http.request("GET", port, "/metrics")
         except HttpFailure as failure:
             return None if failure.kind == "timeout" else True
         told = activity_in(reply.text) if reply.ok else None
-        ended = metric_sum(reply.text, ENDED) or 0.0
         left = told.in_flight if told is not None else 0
-        wanted = ended + left if wanted is None else wanted
-        return True if left == 0 or ended >= wanted else None
+        return True if left == 0 else None
 
     if not await poll(clock, ask, timeout_s):
         if not left:
