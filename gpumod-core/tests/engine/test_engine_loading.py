@@ -104,3 +104,15 @@ def test_what_shows_nothing_else_is_shown_by_its_log_without_secrets(box: Any) -
     assert box.switch("on").status is RunStatus.DONE
     said = [news.text for news in box.told if news.kind is ProgressKind.WAITING]
     assert "it says: key (secret): compiling graph 3 of 9" in said
+
+
+@pytest.mark.parametrize("fault", ["die-after", "never-ready"])
+def test_why_a_start_failed_is_told_without_secrets(box: Any, fault: str) -> None:
+    box.world.secrets["web"] = {"TOKEN": "hunter22", "PEM": "-----\nfirst line\nsecond line\n"}
+    box.world.fault("web", fault, 0.5)
+    line = "ValidationError: input_value='hunter22', 'second line'"
+    box.when("start web after", lambda: box.world.logs["web"].append(line))
+    error = box.switch("on").error
+    assert "ValidationError: input_value='(secret)', '(secret)'" in error.details["log"]
+    assert "hunter22" not in str(error)
+    assert "hunter22" not in str(box.store.run(box.store.runs(1)[0].id))

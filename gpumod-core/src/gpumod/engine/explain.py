@@ -11,6 +11,7 @@ from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.machine import PortUser
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
+from gpumod.engine.logs import log_of
 from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
 from gpumod.ports import FatalLine, HttpFailure, ProcessStatus, ReadsItsLog
@@ -38,8 +39,7 @@ async def explained(machine: Machine, service: Service, owner: Handle, verb: str
 
     What ran out of time stays that: it may still come about. Where the process of a host is gone, that is why.
     """
-    supervisor = machine.supervisor(owner.supervisor)
-    before = await asyncio.to_thread(supervisor.logs, owner.service, LOG_LINES)
+    before = await log_of(machine, owner, LOG_LINES)
     try:
         yield
     except (Failed, HttpFailure) as error:
@@ -48,7 +48,7 @@ async def explained(machine: Machine, service: Service, owner: Handle, verb: str
 
         async def told() -> FatalLine | None:
             nonlocal lines
-            lines = since(before, await asyncio.to_thread(supervisor.logs, owner.service, LOG_LINES))
+            lines = since(before, await log_of(machine, owner, LOG_LINES))
             return fatal_line(machine, service, lines)
 
         if owner.service != service.id:
@@ -67,7 +67,7 @@ async def _look_at_host(machine: Machine, host: Handle, member: Service, verb: s
         return None if status.alive else status
 
     if status := await poll(machine.clock, end, LOG_LAG_S):
-        lines = await asyncio.to_thread(supervisor.logs, host.service, LOG_LINES)
+        lines = await log_of(machine, host, LOG_LINES)
         ended = died(host.launched, status.exit_code, lines, None).info
         raise Failed(
             "host-ended",
@@ -128,7 +128,7 @@ def port_taken(service: Service, port: int, user: PortUser, why: str, lines: tup
 async def ended_because(machine: Machine, handle: Handle, status: ProcessStatus) -> Failed:
     """Why a service with a process of its own ended while it was starting; who has its port is named."""
     service = handle.launched
-    lines = await asyncio.to_thread(machine.supervisor(handle.supervisor).logs, service.id, LOG_LINES)
+    lines = await log_of(machine, handle, LOG_LINES)
     fatal = fatal_line(machine, service, lines)
     if fatal is not None and fatal.code == "port-taken" and service.port is not None:
         users = await asyncio.to_thread(machine.local.port_users, [service.port])

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, suppress
 from gpumod.domain.machine import LoadSigns
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Handle
-from gpumod.domain.secrets import HIDDEN, secret_values
 from gpumod.domain.service import Service
 from gpumod.engine.context import RunContext
+from gpumod.engine.logs import read_log
 from gpumod.engine.machine import Machine
 from gpumod.ports import Clock
 
@@ -127,11 +127,9 @@ class Sight:
         return "", await asyncio.to_thread(self._said, owner)
 
     def _said(self, owner: Handle) -> str:
-        """The last line of its log, without the secrets that it was given."""
-        lines = self._machine.supervisor(owner.supervisor).logs(owner.service, 1)
+        """The last line of its log."""
+        lines = read_log(self._machine, owner, 1)
         line = lines[-1].strip() if lines else ""
-        for secret in {*self._machine.secrets.values(self._service).values(), *secret_values(owner.launched)} - {""}:
-            line = line.replace(secret, HIDDEN)
         return f"it says: {line[:LINE_LENGTH]}" if line else ""
 
 

@@ -15,6 +15,7 @@ from gpumod.engine.asking import ask
 from gpumod.engine.context import RunContext
 from gpumod.engine.explain import LOG_LINES, TOLD_LINES, ended_because, fatal_error, fatal_line, port_taken
 from gpumod.engine.footprints import footprint
+from gpumod.engine.logs import log_of
 from gpumod.engine.machine import Machine
 from gpumod.engine.suiting import launch_of
 from gpumod.plugins.kit import poll
@@ -111,7 +112,7 @@ async def wait_ready(ctx: RunContext, step: Step, handle: Handle, clock: Clock) 
         if answers
         else f"see `gpumod service logs {service.id}`; a slow model may need a larger startup_timeout",
         service=service.id,
-        log=list(await asyncio.to_thread(supervisor.logs, service.id, TOLD_LINES)),
+        log=list(await log_of(machine, handle, TOLD_LINES)),
     )
 
 
@@ -127,7 +128,7 @@ async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
             raise port_taken(service, service.port, stranger, "it answers there, and was there first")
     if answer.state == "ready":
         return
-    lines = await asyncio.to_thread(supervisor.logs, service.id, LOG_LINES)
+    lines = await log_of(machine, handle, LOG_LINES)
     fatal = fatal_line(machine, service, lines)
     if fatal:
         raise fatal_error(service, fatal, lines)
