@@ -123,8 +123,11 @@ def test_a_secret_reaches_its_service_and_nothing_else(machine: Machine) -> None
         assert "s3cr3t" not in machine.ok(*command.split()).stdout
     machine.change("service", "stop", "hyde")
 
+    draft = machine.home / "secrets" / f".hyde.json.{'0' * 16}.tmp"
+    draft.write_text(value)  # as who was killed while writing leaves it
     machine.ok("service", "secret", "remove", "hyde", "HF_TOKEN")
     assert machine.ok("service", "secret", "list", "hyde").json["names"] == []
+    assert list(draft.parent.iterdir()) == []
     assert not file.exists()
     done = machine.quick("service", "secret", "remove", "hyde", "HF_TOKEN")
     assert (done.code, done.error["code"]) == (4, "unknown-secret")

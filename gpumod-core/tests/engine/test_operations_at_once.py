@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from gpumod.adapters.settings import check_setting
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.mode import ModeMember
 from gpumod.operations.gpumod import Gpumod
-from gpumod.operations.params import ModeDelete, ModeWrite, PresetLoad, ServiceRemove, ServiceWrite
+from gpumod.operations.params import ModeDelete, ModeWrite, PresetLoad, SecretWrite, ServiceRemove, ServiceWrite
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world import World
 from gpumod.testing.world_drivers import world_mode, world_service
@@ -166,3 +167,16 @@ def test_loading_presets_loses_no_edit(box: Any, other: Any, presets: Path) -> N
     web = box.store.services()["web"]
     assert (web.port, web.name) == (9050, "Mine")
     assert box.store.user_edited("web") == {"name"}
+
+
+def test_secrets_are_changed_by_one_at_a_time(box: Any, other: Any) -> None:
+    other.world.secrets = box.world.secrets
+    seen: list[set[str]] = []
+    box.every = lambda label: seen.append({*box.world.secrets["web"]}) if label == "write put_service before" else None
+
+    def put(name: str) -> Do:
+        return ask("secret_set", SecretWrite(service="web", name=name, value=SecretStr("s3cret")))
+
+    at_once(box, other, put("FIRST"), "put_service", put("SECOND"))
+    assert seen == [{"FIRST"}]  # the second waits with the file, too
+    assert set(box.world.secrets["web"]) == {"FIRST", "SECOND"}

@@ -44,7 +44,9 @@ class SecretFiles:
         return values
 
     def put(self, service: str, name: str, value: str | None) -> None:
+        """Change one value (None: remove it), and leave the others. Whoever calls it is alone at that."""
         path = self._path(service)
+        _remove_drafts(path)
         values = {key: old for key, old in self.values(service).items() if key != name}
         if value is not None:
             values[name] = value
@@ -58,12 +60,19 @@ class SecretFiles:
             raise _bad(path, error.strerror or str(error), "check the disk and the folder") from error
 
     def forget(self, service: str) -> None:
+        _remove_drafts(self._path(service))
         remove_file(self._path(service))
 
     def _path(self, service: str) -> Path:
         if not is_id(service):
             raise UsageError("bad-id", f"{service[:80]!r} is no id of a service", why="it becomes part of a path")
         return self._folder / f"{service}.json"
+
+
+def _remove_drafts(path: Path) -> None:
+    """What was killed while it wrote left one, with every value in it."""
+    for draft in path.parent.glob(f".{path.name}.*.tmp"):
+        remove_file(draft)
 
 
 def _bad(path: Path, why: str, hint: str) -> Failed:

@@ -30,8 +30,7 @@ class ServiceSecrets(Base):
         why = why_no_variable(params.name, value) if value else "it is empty"
         if why := why or why_not_with(self._machine, service, {params.name: value}):
             raise UsageError("bad-secret", f"{params.name} cannot be a secret of {service.id}", why=why)
-        self._machine.secrets.put(service.id, params.name, value)
-        return self._changed(service.id, "secret-set", params.name)
+        return self._changed(service.id, params.name, value)
 
     async def secret_remove(self, params: SecretRef) -> SecretsResult:
         """Forget a secret."""
@@ -39,13 +38,15 @@ class ServiceSecrets(Base):
         names = self._machine.secrets.names(service.id)
         if params.name not in names:
             raise unknown("secret", params.name, names, f"gpumod service secret list {service.id}")
-        self._machine.secrets.put(service.id, params.name, None)
-        return self._changed(service.id, "secret-removed", params.name)
+        return self._changed(service.id, params.name, None)
 
-    def _changed(self, service: str, kind: str, name: str) -> SecretsResult:
-        store, stored = self._machine.store, self._machine.store.services()[service]
-        edited = sorted(store.user_edited(service))
-        store.put_service(stored, event=self._event(kind, service, name=name), user_edited=edited)
+    def _changed(self, service: str, name: str, value: str | None) -> SecretsResult:
+        store = self._machine.store
+        with store.together():  # its lock is that of the file of secrets, too
+            stored = self._service(service)
+            self._machine.secrets.put(service, name, value)
+            event = self._event("secret-removed" if value is None else "secret-set", service, name=name)
+            store.put_service(stored, event=event, user_edited=sorted(store.user_edited(service)))
         apply = f"gpumod service restart {service}" if service in store.handles() else ""
         return SecretsResult(service=service, names=self._machine.secrets.names(service), apply=apply)
 
