@@ -41,6 +41,10 @@ FEW = 3
 BOXED = ROOT / "tests" / "systemd" / "python"
 """The interpreter of workers that have a real systemd of their own."""
 
+PARTS = ("faults", "free", "killed", "neighbours", "router", "signals", "sweep", "switches", "uneven", "watch")
+SPINE = [f"tests/machine/test_machine_{part}.py" for part in PARTS]
+"""Those of the machine's tests in which it matters who keeps the services, and how memory is read."""
+
 BUILD = {"UV_BUILD_CONSTRAINT": str(ROOT / "constraints.txt")}
 """Environment of installs and builds: the build backend obeys constraints.txt too."""
 
@@ -85,6 +89,9 @@ def systemd(session: nox.Session) -> None:
     _pytest(session, *boxes, "-m", "systemd and not docker and not llamacpp", *(session.posargs or ["tests"]))
     if not session.posargs:
         _pytest(session, "-n", "2", "-m", "reboot", "tests/systemd")  # these boot boxes themselves
+        # The machine's suite once more: its services are units, of both managers in turn, its GPUs are read by NVML.
+        env = {"GPUMOD_TEST_SUPERVISORS": "systemd-system systemd-user", "GPUMOD_TEST_PROBE": "nvml"}
+        _pytest(session, *boxes, "-m", "not systemd", *SPINE, env=env)
 
 
 @nox.session
@@ -157,11 +164,8 @@ def nvml(session: nox.Session) -> None:
     """The machine's suite with the GPUs read through NVML, from a stand-in for the driver (needs gcc)."""
     _install(session, "test")
     workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
-    # those in which it matters how memory is read: what is held by whom, and what is free
-    parts = ("faults", "free", "killed", "neighbours", "switches", "uneven", "watch")
-    folders = session.posargs or [f"tests/machine/test_machine_{part}.py" for part in parts]
     env = {"GPUMOD_TEST_PROBE": "nvml"}
-    _pytest(session, *workers, "-m", "not systemd", *folders, env=env)
+    _pytest(session, *workers, "-m", "not systemd", *(session.posargs or SPINE), env=env)
 
 
 @nox.session(name="real-vllm")

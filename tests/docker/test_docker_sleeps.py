@@ -17,7 +17,7 @@ from tests.machine.test_machine_sleeps_vllm import (
     RESIDUE_MB,
     SLEEPER,
     WEIGHTS_MB,
-    check_ram,
+    check_memory,
     prepare,
     ram_mb,
 )
@@ -72,7 +72,7 @@ def test_a_level_of_a_container_in_switches(machine: Machine, engine: Dockerd, l
     assert len(began) == 1, "it slept; it was not stopped"
     done.append(machine.change("switch", "blank", watch=watch))
     machine.nothing_left()
-    assert bool(check_ram(watch, done)) is (level == "l1")
+    assert bool(check_memory(watch, done)) is (level == "l1")
 
 
 def test_one_that_frees_nothing_in_its_container_is_stopped(machine: Machine, engine: Dockerd) -> None:

@@ -34,8 +34,10 @@ def ram_mb(machine: Machine) -> dict[str, int]:
     return {row["service"]: row["mb"] for row in Ledger(machine.sim).public()["ram"] if row["mb"]}
 
 
-def check_ram(watch: Watch, outcomes: list[Outcome]) -> list[int]:
-    """At every moment host RAM was within what the plan of that change said; the amounts, as they came."""
+def check_memory(watch: Watch, outcomes: list[Outcome]) -> list[int]:
+    """At every moment VRAM and host RAM were within what the plan of that change said; host RAM's amounts, as they
+    came."""
+    watch.check()
     held: dict[str, int] = {}
     seen: list[int] = []
     for event in watch.events():
@@ -78,7 +80,7 @@ def test_a_level_in_switches(machine: Machine, level: str) -> None:
                 assert (ram["after_mb"] - ram["before_mb"] >= WEIGHTS_MB) is (level == "l1")
     done.append(machine.change("switch", "blank", watch=watch))
     machine.nothing_left()
-    assert bool(check_ram(watch, done)) is (level == "l1")
+    assert bool(check_memory(watch, done)) is (level == "l1")
 
 
 @pytest.mark.slow
