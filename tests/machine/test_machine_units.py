@@ -87,7 +87,7 @@ def test_what_no_template_is_called_is_told(machine: Machine) -> None:
     done = machine.quick("template", "show", "vlm.service.j2")
     assert (done.code, done.error["code"]) == (4, "unknown-template")
     assert "vllm.service.j2" in done.error["hint"]
-    done = machine.quick("template", "render", "llamacpp-preset.ini.j2", "hyde")
+    done = machine.quick("template", "render", "nicer.j2", "hyde")
     assert (done.code, done.error["code"]) == (2, "not-a-unit")
 
 

@@ -12,7 +12,7 @@ from gpumod.api import Allocation, Service, UsageError
 from gpumod_llamacpp.options import llamacpp_options, model_settings
 
 FILE_NAME = "models.ini"
-TEMPLATES = Path(__file__).parent / "templates"
+FILES = Path(__file__).parent / "files"
 
 
 def ini_value(text: str) -> str:
@@ -97,7 +97,7 @@ def render_preset(members: Sequence[tuple[Service, Allocation]]) -> str:
 def _template() -> Template:
     # Autoescaping is for HTML; every value was checked against the dialect above.
     env = Environment(  # noqa: S701 - no HTML: it escapes as INI files do
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(FILES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

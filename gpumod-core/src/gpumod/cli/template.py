@@ -16,7 +16,7 @@ from gpumod.cli.lazy import subcommand
 
 @click.group("template")
 def template() -> None:
-    """What systemd units, and files of services, are made of."""
+    """What systemd units are made of."""
 
 
 @subcommand(template, "list", "template_list")
