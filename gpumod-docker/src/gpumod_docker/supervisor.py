@@ -36,7 +36,7 @@ from gpumod_docker.containers import Containers, refuse_engines_own
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, given_by_cdi, gpus_of, name_of, uses_folder
 from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
-from gpumod_docker.gate import another_owner, refuse_anothers, refuse_unsafe
+from gpumod_docker.gate import refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
 from gpumod_docker.mounts import Volume, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
@@ -280,11 +280,17 @@ class DockerSupervisor:
 
     # --- stop ---------------------------------------------------------------------------------------------------
 
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `anothers-home` where root would end what another user's home names."""
+        for handle in handles:
+            refuse_anothers(self._home, handle.service, stop=True)
+
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """Stop the container: the launch's signal, its time to act, then SIGKILL. Returns when nothing of it is left.
 
-        Does nothing when there is none. Raises Failed `cannot-kill`.
+        Does nothing when there is none. Raises Failed `cannot-kill`, MachineLacks `anothers-home`.
         """
+        refuse_anothers(self._home, handle.service, stop=True)
         containers = Containers(_engine_of(handle), self._home_id)
         seen = await asyncio.to_thread(containers.inspect, handle.service)
         if seen is None or not is_up(seen):
@@ -304,10 +310,13 @@ class DockerSupervisor:
             await self._clock.sleep(_POLL_S)
 
     async def forget(self, service: str) -> bool:
-        """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up."""
+        """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up.
+
+        Raises MachineLacks `anothers-home` as :meth:`stop` does."""
+        refuse_anothers(self._home, service, stop=True)
         self.reach()  # before the SDK is imported: this is asked at every removal of a service, whoever kept it
         gone = await asyncio.to_thread(Containers(engine.socket_path(), self._home_id).remove, service)
-        if gone and another_owner(self._home) is None:  # root follows no link of that user's to what it would remove
+        if gone:
             ServiceFolder(self._home, service).forget()
         return gone
 

@@ -53,15 +53,21 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
     return Resolved(_program(service, argv[0], cwd, searched), argv, own, inherited, cwd)
 
 
+def anothers(home: Path) -> str | None:
+    """The name of the user in whose home root is at work; None in root's own, and for everybody else."""
+    if os.geteuid() != 0 or (owner := owner_of(home)) == 0:
+        return None
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"#{owner}"
+
+
 def refuse_anothers(home: Path, service: str, *, stop: bool = False) -> None:
     """Raise MachineLacks `anothers-home` where root would run, with its own rights, what another user's home says; or
     end (`stop`) the processes that it names."""
-    if os.geteuid() != 0 or (owner := owner_of(home)) == 0:
+    if (name := anothers(home)) is None:
         return
-    try:
-        name = pwd.getpwuid(owner).pw_name
-    except KeyError:
-        name = f"#{owner}"
     raise MachineLacks(
         "anothers-home",
         f"service {service} is not stopped by root: its home is of {name}"
