@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpumod.adapters.clock import SystemClock
+from gpumod.adapters.environment import DEFAULT_PATH
 from gpumod.adapters.foreign.units import AdoptedUnits
 from gpumod.adapters.systemd import SystemdSupervisor
 from gpumod.domain.adopted import Adopted
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.systemd
 
 UNITS = Path("/etc/systemd/system")
 LAUNCH = Launch(argv=("/bin/sleep", "600"), stop_timeout_s=2.0)
-ANN, BOB = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
+ANN, BOB = pwd.getpwnam("daemon"), pwd.getpwnam("nobody")  # of nobody systemd tells no HOME
 
 
 class Home:
@@ -99,6 +100,22 @@ async def test_the_unit_of_anothers_home_with_the_same_id_is_left_alone(homes: t
         await bob.start()
     assert await ann.supervisor.forget("svc")
     assert not unit.exists()
+
+
+async def test_what_root_starts_for_a_user_has_that_users_variables(
+    homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caches would else be looked for in root's folders, and libraries be those of root's shell."""
+    ours = {"HOME": "/root", "USER": "root", "HF_HOME": "/root/hf", "LD_LIBRARY_PATH": "/root/lib", "TMPDIR": "/root"}
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"/root/bin:{os.environ['PATH']}")
+    await homes[0].start()
+    told = Path(f"/proc/{await homes[0].pid()}/environ").read_bytes().decode().split("\0")
+    found = dict(entry.split("=", 1) for entry in told if entry)
+    assert (found["HOME"], found["USER"], found["OWN"]) == (ANN.pw_dir, ANN.pw_name, "1")
+    assert found["PATH"] == DEFAULT_PATH
+    assert not ours.keys() - {"HOME", "USER"} & found.keys()
 
 
 async def test_no_unit_that_a_user_has_adopted_is_started_or_stopped_by_root(homes: tuple[Home, Home]) -> None:

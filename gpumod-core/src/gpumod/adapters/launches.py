@@ -32,8 +32,16 @@ class Resolved:
         return {**self.inherited, **self.own}
 
 
-def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path, settings: Settings) -> Resolved:
-    """What `launch` means on this machine, with `env` over its own variables; `folder` is the service's.
+def resolved(
+    service: str,
+    launch: Launch,
+    env: Mapping[str, str],
+    folder: Path,
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+) -> Resolved:
+    """What `launch` means on this machine, with `env` over its own variables; `folder` is the service's. It inherits
+    of `environ`.
 
     Raises MachineLacks `missing-binary`, Failed `missing-folder` or `cannot-execute`, UsageError `bad-launch`.
     """
@@ -46,7 +54,7 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
             hint=f"make it, or change the working folder: gpumod service edit {service}",
         )
     own = {name: filled(value, folder) for name, value in {**launch.env, **env}.items()}
-    inherited = environment.inherited(os.environ, settings.bin_path)
+    inherited = environment.inherited(environ, settings.bin_path)
     argv = tuple(filled(word, folder) for word in launch.argv)
     _check_words(service, argv, {**inherited, **own})
     searched = environment.search_path({**inherited, **own}, settings.bin_path)

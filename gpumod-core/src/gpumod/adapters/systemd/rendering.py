@@ -48,6 +48,10 @@ class Rendering:
         """The home that the units are of. Raises as :func:`gpumod.adapters.folders.owner_of`."""
         return whose(self._home, self._home_id)
 
+    def environ(self) -> Mapping[str, str]:
+        """What services inherit of: nothing of root's, where root has them run as somebody else."""
+        return {} if os.geteuid() == 0 and runs_as(self._home, self._scope) else os.environ
+
     @property
     def folder(self) -> Path:
         """Where units are written."""

@@ -133,7 +133,8 @@ class SystemdSupervisor:
         return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
 
     def _resolved(self, handle: Handle, launch: Launch, env: Mapping[str, str] | None = None) -> Resolved:
-        return resolved(handle.service, launch, env or {}, self._records.folder(handle.service), self._settings)
+        folder, environ = self._records.folder(handle.service), self._rendering.environ()
+        return resolved(handle.service, launch, env or {}, folder, self._settings, environ)
 
     @asynccontextmanager
     async def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AsyncIterator[None]:
