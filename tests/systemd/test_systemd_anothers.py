@@ -106,10 +106,10 @@ async def test_what_root_starts_for_a_user_has_that_users_variables(
     homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Caches would else be looked for in root's folders, and libraries be those of root's shell."""
-    ours = {"HOME": "/root", "USER": "root", "HF_HOME": "/root/hf", "LD_LIBRARY_PATH": "/root/lib", "TMPDIR": "/root"}
+    ours = {"HOME": "/root", "USER": "root", "HF_HOME": "/roots/hf", "LD_LIBRARY_PATH": "/roots/lib", "TMPDIR": "/root"}
     for name, value in ours.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PATH", f"/root/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"/roots/bin:{os.environ['PATH']}")
     await homes[0].start()
     told = Path(f"/proc/{await homes[0].pid()}/environ").read_bytes().decode().split("\0")
     found = dict(entry.split("=", 1) for entry in told if entry)

@@ -149,6 +149,52 @@ def test_ones_own_links_go_on_working(alice: Alice) -> None:
     assert (alice.etc / "own").read_text() == "x"
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_of_roots_into_a_users_folder_does_not_hide_that_user(alice: Alice, relative: bool) -> None:
+    """The folder that it led to, be it root's, is where that user wants it, and something else is in its place."""
+    links = alice.etc.parent / "links"
+    links.mkdir()
+    home, place = links / "gpumod", alice.folder / "gpumod"
+    (links / "again").symlink_to(place)
+    home.symlink_to("../links/again" if relative else links / "again")
+    roots = alice.own(place, 0)
+    assert (owner_of(home), owner_of(home / "services"), owner_of(links)) == (ALICE, ALICE, 0)
+    with pytest.raises(MachineLacks):
+        refuse_anothers(home, "x")
+    ensure_private_dir(home / "services")
+    roots.rename(alice.folder / "away")
+    assert owner_of(home) == ALICE, "it is gone for a moment"
+    with pytest.raises(Failed):
+        ensure_private_dir(home)  # what a link leads to is not made: the disk may not be there
+    alice.link(place, alice.etc / "nothing")
+    assert owner_of(home) == ALICE
+    place.unlink()
+    alice.link(place, alice.etc)
+    for ask in (lambda: owner_of(home), lambda: write_atomic(home / "file", "x")):
+        with pytest.raises(Failed) as caught:
+            ask()
+        assert caught.value.code == "bad-folder"
+        assert str(place) in caught.value.info.message
+    alice.nothing_came_of_it()
+
+
+def test_links_that_lead_nowhere_or_are_anybodys(alice: Alice) -> None:
+    shared = alice.own(alice.etc.parent / "shared", 0)
+    shared.chmod(0o1777)
+    alice.link(shared / "alices", alice.etc)
+    (shared / "roots").symlink_to(alice.etc)
+    (shared / "round").symlink_to(shared / "round")
+    with pytest.raises(PermissionError):
+        write_atomic(shared / "alices" / "file", "x")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomic(shared / "round" / "file", "x")
+    with pytest.raises(NotADirectoryError):
+        write_atomic(alice.etc / "environment" / "file", "x")
+    alice.nothing_came_of_it()
+    write_atomic(shared / "roots" / "file", "x")
+    assert (alice.etc / "file").read_text() == "x"
+
+
 def test_folders_that_lie_in_anothers_home_without_a_link(alice: Alice) -> None:
     alice.own(alice.home / "roots", 0)  # as one that was just made, and was not given away yet
     write_atomic(alice.home / "roots" / "file", "x")
