@@ -14,6 +14,7 @@ import pytest
 
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.environment import DEFAULT_PATH
+from gpumod.adapters.files import ensure_private_dir, write_atomic
 from gpumod.adapters.foreign.units import AdoptedUnits
 from gpumod.adapters.systemd import SystemdSupervisor
 from gpumod.domain.adopted import Adopted
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.systemd
 
 UNITS = Path("/etc/systemd/system")
-LAUNCH = Launch(argv=("/bin/sleep", "600"), stop_timeout_s=2.0)
+LAUNCH = Launch(argv=("/bin/sh", "-c", "echo said; exec sleep 600"), stop_timeout_s=2.0)
 ANN, BOB = pwd.getpwnam("daemon"), pwd.getpwnam("nobody")  # of nobody systemd tells no HOME
 
 
@@ -91,6 +92,9 @@ async def test_the_unit_of_anothers_home_with_the_same_id_is_left_alone(homes: t
     with pytest.raises(GpumodError):
         bob.supervisor.check(bob.handle, LAUNCH)
     assert (bob.supervisor.units(), list(await bob.supervisor.strays([]))) == ({}, [])
+    while not ann.supervisor.logs("svc", 5):  # the journal takes its time
+        time.sleep(0.02)
+    assert bob.supervisor.logs("svc", 5) == ()
     assert await bob.supervisor.forget("svc")
     assert (unit.read_text(), await ann.pid()) == (text, pid)
     await ann.supervisor.may([ann.handle])
@@ -118,9 +122,11 @@ async def test_what_root_starts_for_a_user_has_that_users_variables(
     assert not ours.keys() - {"HOME", "USER"} & found.keys()
 
 
-async def test_no_unit_that_a_user_has_adopted_is_started_or_stopped_by_root(homes: tuple[Home, Home]) -> None:
+async def test_no_unit_that_a_user_has_adopted_is_started_stopped_or_read_by_root(
+    homes: tuple[Home, Home], tmp_path: Path
+) -> None:
     roots = UNITS / "gpumod-svc.roots.service"  # of which every user may say that it is adopted
-    roots.write_text("[Service]\nExecStart=/bin/sleep 600\n")
+    roots.write_text("[Service]\nExecStart=/bin/sh -c 'echo of root; exec sleep 600'\n")
     subprocess.run(["systemctl", "start", roots.name], check=True)
     keeper = AdoptedUnits(homes[0].folder, SystemClock(), scope="system")
     service = Service(id="svc", driver="none", adopted=Adopted(unit=roots.name, manager="system"))
@@ -130,5 +136,14 @@ async def test_no_unit_that_a_user_has_adopted_is_started_or_stopped_by_root(hom
         with pytest.raises(MachineLacks) as caught:
             await act
         assert caught.value.code == "anothers-home"
+    own = AdoptedUnits(tmp_path, SystemClock(), scope="system")
+    own.meet(handle)
+    while not own.logs("svc", 10):
+        time.sleep(0.02)
     assert keeper.logs("svc", 10) == ()
+    run = subprocess.check_output(["systemctl", "show", "-P", "InvocationID", roots.name], text=True).strip()
+    ended = homes[0].folder / "services/svc/.run/ended"
+    ensure_private_dir(ended.parent)
+    write_atomic(ended, f"n {run} success exited 0")
+    assert homes[0].supervisor.logs("svc", 10) == (), "the user says which run that was"
     assert (await keeper.status([handle]))["svc"].alive

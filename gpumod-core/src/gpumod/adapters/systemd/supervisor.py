@@ -7,7 +7,6 @@ is never a second copy of it.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -163,7 +162,7 @@ class SystemdSupervisor:
 
     def _lacks_rights(self, unit: Unit, service: str) -> bool:
         differs = units.there(unit.path, self._rendering.whose(), service) != unit.text
-        return differs and not os.access(_nearest(unit.path.parent), os.W_OK)
+        return differs and not units.is_writable(unit)
 
     def _others_lacking(self, service: str) -> list[Unit]:
         found = []
@@ -178,7 +177,7 @@ class SystemdSupervisor:
         if self._manager.scope == "user":  # the system's manager runs it as the home's owner
             refuse_anothers(self._home, service)
 
-    def _refuse_to_stop(self, service: str) -> None:
+    def _refuse_strange(self, service: str) -> None:
         """For another user's home root stops that home's own units alone, whatever id its owner has given it."""
         if self._manager.scope == "user":
             refuse_anothers(self._home, service, stop=True)
@@ -189,7 +188,7 @@ class SystemdSupervisor:
         """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`, and what
         :meth:`stop` raises of units that are not this home's."""
         for handle in handles:
-            self._refuse_to_stop(handle.service)
+            self._refuse_strange(handle.service)
         await ask_leave(self._manager, sorted({self._rendering.name(handle.service) for handle in handles}))
 
     async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
@@ -323,7 +322,7 @@ class SystemdSupervisor:
         Does nothing when there is none. Raises Failed `cannot-kill` or `systemd-refused`, MachineLacks `not-allowed`;
         where root is at work in another user's home, Failed `foreign-unit` and MachineLacks `anothers-home`.
         """
-        self._refuse_to_stop(handle.service)
+        self._refuse_strange(handle.service)
         name = self._rendering.name(handle.service)
         shown = await self._shown(name)
         if states.is_due(shown) or states.pids_of(shown):
@@ -350,11 +349,19 @@ class SystemdSupervisor:
     # --- logs and files -----------------------------------------------------------------------------------------
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
-        """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
+        """The last lines of the present or last run, from the journal. Blocks some 20 ms.
+
+        Where root asks for another user's home, which may keep them: of the run that systemd knows, and of that home's
+        own units alone.
+        """
+        try:
+            self._refuse_strange(service)
+        except GpumodError:
+            return ()
         name = self._rendering.name(service)
         words = ["systemctl", *(["--user"] if self._manager.scope == "user" else [])]
         answer = self._manager.run([*words, "show", "--property=InvocationID", "--value", "--", name])
-        last = states.ending_at(self._rendering.exit_file(service))
+        last = None if anothers(self._home) else states.ending_at(self._rendering.exit_file(service))
         return lines_of(self._manager, name, answer.out.strip() or (last.invocation if last else ""), lines)
 
     def log_path(self, service: str) -> None:
@@ -380,9 +387,3 @@ def _is_read(shown: Properties, unit: Unit) -> bool:
     """True when the manager knows the unit as it stands on the disk."""
     known = shown.get("LoadState") == "loaded" and shown.get("FragmentPath") == str(unit.path)
     return known and shown.get("NeedDaemonReload") == "no"
-
-
-def _nearest(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder

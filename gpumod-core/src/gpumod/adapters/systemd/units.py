@@ -169,6 +169,14 @@ def not_read(unit: Unit, shown: Properties) -> Failed:
     )
 
 
+def is_writable(unit: Unit) -> bool:
+    """Whether this user may put a unit where it belongs."""
+    folder = unit.path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
 def write(unit: Unit) -> Callable[[], None]:
     """Put a unit where it belongs, whole or not at all; what is returned puts back what was there.
 
