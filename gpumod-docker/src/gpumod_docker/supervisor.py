@@ -194,20 +194,18 @@ class DockerSupervisor:
         newest: bool = False,
     ) -> str:
         loop, told = asyncio.get_running_loop(), ""
+        with folder.noting(PULL) as note:
 
-        def note(text: str) -> None:
-            nonlocal told
-            if text != told:
-                told = text
-                with contextlib.suppress(RuntimeError):  # it pulls in a thread of its own, which may be left behind
-                    loop.call_soon_threadsafe(tell, text)
-                with contextlib.suppress(Failed):  # a full disk is the engine's to tell
-                    folder.note(PULL, {"text": text, "pid": os.getpid()})
+            def hear(text: str) -> None:
+                nonlocal told
+                if text != told:
+                    told = text
+                    with contextlib.suppress(RuntimeError):  # it pulls in a thread of its own, which may be left behind
+                        loop.call_soon_threadsafe(tell, text)
+                    with contextlib.suppress(Failed):  # a full disk is the engine's to tell
+                        note({"text": text, "pid": os.getpid()})
 
-        try:
-            return await images.have(socket, options, note, newest=newest)
-        finally:
-            folder.unnote(PULL)  # also that of one that was killed
+            return await images.have(socket, options, hear, newest=newest)
 
     def _start(
         self, containers: Containers, folder: ServiceFolder, nonce: str, wanted: Wanted, image_id: str
