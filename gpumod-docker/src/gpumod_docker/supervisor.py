@@ -38,7 +38,7 @@ from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
 from gpumod_docker.gate import refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
-from gpumod_docker.mounts import Volume, refuse_source
+from gpumod_docker.mounts import Volume, missing_folder, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
 from gpumod_docker.pids import ended, is_alive, proxies, tree_of
 from gpumod_docker.states import Inspected, is_up, status_of, token_of
@@ -127,7 +127,7 @@ class DockerSupervisor:
             folder.check_name(file)
         for volume in volumes:
             if not volume.is_named and not Path(volume.source).exists():
-                raise _missing_folder(service.id, volume)
+                raise missing_folder(service.id, volume)
         return wanted, self._config(wanted, cdi=False)
 
     def draft(self, handle: Handle, launch: Launch, told: Mapping[str, str]) -> Config:
@@ -380,13 +380,4 @@ def _cannot_kill(service: str, pids: Sequence[int]) -> Failed:
         why=f"the engine says that it is up; its processes: {', '.join(map(str, pids[:10])) or 'none'}",
         hint="processes in state D end when the kernel lets them; if the engine hangs: systemctl restart docker",
         pids=list(pids[:100]),
-    )
-
-
-def _missing_folder(service: str, volume: Volume) -> Failed:
-    return Failed(
-        "missing-folder",
-        f"service {service} cannot have {volume.source} at {volume.target}",
-        why="there is no such folder or file",
-        hint=f"make it, or change the volumes: gpumod service edit {service}",
     )
