@@ -26,8 +26,10 @@ from gpumod_docker.supervisor import DockerSupervisor
 
 
 @contextmanager
-def answering(path: Path, body: bytes, then: tuple[int, bytes] | None = None) -> Iterator[None]:
-    """Something that is no engine, or one that answers everything but its version with `then`."""
+def answering(
+    path: Path, body: bytes, then: tuple[int, bytes] | None = None, asked: list[str] | None = None
+) -> Iterator[None]:
+    """Something that is no engine, or one that answers everything but its version with `then`; `asked` is what of."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -37,6 +39,8 @@ def answering(path: Path, body: bytes, then: tuple[int, bytes] | None = None) ->
             self.answer(*(then or (404, b"{}")))
 
         def answer(self, status: int, text: bytes) -> None:
+            if asked is not None:
+                asked.append(self.path)
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text)
@@ -242,11 +246,13 @@ async def test_root_leaves_another_users_home_alone(path: Path, tmp_path: Path) 
     with answering(path, b'{"ApiVersion": "1.41"}', (404, b'{"message": "No such container"}')):
         with pytest.raises(MachineLacks) as caught:
             supervisor.write_files("svc", [LaunchFile(name="models.ini", content="[a]")])
-        assert await supervisor.forget("svc")
+        with pytest.raises(MachineLacks, match="not stopped by root"):
+            await supervisor.forget("svc")
         assert [place.name for place in away.rglob("*")] == ["svc"]
         os.chown(home, 0, 0)
         os.chown(tmp_path, 12345, 12345)  # whose folder it lies in says what it is
-        assert await supervisor.forget("svc")
+        with pytest.raises(MachineLacks):
+            await supervisor.forget("svc")
         assert any(away.iterdir())
         os.chown(tmp_path, 0, 0)
         (linked := tmp_path / "linked").symlink_to(home)  # root's own link, to that user's home
@@ -257,3 +263,23 @@ async def test_root_leaves_another_users_home_alone(path: Path, tmp_path: Path) 
         assert await supervisor.forget("svc")
     assert caught.value.code == "anothers-home"
     assert not any(away.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's home")
+async def test_root_ends_no_container_that_another_users_home_names(path: Path, tmp_path: Path) -> None:
+    """That home could have the id of another, and with it the names of its containers."""
+    (home := tmp_path / "home").mkdir()
+    os.chown(home, 12345, 12345)
+    supervisor = DockerSupervisor(home, "0123456789ab", Settings(), SystemClock())
+    service = Service(id="svc", driver="docker", port=7850, unit_vars={"image": "a"})
+    handle = Handle(service="svc", supervisor="docker", nonce="n", launched=service, started_at=0.0)
+    asked: list[str] = []
+    with answering(path, b'{"ApiVersion": "1.41"}', (404, b'{"message": "No such container"}'), asked):
+        for act in (supervisor.may([handle]), supervisor.stop(handle, Launch(argv=("serve",)))):
+            with pytest.raises(MachineLacks, match="not stopped by root"):
+                await act
+        assert asked == []
+        os.chown(home, 0, 0)
+        await supervisor.may([handle])
+        await supervisor.stop(handle, Launch(argv=("serve",)))
+    assert any("gpumod-svc" in one for one in asked)

@@ -6,14 +6,19 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpumod.api import Failed, LaunchFile, MachineLacks, Settings
 from gpumod_docker.folder import ServiceFolder
 from gpumod_docker.supervisor import PULL, DockerSupervisor
+
+Note = Callable[[Mapping[str, Any]], None]
 
 
 class Now:
@@ -40,6 +45,29 @@ def test_a_pull_that_nobody_is_at_any_more_is_no_log(tmp_path: Path, monkeypatch
         with pytest.raises(MachineLacks) as asked:
             supervisor.logs("svc", 5)
         assert asked.value.code == "no-engine"
+
+
+def test_a_thread_that_is_left_behind_notes_nothing(tmp_path: Path) -> None:
+    """It would be this process's, which lives: no log would be shown any more but that of the pull."""
+    folder = ServiceFolder(tmp_path, "svc")
+    for _ in range(5):
+        begun, done = threading.Event(), threading.Event()
+        with folder.noting(PULL) as note:
+
+            def pull(note: Note, begun: threading.Event, done: threading.Event) -> None:
+                while not done.is_set():
+                    note({"text": "pulling", "pid": os.getpid()})
+                    begun.set()
+
+            left = threading.Thread(target=pull, args=(note, begun, done))
+            left.start()
+            begun.wait()
+            assert folder.noted(PULL)["text"] == "pulling"
+        assert folder.noted(PULL) == {}
+        time.sleep(0.01)
+        done.set()
+        left.join()
+        assert folder.noted(PULL) == {}
 
 
 def test_what_cannot_be_noted_is_told(tmp_path: Path) -> None:

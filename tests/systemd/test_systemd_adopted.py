@@ -51,8 +51,8 @@ def write() -> Iterator[Write]:
 
 
 @pytest.fixture
-def keeper() -> AdoptedUnits:
-    return AdoptedUnits(SystemClock(), scope="system")
+def keeper(tmp_path: Path) -> AdoptedUnits:
+    return AdoptedUnits(tmp_path, SystemClock(), scope="system")
 
 
 async def alive(keeper: AdoptedUnits, handle: Handle) -> bool:

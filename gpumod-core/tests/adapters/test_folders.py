@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import threading
 import time
@@ -16,11 +17,13 @@ import pytest
 from gpumod.adapters.files import ensure_private_dir, home_id, remove_file, write_atomic
 from gpumod.adapters.folders import owner_of
 from gpumod.adapters.launches import refuse_anothers
+from gpumod.adapters.process.proc import boot_id
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.secrets import SecretFiles
 from gpumod.adapters.store import migrate, open_store
 from gpumod.adapters.store.opening import SCHEMA
 from gpumod.adapters.systemd.rendering import runs_as
+from gpumod.adapters.systemd.states import ending_at
 from gpumod.adapters.template_shelf import TemplateShelf
 from gpumod.bootstrap import open_gpumod
 from gpumod.domain.errors import Failed, MachineLacks
@@ -149,6 +152,52 @@ def test_ones_own_links_go_on_working(alice: Alice) -> None:
     assert (alice.etc / "own").read_text() == "x"
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_of_roots_into_a_users_folder_does_not_hide_that_user(alice: Alice, relative: bool) -> None:
+    """The folder that it led to, be it root's, is where that user wants it, and something else is in its place."""
+    links = alice.etc.parent / "links"
+    links.mkdir()
+    home, place = links / "gpumod", alice.folder / "gpumod"
+    (links / "again").symlink_to(place)
+    home.symlink_to("../links/again" if relative else links / "again")
+    roots = alice.own(place, 0)
+    assert (owner_of(home), owner_of(home / "services"), owner_of(links)) == (ALICE, ALICE, 0)
+    with pytest.raises(MachineLacks):
+        refuse_anothers(home, "x")
+    ensure_private_dir(home / "services")
+    roots.rename(alice.folder / "away")
+    assert owner_of(home) == ALICE, "it is gone for a moment"
+    with pytest.raises(Failed):
+        ensure_private_dir(home)  # what a link leads to is not made: the disk may not be there
+    alice.link(place, alice.etc / "nothing")
+    assert owner_of(home) == ALICE
+    place.unlink()
+    alice.link(place, alice.etc)
+    for ask in (lambda: owner_of(home), lambda: write_atomic(home / "file", "x")):
+        with pytest.raises(Failed) as caught:
+            ask()
+        assert caught.value.code == "bad-folder"
+        assert str(place) in caught.value.info.message
+    alice.nothing_came_of_it()
+
+
+def test_links_that_lead_nowhere_or_are_anybodys(alice: Alice) -> None:
+    shared = alice.own(alice.etc.parent / "shared", 0)
+    shared.chmod(0o1777)
+    alice.link(shared / "alices", alice.etc)
+    (shared / "roots").symlink_to(alice.etc)
+    (shared / "round").symlink_to(shared / "round")
+    with pytest.raises(PermissionError):
+        write_atomic(shared / "alices" / "file", "x")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomic(shared / "round" / "file", "x")
+    with pytest.raises(NotADirectoryError):
+        write_atomic(alice.etc / "environment" / "file", "x")
+    alice.nothing_came_of_it()
+    write_atomic(shared / "roots" / "file", "x")
+    assert (alice.etc / "file").read_text() == "x"
+
+
 def test_folders_that_lie_in_anothers_home_without_a_link(alice: Alice) -> None:
     alice.own(alice.home / "roots", 0)  # as one that was just made, and was not given away yet
     write_atomic(alice.home / "roots" / "file", "x")
@@ -179,6 +228,48 @@ def test_root_reads_no_secrets_through_links(alice: Alice) -> None:
             secrets.values("x")
         assert caught.value.code == "bad-secrets"
         assert "of root" not in str(caught.value.info)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder's link"])
+@pytest.mark.parametrize("name", ["run.json", "exit.json", "ended", "x.log", "home-id"])
+def test_root_reads_no_record_or_log_that_is_not_the_users(alice: Alice, kind: str, name: str) -> None:
+    """What only root may read would be told in the user's database, and root would wait for what is no file."""
+    records = Records(alice.home)
+    records.prepare("x")
+    token = {"pid": 1, "pid_started": 1, "shim_pid": 1, "shim_started": 1, "boot": boot_id()}
+    texts = {
+        "run.json": json.dumps({"nonce": "n", "token": token}),
+        "exit.json": json.dumps({"nonce": "n", "code": 7, "empty": True}),
+        "ended": "n i exit-code exited 7",
+        "x.log": "of root",
+        "home-id": "0123456789ab",
+    }
+    folder = {"x.log": alice.home / "logs", "home-id": alice.home}.get(name, records.run_folder("x"))
+    file, roots = folder / name, alice.etc / name
+    roots.write_text(texts[name])
+
+    ask: Callable[[], object] = {
+        "run.json": lambda: records.last_run("x"),
+        "exit.json": lambda: records.exit("x", "n")[0],
+        "ended": lambda: ending_at(file),
+        "x.log": lambda: "of root" in "".join(records.last_lines("x", 5)),
+        "home-id": lambda: home_id(alice.home),
+    }[name]
+    write_atomic(file, texts[name])
+    assert ask()
+    file.unlink()
+    if kind == "folder's link":
+        folder.rename(alice.folder / "away")
+        alice.link(folder, alice.etc)
+    elif kind == "link":
+        alice.link(file, roots)
+    elif kind == "hard link":
+        os.link(roots, file)
+    else:
+        os.mkfifo(file)
+        os.chown(file, ALICE, ALICE)
+    with pytest.raises(Failed) if name == "home-id" else contextlib.nullcontext():
+        assert not ask()
 
 
 @pytest.mark.parametrize("name", ["gpumod.db", "gpumod.db-wal", "gpumod.db-shm", "gpumod.db-journal"])
@@ -221,8 +312,9 @@ def test_what_is_made_beside_a_database_follows_no_link(alice: Alice) -> None:
 
 def test_a_homes_id_is_made_where_the_home_is(alice: Alice) -> None:
     alice.link(alice.home / "home-id", alice.etc / "absent")
-    with contextlib.suppress(FileNotFoundError):
+    with pytest.raises(Failed) as caught:
         home_id(alice.home)
+    assert caught.value.code == "bad-home-id"
     alice.nothing_came_of_it()
 
 

@@ -14,6 +14,7 @@ from gpumod.adapters.foreign.units import AdoptedUnits
 from gpumod.adapters.systemd.manager import Manager
 from gpumod.adapters.systemd.supervisor import SystemdSupervisor
 from gpumod.domain.adopted import Adopted
+from gpumod.domain.errors import MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
@@ -73,7 +74,7 @@ async def test_a_start_that_is_cancelled_ends_with_systemctl(stand: Stand) -> No
 async def test_so_does_that_of_an_adopted_unit(stand: Stand) -> None:
     service = Service(id="svc", driver="fastapi", adopted=Adopted(unit="x.service", manager="user"))
     handle = Handle(service="svc", supervisor="adopted-user", nonce="n", launched=service, started_at=0.0)
-    keeper = AdoptedUnits(SystemClock(), scope="user")
+    keeper = AdoptedUnits(stand.folder, SystemClock(), scope="user")
     await cancelled(asyncio.create_task(keeper.start(handle, LAUNCH, {})), stand)
     await keeper.stop(handle, LAUNCH)
     assert not stand.job.exists()
@@ -90,3 +91,32 @@ async def test_a_unit_whose_start_waits_for_its_turn_is_stopped(stand: Stand) ->
     stand.job.write_text("77")
     await supervisor.stop(handle, LAUNCH)
     assert not stand.job.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's home")
+@pytest.mark.parametrize("adopted", [True, False])
+async def test_root_leaves_its_units_alone_whatever_another_users_home_names(stand: Stand, adopted: bool) -> None:
+    """That user's database can name any unit, and the user's home could have root's id."""
+    home = stand.folder / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    theirs = Adopted(unit="ssh.service", manager="user") if adopted else None
+    service = Service(id="svc", driver="fastapi", adopted=theirs)
+    keeper = (
+        AdoptedUnits(home, SystemClock(), scope="user")
+        if adopted
+        else SystemdSupervisor(home, "0123456789ab", Settings(), SystemClock(), scope="user")
+    )
+    handle = Handle(service="svc", supervisor=keeper.name, nonce="n", launched=service, started_at=0.0)
+    stand.job.write_text("77")
+    stand.go.touch()
+    for act in (keeper.may([handle]), keeper.start(handle, LAUNCH, {}), keeper.stop(handle, LAUNCH)):
+        with pytest.raises(MachineLacks) as caught:
+            await act
+        assert caught.value.code == "anothers-home"
+    with pytest.raises(MachineLacks):
+        keeper.check(handle, LAUNCH)
+    await keeper.status([handle])
+    assert keeper.logs("svc", 10) == ()
+    assert not stand.asked("start")
+    assert not stand.asked("stop")

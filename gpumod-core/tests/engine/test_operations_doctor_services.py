@@ -106,7 +106,9 @@ def test_no_mode_is_no_finding(patient: Patient) -> None:
 
 def test_an_adopted_process_that_is_gone(patient: Patient) -> None:
     offer = SupervisorOffer(
-        name="adopted-process", summary="as it is", factory=lambda *_: AdoptedProcesses(patient.box.world.clock)
+        name="adopted-process",
+        summary="as it is",
+        factory=lambda home, *_: AdoptedProcesses(home, patient.box.world.clock),
     )
     patient.box.offers = (offer,)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as theirs:

@@ -30,6 +30,8 @@ SHELLS_OWN = frozenset({"_", "IFS", "PWD", "OLDPWD", "OPTIND", "PPID", "UID", "E
 TEXTS = st.text(st.sampled_from("\\\"'`$%! \n\r\taé{}*#;&|") | st.characters(exclude_categories=["Cs"]), max_size=20)
 VALUES = TEXTS.filter(lambda text: "\0" not in text)
 NAMES = st.from_regex(ENV_NAME, fullmatch=True).filter(lambda name: name not in SYSTEMDS_OWN | SHELLS_OWN)
+OURS = units.Whose("0" * 12, os.geteuid())
+NOBODY = pwd.getpwnam("nobody").pw_uid
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -214,12 +216,41 @@ def test_half_an_ending_is_none(tmp_path: Path, text: str) -> None:
 
 def test_what_is_there_must_be_ours(tmp_path: Path) -> None:
     path = tmp_path / "x.service"
-    assert units.there(path, "0" * 12, "svc") is None
+    assert units.there(path, OURS, "svc") is None
     path.write_text("[Service]\n")
     with pytest.raises(Failed) as caught:
-        units.there(path, "0" * 12, "svc")
+        units.there(path, OURS, "svc")
     assert caught.value.code == "foreign-unit"
-    assert not units.remove(path, "0" * 12, "svc")
+    assert not units.remove(path, OURS, "svc")
     path.write_text(unit_of(rendering(tmp_path / "home")).text)
-    assert units.remove(path, "0" * 12, "svc")
+    assert units.remove(path, OURS, "svc")
     assert not path.exists()
+
+
+def test_another_users_home_may_have_the_same_id(tmp_path: Path) -> None:
+    """Its owner writes the file with the id; the unit tells whose it is."""
+    path, text = tmp_path / "gpumod-svc.service", unit_of(rendering(tmp_path / "home")).text
+    path.write_text(text)
+    assert list(units.of_home(tmp_path, OURS)) == [("svc", path)]
+    for home in (OURS._replace(owner=OURS.owner + 1), OURS._replace(home_id="1" * 12)):
+        with pytest.raises(Failed) as caught:
+            units.there(path, home, "svc")
+        assert caught.value.code == "foreign-unit"
+        assert list(units.of_home(tmp_path, home)) == []
+        assert not units.remove(path, home, "svc")
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("user", ["nobody", str(NOBODY), None])
+def test_units_that_do_not_tell_their_homes_owner_are_that_of_whom_they_run_as(
+    tmp_path: Path, user: str | None
+) -> None:
+    path = tmp_path / "gpumod-svc.service"
+    text = unit_of(rendering(tmp_path / "home")).text.replace(f"Owner={os.geteuid()}\n", "")
+    path.write_text(text.replace("Type=exec", f"Type=exec\nUser={user}") if user else text)
+    nobodys = OURS._replace(owner=NOBODY)
+    theirs, others = (nobodys, OURS._replace(owner=NOBODY - 1)) if user else (OURS, nobodys)
+    assert units.there(path, theirs, "svc") is not None
+    with pytest.raises(Failed):
+        units.there(path, others, "svc")
+    assert units.there(path, OURS._replace(owner=0), "svc") is not None, "root's own id nobody can use"

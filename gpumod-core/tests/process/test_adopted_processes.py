@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.foreign import reading
 from gpumod.adapters.foreign.processes import AdoptedProcesses, identity_of
 from gpumod.domain.adopted import Adopted
-from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.errors import Failed, MachineLacks, UsageError
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.ports import Launch
@@ -46,8 +47,8 @@ def launch(stop_timeout_s: float = 5.0) -> Launch:
     return Launch(argv=("x",), stop_timeout_s=stop_timeout_s)
 
 
-async def test_its_tree_is_seen_and_stopped(theirs: subprocess.Popen[str]) -> None:
-    keeper = AdoptedProcesses(SystemClock())
+async def test_its_tree_is_seen_and_stopped(theirs: subprocess.Popen[str], tmp_path: Path) -> None:
+    keeper = AdoptedProcesses(tmp_path, SystemClock())
     handle = handle_of(theirs.pid, identity_of(theirs.pid) or "")
     status = (await keeper.status([handle]))["svc"]
     assert (status.alive, status.pid, len(status.pids)) == (True, theirs.pid, 2)
@@ -62,8 +63,8 @@ async def test_its_tree_is_seen_and_stopped(theirs: subprocess.Popen[str]) -> No
     assert keeper.logs("svc", 10) == ()
 
 
-async def test_another_process_of_its_number_is_not_it(theirs: subprocess.Popen[str]) -> None:
-    keeper = AdoptedProcesses(SystemClock())
+async def test_another_process_of_its_number_is_not_it(theirs: subprocess.Popen[str], tmp_path: Path) -> None:
+    keeper = AdoptedProcesses(tmp_path, SystemClock())
     boot, ticks = (identity_of(theirs.pid) or "").split()
     for identity in (f"{boot} {int(ticks) + 1}", f"another-boot {ticks}", "nonsense"):
         handle = handle_of(theirs.pid, identity)
@@ -72,8 +73,8 @@ async def test_another_process_of_its_number_is_not_it(theirs: subprocess.Popen[
     assert theirs.poll() is None
 
 
-async def test_it_is_never_started_nor_written(theirs: subprocess.Popen[str]) -> None:
-    keeper = AdoptedProcesses(SystemClock())
+async def test_it_is_never_started_nor_written(theirs: subprocess.Popen[str], tmp_path: Path) -> None:
+    keeper = AdoptedProcesses(tmp_path, SystemClock())
     handle = handle_of(theirs.pid, identity_of(theirs.pid) or "")
     with pytest.raises(Failed, match="not start it"):
         await keeper.start(handle, launch(), {})
@@ -82,6 +83,21 @@ async def test_it_is_never_started_nor_written(theirs: subprocess.Popen[str]) ->
     own = handle.model_copy(update={"launched": Service(id="svc", driver="fastapi")})
     with pytest.raises(UsageError, match="was not adopted"):
         await keeper.status([own])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's home")
+async def test_root_ends_no_process_that_another_user_has_adopted(
+    theirs: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """That user's database could name any process of this machine."""
+    keeper = AdoptedProcesses(tmp_path, SystemClock())
+    handle = handle_of(theirs.pid, identity_of(theirs.pid) or "")
+    await keeper.may([handle])
+    os.chown(tmp_path, 12345, 12345)
+    for act in (keeper.may([handle]), keeper.stop(handle, launch())):
+        with pytest.raises(MachineLacks, match="not stopped by root"):
+            await act
+    assert (await keeper.status([handle]))["svc"].alive
 
 
 def test_what_proc_tells(theirs: subprocess.Popen[str]) -> None:

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,6 +92,24 @@ class ServiceFolder:
     def unnote(self, name: str) -> None:
         with contextlib.suppress(OSError):
             (self._notes / name).unlink()
+
+    @contextlib.contextmanager
+    def noting(self, name: str) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """A :meth:`note` for as long as this lasts: what was noted is then removed, and a thread that is left behind
+        notes nothing any more."""
+        writing, over = threading.Lock(), False
+
+        def note(data: Mapping[str, Any]) -> None:
+            with writing:
+                if not over:
+                    self.note(name, data)
+
+        try:
+            yield note
+        finally:
+            with writing:
+                over = True
+                self.unnote(name)  # also that of one that was killed
 
     def forget(self) -> None:
         """Remove what was noted."""

@@ -56,14 +56,18 @@ def another_owner(home: Path) -> int | None:
     return None
 
 
-def refuse_anothers(home: Path, service: str) -> None:
-    """Raise MachineLacks `anothers-home` where root would mount, with its own rights, what another user's home says."""
+def refuse_anothers(home: Path, service: str, *, stop: bool = False) -> None:
+    """Raise MachineLacks `anothers-home` where root would mount, with its own rights, what another user's home says; or
+    end (`stop`) the container that it names."""
     if (owner := another_owner(home)) is None:
         return
     raise MachineLacks(
         "anothers-home",
-        f"service {service} is not started: its folders would be mounted by root, and its home is of user {owner}",
-        why=f"user {owner} says in {home} which folders of this machine a container gets",
+        f"the container of service {service} is not stopped by root: its home is of user {owner}"
+        if stop
+        else f"service {service} is not started: its folders would be mounted by root, and its home is of user {owner}",
+        why=f"user {owner} says in {home} which "
+        + ("containers are its own" if stop else "folders of this machine a container gets"),
         hint="run gpumod as that user, who may ask the engine when in the group docker",
     )
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from gpumod.api import Failed
+
 SYSTEM = (
     "bin", "boot", "dev", "efi", "etc", "lib", "lib32", "lib64", "libx32", "lost+found", "proc", "run", "sbin", "sys",
     "usr", "root", "var/run", "var/lock", "var/log", "var/spool", "var/backups", "var/cache", "var/mail", "var/www",
@@ -145,3 +147,12 @@ def _refuse_home(place: Path, told: str, all_homes: Path) -> None:
             raise ValueError(f"the volume {told} is refused: it holds somebody's whole home (SEC-D9)")
         if inner[0].startswith(".") and inner[0] not in HIDDEN_BUT_FINE:
             raise ValueError(f"the volume {told} is refused: {inner[0]} in a home holds keys or settings (SEC-D9)")
+
+
+def missing_folder(service: str, volume: Volume) -> Failed:
+    return Failed(
+        "missing-folder",
+        f"service {service} cannot have {volume.source} at {volume.target}",
+        why="there is no such folder or file",
+        hint=f"make it, or change the volumes: gpumod service edit {service}",
+    )

@@ -36,9 +36,9 @@ from gpumod_docker.containers import Containers, refuse_engines_own
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, given_by_cdi, gpus_of, name_of, uses_folder
 from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
-from gpumod_docker.gate import another_owner, refuse_anothers, refuse_unsafe
+from gpumod_docker.gate import refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
-from gpumod_docker.mounts import Volume, refuse_source
+from gpumod_docker.mounts import Volume, missing_folder, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
 from gpumod_docker.pids import ended, is_alive, proxies, tree_of
 from gpumod_docker.states import Inspected, is_up, status_of, token_of
@@ -127,7 +127,7 @@ class DockerSupervisor:
             folder.check_name(file)
         for volume in volumes:
             if not volume.is_named and not Path(volume.source).exists():
-                raise _missing_folder(service.id, volume)
+                raise missing_folder(service.id, volume)
         return wanted, self._config(wanted, cdi=False)
 
     def draft(self, handle: Handle, launch: Launch, told: Mapping[str, str]) -> Config:
@@ -194,20 +194,18 @@ class DockerSupervisor:
         newest: bool = False,
     ) -> str:
         loop, told = asyncio.get_running_loop(), ""
+        with folder.noting(PULL) as note:
 
-        def note(text: str) -> None:
-            nonlocal told
-            if text != told:
-                told = text
-                with contextlib.suppress(RuntimeError):  # it pulls in a thread of its own, which may be left behind
-                    loop.call_soon_threadsafe(tell, text)
-                with contextlib.suppress(Failed):  # a full disk is the engine's to tell
-                    folder.note(PULL, {"text": text, "pid": os.getpid()})
+            def hear(text: str) -> None:
+                nonlocal told
+                if text != told:
+                    told = text
+                    with contextlib.suppress(RuntimeError):  # it pulls in a thread of its own, which may be left behind
+                        loop.call_soon_threadsafe(tell, text)
+                    with contextlib.suppress(Failed):  # a full disk is the engine's to tell
+                        note({"text": text, "pid": os.getpid()})
 
-        try:
-            return await images.have(socket, options, note, newest=newest)
-        finally:
-            folder.unnote(PULL)  # also that of one that was killed
+            return await images.have(socket, options, hear, newest=newest)
 
     def _start(
         self, containers: Containers, folder: ServiceFolder, nonce: str, wanted: Wanted, image_id: str
@@ -280,11 +278,17 @@ class DockerSupervisor:
 
     # --- stop ---------------------------------------------------------------------------------------------------
 
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `anothers-home` where root would end what another user's home names."""
+        for handle in handles:
+            refuse_anothers(self._home, handle.service, stop=True)
+
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """Stop the container: the launch's signal, its time to act, then SIGKILL. Returns when nothing of it is left.
 
-        Does nothing when there is none. Raises Failed `cannot-kill`.
+        Does nothing when there is none. Raises Failed `cannot-kill`, MachineLacks `anothers-home`.
         """
+        refuse_anothers(self._home, handle.service, stop=True)
         containers = Containers(_engine_of(handle), self._home_id)
         seen = await asyncio.to_thread(containers.inspect, handle.service)
         if seen is None or not is_up(seen):
@@ -304,10 +308,13 @@ class DockerSupervisor:
             await self._clock.sleep(_POLL_S)
 
     async def forget(self, service: str) -> bool:
-        """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up."""
+        """Remove the container of a service, with what it wrote, and what was noted of it. False where it is up.
+
+        Raises MachineLacks `anothers-home` as :meth:`stop` does."""
+        refuse_anothers(self._home, service, stop=True)
         self.reach()  # before the SDK is imported: this is asked at every removal of a service, whoever kept it
         gone = await asyncio.to_thread(Containers(engine.socket_path(), self._home_id).remove, service)
-        if gone and another_owner(self._home) is None:  # root follows no link of that user's to what it would remove
+        if gone:
             ServiceFolder(self._home, service).forget()
         return gone
 
@@ -373,13 +380,4 @@ def _cannot_kill(service: str, pids: Sequence[int]) -> Failed:
         why=f"the engine says that it is up; its processes: {', '.join(map(str, pids[:10])) or 'none'}",
         hint="processes in state D end when the kernel lets them; if the engine hangs: systemctl restart docker",
         pids=list(pids[:100]),
-    )
-
-
-def _missing_folder(service: str, volume: Volume) -> Failed:
-    return Failed(
-        "missing-folder",
-        f"service {service} cannot have {volume.source} at {volume.target}",
-        why="there is no such folder or file",
-        hint=f"make it, or change the volumes: gpumod service edit {service}",
     )

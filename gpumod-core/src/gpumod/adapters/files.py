@@ -66,17 +66,17 @@ def remove_file(path: Path) -> None:
 
 
 def open_own(path: Path) -> BinaryIO:
-    """Open a file to read it. In another user's folder root reads what is that user's alone, and follows no link: what
-    only root may read would else end up where that user can read it. Raises OSError, and as :func:`write_atomic`."""
+    """Open a file to read it. In another user's folder root reads plain files of that user's alone, and follows no
+    link: what only root may read would else end up where that user can read it, and a pipe would keep root waiting.
+    Raises OSError, and as :func:`write_atomic`."""
     with opened(path.parent) as folder:
         owner = guest_of(folder)
         flags = os.O_RDONLY | os.O_CLOEXEC | (0 if owner is None else os.O_NOFOLLOW | os.O_NONBLOCK)
         file = os.fdopen(os.open(path.name, flags, dir_fd=folder), "rb")
-    if owner is not None and os.fstat(file.fileno()).st_uid != owner:
+    status = os.fstat(file.fileno())
+    if owner is not None and (status.st_uid != owner or not stat.S_ISREG(status.st_mode)):
         file.close()
-        raise PermissionError(
-            errno.EPERM, f"it does not belong to the user {owner}, in whose folder it lies", str(path)
-        )
+        raise PermissionError(errno.EPERM, f"it is no file of the user {owner}, in whose folder it lies", str(path))
     return file
 
 
@@ -129,7 +129,8 @@ def free_disk_mb(path: Path) -> int:
 def home_id(home: Path) -> str:
     """Return the id of a home: 12 hexadecimal digits, made at random on first use and kept in the home (0600).
 
-    Two processes that ask at once get the same. Raises Failed `bad-home-id` for a damaged file, OSError otherwise.
+    Two processes that ask at once get the same. Raises Failed `bad-home-id` for a file that is damaged or cannot be
+    read, OSError otherwise.
     """
     path = home / HOME_ID_FILE
     if not path.exists():
@@ -139,12 +140,17 @@ def home_id(home: Path) -> str:
             with contextlib.suppress(FileExistsError):
                 os.link(draft.name, path.name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             os.unlink(draft.name, dir_fd=folder)
-    text = path.read_text("utf-8", "replace").strip()
+    why = "it was damaged or edited"
+    try:
+        with open_own(path) as file:
+            text = file.read(_BLOCK).decode("utf-8", "replace").strip()
+    except OSError as error:
+        text, why = "", error.strerror or str(error)
     if not _HOME_ID.fullmatch(text):
         raise Failed(
             "bad-home-id",
             f"the file {path} does not hold the id of a home",
-            why="it was damaged or edited",
+            why=why,
             hint="put 12 hexadecimal digits into it; processes of this home are known by that id",
         )
     return text
@@ -154,7 +160,7 @@ def lines_backwards(paths: Sequence[Path]) -> Iterator[str]:
     """Yield the lines of files from the last to the first. `paths` are the pieces of one text, the newest first.
 
     Read by blocks, so that the end of a large file is cheap. Undecodable bytes are replaced; what a carriage return
-    has overwritten on its line is left out; files that are not there are skipped.
+    has overwritten on its line is left out; files that are not there are skipped. Raises as :func:`open_own`.
     """
     rest: bytes | None = None  # the beginning of a line whose own beginning was not read yet
     for path in paths:
@@ -173,7 +179,7 @@ def lines_backwards(paths: Sequence[Path]) -> Iterator[str]:
 
 def _blocks_backwards(path: Path) -> Iterator[bytes]:
     try:
-        file = path.open("rb")
+        file = open_own(path)
     except FileNotFoundError:
         return
     with file:

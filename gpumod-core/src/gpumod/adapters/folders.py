@@ -2,11 +2,13 @@
 
 Root may work in another user's home, and that user can put links in place of folders there at any time. So root enters
 a path step by step, and out of a user's folder comes only into that user's: what systemd-tmpfiles calls a safe path.
+Links of root's own are entered the same way: they may lead through a user's folders.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -17,6 +19,16 @@ from gpumod.domain.errors import Failed
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 """On the way nothing is read: root of a container may have no right to."""
+_LINKS = 40
+"""So many of root's may lead from one to the next: as many as the kernel follows."""
+
+
+class _NotThere(FileNotFoundError):
+    """There is nothing at a path; whoever is its `owner` could put something there."""
+
+    def __init__(self, error: FileNotFoundError, owner: int) -> None:
+        super().__init__(error.errno, error.strerror, error.filename)
+        self.owner = owner
 
 
 @contextlib.contextmanager
@@ -27,7 +39,14 @@ def opened(path: Path, *, make: bool = False) -> Iterator[int]:
     Raises OSError, and Failed `bad-folder` where root would come out of another user's folder into somebody else's.
     Users who are not root go where the system lets them.
     """
-    descriptor = _entered(path.absolute(), make=make)[0] if os.geteuid() == 0 else os.open(path, _FOLDER)
+    if os.geteuid() == 0:
+        there, _ = _walked(path.absolute(), make=make)
+        try:
+            descriptor = os.open(".", _FOLDER, dir_fd=there)
+        finally:
+            os.close(there)
+    else:
+        descriptor = os.open(path, _FOLDER)
     try:
         yield descriptor
     finally:
@@ -42,13 +61,12 @@ def owner_of(path: Path) -> int:
     """
     if os.geteuid() != 0:
         return path.stat().st_uid if path.exists() else os.geteuid()
-    path = path.absolute()
-    for place in (path, *path.parents):
-        with contextlib.suppress(FileNotFoundError):
-            descriptor, owner = _entered(place, make=False)
-            os.close(descriptor)
-            return owner
-    return 0
+    try:
+        descriptor, owner = _walked(path.absolute(), make=False)
+    except _NotThere as error:
+        return error.owner
+    os.close(descriptor)
+    return owner
 
 
 def guest_of(folder: int) -> int | None:
@@ -85,34 +103,59 @@ def bad_folder(path: Path, what: str, why: str, hint: str = "") -> Failed:
     return Failed("bad-folder", f"the folder {path} {what}", why=why, hint=hint)
 
 
-def _entered(path: Path, *, make: bool) -> tuple[int, int]:
-    """A descriptor of `path`, as root enters it, and the last owner on the way who is not root (0: there is none)."""
+def _walked(path: Path, *, make: bool, links: int = _LINKS) -> tuple[int, int]:
+    """A descriptor of `path`, as root comes there, and the last owner on the way who is not root (0: there is none)."""
     owner = 0  # of the last folder that was not root's: from there on somebody else says what lies where
     here = os.open(path.anchor, _STEP)
     try:
-        for depth in range(2, len(path.parts) + 1):
-            place = Path(*path.parts[:depth])
-            there, followed = _below(here, place.name, 0o700 if place == path else 0o777, linked=not owner, make=make)
+        for depth, name in enumerate(path.parts[1:], 2):
+            try:
+                there = _below(here, name, 0o700 if depth == len(path.parts) else 0o777, make=make)
+                if followed := there is None and owner != 0:
+                    there = os.open(name, _STEP, dir_fd=here)
+            except FileNotFoundError as error:
+                raise _NotThere(error, owner) from error
+            if there is None:
+                target = _target(Path(*path.parts[: depth - 1]), name, here, links)
+                there, owner = _walked(target, make=False, links=links - 1)
             os.close(here)
             here = there
             found = os.fstat(here).st_uid
             # A folder of root's that really lies there was put there by root; a link's target may lie anywhere.
-            if owner and found != owner and (found or followed or place.name == ".."):
-                what = "a link to a folder" if followed else "a folder"
+            if owner and found != owner and (found or followed or name == ".."):
+                place, what = Path(*path.parts[:depth]), "a link to a folder" if followed else "a folder"
                 why = f"it is {what} of the user {found}, and lies in one of the user {owner}"
                 raise bad_folder(place, "is not entered by root", why, f"see ls -ld {place}")
             owner = found or owner
-        return os.open(".", _FOLDER, dir_fd=here), owner
-    finally:
+    except BaseException:
         os.close(here)
+        raise
+    return here, owner
 
 
-def _below(folder: int, name: str, mode: int, *, linked: bool, make: bool) -> tuple[int, bool]:
-    """A descriptor of the folder `name` in `folder`, and whether a link led there (`linked`: it may, unseen)."""
+def _target(place: Path, name: str, folder: int, links: int) -> Path:
+    """Where the link `name` in `folder`, which is at `place`, leads; `links` more may be followed.
+
+    Raises NotADirectoryError for what is no link, and as the kernel does (fs.protected_symlinks) PermissionError for
+    somebody's where anybody may put one.
+    """
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place / name))
+    if not links:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(place / name))
+    if status.st_uid != 0 and os.fstat(folder).st_mode & stat.S_IWOTH:
+        why = f"a link of the user {status.st_uid} where anybody may put one"
+        raise PermissionError(errno.EACCES, why, str(place / name))
+    return place / os.readlink(name, dir_fd=folder)
+
+
+def _below(folder: int, name: str, mode: int, *, make: bool) -> int | None:
+    """A descriptor of the folder `name` in `folder`; None where a link is there, or a file."""
     try:
-        return os.open(name, _STEP | (0 if linked else os.O_NOFOLLOW), dir_fd=folder), False
+        return os.open(name, _STEP | os.O_NOFOLLOW, dir_fd=folder)
     except NotADirectoryError:  # this is how the kernel tells of a link too
-        return os.open(name, _STEP, dir_fd=folder), True
+        return None
     except FileNotFoundError:
         if not make:
             raise
@@ -120,4 +163,4 @@ def _below(folder: int, name: str, mode: int, *, linked: bool, make: bool) -> tu
         os.mkdir(name, mode, dir_fd=folder)
     made = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
     leave_to_owner(made, folder)
-    return made, False
+    return made

@@ -32,8 +32,16 @@ class Resolved:
         return {**self.inherited, **self.own}
 
 
-def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path, settings: Settings) -> Resolved:
-    """What `launch` means on this machine, with `env` over its own variables; `folder` is the service's.
+def resolved(
+    service: str,
+    launch: Launch,
+    env: Mapping[str, str],
+    folder: Path,
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+) -> Resolved:
+    """What `launch` means on this machine, with `env` over its own variables; `folder` is the service's. It inherits
+    of `environ`.
 
     Raises MachineLacks `missing-binary`, Failed `missing-folder` or `cannot-execute`, UsageError `bad-launch`.
     """
@@ -46,22 +54,28 @@ def resolved(service: str, launch: Launch, env: Mapping[str, str], folder: Path,
             hint=f"make it, or change the working folder: gpumod service edit {service}",
         )
     own = {name: filled(value, folder) for name, value in {**launch.env, **env}.items()}
-    inherited = environment.inherited(os.environ, settings.bin_path)
+    inherited = environment.inherited(environ, settings.bin_path)
     argv = tuple(filled(word, folder) for word in launch.argv)
     _check_words(service, argv, {**inherited, **own})
     searched = environment.search_path({**inherited, **own}, settings.bin_path)
     return Resolved(_program(service, argv[0], cwd, searched), argv, own, inherited, cwd)
 
 
+def anothers(home: Path) -> str | None:
+    """The name of the user in whose home root is at work; None in root's own, and for everybody else."""
+    if os.geteuid() != 0 or (owner := owner_of(home)) == 0:
+        return None
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"#{owner}"
+
+
 def refuse_anothers(home: Path, service: str, *, stop: bool = False) -> None:
     """Raise MachineLacks `anothers-home` where root would run, with its own rights, what another user's home says; or
     end (`stop`) the processes that it names."""
-    if os.geteuid() != 0 or (owner := owner_of(home)) == 0:
+    if (name := anothers(home)) is None:
         return
-    try:
-        name = pwd.getpwuid(owner).pw_name
-    except KeyError:
-        name = f"#{owner}"
     raise MachineLacks(
         "anothers-home",
         f"service {service} is not stopped by root: its home is of {name}"

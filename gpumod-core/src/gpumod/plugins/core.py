@@ -36,7 +36,7 @@ def _adopted(scope: Scope) -> Callable[..., Supervisor]:
     def make(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
         from gpumod.adapters.foreign.units import AdoptedUnits  # noqa: PLC0415 - as above
 
-        return AdoptedUnits(clock, scope=scope)
+        return AdoptedUnits(home, clock, scope=scope)
 
     return make
 
@@ -44,7 +44,7 @@ def _adopted(scope: Scope) -> Callable[..., Supervisor]:
 def _adopted_processes(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
     from gpumod.adapters.foreign.processes import AdoptedProcesses  # noqa: PLC0415 - as above
 
-    return AdoptedProcesses(clock)
+    return AdoptedProcesses(home, clock)
 
 
 def _no_driver(settings: Settings) -> str | None:

@@ -6,10 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gpumod.adapters.foreign.units import not_adopted, not_ours
-from gpumod.adapters.launches import cannot_kill
+from gpumod.adapters.launches import cannot_kill, refuse_anothers
 from gpumod.adapters.process.proc import Proc, boot_id, ended, send, start_ticks, trees
 from gpumod.domain.errors import Failed
 from gpumod.domain.run import Handle
@@ -25,7 +26,8 @@ class AdoptedProcesses:
 
     name = "adopted-process"
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, home: Path, clock: Clock) -> None:
+        self._home = home
         self._clock = clock
 
     def check(self, handle: Handle, launch: Launch) -> NoReturn:
@@ -37,6 +39,11 @@ class AdoptedProcesses:
             hint=f"start it by hand, then: gpumod service release {handle.service}; gpumod service adopt PID",
         )
 
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `anothers-home` where root would end what another user's home names."""
+        for handle in handles:
+            refuse_anothers(self._home, handle.service, stop=True)
+
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Raises what :meth:`check` raises."""
         self.check(handle, launch)
@@ -44,8 +51,9 @@ class AdoptedProcesses:
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """End the process by its signal, after its time by SIGKILL, and then what it started and left.
 
-        Raises Failed `cannot-kill`.
+        Raises Failed `cannot-kill`, MachineLacks `anothers-home`.
         """
+        refuse_anothers(self._home, handle.service, stop=True)
         main = _main(handle)
         if main is None:
             return

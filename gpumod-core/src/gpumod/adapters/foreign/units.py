@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from gpumod.adapters.launches import anothers, refuse_anothers
 from gpumod.adapters.systemd import states
 from gpumod.adapters.systemd.cgroups import pids_in
 from gpumod.adapters.systemd.journal import lines_of
@@ -27,8 +29,9 @@ _LEAVE = "let a polkit rule allow it for this unit (docs/adoption.md says which)
 class AdoptedUnits:
     """Implements :class:`gpumod.ports.Supervisor` for units of one manager that somebody else wrote."""
 
-    def __init__(self, clock: Clock, *, scope: Scope) -> None:
+    def __init__(self, home: Path, clock: Clock, *, scope: Scope) -> None:
         self.name = f"adopted-{scope}"
+        self._home = home
         self._clock = clock
         self._manager = Manager(scope)
         self._met: dict[str, str] = {}
@@ -49,7 +52,9 @@ class AdoptedUnits:
         return adopted.unit
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise Failed `unit-gone` for a unit that is no longer there, MachineLacks where its manager is not."""
+        """Raise Failed `unit-gone` for a unit that is no longer there, MachineLacks where its manager is not, and
+        `anothers-home` where root would start what another user's home names."""
+        refuse_anothers(self._home, handle.service)
         unit = self._unit(handle)
         words = ["systemctl", *self._scope(), "show", "--property=LoadState", "--value", "--", unit]
         loaded = self._manager.run(words).out.strip()
@@ -63,7 +68,10 @@ class AdoptedUnits:
             )
 
     async def may(self, handles: Sequence[Handle]) -> None:
-        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`, and
+        `anothers-home` as :meth:`stop` does."""
+        for handle in handles:
+            refuse_anothers(self._home, handle.service, stop=True)
         await ask_leave(self._manager, sorted({self._unit(handle) for handle in handles}), _LEAVE)
 
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
@@ -71,6 +79,7 @@ class AdoptedUnits:
 
         Returns when systemd has taken that on: whether it comes up, and in what time, is seen by its status.
         """
+        refuse_anothers(self._home, handle.service)
         unit = self._unit(handle)
         answer = await self._manager.start("--no-block", "--", unit)
         if answer.code:
@@ -78,7 +87,9 @@ class AdoptedUnits:
         return states.token_of(await self._shown(unit))
 
     async def stop(self, handle: Handle, launch: Launch) -> None:
-        """Stop the unit in its own way and time. Raises Failed `left-running` for what its KillMode= spares."""
+        """Stop the unit in its own way and time. Raises Failed `left-running` for what its KillMode= spares,
+        MachineLacks `anothers-home` where root would end what another user's home names."""
+        refuse_anothers(self._home, handle.service, stop=True)
         unit = self._unit(handle)
         shown = await self._shown(unit)
         if not states.is_due(shown):
@@ -114,8 +125,11 @@ class AdoptedUnits:
         return await until_over(look, self._clock, _ASK_S)
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
-        """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
-        if service not in self._met:
+        """The last lines of the present or last run, from the journal. Blocks some 20 ms.
+
+        None where root asks for another user's home, which may keep them: that user could name any unit.
+        """
+        if service not in self._met or anothers(self._home):
             return ()
         unit = self._met[service]
         words = ["systemctl", *self._scope(), "show", "--property=InvocationID", "--value", "--", unit]

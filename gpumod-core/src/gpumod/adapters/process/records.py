@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gpumod.adapters.files import ensure_private_dir, lines_backwards, write_atomic
+from gpumod.adapters.files import ensure_private_dir, lines_backwards, open_own, write_atomic
 from gpumod.adapters.launches import filled
 from gpumod.adapters.process.tokens import is_token
 from gpumod.domain.base import is_id
@@ -97,17 +97,23 @@ class Records:
 
     def _record(self, service: str, name: str) -> dict[str, Any]:
         try:
-            record = json.loads((self.run_folder(service) / name).read_bytes())
-        except (OSError, ValueError):
+            with open_own(self.run_folder(service) / name) as file:
+                record = json.loads(file.read())
+        except (OSError, ValueError, Failed):
             return {}
         return record if isinstance(record, dict) else {}
 
     def last_lines(self, service: str, lines: int) -> tuple[str, ...]:
-        """The last lines of the present or last run, across rotated files."""
+        """The last lines of the present or last run, across rotated files; why, where they cannot be read."""
         log = self.log(service)
         pieces = [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, LOGS_KEPT + 1))]
         run = itertools.takewhile(lambda line: not _RUN_BEGINS.fullmatch(line), lines_backwards(pieces))
-        return tuple(itertools.islice(run, max(0, lines)))[::-1]
+        try:
+            return tuple(itertools.islice(run, max(0, lines)))[::-1]
+        except OSError as error:
+            return (f"gpumod: the log cannot be read: {error.strerror or error}",)
+        except Failed as error:
+            return (f"gpumod: the log cannot be read: {error.info.message}",)
 
 
 def _checked(service: str) -> str:

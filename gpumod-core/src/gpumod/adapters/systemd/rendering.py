@@ -11,7 +11,7 @@ from gpumod.adapters.folders import owner_of
 from gpumod.adapters.launches import Resolved
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.systemd.manager import Scope
-from gpumod.adapters.systemd.units import SECTION, Unit, marked, unit_folder, unit_name
+from gpumod.adapters.systemd.units import SECTION, Unit, Whose, marked, unit_folder, unit_name, whose
 from gpumod.adapters.templates import BASE, RISKY_ENV, Templates, systemd_path, systemd_word
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import Failed, UsageError
@@ -44,6 +44,14 @@ class Rendering:
     def name(self, service: str) -> str:
         return unit_name(service, self._home, self._home_id, self._scope)
 
+    def whose(self) -> Whose:
+        """The home that the units are of. Raises as :func:`gpumod.adapters.folders.owner_of`."""
+        return whose(self._home, self._home_id)
+
+    def environ(self) -> Mapping[str, str]:
+        """What services inherit of: nothing of root's, where root has them run as somebody else."""
+        return {} if os.geteuid() == 0 and runs_as(self._home, self._scope) else os.environ
+
     @property
     def folder(self) -> Path:
         """Where units are written."""
@@ -74,7 +82,7 @@ class Rendering:
         return Unit(
             name=self.name(service.id),
             path=self.path(service.id),
-            text=marked(body, self._home_id, service.id, own or name),
+            text=marked(body, self.whose(), service.id, own or name),
             template=own or name,
             home=self._home,
         )

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gpumod.adapters.files import open_own
 from gpumod.adapters.systemd.cgroups import pids_in
 from gpumod.adapters.systemd.manager import Properties
+from gpumod.domain.errors import Failed
 from gpumod.domain.run import Handle
 from gpumod.ports import ProcessStatus
 
@@ -88,8 +90,9 @@ def token_of(shown: Properties) -> Mapping[str, str | int]:
 def ending_at(path: Path) -> Ending | None:
     """What was written down of the end of the last run; None where nothing was, or half of it."""
     try:
-        nonce, invocation, result, kind, status = path.read_text("utf-8", "replace").split()
-    except (OSError, ValueError):
+        with open_own(path) as file:
+            nonce, invocation, result, kind, status = file.read().decode("utf-8", "replace").split()
+    except (OSError, ValueError, Failed):
         return None
     code = int(status) if status.isdigit() else _signal(status)
     if code is not None and kind in ("killed", "dumped"):

@@ -7,7 +7,6 @@ is never a second copy of it.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from gpumod.adapters.files import remove_file, write_atomic
 from gpumod.adapters.launches import (
     Resolved,
     already_running,
+    anothers,
     cannot_execute,
     cannot_kill,
     refuse_anothers,
@@ -36,7 +36,7 @@ from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
 from gpumod.adapters.systemd.waiting import until_over
-from gpumod.domain.errors import Failed, GpumodError, MachineLacks
+from gpumod.domain.errors import GpumodError, MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -65,7 +65,6 @@ class SystemdSupervisor:
     ) -> None:
         """`folders` are those of templates that plugins offer."""
         self.name = f"systemd-{scope}"
-        self._home_id = home_id
         self._settings = settings
         self._home = home
         self._clock = clock
@@ -86,7 +85,7 @@ class SystemdSupervisor:
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText:
         """The unit as it should be, and what is there. Raises what :meth:`check` raises of values and templates."""
         unit = self._unit(handle, launch, template)
-        there = units.there(unit.path, self._home_id, handle.service)
+        there = units.there(unit.path, self._rendering.whose(), handle.service)
         return UnitText(
             name=unit.name,
             path=unit.path,
@@ -104,7 +103,7 @@ class SystemdSupervisor:
 
     def units(self) -> Mapping[str, Path]:
         """The units of this home that are there, by service."""
-        found = units.of_home(self._rendering.folder, self._home_id)
+        found = units.of_home(self._rendering.folder, self._rendering.whose())
         return {service: path for service, path in found if path.name == self._rendering.name(service)}
 
     async def withdraw(self, service: str) -> bool:
@@ -118,7 +117,7 @@ class SystemdSupervisor:
         shown = await self._shown(path.name)
         if states.is_due(shown) or states.pids_of(shown):
             return False
-        units.remove(path, self._home_id, service)
+        units.remove(path, self._rendering.whose(), service)
         await self._manager.call("reset-failed", "--", path.name)  # else systemd remembers it; no reload is needed
         return True
 
@@ -133,7 +132,8 @@ class SystemdSupervisor:
         return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
 
     def _resolved(self, handle: Handle, launch: Launch, env: Mapping[str, str] | None = None) -> Resolved:
-        return resolved(handle.service, launch, env or {}, self._records.folder(handle.service), self._settings)
+        folder, environ = self._records.folder(handle.service), self._rendering.environ()
+        return resolved(handle.service, launch, env or {}, folder, self._settings, environ)
 
     @asynccontextmanager
     async def prepared(self, launches: Sequence[tuple[Handle, Launch]]) -> AsyncIterator[None]:
@@ -161,8 +161,8 @@ class SystemdSupervisor:
         return None
 
     def _lacks_rights(self, unit: Unit, service: str) -> bool:
-        differs = units.there(unit.path, self._home_id, service) != unit.text
-        return differs and not os.access(_nearest(unit.path.parent), os.W_OK)
+        differs = units.there(unit.path, self._rendering.whose(), service) != unit.text
+        return differs and not units.is_writable(unit)
 
     def _others_lacking(self, service: str) -> list[Unit]:
         found = []
@@ -177,8 +177,18 @@ class SystemdSupervisor:
         if self._manager.scope == "user":  # the system's manager runs it as the home's owner
             refuse_anothers(self._home, service)
 
+    def _refuse_strange(self, service: str) -> None:
+        """For another user's home root stops that home's own units alone, whatever id its owner has given it."""
+        if self._manager.scope == "user":
+            refuse_anothers(self._home, service, stop=True)
+        elif anothers(self._home):
+            units.there(self._rendering.path(service), self._rendering.whose(), service)
+
     async def may(self, handles: Sequence[Handle]) -> None:
-        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`."""
+        """Raise MachineLacks `not-allowed` where this user may not start and stop the units of `handles`, and what
+        :meth:`stop` raises of units that are not this home's."""
+        for handle in handles:
+            self._refuse_strange(handle.service)
         await ask_leave(self._manager, sorted({self._rendering.name(handle.service) for handle in handles}))
 
     async def _write(self, wanted: Sequence[Unit], shown: Mapping[str, Properties]) -> None:
@@ -187,7 +197,8 @@ class SystemdSupervisor:
         It reads by itself what it does not hold: units that run, have failed, or are named by others. Only these take
         a reload; where that is refused, what was there is there again.
         """
-        before = {unit: units.there(unit.path, self._home_id, units.marks_of(unit.text)["Service"]) for unit in wanted}
+        home = self._rendering.whose()
+        before = {unit: units.there(unit.path, home, units.marks_of(unit.text)["Service"]) for unit in wanted}
         for unit in wanted:
             elsewhere = shown.get(unit.name, {}).get("FragmentPath", "")
             if elsewhere not in ("", str(unit.path)):
@@ -207,7 +218,7 @@ class SystemdSupervisor:
             now = await self._ask(wanted)
         for unit in wanted:
             if not _is_read(now[unit.name], unit):
-                raise _not_read(unit, now[unit.name])
+                raise units.not_read(unit, now[unit.name])
 
     async def _ask(self, wanted: Sequence[Unit]) -> Mapping[str, Properties]:
         shown = await self._manager.show([unit.name for unit in wanted], states.ASKED)
@@ -292,7 +303,7 @@ class SystemdSupervisor:
         known = {handle.service for handle in handles if handle.supervisor == self.name}
         there = {
             s: path.name
-            for s, path in units.of_home(units.unit_folder(self._manager.scope), self._home_id)
+            for s, path in units.of_home(units.unit_folder(self._manager.scope), self._rendering.whose())
             if s not in known
         }
         shown = await self._manager.show(list(there.values()), states.ASKED)
@@ -308,8 +319,10 @@ class SystemdSupervisor:
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """Stop the unit: its signal, its time to act, then SIGKILL. Returns when no process of it is left.
 
-        Does nothing when there is none. Raises Failed `cannot-kill` or `systemd-refused`, MachineLacks `not-allowed`.
+        Does nothing when there is none. Raises Failed `cannot-kill` or `systemd-refused`, MachineLacks `not-allowed`;
+        where root is at work in another user's home, Failed `foreign-unit` and MachineLacks `anothers-home`.
         """
+        self._refuse_strange(handle.service)
         name = self._rendering.name(handle.service)
         shown = await self._shown(name)
         if states.is_due(shown) or states.pids_of(shown):
@@ -336,11 +349,19 @@ class SystemdSupervisor:
     # --- logs and files -----------------------------------------------------------------------------------------
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
-        """The last lines of the present or last run, from the journal. Blocks some 20 ms."""
+        """The last lines of the present or last run, from the journal. Blocks some 20 ms.
+
+        Where root asks for another user's home, which may keep them: of the run that systemd knows, and of that home's
+        own units alone.
+        """
+        try:
+            self._refuse_strange(service)
+        except GpumodError:
+            return ()
         name = self._rendering.name(service)
         words = ["systemctl", *(["--user"] if self._manager.scope == "user" else [])]
         answer = self._manager.run([*words, "show", "--property=InvocationID", "--value", "--", name])
-        last = states.ending_at(self._rendering.exit_file(service))
+        last = None if anothers(self._home) else states.ending_at(self._rendering.exit_file(service))
         return lines_of(self._manager, name, answer.out.strip() or (last.invocation if last else ""), lines)
 
     def log_path(self, service: str) -> None:
@@ -366,18 +387,3 @@ def _is_read(shown: Properties, unit: Unit) -> bool:
     """True when the manager knows the unit as it stands on the disk."""
     known = shown.get("LoadState") == "loaded" and shown.get("FragmentPath") == str(unit.path)
     return known and shown.get("NeedDaemonReload") == "no"
-
-
-def _not_read(unit: Unit, shown: Properties) -> Failed:
-    return Failed(
-        "bad-unit",
-        f"systemd does not take the unit {unit.path}",
-        why=f"its LoadState is {shown.get('LoadState', 'unknown')}, read from {shown.get('FragmentPath') or 'nowhere'}",
-        hint=f"systemd-analyze verify {unit.path} tells more; it was made of {unit.template}",
-    )
-
-
-def _nearest(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder

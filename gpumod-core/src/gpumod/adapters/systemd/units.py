@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gpumod.adapters.files import write_atomic
 from gpumod.adapters.folders import owner_of
-from gpumod.adapters.systemd.manager import Scope
+from gpumod.adapters.systemd.manager import Properties, Scope
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, GpumodError, MachineLacks
 
@@ -23,6 +24,15 @@ SECTION = "[X-Gpumod]"
 MODE = 0o644
 """What stands in a unit can be asked of the manager by everybody; secrets are in the file of variables."""
 _MARK = re.compile(r"^([A-Z][A-Za-z]*)=(.*)$", re.MULTILINE)
+_USER = re.compile(r"^User=(.*)$", re.MULTILINE)
+
+
+class Whose(NamedTuple):
+    """The home that a unit is of. Its owner writes the file with its id, and could write another home's there."""
+
+    home_id: str
+    owner: int
+    """The user id."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,14 @@ def unit_folder(scope: Scope, uid: int | None = None) -> Path:
         ) from None
 
 
-def marked(body: str, home_id: str, service: str, template: str) -> str:
+def whose(home: Path, home_id: str) -> Whose:
+    """Raises as :func:`gpumod.adapters.folders.owner_of`."""
+    return Whose(home_id, owner_of(home))
+
+
+def marked(body: str, home: Whose, service: str, template: str) -> str:
     """`body` with our marks below. `Text` is a digest of the body: an edit by hand can be told from a new template."""
-    marks = {"Home": home_id, "Service": service, "Template": template, "Text": _digest(body)}
+    marks = {"Home": home.home_id, "Service": service, "Owner": home.owner, "Template": template, "Text": _digest(body)}
     return f"{body.rstrip()}\n\n{SECTION}\n" + "".join(f"{key}={value}\n" for key, value in marks.items())
 
 
@@ -92,7 +107,7 @@ def _digest(body: str) -> str:
     return hashlib.sha256(body.rstrip().encode()).hexdigest()[:16]
 
 
-def there(path: Path, home_id: str, service: str) -> str | None:
+def there(path: Path, home: Whose, service: str) -> str | None:
     """The text of our unit at `path`, None where there is none.
 
     Raises Failed `foreign-unit` for a file that is not of this home's service: it is never written over.
@@ -110,9 +125,30 @@ def there(path: Path, home_id: str, service: str) -> str | None:
     marks = marks_of(text)
     if path.is_symlink():
         raise foreign(path, "it is a link")
-    if (marks.get("Home"), marks.get("Service")) != (home_id, service):
+    if (marks.get("Home"), marks.get("Service")) != (home.home_id, service):
         raise foreign(path, "it does not carry the mark of this home" if not marks else "it is of another home")
+    if not _is_owners(path, text, home.owner):
+        raise foreign(path, "it is of another user's home, which has the same id")
     return text
+
+
+def _is_owners(path: Path, text: str, owner: int) -> bool:
+    """Whether a unit with our marks is of a home of `owner`."""
+    if (told := marks_of(text).get("Owner")) is not None:
+        return told == str(owner)
+    # Units once did not tell that: those of the system's manager ran as the home's owner. Root's id nobody can use.
+    if owner == 0:
+        return True
+    if users := _USER.findall(text):
+        return users[-1] in (str(owner), _name_of(owner))
+    return path.stat().st_uid == owner
+
+
+def _name_of(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
 
 
 def foreign(path: Path | str, why: str) -> Failed:
@@ -122,6 +158,23 @@ def foreign(path: Path | str, why: str) -> Failed:
         why=why,
         hint="remove or rename it, or give the service another id",
     )
+
+
+def not_read(unit: Unit, shown: Properties) -> Failed:
+    return Failed(
+        "bad-unit",
+        f"systemd does not take the unit {unit.path}",
+        why=f"its LoadState is {shown.get('LoadState', 'unknown')}, read from {shown.get('FragmentPath') or 'nowhere'}",
+        hint=f"systemd-analyze verify {unit.path} tells more; it was made of {unit.template}",
+    )
+
+
+def is_writable(unit: Unit) -> bool:
+    """Whether this user may put a unit where it belongs."""
+    folder = unit.path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
 
 
 def write(unit: Unit) -> Callable[[], None]:
@@ -167,22 +220,24 @@ def cannot_write(unit: Unit, error: OSError | None = None, others: Sequence[Unit
     )
 
 
-def of_home(folder: Path, home_id: str) -> Iterator[tuple[str, Path]]:
+def of_home(folder: Path, home: Whose) -> Iterator[tuple[str, Path]]:
     """Units in `folder` that carry the mark of this home, with its services. Links are nobody's."""
     for path in sorted(folder.glob("gpumod-*.service")):
         with contextlib.suppress(OSError):  # it went meanwhile, or is not to be read
-            marks = {} if path.is_symlink() else marks_of(path.read_text("utf-8", "replace"))
-            if marks.get("Home") == home_id and is_id(marks.get("Service", "")):
+            text = "" if path.is_symlink() else path.read_text("utf-8", "replace")
+            marks = marks_of(text)
+            is_ours = marks.get("Home") == home.home_id and _is_owners(path, text, home.owner)
+            if is_ours and is_id(marks.get("Service", "")):
                 yield marks["Service"], path
 
 
-def remove(path: Path, home_id: str, service: str) -> bool:
+def remove(path: Path, home: Whose, service: str) -> bool:
     """Remove a unit of ours; True when there was one. What is not ours is left alone, without a word.
 
     Raises MachineLacks `unit-needs-root`, and Failed `cannot-write`.
     """
     try:
-        if there(path, home_id, service) is None:
+        if there(path, home, service) is None:
             return False
     except GpumodError:
         return False

@@ -15,7 +15,7 @@ from gpumod.adapters.systemd import units
 from gpumod.adapters.systemd.manager import BOOTED, CALL_TIMEOUT_S, Manager, Scope, lingers, refused
 from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import roots_only, runs_as
-from gpumod.adapters.systemd.units import Unit, marked, unit_folder, unit_name
+from gpumod.adapters.systemd.units import Unit, Whose, marked, unit_folder, unit_name, whose
 from gpumod.adapters.templates import Templates
 from gpumod.domain.errors import GpumodError, MachineLacks
 from gpumod.domain.settings import Settings
@@ -48,7 +48,7 @@ class WatchUnit:
         """
         self._reach()
         unit = self._unit()
-        before = units.there(self.path, self._home_id, MARK)
+        before = units.there(self.path, self._whose(), MARK)
         changed = before != unit.text
         if changed:
             try:
@@ -75,7 +75,7 @@ class WatchUnit:
 
         Raises what :meth:`install` does.
         """
-        if units.there(self.path, self._home_id, MARK) is None:
+        if units.there(self.path, self._whose(), MARK) is None:
             if self.there() is not None:
                 raise self._no_rights("remove", "--uninstall", "your systemd manager is not its owner's")
             return False
@@ -85,14 +85,14 @@ class WatchUnit:
         # disabled first: whatever becomes of the stop, no boot brings it back
         await self._do("--uninstall", "disable", "--no-reload")
         await self._do("--uninstall", "stop", timeout_s=PATIENCE_S)
-        units.remove(self.path, self._home_id, MARK)
+        units.remove(self.path, self._whose(), MARK)
         return True
 
     def there(self) -> Path | None:
         """Where the unit of this home lies, be it among those of the home's owner; None where it is not written."""
         for folder in dict.fromkeys((self.path.parent, *self._owners_folder())):
             with contextlib.suppress(GpumodError):  # another home's, or not to be read
-                if units.there(folder / self.name, self._home_id, MARK) is not None:
+                if units.there(folder / self.name, self._whose(), MARK) is not None:
                     return folder / self.name
         return None
 
@@ -160,6 +160,9 @@ class WatchUnit:
         """What services inherit of this shell and the unit can hold, and what it cannot; nothing of another user's."""
         return ({}, ()) if runs_as(self._home, self._scope) else lasting(os.environ)
 
+    def _whose(self) -> Whose:
+        return whose(self._home, self._home_id)
+
     def _unit(self) -> Unit:
         body = self._templates.render(
             TEMPLATE,
@@ -171,7 +174,7 @@ class WatchUnit:
             env=self._variables()[0],
             stop_timeout_s=STOP_TIMEOUT_S,
         )
-        return Unit(self.name, self.path, marked(body, self._home_id, MARK, TEMPLATE), TEMPLATE)
+        return Unit(self.name, self.path, marked(body, self._whose(), MARK, TEMPLATE), TEMPLATE)
 
 
 def _user(uid: int) -> str:
