@@ -19,6 +19,7 @@ from gpumod.operations.checks.plugins import check_plugins
 from gpumod.operations.checks.ports import check_ports
 from gpumod.operations.checks.programs import check_programs
 from gpumod.operations.checks.running import check_running
+from gpumod.operations.checks.service_user import check_service_user
 from gpumod.operations.checks.strays import check_strays
 from gpumod.operations.checks.suspend import check_suspend
 from gpumod.operations.checks.systemd import check_systemd
@@ -37,6 +38,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("plugins", check_plugins),
     ("programs", check_programs),
     ("models", check_models),
+    ("service", check_service_user),
     ("strays", check_strays),
     ("units", check_leftovers),
     ("service", check_definitions),
