@@ -10,6 +10,7 @@ from gpumod.operations.checks.definitions import check_definitions
 from gpumod.operations.checks.devices import check_devices
 from gpumod.operations.checks.ended import check_ended
 from gpumod.operations.checks.exposure import check_exposure
+from gpumod.operations.checks.formats import check_formats
 from gpumod.operations.checks.gpus import check_gpus
 from gpumod.operations.checks.home import check_home
 from gpumod.operations.checks.leftovers import check_leftovers
@@ -31,6 +32,7 @@ Part = Callable[[Case], Iterator[Check]]
 PARTS: tuple[tuple[str, Part], ...] = (
     ("home", check_home),
     ("gpu", check_gpus),
+    ("service", check_formats),
     ("devices", check_devices),
     ("ram", check_memory),
     ("suspend", check_suspend),
