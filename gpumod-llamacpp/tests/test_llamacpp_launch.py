@@ -198,6 +198,20 @@ def test_variants_save_what_they_promise() -> None:
         DRIVER.check(service.model_copy(update={"unit_vars": {**service.unit_vars, **variant.unit_vars}}))
 
 
+@pytest.mark.parametrize(("layers", "on_gpu"), [(None, 41), (999, 41), (99, 41), (41, 41), (40, 40)])
+def test_all_layers_on_the_gpu_can_be_said_in_several_ways(layers: int | None, on_gpu: int) -> None:
+    said = {} if layers is None else {"n_gpu_layers": layers}
+    quarter, half = DRIVER.variants(a_service(unit_vars={"n_layers": 40, **said}))
+    assert [v.unit_vars["n_gpu_layers"] for v in (quarter, half)] == [31, 21]
+    assert [v.saves_mb for v in (quarter, half)] == [19100 * (on_gpu - left) // on_gpu for left in (31, 21)]
+    assert "with 10 of 40 layers on the CPU" in quarter.title
+
+
+def test_a_tiny_model_saves_nothing_by_a_layer_that_is_not_there() -> None:
+    (half,) = DRIVER.variants(a_service(unit_vars={"n_layers": 3, "n_gpu_layers": 3}))
+    assert (half.unit_vars, half.saves_mb) == ({"n_gpu_layers": 2}, 19100 // 3)
+
+
 def test_no_variant_is_invented() -> None:
     assert DRIVER.variants(a_service()) == ()
     assert DRIVER.variants(a_service(model_path=None, unit_vars={"router": True})) == ()

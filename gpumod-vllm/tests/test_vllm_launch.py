@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.api import Allocation, AlternativeKind, GpuShare, Service, Settings, Source
+from gpumod.api import Allocation, AlternativeKind, GpuShare, NeedsFormats, Service, Settings, Source
 from gpumod_vllm.driver import VllmDriver, utilization
 from gpumod_vllm.estimator import VllmEstimator
 
@@ -261,3 +261,23 @@ def test_of_cards_of_different_sizes_it_takes_nowhere_more_than_its_share(totals
     gpus = tuple(range(len(totals_mb)))
     assert DRIVER.capabilities(a_service(gpus=gpus)).equal_part
     assert not DRIVER.capabilities(a_service(gpus=gpus, unit_vars={"kv_cache_memory_bytes": 2**30})).equal_part
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, []),
+        ({"dtype": "auto", "kv_cache_dtype": "auto", "quantization": "awq"}, []),
+        ({"kv_cache_dtype": "fp8_e5m2"}, []),
+        ({"kv_cache_dtype": "fp8"}, [("fp8", "kv_cache_dtype=fp8", "--set kv_cache_dtype=auto", False)]),
+        ({"kv_cache_dtype": "bfloat16"}, [("bf16", "kv_cache_dtype=bfloat16", "--set kv_cache_dtype=auto", False)]),
+        ({"dtype": "bfloat16"}, [("bf16", "dtype=bfloat16", "--set dtype=float16", False)]),
+        ({"quantization": "fp8"}, [("fp8", "quantization=fp8", "a model with AWQ or GPTQ weights", True)]),
+    ],
+)
+def test_the_number_formats_that_options_ask_for(
+    options: dict[str, str], asked: list[tuple[str, str, str, bool]]
+) -> None:
+    assert isinstance(DRIVER, NeedsFormats)
+    needs = DRIVER.formats(a_service(unit_vars=options))
+    assert [(need.number_format, need.option, need.instead, need.emulated) for need in needs] == asked

@@ -43,7 +43,7 @@ def test_init_and_doctor_on_a_machine_with_a_card(tmp_path: Path) -> None:
     told = {"NVML_STANDIN": str(tmp_path), "LD_LIBRARY_PATH": str(build())}
     (tmp_path / "cards").write_text("gpu 0 24564 364 0 8 GPU-one NVIDIA GeForce RTX 4090\n")
     code, made = run(tmp_path / "home", "init", "--yes", **told)
-    assert (code, made["gpus"]) == (0, ["0: NVIDIA GeForce RTX 4090, 24564 MiB"])
+    assert (code, made["gpus"]) == (0, ["0: NVIDIA GeForce RTX 4090, 24564 MiB (Ada, compute capability 8.9)"])
     _, status = run(tmp_path / "home", "status", **told)
     (gpu,) = status["gpus"]
     assert (gpu["free_mb"], gpu["foreign_mb"], gpu["uuid"], gpu["architecture"]) == (24200, 364, "GPU-one", "Ada")

@@ -15,6 +15,7 @@ from gpumod.adapters.files import HOME_ID_FILE, ensure_home, home_id
 from gpumod.adapters.http import LoopbackHttp
 from gpumod.adapters.local import LocalComputer
 from gpumod.adapters.secrets import SecretFiles
+from gpumod.adapters.service_user import named_user
 from gpumod.adapters.settings import check_setting, doubt_about, load_settings, variables_set
 from gpumod.adapters.store import open_store
 from gpumod.domain.base import has_control_characters
@@ -167,6 +168,7 @@ def open_gpumod(
         Tools(
             presets=preset_tools,
             check_setting=check_setting,
+            check_user=lambda name: named_user(name, folder),
             doubt_about=doubt_about,
             from_environment=variables_set(environ),
             list_commands=list_commands,

@@ -138,6 +138,16 @@ def test_places(files: Computer) -> None:
     assert computer.inside(files.root / "none") == {}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to ask as another user")
+def test_what_another_user_may_read(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()  # pytest's own folder is closed to others
+    told = ThisComputer().unreadable(
+        "nobody", [tmp_path / "a b", Path("/usr"), Path("/etc/shadow"), Path("/etc/passwd")]
+    )
+    assert set(told) == {tmp_path / "a b", Path("/etc/shadow")}
+    assert ThisComputer().unreadable("nobody-of-this-name", [Path("/etc/shadow")]) == ()
+
+
 def test_the_version_of_a_python_program_is_read_not_asked(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     python = tmp_path / "venv" / "bin" / "python3"

@@ -54,7 +54,8 @@ HOOKS = {
     "templates": ("gpumod_templates", offers.TemplatesOffer),
     "driver-powers": (None, api.ReadsItsLog, api.FatalLine, api.ChecksVariables, api.OffersVariants, api.Variant,
                       api.HostsMembers, api.MemberReading, api.NamesMembers, api.ReportsActivity, api.Activity,
-                      api.SuitsItsProgram, api.Answer, api.ReadsCommands, api.CommandLine, api.Told),
+                      api.SuitsItsProgram, api.Answer, api.ReadsCommands, api.CommandLine, api.Told,
+                      api.NeedsFormats, api.FormatNeed),
 }  # fmt: skip
 """Page -> its hook, and the classes whose signatures it shows."""
 MARKED = re.compile(r"<!-- the code says: -->\n(.*?)<!-- until here -->", re.DOTALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import subprocess
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpumod.adapters.launches import Resolved
+from gpumod.adapters.service_user import named_user, refuse_other_user
 from gpumod.adapters.systemd import units
 from gpumod.adapters.systemd.envfile import environment_text
 from gpumod.adapters.systemd.manager import Manager, runtime_dir
@@ -97,6 +99,62 @@ def test_a_units_marks(tmp_path: Path) -> None:
     assert not units.was_edited(unit.text)
     assert units.was_edited(unit.text.replace("RestartSec=10", "RestartSec=11"))
     assert units.marks_of("[Service]\nHome=x\n") == {}
+
+
+# --- as whom it runs ------------------------------------------------------------------------------------------------
+
+MYSELF = pwd.getpwuid(os.geteuid()).pw_name
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else runs services as others")
+
+
+@as_root
+def test_units_of_roots_home_run_as_the_user_that_is_set(tmp_path: Path) -> None:
+    plain, set_ = unit_of(rendering(tmp_path)).text, unit_of(rendering(tmp_path, user="nobody")).text
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    added = set(set_.splitlines()) - set(plain.splitlines())
+    assert {line for line in added if not line.startswith(("ExecStopPost=", "#", "Text="))} == {
+        "User=nobody",
+        f"Group={group}",
+    }
+    assert "\nExecStopPost=-!/bin/sh -c 'echo " in set_
+    assert f"\nEnvironmentFile={tmp_path}/services/svc/.run/environment\n" in set_
+    assert rendering(tmp_path, user="nobody").is_anothers()
+    assert not rendering(tmp_path, user="root").is_anothers()
+    assert "User=" not in unit_of(rendering(tmp_path, "user", user="nobody")).text  # whose start is refused
+
+
+@as_root
+def test_a_template_that_has_its_user_read_roots_variables_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.j2"
+    own.write_text("[Service]\nExecStart=/bin/sh -c '. $0' {{ environment_file | systemd_word }}\n")
+    with pytest.raises(Failed) as caught:
+        unit_of(rendering(tmp_path / "home", user="nobody"), unit_template=str(own))
+    assert (caught.value.code, "EnvironmentFile=" in caught.value.info.why) == ("bad-template", True)
+
+
+def test_only_the_owner_of_a_home_that_is_not_roots_can_be_set(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    if os.geteuid() == 0:
+        os.chown(home, pwd.getpwnam("nobody").pw_uid, -1)
+    owner, other = ("nobody", "root") if os.geteuid() == 0 else (MYSELF, "root")
+    assert unit_of(rendering(home, user=owner)).text == unit_of(rendering(home)).text
+    for name, why in ((other, "not root's"), ("nobody-of-this-name", "no such user")):
+        with pytest.raises(UsageError, match=name) as caught:
+            unit_of(rendering(home, user=name))
+        assert why in caught.value.info.why
+        with pytest.raises(UsageError) as caught:
+            named_user(name, home)
+        assert caught.value.code == "bad-setting"
+
+
+@as_root
+def test_what_changes_no_user_refuses_to_start_as_root(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        refuse_other_user(Settings(user="nobody"), tmp_path, "svc")
+    assert caught.value.code == "cannot-change-user"
+    refuse_other_user(Settings(user="root"), tmp_path, "svc")
+    refuse_other_user(Settings(), tmp_path, "svc")
 
 
 @pytest.mark.parametrize("restart", ["no", "on-failure"])

@@ -56,7 +56,7 @@ def test_a_wrong_one_is_named_with_its_place_and_what_mends_it(
         ("reserve_mb", "1.5"), ("reserve_mb", ""), ("release_timeout_s", "0"), ("supervisor", "../x"),
         ("bind_host", "example.org"), ("bind_host", "::1"), ("bind_host", "192.168.1.2"), ("bind_host", "127.0.0.01"),
         ("vllm_bin", "a\nb"), ("models_dir", "a\x1bb"), ("log_max_mb", "nan"),
-        ("vllm_bin", " "),
+        ("vllm_bin", " "), ("user", "a b"), ("user", "1a"), ("user", "-a"), ("user", "%u"), ("user", "a" * 32),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused(key: str, value: str) -> None:

@@ -20,6 +20,7 @@ from gpumod.adapters.store.connect import connect_file
 from gpumod.adapters.store.opening import SCHEMA, Schema, open_database, revision_of
 from gpumod.adapters.store.tables import metadata
 from gpumod.domain.errors import Failed, MachineLacks
+from gpumod.domain.machine import GpuProfile, GpuReading
 from gpumod.domain.mode import Mode, ModeMember
 from gpumod.domain.run import Event
 from gpumod.domain.service import Service
@@ -119,6 +120,25 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, later: Schema) -> Non
         assert store.services() == {"chat": CHAT}
 
 
+WITHOUT_KINDS = """
+    ALTER TABLE gpu_profiles DROP COLUMN architecture;
+    ALTER TABLE gpu_profiles DROP COLUMN compute_capability;
+"""
+
+
+def test_cards_of_before_have_no_kind_until_the_next_look(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as raw, raw:
+        raw.executescript(WITHOUT_KINDS)
+        raw.execute("UPDATE alembic_version SET version_num = '0004'")
+        raw.execute("INSERT INTO gpu_profiles VALUES (0, 'NVIDIA GeForce RTX 4090', 'GPU-one', 24564)")
+    card = GpuReading(index=0, name="NVIDIA GeForce RTX 4090", uuid="GPU-one", total_mb=24564, used_mb=0, free_mb=1)
+    kept = GpuProfile(index=0, name=card.name, uuid=card.uuid, total_mb=card.total_mb)
+    with open_store(path) as store:
+        assert store.gpu_profiles() == (kept,)
+        store.put_gpu_profiles([card])
+        assert store.gpu_profiles() == (kept.model_copy(update={"architecture": "Ada", "compute_capability": "8.9"}),)
+
+
 def test_events_of_before_hold_no_secrets_afterwards(path: Path) -> None:
     args = ["--api-key", "hunter2", "-x"]
     old = {"env": {"HF_TOKEN": "hunter2", "A": "1"}, "args": args, "cmd": "run"}
@@ -126,6 +146,7 @@ def test_events_of_before_hold_no_secrets_afterwards(path: Path) -> None:
     told = {"unit_vars": {"old": old, "new": new}, "vram_mb": {"old": 1, "new": 2}}
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.executescript("DROP TABLE turns; DROP TABLE uses; ALTER TABLE mode_services DROP COLUMN idle_timeout")
+        raw.executescript(WITHOUT_KINDS)
         raw.execute("UPDATE alembic_version SET version_num = '0002'")
         tell = "INSERT INTO events (at, kind, subject, data) VALUES (2.0, 'service-edited', 'chat', ?)"
         for data in (json.dumps(told), '{"unit_vars" no JSON', '{"unit_vars": 3}'):

@@ -13,6 +13,7 @@ from gpumod.api import (
     Capabilities,
     CommandLine,
     FatalLine,
+    FormatNeed,
     Http,
     HttpFailure,
     HttpReply,
@@ -26,6 +27,7 @@ from gpumod.api import (
 )
 from gpumod_vllm import versions
 from gpumod_vllm.activity import activity_in
+from gpumod_vllm.formats import formats
 from gpumod_vllm.logs import RULES
 from gpumod_vllm.lora import lora_flags
 from gpumod_vllm.offload import offload_env, offload_files, offload_flags
@@ -147,6 +149,9 @@ class VllmDriver:
                 saves_mb=saves_mb,
             ),
         )
+
+    def formats(self, service: Service) -> tuple[FormatNeed, ...]:
+        return formats(vllm_options(service))
 
 
 def _sleep_state(reply: HttpReply) -> ProbeResult:

@@ -24,6 +24,8 @@ NAMES = frozenset(
 PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "HF_", "OMP_")
 NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"})
 SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "KEY", "AUTH")
+OF_A_PERSON = frozenset({"HOME", "USER", "LOGNAME", "SHELL", "TMPDIR"})
+"""Those, with all of XDG_*, are whoever starts it: systemd tells a service of another user its own."""
 OF_A_SESSION = frozenset({"TMPDIR", "XDG_RUNTIME_DIR"})
 """Folders that may not be there before anybody has logged in."""
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -34,6 +36,11 @@ def inherited(environ: Mapping[str, str], bin_path: str | None) -> dict[str, str
     kept = {name: value for name, value in environ.items() if _is_inherited(name, value)}
     kept["PATH"] = search_path(environ, bin_path)
     return kept
+
+
+def impersonal(variables: Mapping[str, str]) -> dict[str, str]:
+    """`variables` without those that speak of one user's folders, for a service that runs as another."""
+    return {n: value for n, value in variables.items() if n not in OF_A_PERSON and not n.startswith("XDG_")}
 
 
 def lasting(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

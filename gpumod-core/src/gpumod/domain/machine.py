@@ -33,12 +33,14 @@ class GpuReading(Frozen):
 
 
 class GpuProfile(Frozen):
-    """A GPU as it was when the home was made ready (`gpumod init`)."""
+    """A GPU as it was when the home was made ready (`gpumod init`); the last two are empty where they are not known."""
 
     index: int
     name: str
     uuid: str
     total_mb: int
+    architecture: str = ""
+    compute_capability: str = ""
 
 
 class GpuProcess(Frozen):

@@ -31,6 +31,12 @@ def _devices(text: str | None) -> str | None:
     return ",".join(named) or None
 
 
+def _user(text: str | None) -> str | None:
+    if text and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}", text):
+        raise ValueError("must be a user's name: letters, digits, _ . and -, at most 31, and no digit first")
+    return text or None
+
+
 LAST_MODE = "@last"
 """As `boot_mode`: the mode that was current when the machine went down."""
 
@@ -56,6 +62,11 @@ class Settings(Frozen):
         Text | None, Field(description="folder of the changer's lock of a real machine; empty: /run/lock/gpumod")
     ] = None
     supervisor: Annotated[Id, Field(description="what keeps processes alive where a service does not say")] = "process"
+    user: Annotated[
+        Text | None,
+        AfterValidator(_user),
+        Field(description="who units of root's home run as under systemd-system; empty: the home's owner"),
+    ] = None
     sim_machine: Annotated[Text | None, Field(description="folder of the simulated machine of this home")] = None
     bin_path: Annotated[Text | None, Field(description="folder searched first for vllm, llama-server, uvicorn")] = None
     vllm_bin: Annotated[Text, Field(description="the vllm program")] = "vllm"

@@ -64,12 +64,14 @@ class Base:
 
     def _check_offered(self, key: str, value: str | None, modes: Mapping[str, Mode] | None = None) -> None:
         """Raise UnknownName for a setting that names a probe or a supervisor that nobody offers, or a mode that is not
-        defined; UsageError for a GPU that is not there, a folder that is no simulated machine, or a reserve that leaves
-        nothing. `modes` are those that will be defined, where it is not the present ones."""
+        defined; UsageError for a user or a GPU that is not there, a folder that is no simulated machine, or a reserve
+        that leaves nothing. `modes` are those that will be defined, where it is not the present ones."""
         if value and key == "gpu_probe":
             self._machine.plugins.gpu_probes.offer(value)
         elif value and key == "supervisor":
             self._machine.plugins.check_supervisor(value)
+        elif value and key == "user":
+            self._tools.check_user(value)
         elif value and key == "cuda_devices":
             self._check_devices(value)
         elif value and key == "boot_mode" and value != LAST_MODE:

@@ -67,15 +67,17 @@ class InstallsWatch(Protocol):
 class Tools:
     """Functions of adapters, named by the bootstrap alone.
 
-    `check_setting` gives the text to store, `doubt_about` what may be wrong with it nevertheless. `from_environment`
-    maps the settings that the environment decides to their variables, `list_commands` the commands of other
-    distributions to their owners. `watch_unit` takes a manager (None: the one that is usual here).
-    `new_distribution` writes one of a name into a folder (it raises UsageError and Failed), `run_suite` tells what
-    became of each test of a suite (it raises MachineLacks and Failed).
+    `check_setting` gives the text to store, `doubt_about` what may be wrong with it nevertheless; `check_user` raises
+    UsageError for a user as whom services of this home cannot run. `from_environment` maps the settings that the
+    environment decides to their variables, `list_commands` the commands of other distributions to their owners.
+    `watch_unit` takes a manager (None: the one that is usual here). `new_distribution` writes one of a name into a
+    folder (it raises UsageError and Failed), `run_suite` tells what became of each test of a suite (it raises
+    MachineLacks and Failed).
     """
 
     presets: Callable[[], PresetTools]
     check_setting: Callable[[str, str], str]
+    check_user: Callable[[str], object]
     doubt_about: Callable[[str, str], str]
     from_environment: Mapping[str, str]
     list_commands: Callable[[], Mapping[str, Sequence[str]]]

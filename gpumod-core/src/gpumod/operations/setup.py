@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from gpumod.domain.cards import kind_of
 from gpumod.domain.errors import MachineLacks
+from gpumod.domain.machine import GpuReading
 from gpumod.domain.settings import Settings
 from gpumod.operations.adoption_results import Found
 from gpumod.operations.discovering import Discovering
@@ -44,7 +46,7 @@ class Setup(Discovering, Presets):
             settings=written,
             services=tuple(sorted(store.services())),
             modes=tuple(sorted(store.modes())),
-            gpus=tuple(f"{gpu.index}: {gpu.name}, {gpu.total_mb} MiB" for gpu in gpus),
+            gpus=tuple(map(_said, gpus)),
             problems=(*(gpu.fault for gpu in gpus if gpu.fault), *loaded.problems, *found.problems),
             programs=found.programs,
             model_folders=found.model_folders,
@@ -66,3 +68,8 @@ class Setup(Discovering, Presets):
                 why=error.strerror or str(error),
                 hint="make room or make the folder writable, or name another one with --sim-dir",
             ) from error
+
+
+def _said(gpu: GpuReading) -> str:
+    known = kind_of(gpu)
+    return f"{gpu.index}: {gpu.name}, {gpu.total_mb} MiB" + (f" ({known})" if known else "")

@@ -18,6 +18,8 @@ from gpumod.ports.drivers import ProbeResult as ProbeResult
 from gpumod.ports.drivers import ReadsItsLog as ReadsItsLog
 from gpumod.ports.drivers import SleepStrategy as SleepStrategy
 from gpumod.ports.drivers import VramEstimator as VramEstimator
+from gpumod.ports.formats import FormatNeed as FormatNeed
+from gpumod.ports.formats import NeedsFormats as NeedsFormats
 from gpumod.ports.launch import Allocation as Allocation
 from gpumod.ports.launch import GpuShare as GpuShare
 from gpumod.ports.launch import Launch as Launch

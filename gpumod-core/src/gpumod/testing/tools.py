@@ -17,6 +17,7 @@ def bare_tools(**given: Any) -> Tools:
     tools: dict[str, Any] = {
         "presets": _not_here,
         "check_setting": lambda _key, value: value,
+        "check_user": lambda _name: None,
         "doubt_about": lambda _key, _value: "",
         "from_environment": {},
         "list_commands": dict,

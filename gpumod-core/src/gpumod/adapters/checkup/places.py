@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb
 from gpumod.ports.checkup import PlaceFacts
+
+_ASK = 'for path do if [ -r "$path" ] && { [ ! -d "$path" ] || [ -x "$path" ]; }; then echo yes; else echo no; fi; done'
 
 
 def place(path: Path) -> PlaceFacts:
@@ -28,6 +32,30 @@ def place(path: Path) -> PlaceFacts:
         writable=os.access(path, os.W_OK),
         free_mb=free_disk_mb(path),
     )
+
+
+def unreadable(user: str, paths: Collection[Path]) -> tuple[Path, ...]:
+    """Those of `paths` that `user` may not read, as the kernel tells a process of that user: groups and lists of
+    rights count. Root alone can ask that."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return ()
+    if os.geteuid() != 0:
+        return ()
+    ordered = sorted(paths)
+    told = subprocess.run(
+        ["/bin/sh", "-c", _ASK, "sh", *map(str, ordered)],
+        user=entry.pw_uid,
+        group=entry.pw_gid,
+        extra_groups=os.getgrouplist(user, entry.pw_gid),
+        cwd="/",
+        env={},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return tuple(path for path, can in zip(ordered, told.stdout.split(), strict=True) if can == "no")
 
 
 def inside(folder: Path) -> Mapping[str, PlaceFacts]:

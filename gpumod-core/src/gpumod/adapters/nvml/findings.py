@@ -10,7 +10,7 @@ from gpumod.domain.machine import Finding
 
 
 def findings(cards: Iterable[Card]) -> tuple[Finding, ...]:
-    """The driver's versions; of each card its kind, persistence and MIG, and whether processes are told."""
+    """The driver's versions; of each card its UUID, persistence and MIG, and whether processes are told."""
     found = [Finding(name="driver", message=", ".join(f"{what} {which}" for what, which in calls.versions().items()))]
     instances: dict[int, int] = {}
     for card in cards:
@@ -24,7 +24,7 @@ def findings(cards: Iterable[Card]) -> tuple[Finding, ...]:
 
 def _of_card(card: Card) -> Iterator[Finding]:
     name = f"gpu {card.index}"
-    kind = [card.architecture, f"compute capability {card.capability}" if card.capability else "", card.uuid]
+    kind = [card.uuid]
     try:
         told = None if people.is_wsl() else calls.processes(card.handle)
         kept_mb = calls.memory(card.handle).reserved_mb

@@ -22,10 +22,14 @@ _RUN_BEGINS = re.compile(r"--- gpumod: \S+ started \S+ run \S+ ---")
 
 
 class Records:
-    """Where the files of a home's services are, and what they say."""
+    """Where the files of a home's services are, and what they say.
 
-    def __init__(self, home: Path) -> None:
-        self._services = home / "services"
+    `apart` is a folder for those that services read and write themselves, where that is not in the home.
+    """
+
+    def __init__(self, home: Path, apart: Path | None = None) -> None:
+        self._runs = home / "services"
+        self._services = apart or self._runs
         self._logs = home / "logs"
 
     def folder(self, service: str) -> Path:
@@ -37,14 +41,13 @@ class Records:
 
     def run_folder(self, service: str) -> Path:
         """Where the shim keeps its records."""
-        return self.folder(service) / RUN_FOLDER
+        return self._runs / _checked(service) / RUN_FOLDER
 
     def prepare(self, service: str) -> None:
         """Make the folders of a service, private."""
-        ensure_private_dir(self._logs)
-        ensure_private_dir(self._services)
-        ensure_private_dir(self.folder(service))
-        ensure_private_dir(self.run_folder(service))
+        run_folder = self.run_folder(service)
+        for folder in (self._logs, self._runs, run_folder.parent, run_folder, self._services, self.folder(service)):
+            ensure_private_dir(folder)
 
     def write(self, service: str, files: Sequence[LaunchFile]) -> None:
         """Replace files in the service's folder atomically. Raises UsageError `bad-file-name`."""
@@ -83,7 +86,7 @@ class Records:
 
     def last_runs(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Service, nonce and token of the last run of every service that has run since the boot."""
-        for folder in sorted(self._services.glob("*")) if self._services.is_dir() else ():
+        for folder in sorted(self._runs.glob("*")) if self._runs.is_dir() else ():
             if is_id(folder.name) and (token := self.last_run(folder.name)) is not None:
                 yield folder.name, str(self._record(folder.name, "run.json").get("nonce")), token
 

@@ -30,6 +30,7 @@ from gpumod.adapters.process.proc import (
 )
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.process.tokens import is_token, main_process, shim_process, token_of
+from gpumod.adapters.service_user import refuse_other_user
 from gpumod.domain.errors import MachineLacks
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
@@ -75,6 +76,7 @@ class ProcessSupervisor:
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise what :meth:`start` would raise before anything runs."""
         refuse_anothers(self._home, handle.service)
+        refuse_other_user(self._settings, self._home, handle.service)
         orders(handle, launch, {}, self._records, self._settings)
 
     async def may(self, handles: Sequence[Handle]) -> None:
@@ -98,6 +100,7 @@ class ProcessSupervisor:
         """
         service = handle.service
         refuse_anothers(self._home, service)
+        refuse_other_user(self._settings, self._home, service)
         last = self._records.last_run(service)
         if last is not None and _has_shim(last) and not await self._ends(last):
             raise already_running(service, last["pid"])

@@ -39,7 +39,7 @@ class Schema(NamedTuple):
         return self.revisions[-1]
 
 
-SCHEMA = Schema(Path(__file__).with_name("migrations"), ("0001", "0002", "0003", "0004"))
+SCHEMA = Schema(Path(__file__).with_name("migrations"), ("0001", "0002", "0003", "0004", "0005"))
 """The schema that this code works with. It is said here too so that opening need not ask Alembic."""
 
 

@@ -11,6 +11,7 @@ from sqlmodel import col, delete, select
 from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.rows import dump, load
 from gpumod.adapters.store.tables import GpuProfileRow, SimulationRow, VramSampleRow
+from gpumod.domain.cards import profile_of
 from gpumod.domain.errors import GpumodError
 from gpumod.domain.machine import GpuProfile, GpuReading
 from gpumod.domain.run import Sample
@@ -91,14 +92,17 @@ class Records:
         with self._db.write() as session:
             session.exec(delete(GpuProfileRow))
             session.add_all(
-                GpuProfileRow(gpu_index=gpu.index, name=gpu.name, uuid=gpu.uuid, total_mb=gpu.total_mb) for gpu in gpus
+                GpuProfileRow(gpu_index=card.index, **card.model_dump(exclude={"index"}))
+                for card in map(profile_of, gpus)
             )
 
     def gpu_profiles(self) -> tuple[GpuProfile, ...]:
         """The GPUs that were noted last."""
         with self._db.read() as session:
             rows = session.exec(select(GpuProfileRow).order_by(col(GpuProfileRow.gpu_index)))
-            return tuple(GpuProfile(index=r.gpu_index, name=r.name, uuid=r.uuid, total_mb=r.total_mb) for r in rows)
+            return tuple(
+                GpuProfile(index=r.gpu_index, **r.model_dump(exclude={"gpu_index"}, exclude_none=True)) for r in rows
+            )
 
 
 def _simulation(row: SimulationRow) -> Simulation | None:

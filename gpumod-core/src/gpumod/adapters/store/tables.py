@@ -27,13 +27,15 @@ class Row(SQLModel, registry=registry(metadata=metadata)):
 
 
 class GpuProfileRow(Row, table=True):
-    """A GPU of this machine as it was last seen."""
+    """A GPU of this machine as `gpumod init` saw it last."""
 
     __tablename__ = "gpu_profiles"
     gpu_index: int = Field(primary_key=True)
     name: str
     uuid: str
     total_mb: int
+    architecture: str | None = None
+    compute_capability: str | None = None
 
 
 class ServiceRow(Row, table=True):

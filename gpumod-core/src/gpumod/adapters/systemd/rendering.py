@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gpumod.adapters.environment import impersonal
 from gpumod.adapters.folders import owner_of
 from gpumod.adapters.launches import Resolved
 from gpumod.adapters.process.records import Records
+from gpumod.adapters.service_user import STATE, folders_of, group_of, make_folders, service_user
 from gpumod.adapters.systemd.manager import Scope
 from gpumod.adapters.systemd.units import SECTION, Unit, Whose, marked, unit_folder, unit_name, whose
 from gpumod.adapters.templates import BASE, RISKY_ENV, Templates, systemd_path, systemd_word
@@ -33,6 +35,39 @@ class Rendering:
         self._records = Records(home)
         self._templates = Templates(home, folders, roots_only=roots_only(scope))
 
+    def service_user(self) -> pwd.struct_passwd | None:
+        """Who the setting `user` says that units run as; None where they run as without it. Raises UsageError."""
+        return None if self._scope == "user" else service_user(self._settings, self._home)
+
+    def is_anothers(self) -> bool:
+        """True where units run as another user than whoever asks. Raises UsageError, as :meth:`service_user`."""
+        chosen = self.service_user()
+        user = chosen.pw_name if chosen else runs_as(self._home, self._scope)
+        return user not in (None, _name_of(os.geteuid()))
+
+    def records(self) -> Records:
+        """The files of services, those of their own where whoever they run as reaches them."""
+        chosen = self.service_user()
+        return Records(self._home, folders_of(self._home_id, chosen.pw_name)) if chosen else self._records
+
+    def earlier_records(self) -> Iterator[Records]:
+        """Where else services that are up may have files: they were started when the setting `user` was another."""
+        if self._scope == "user" or os.geteuid() != 0 or owner_of(self._home) != 0:
+            return
+        chosen = self.service_user()
+        now = folders_of(self._home_id, chosen.pw_name) if chosen else None
+        for apart in (None, *sorted(STATE.glob(f"{self._home_id}/*"))):
+            if apart != now:
+                yield Records(self._home, apart)
+
+    def prepare(self, service: str) -> Records:
+        """Make the folders of a service. Raises Failed `bad-folder`."""
+        if (chosen := self.service_user()) is not None:
+            make_folders(self._home_id, chosen)
+        records = self.records()
+        records.prepare(service)
+        return records
+
     def environment_file(self, service: str) -> Path:
         """Variables that change from start to start, and secrets: readable by the owner alone."""
         return self._records.run_folder(service) / "environment"
@@ -49,8 +84,11 @@ class Rendering:
         return whose(self._home, self._home_id)
 
     def environ(self) -> Mapping[str, str]:
-        """What services inherit of: nothing of root's, where root has them run as somebody else."""
-        return {} if os.geteuid() == 0 and runs_as(self._home, self._scope) else os.environ
+        """What services inherit of: nothing of root's where root has those of another user's home run; else nothing
+        that speaks of root's own folders, where they run as somebody else."""
+        if not self.is_anothers():
+            return os.environ
+        return {} if runs_as(self._home, self._scope) else impersonal(os.environ)
 
     @property
     def folder(self) -> Path:
@@ -72,12 +110,13 @@ class Rendering:
         name, own = (template, None) if template else (usual, service.unit_template)
         if own is None and name not in self._templates.names():
             name = BASE
-        file, user = self.environment_file(service.id), runs_as(self._home, self._scope)
+        file = self.environment_file(service.id)
         if GLOB & set(str(file)):
             why = "systemd would take one of its characters for a pattern"
             raise UsageError("bad-home", f"units cannot refer to {file}", why=why, hint="choose another --home")
         body = self._templates.render(name, own=own, **self.variables(service, launch, found, own or name))
-        refers = systemd_word(file) if user else f"EnvironmentFile={systemd_path(file)}"
+        anothers = runs_as(self._home, self._scope) is not None
+        refers = systemd_word(file) if anothers else f"EnvironmentFile={systemd_path(file)}"
         _check(body, own or name, refers, service)
         return Unit(
             name=self.name(service.id),
@@ -89,6 +128,7 @@ class Rendering:
 
     def variables(self, service: Service, launch: Launch, found: Resolved, template: str) -> Mapping[str, object]:
         """What a template can use; docs/templates.md explains each."""
+        chosen = self.service_user()
         return {
             "service": service,
             "launch": launch,
@@ -99,7 +139,8 @@ class Rendering:
             "environment_file": str(self.environment_file(service.id)),
             "exit_file": str(self.exit_file(service.id)),
             "manager": self._scope,
-            "user": runs_as(self._home, self._scope),
+            "user": chosen.pw_name if chosen else runs_as(self._home, self._scope),
+            "group": group_of(chosen) if chosen else None,
             "restart": self._settings.unit_restart,
             "template": template,
         }
@@ -115,10 +156,14 @@ def runs_as(home: Path, scope: Scope) -> str | None:
     owner = owner_of(home)
     if scope == "user" or owner == 0:
         return None
+    return _name_of(owner)
+
+
+def _name_of(uid: int) -> str:
     try:
-        return pwd.getpwuid(owner).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(owner)
+        return str(uid)
 
 
 def public_variables(found: Resolved) -> dict[str, str]:

@@ -25,7 +25,7 @@ from gpumod.adapters.launches import (
     resolved,
 )
 from gpumod.adapters.process.proc import NONCE_VARIABLE
-from gpumod.adapters.process.records import Records
+from gpumod.adapters.service_user import refuse_other_user
 from gpumod.adapters.systemd import states, units
 from gpumod.adapters.systemd.cgroups import kill_all
 from gpumod.adapters.systemd.envfile import environment_text
@@ -69,7 +69,6 @@ class SystemdSupervisor:
         self._home = home
         self._clock = clock
         self._manager = Manager(scope)
-        self._records = Records(home)
         self._rendering = Rendering(home, home_id, settings, scope, folders)
         self._reloading = Reloading(self._manager, settings)
         self._asker = Asker(settings)
@@ -132,7 +131,7 @@ class SystemdSupervisor:
         return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
 
     def _resolved(self, handle: Handle, launch: Launch, env: Mapping[str, str] | None = None) -> Resolved:
-        folder, environ = self._records.folder(handle.service), self._rendering.environ()
+        folder, environ = self.service_dir(handle.service), self._rendering.environ()
         return resolved(handle.service, launch, env or {}, folder, self._settings, environ)
 
     @asynccontextmanager
@@ -157,7 +156,7 @@ class SystemdSupervisor:
         """What the program of `launch` answers; not asked is what root would run for another user's home."""
         with suppress(MachineLacks):
             refuse_anothers(self._home, service)
-            return await self._asker.ask(service, launch, question, self._records.folder(service))
+            return await self._asker.ask(service, launch, question, self.service_dir(service))
         return None
 
     def _lacks_rights(self, unit: Unit, service: str) -> bool:
@@ -174,8 +173,9 @@ class SystemdSupervisor:
         return found
 
     def _refuse_anothers(self, service: str) -> None:
-        if self._manager.scope == "user":  # the system's manager runs it as the home's owner
+        if self._manager.scope == "user":  # the system's manager runs it as the home's owner, or as whom it is told
             refuse_anothers(self._home, service)
+            refuse_other_user(self._settings, self._home, service)
 
     def _refuse_strange(self, service: str) -> None:
         """For another user's home root stops that home's own units alone, whatever id its owner has given it."""
@@ -248,8 +248,7 @@ class SystemdSupervisor:
             if failed := [unit.name for unit in wanted if known[unit.name].get("ActiveState") == "failed"]:
                 await self._manager.call("reset-failed", "--", *failed)
             await self._write([unit for unit in wanted if not states.is_active(known[unit.name])], known)
-        self._records.prepare(service)
-        self._records.write(service, launch.files)
+        self._rendering.prepare(service).write(service, launch.files)
         public = public_variables(alone)
         private = {key: value for key, value in found.env.items() if public.get(key) != value}
         text = environment_text(service, {**private, NONCE_VARIABLE: handle.nonce})
@@ -375,12 +374,14 @@ class SystemdSupervisor:
 
     def service_dir(self, service: str) -> Path:
         """The service's own folder: what `{service_dir}` stands for."""
-        return self._records.folder(service)
+        return self._rendering.records().folder(service)
 
     def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
         """Replace files of a service that may be running (the configuration of a host), each atomically."""
-        self._records.prepare(service)
-        self._records.write(service, files)
+        self._rendering.prepare(service).write(service, files)
+        for records in self._rendering.earlier_records():  # the setting `user` was another when it was started
+            folder = records.folder(service)
+            records.write(service, [file for file in files if (folder / file.name).is_file()])
 
 
 def _is_read(shown: Properties, unit: Unit) -> bool:

@@ -10,6 +10,7 @@ from gpumod.operations.checks.definitions import check_definitions
 from gpumod.operations.checks.devices import check_devices
 from gpumod.operations.checks.ended import check_ended
 from gpumod.operations.checks.exposure import check_exposure
+from gpumod.operations.checks.formats import check_formats
 from gpumod.operations.checks.gpus import check_gpus
 from gpumod.operations.checks.home import check_home
 from gpumod.operations.checks.leftovers import check_leftovers
@@ -19,6 +20,7 @@ from gpumod.operations.checks.plugins import check_plugins
 from gpumod.operations.checks.ports import check_ports
 from gpumod.operations.checks.programs import check_programs
 from gpumod.operations.checks.running import check_running
+from gpumod.operations.checks.service_user import check_service_user
 from gpumod.operations.checks.strays import check_strays
 from gpumod.operations.checks.suspend import check_suspend
 from gpumod.operations.checks.systemd import check_systemd
@@ -30,6 +32,7 @@ Part = Callable[[Case], Iterator[Check]]
 PARTS: tuple[tuple[str, Part], ...] = (
     ("home", check_home),
     ("gpu", check_gpus),
+    ("service", check_formats),
     ("devices", check_devices),
     ("ram", check_memory),
     ("suspend", check_suspend),
@@ -37,6 +40,7 @@ PARTS: tuple[tuple[str, Part], ...] = (
     ("plugins", check_plugins),
     ("programs", check_programs),
     ("models", check_models),
+    ("service", check_service_user),
     ("strays", check_strays),
     ("units", check_leftovers),
     ("service", check_definitions),

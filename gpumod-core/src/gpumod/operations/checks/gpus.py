@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gpumod.domain.cards import NATIVE_FROM, capability_of, computes, kind_of, known_card
 from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
 from gpumod.engine.machine import Machine
 from gpumod.operations.checks.case import Case, fine, problem
@@ -56,6 +57,7 @@ def _check_gpu(machine: Machine, gpu: GpuReading, processes: Sequence[GpuProcess
         yield Check(name=name, level="problem", message=f"{gpu.fault.message}: {gpu.fault.why}", hint=gpu.fault.hint)
         return
     yield Check(name=name, level="ok", message=f"{gpu.name}: {gpu.free_mb} of {gpu.total_mb} MiB free")
+    yield from _kind(gpu)
     rest_mb = untold_mb(gpu, processes)
     if rest_mb > 0 and gpu.per_process:
         yield Check(
@@ -72,6 +74,20 @@ def _check_gpu(machine: Machine, gpu: GpuReading, processes: Sequence[GpuProcess
             message=f"the setting reserve_mb ({reserve_mb}) leaves nothing of {gpu.total_mb} MiB",
             hint="gpumod settings set reserve_mb 512",
         )
+
+
+def _kind(gpu: GpuReading) -> Iterator[Check]:
+    """What a card computes in, and what is known of its memory and its bus."""
+    if not (kind := kind_of(gpu)):
+        return
+    said = [kind]
+    if capability := capability_of(gpu):
+        formats = " and ".join(name for name in NATIVE_FROM if computes(capability, name))
+        said.append(f"computes in {formats}" if formats else "computes neither in bf16 nor in fp8 itself")
+    if (card := known_card(gpu.name, gpu.total_mb)) is not None:
+        said += [f"memory {card.bandwidth_gb_s} GB/s"] if card.bandwidth_gb_s else []
+        said.append(f"made for PCIe {card.pcie}")
+    yield fine(f"gpu {gpu.index}", ", ".join(said))
 
 
 def _missing(machine: Machine, gpus: Sequence[GpuReading]) -> Iterator[Check]:

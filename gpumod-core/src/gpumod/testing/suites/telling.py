@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumod.ports import Activity, Answer, HttpFailure, Launch, ReportsActivity, SuitsItsProgram
+from gpumod.ports import (
+    Activity,
+    Answer,
+    FormatNeed,
+    HttpFailure,
+    Launch,
+    NeedsFormats,
+    ReportsActivity,
+    SuitsItsProgram,
+)
 from gpumod.testing.suites.cases import DriverCase, asked
 from gpumod.testing.suites.launching import launched
 from gpumod.testing.suites.odd import JSON, ODD_ANSWERS, TEXTS, SameAnswer
@@ -43,6 +52,15 @@ class Telling:
     def test_any_answer_about_use_can_be_read(self, case: DriverCase, body: object) -> None:
         if isinstance(case.driver, ReportsActivity):
             _read_use(case.driver, case, SameAnswer((200, body)))
+
+    # --- NeedsFormats
+
+    def test_what_is_asked_of_a_card_is_told_alike(self, case: DriverCase) -> None:
+        if isinstance(case.driver, NeedsFormats):
+            for service in case.services:
+                found = case.driver.formats(service)
+                assert case.driver.formats(service) == found
+                assert all(isinstance(need, FormatNeed) and need.option and need.instead for need in found)
 
     # --- SuitsItsProgram
 
