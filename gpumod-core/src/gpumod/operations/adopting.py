@@ -41,6 +41,8 @@ from gpumod.ports.foreign import Surroundings, UnitFacts
 HEALTH_PATHS = ("/health", "/healthz", "/v1/models", "/")
 """Where a service of no known kind is asked how it is: the first that answers 200 is kept."""
 ASK_S = 2.0
+SHORT_ID = 12
+"""So many digits of its id engines show of a container; no pid has as many."""
 
 
 class Adopting(Services):
@@ -94,7 +96,7 @@ class Adopting(Services):
     async def _subject(self, params: AdoptParams) -> tuple[Subject, list[str]]:
         if params.container:
             return await asyncio.to_thread(self._container, params), []
-        if params.what.isdigit():
+        if params.what.isdigit() and len(params.what) < SHORT_ID:
             return await asyncio.to_thread(self._process, int(params.what))
         return await asyncio.to_thread(self._named, params), []
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from gpumod.domain.errors import ErrorInfo, GpumodError, UnknownName, UsageError
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName, UsageError
 from gpumod.domain.machine import GpuReading
 from gpumod.engine.machine import Machine
+from gpumod.plugins.isolation import reason
 from gpumod.ports.foreign import ContainerFacts, FindsContainers
 
+T = TypeVar("T")
 KEEPER = "adopted-container"
 """The supervisor that looks after adopted containers; a plugin offers it."""
 QUIET = ("no-engine", "remote-engine", "unknown-supervisor")
@@ -25,9 +27,23 @@ def finder(machine: Machine) -> FindsContainers:
     return supervisor
 
 
+def _told(machine: Machine, ask: Callable[[FindsContainers], T]) -> T:
+    """What the finder answers. Whatever goes wrong in it becomes a GpumodError."""
+    try:
+        return ask(finder(machine))
+    except GpumodError:
+        raise
+    except Exception as error:
+        raise Failed(
+            "plugin-broken",
+            f"what finds containers breaks: {reason(error)}",
+            hint="update or repair the plugin that does: gpumod plugins",
+        ) from error
+
+
 def find(machine: Machine, name: str) -> ContainerFacts | None:
     """The container of this name or id. Blocks; raises GpumodError where nobody can tell."""
-    return finder(machine).container(name)
+    return _told(machine, lambda asked: asked.container(name))
 
 
 def quietly(machine: Machine, name: str) -> tuple[ContainerFacts | None, ErrorInfo | None]:
@@ -41,7 +57,7 @@ def quietly(machine: Machine, name: str) -> tuple[ContainerFacts | None, ErrorIn
 def up(machine: Machine, problems: list[ErrorInfo]) -> tuple[ContainerFacts, ...]:
     """All that are up. What keeps them from being told goes to `problems`, but for there being no engine."""
     try:
-        return finder(machine).containers()
+        return _told(machine, lambda asked: asked.containers())
     except GpumodError as error:
         problems += [] if error.code in QUIET else [error.info]
         return ()

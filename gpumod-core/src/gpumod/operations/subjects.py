@@ -243,7 +243,9 @@ def refuse_boxed(machine: Machine, subject: Subject) -> None:
     if box is None or subject.adopted.pid is None:
         return
     found, unasked = containers.quietly(machine, box.id)
-    if found is not None:
+    if found is not None and found.id.startswith(
+        box.id
+    ):  # what is no engine's has a name there, which may be another's
         containers.refuse(found)
         command = f"gpumod service adopt {found.name} --container"
         why, hint = "as a container it can be started again, too", command

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from gpumod.domain.adopted import Manager
+from gpumod.domain.adopted import ContainerId, ContainerName, Manager
 from gpumod.domain.base import Frozen
 from gpumod.domain.settings import Settings
 from gpumod.ports.commands import CommandLine
@@ -57,8 +57,8 @@ class ContainerFacts(Frozen):
     of whatever home; `passing`: it is removed by its engine when it ends.
     """
 
-    id: str
-    name: str
+    id: ContainerId
+    name: ContainerName
     command: CommandLine
     main_pid: int | None = None
     pids: tuple[int, ...] = ()
