@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,3 +193,45 @@ def test_a_stop_lasts_as_long_as_the_container_says_and_its_log_is_the_last_runs
     assert machine.ok("service", "logs", "slow").json["lines"] == ["begun", "saving", "saved"]
     engine.docker("start", "slow")
     wait_until(lambda: machine.ok("service", "logs", "slow").json["lines"] == ["begun"], "the log of its second run")
+
+
+OLLAMA = """
+import http.server, json
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        told = {"/api/tags": {"models": [{"name": "m", "size": 700 << 20}]}, "/api/ps": {"models": []}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(told.get(self.path, {"version": "0.12.0"})).encode())
+http.server.ThreadingHTTPServer(("", 11434), Handler).serve_forever()
+"""
+
+
+def test_an_ollama_in_a_container_is_imported(machine: Machine, engine: Dockerd, tmp_path: Path) -> None:
+    program, port = tmp_path / "ollama", str(machine.unused.pop())
+    program.write_text(f"#!{sys.executable} -IS{OLLAMA}")
+    program.chmod(0o755)
+    words = (
+        "--stop-timeout",
+        "1",
+        "-v",
+        f"{program}:/bin/ollama:ro",
+        "-p",
+        f"{port}:11434",
+        PYTHON,
+        "/bin/ollama",
+        "serve",
+    )
+    engine.docker("run", "-d", "--name", "chat", *words)
+    before = lasting(engine, "chat")
+    wait_until(
+        lambda: machine.quick("import", "ollama", "--port", port, "--dry-run").code == 0, "the container to answer"
+    )
+    (found,) = machine.ok("import", "ollama", "--port", port).json["rows"]
+    adopted = found["service"]["adopted"]
+    assert (found["action"], adopted["container"], adopted["name"]) == ("added", before["Id"], "chat")
+    assert (found["service"]["driver"], found["service"]["port"]) == ("ollama", int(port))
+    assert machine.states()["ollama"] == "running"
+    machine.change("service", "stop", "ollama")
+    machine.ok("service", "release", "ollama")
+    assert lasting(engine, "chat") == before
