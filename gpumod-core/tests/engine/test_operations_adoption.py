@@ -248,7 +248,7 @@ def test_a_unit_and_a_container_of_one_name_are_told_apart(make_owner: Callable[
 
 
 def test_what_is_told_inside_is_stored_as_it_is_outside(make_owner: Callable[..., Owner]) -> None:
-    owner = make_owner(24_000, 24_000)
+    owner = make_owner(24_000, 12_000)
     engine, command = owner.install_engine(), ("acme-server", "--port", "8000", "--model", "/models/a/b.gguf")
     shared = {"published": {8000: 9101, 22: 9102}, "gpus": ("1",), "mounts": {"/models": "/srv/ai", "/": "/no"}}
     engine.add("near", *command, **shared)

@@ -106,13 +106,17 @@ def outside(box: ContainerFacts, path: str) -> str | None:
     return None
 
 
-def place(box: ContainerFacts, fields: dict[str, Any], cards: Sequence[GpuReading]) -> None:
-    """Settle the `gpus` of the fields: in there the GPUs are counted that the container was given."""
+def place(box: ContainerFacts, fields: dict[str, Any], cards: Sequence[GpuReading]) -> bool:
+    """Settle the `gpus` of the fields: in there the GPUs are counted that the container was given.
+
+    True where they then are the engine's word alone, which counts as the driver does and not as CUDA.
+    """
     by_name: Mapping[str, int] = {name: card.index for card in cards for name in (str(card.index), card.uuid)}
     given = [by_name.get(name) for name in box.gpus]
     if not given:
-        return
+        return False
     said = fields.pop("gpus", None)
     seat = [given[n] if n < len(given) else None for n in said] if said is not None else given
     if all(index is not None for index in seat) and (said is not None or len(seat) == 1):
         fields["gpus"] = tuple(seat)
+    return len(given) == 1

@@ -129,16 +129,16 @@ def service_fields(
     fields, notes = dict(told.fields), list(told.notes)
     fields |= {"driver": driver, "adopted": subject.adopted, "port": _port(subject, params, fields, listening)}
     fields["unit_vars"] = _without_secrets(fields.get("unit_vars", {}))
+    sure = subject.box is not None and containers.place(subject.box, fields, cards)
     if subject.box:
-        notes += _from_inside(subject.box, fields, cards)
-    notes += _place(fields, held, cards, subject.commands)
+        notes += _from_inside(subject.box, fields)
+    notes += _place(fields, held, cards, subject.commands, sure=sure)
     fields["vram_mb"] = sum(held.values()) if params.vram_mb is None else params.vram_mb
     return fields, notes
 
 
-def _from_inside(box: ContainerFacts, fields: dict[str, Any], cards: Sequence[GpuReading]) -> Iterator[str]:
-    """Settle what the fields say as things are in there, and tell what is to be said of them."""
-    containers.place(box, fields, cards)
+def _from_inside(box: ContainerFacts, fields: dict[str, Any]) -> Iterator[str]:
+    """Settle the model's path, which is told as it is in there, and tell what is to be said of the container."""
     if (path := str(fields.get("model_path") or "")).startswith("/"):
         if (there := containers.outside(box, path)) is not None:
             fields["model_path"] = there
@@ -152,16 +152,24 @@ def _from_inside(box: ContainerFacts, fields: dict[str, Any], cards: Sequence[Gp
 
 
 def _place(
-    fields: dict[str, Any], held: Mapping[int, int], cards: Sequence[GpuReading], commands: Sequence[CommandLine]
+    fields: dict[str, Any],
+    held: Mapping[int, int],
+    cards: Sequence[GpuReading],
+    commands: Sequence[CommandLine],
+    *,
+    sure: bool,
 ) -> tuple[str, ...]:
     """Settle the `gpus` of the fields, and return what is to be said of them.
 
     Where memory is held is seen. What CUDA_VISIBLE_DEVICES says is counted by CUDA, which by default puts the fastest
-    card first; gpumod counts as the driver does, by their places on the bus. Both agree where all cards are of a kind.
+    card first; gpumod counts as the driver does, by their places on the bus. Both agree where all cards are of a kind,
+    and `sure` are those that were not counted by CUDA.
     """
     said = fields.get("gpus")
     by_bus = any(command.env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" for command in commands)
-    trusted = by_bus or len({(card.name, card.total_mb) for card in cards}) <= 1 or len(said or ()) == len(cards)
+    trusted = (
+        sure or by_bus or len({(card.name, card.total_mb) for card in cards}) <= 1 or len(said or ()) == len(cards)
+    )
     if held and len(cards) > 1 and (said is None or len(said) == len(held) or (len(said) == 1 and not trusted)):
         fields["gpus"] = tuple(sorted(held))
     elif said is not None and not {*said} <= {card.index for card in cards}:
