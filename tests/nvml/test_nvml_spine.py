@@ -1,4 +1,4 @@
-"""A selection of the machine's tests with the GPUs read through NVML; `nox -s nvml` and `nox -s systemd` run more that way."""
+"""Some of the machine's tests with the GPUs read through NVML; `nox -s nvml` and `nox -s systemd` run more that way."""
 
 from __future__ import annotations
 

@@ -136,8 +136,9 @@ def _field(name: str) -> Callable[[Definition, str], Definition]:
 
 
 def _adopted(name: str) -> Callable[[Definition, str], Definition]:
-    whole = {"unit": ("unit", "manager"), "manager": ("unit", "manager")}.get(name, ("pid", "identity"))
-    given = {"unit": "x.service", "manager": "system", "pid": 4, "identity": "x"}
+    kinds = (("unit", "manager"), ("container", "name"), ("pid", "identity"))
+    whole = next(kind for kind in kinds if name in kind)
+    given = {"unit": "x.service", "manager": "system", "container": "a1" * 32, "name": "x", "pid": 4, "identity": "x"}
 
     def put(definition: Definition, value: str) -> Definition:
         mine = f"x{value}.service" if name == "unit" else value

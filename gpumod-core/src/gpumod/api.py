@@ -71,18 +71,19 @@ from gpumod.ports import (
 )
 from gpumod.ports.commands import CommandLine, ReadsCommands, Told
 from gpumod.ports.drivers import NamesMembers
-from gpumod.ports.units import Stray
+from gpumod.ports.foreign import ContainerFacts
+from gpumod.ports.units import Left, Stray
 
 __all__ = [
     "CONTAINER", "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Answer", "Args", "AsksPrograms",
-    "Capabilities", "ChecksVariables", "Clock", "CommandLine", "DoesNotFit", "Driver", "DriverOffer", "Env", "Estimate",
-    "Failed", "FatalLine", "Finding", "Flag", "Footprint", "FormatNeed", "GpuProbe", "GpuProbeOffer", "GpuProcess",
-    "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure", "HttpReply", "Launch",
-    "LaunchFile", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource", "ModelInfoSourceOffer",
-    "NamesMembers", "NeedsFormats", "OffersVariants", "Options", "PresetsOffer", "ProbeResult", "ProcessStatus", "Ram",
-    "ReadsCommands", "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy", "SleepStrategyOffer",
-    "Source", "Stray", "SuitsItsProgram", "Supervisor", "SupervisorOffer", "TellsFindings", "TemplatesOffer", "Told",
-    "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word", "busy", "first_fatal",
-    "gpus_in", "hookimpl", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options", "poll", "read_flags",
-    "refuse_flags", "words_from",
+    "Capabilities", "ChecksVariables", "Clock", "CommandLine", "ContainerFacts", "DoesNotFit", "Driver", "DriverOffer",
+    "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint", "FormatNeed", "GpuProbe", "GpuProbeOffer",
+    "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure", "HttpReply",
+    "Launch", "LaunchFile", "Left", "LogRule", "MachineLacks", "MemberReading", "ModelInfo", "ModelInfoSource",
+    "ModelInfoSourceOffer", "NamesMembers", "NeedsFormats", "OffersVariants", "Options", "PresetsOffer", "ProbeResult",
+    "ProcessStatus", "Ram", "ReadsCommands", "ReadsItsLog", "ReportsActivity", "Service", "Settings", "SleepStrategy",
+    "SleepStrategyOffer", "Source", "Stray", "SuitsItsProgram", "Supervisor", "SupervisorOffer", "TellsFindings",
+    "TemplatesOffer", "Told", "UnknownName", "UsageError", "Variant", "VramEstimator", "VramEstimatorOffer", "Word",
+    "busy", "first_fatal", "gpus_in", "hookimpl", "is_id", "keep_flags", "metric_sum", "parse_fields", "parse_options",
+    "poll", "read_flags", "refuse_flags", "words_from",
 ]  # fmt: skip

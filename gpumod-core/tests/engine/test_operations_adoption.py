@@ -12,15 +12,17 @@ import pytest
 from gpumod.adapters.foreign.programs import read_config
 from gpumod.api import CommandLine, Flag, Told, gpus_in, read_flags, words_from
 from gpumod.bootstrap import preset_tools
-from gpumod.domain.adopted import Manager
-from gpumod.domain.errors import UsageError
+from gpumod.domain.adopted import Adopted, Manager
+from gpumod.domain.errors import Failed, UnknownName, UsageError
+from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ServiceWrite
 from gpumod.operations.subjects import NOT_KNOWN
-from gpumod.plugins.offers import DriverOffer
-from gpumod.ports.foreign import Container, FolderFound, ProcessFacts, ProgramFound, UnitFacts
+from gpumod.plugins.offers import DriverOffer, SupervisorOffer
+from gpumod.ports import ProcessStatus
+from gpumod.ports.foreign import Container, ContainerFacts, FolderFound, ProcessFacts, ProgramFound, UnitFacts
 from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import WorldDriver
 
@@ -103,12 +105,43 @@ class Place:
         return None
 
 
+class Engine:
+    """The containers of a place, by name; `broken` fails as no engine may."""
+
+    name = "adopted-container"
+
+    def __init__(self) -> None:
+        self.boxes: dict[str, ContainerFacts] = {}
+        self.broken = False
+
+    def add(self, name: str, *argv: str, pids: tuple[int, ...] = (), **facts: Any) -> ContainerFacts:
+        number, command = f"0123456789ab{len(self.boxes):052x}", CommandLine(argv=argv)
+        main = pids[0] if pids else None
+        box = ContainerFacts(id=number, name=name, command=command, pids=pids, main_pid=main, **facts)
+        return self.boxes.setdefault(name, box)
+
+    def container(self, name: str) -> ContainerFacts | None:
+        if self.broken:
+            raise RuntimeError("it never heard of that")
+        return next((box for box in self.boxes.values() if box.name == name or box.id.startswith(name)), None)
+
+    def containers(self) -> tuple[ContainerFacts, ...]:
+        return tuple(box for box in self.boxes.values() if box.pids)
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        return {handle.service: ProcessStatus(alive=False) for handle in handles}
+
+
 class Owner:
     """Somebody with a place, cards and gpumod."""
 
     def __init__(self, box: Any) -> None:
-        self.box, self.place = box, Place()
+        self.box, self.place, self.engine = box, Place(), Engine()
         box.offers = (DriverOffer(name="acme", summary="a runtime", factory=Acme),)
+
+    def install_engine(self) -> Engine:
+        self.box.offers += (SupervisorOffer(name=Engine.name, summary="", factory=lambda *_: self.engine, adopts=True),)
+        return self.engine
 
     def ask(self, verb: str, *params: Any, **more: Any) -> Any:
         tools = bare_tools(surroundings=lambda: self.place, presets=preset_tools)
@@ -118,9 +151,9 @@ class Owner:
         adopted: Service = self.ask("service_adopt", AdoptParams(what=str(what), **params)).service
         return adopted
 
-    def refused(self, what: object) -> UsageError:
+    def refused(self, what: object, **params: Any) -> UsageError:
         with pytest.raises(UsageError) as refusal:
-            self.adopt(what)
+            self.adopt(what, **params)
         assert self.box.store.services() == {}
         return refusal.value
 
@@ -194,6 +227,79 @@ def test_a_unit_that_runs_a_container_says_so(make_owner: Callable[..., Owner]) 
     done = owner.ask("service_adopt", AdoptParams(what="boxed.service", port=9100))
     assert (done.service.driver, done.service.port) == ("acme", 9100)
     assert any("docker container 0123456789ab" in note for note in done.notes)
+
+
+def test_a_unit_and_a_container_of_one_name_are_told_apart(make_owner: Callable[..., Owner]) -> None:
+    owner = make_owner()
+    owner.place.add_unit("writer.service", "acme-server", "--port", "9100")
+    assert owner.refused("nobody").info.code == "nothing-to-adopt"
+    box = owner.install_engine().add("writer", "acme-server", "--port", "8000", published={8000: 9101})
+    error = owner.refused("writer").info
+    assert error.code == "which-kind"
+    assert owner.refused(box.name, container=True, manager="system").info.code == "which-kind"
+    assert owner.refused("nobody").info.why.endswith("and no container is called so")
+    adopt = "gpumod service adopt writer"
+    assert error.hint == f"{adopt}.service --manager system, or {adopt} --container"
+    assert owner.adopt("writer.service").port == 9100
+    service = owner.adopt("writer", container=True)
+    assert (service.id, service.port, str(service.adopted)) == ("writer-2", 9101, "container writer (0123456789ab)")
+    with pytest.raises(UsageError, match="is service 'writer-2' already"):
+        owner.adopt(box.id[:20])
+
+
+def test_what_is_told_inside_is_stored_as_it_is_outside(make_owner: Callable[..., Owner]) -> None:
+    owner = make_owner(24_000, 12_000)
+    engine, command = owner.install_engine(), ("acme-server", "--port", "8000", "--model", "/models/a/b.gguf")
+    shared = {"published": {8000: 9101, 22: 9102}, "gpus": ("1",), "mounts": {"/models": "/srv/ai", "/": "/no"}}
+    engine.add("near", *command, **shared)
+    service = owner.adopt("near", vram_mb=1)
+    assert (service.port, service.model_path, service.gpus) == (9101, "/srv/ai/a/b.gguf", (1,))
+    engine.add("open", *command, shares_network=True, project="media")
+    told = owner.ask("service_adopt", AdoptParams(what="open", vram_mb=1))
+    assert (told.service.port, told.service.model_path, told.service.gpus) == (8000, "/models/a/b.gguf", "any")
+    assert told.notes[0] == "its model /models/a/b.gguf is told as it is in the container"
+    assert told.notes[1].startswith("it belongs to the compose project media")
+    engine.add("other", *command, published={9: 9109})
+    with pytest.raises(UsageError, match="which port of this machine") as refusal:
+        owner.adopt("other")
+    assert refusal.value.info.why.endswith("is: 9109 (to 9 in there)")
+    assert owner.adopt("other", port=9109, vram_mb=1).port == 9109
+
+
+def test_a_container_that_holds_memory_is_proposed_once(make_owner: Callable[..., Owner]) -> None:
+    owner = make_owner()
+    engine, command = owner.install_engine(), ("acme-server", "--port", "8000")
+    for name, more in (("seen", {}), ("units", {}), ("passing", {"passing": True}), ("idle", {})):
+        pid = owner.place.add(*command, box=DOCKER)
+        engine.add(name, *command, pids=(pid,), published={8000: 9100 + pid % 100}, **more)
+        if name != "idle":
+            owner.holds(pid, 0, 500)
+    seen, units = engine.boxes["seen"].pids, engine.boxes["units"].pids
+    engine.add("down", *command)
+    owner.place.add_unit("quadlet.service", "podman", "run", "acme")
+    owner.place.named["quadlet.service"] = owner.place.named["quadlet.service"].model_copy(update={"pids": units})
+    error = owner.refused(seen[0]).info
+    assert (error.code, error.hint) == ("in-container", "gpumod service adopt seen --container")
+    found = owner.ask("_discover", (), take_all=True)
+    assert [(p.id, p.kind, p.held_mb, p.problem and p.problem.code) for p in found.proposals] == [
+        ("quadlet", "unit", 500, None),
+        ("seen", "container", 500, None),
+        ("passing", "container", 500, "removes-itself"),
+        ("idle", "container", 0, None),
+    ]
+    assert {*found.taken} == {"quadlet", "seen", "idle"}
+    assert [p.id for p in owner.ask("_discover", (), take_all=True).proposals] == ["passing"]
+
+
+def test_what_finds_containers_may_break_or_be_missing(make_owner: Callable[..., Owner]) -> None:
+    owner = make_owner()
+    owner.place.add_unit("writer.service", "acme-server", "--port", "9100")
+    with pytest.raises(UnknownName):
+        owner.adopt("writer", container=True)
+    owner.install_engine().broken = True
+    with pytest.raises(Failed, match="what finds containers breaks"):
+        owner.adopt("writer", container=True)
+    assert owner.adopt("writer", vram_mb=1).adopted == Adopted(unit="writer.service", manager="system")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gpumod.adapters.store import open_store
 from gpumod.domain.adopted import Adopted
@@ -14,6 +16,7 @@ from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
 from gpumod.ports import Store
 
+ID = "a1" * 32
 EVENT = Event(at=1.0, kind="x", subject="x")
 UNIT = Service(id="theirs", driver="vllm", port=8000, adopted=Adopted(unit="theirs.service", manager="system"))
 
@@ -33,6 +36,45 @@ def test_a_handle_is_made_of_the_definition(store: Store) -> None:
     changed = UNIT.model_copy(update={"port": 8001})
     store.put_service(changed, event=EVENT)
     assert store.handles()["theirs"].launched == changed
+
+
+@pytest.mark.parametrize(
+    ("fields", "keeper", "told"),
+    [
+        ({"unit": "a.service", "manager": "user"}, "adopted-user", "user unit a.service"),
+        ({"container": ID, "name": "writer"}, "adopted-container", "container writer (a1a1a1a1a1a1)"),
+        ({"pid": 7, "identity": "boot 9"}, "adopted-process", "process 7"),
+    ],
+)
+def test_each_kind_has_its_keeper(store: Store, fields: dict[str, Any], keeper: str, told: str) -> None:
+    store.put_service(Service(id="theirs", driver="vllm", adopted=Adopted(**fields)), event=EVENT)
+    handle = store.handles()["theirs"]
+    assert (handle.supervisor, str(handle.launched.adopted)) == (keeper, told)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"unit": "a.service"},
+        {"container": ID},
+        {"container": ID[:12], "name": "writer"},
+        {"container": ID.upper(), "name": "writer"},
+        {"container": ID, "name": "a;b"},
+        {"container": ID, "name": "writer", "pid": 7},
+        {"container": ID, "name": "writer", "pid": 7, "identity": "boot 9"},
+        {"container": ID, "manager": "user"},
+    ],
+)
+def test_it_is_one_thing_and_the_whole_of_it(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Adopted(**fields)
+
+
+def test_a_container_is_the_same_whatever_it_is_called() -> None:
+    first, second = (Adopted(container=ID, name=name) for name in ("writer", "writer-2"))
+    assert first.thing == second.thing
+    assert Adopted(container="b2" * 32, name="writer").thing != first.thing
 
 
 def test_what_was_noted_of_it_is_kept_and_forgotten(store: Store) -> None:

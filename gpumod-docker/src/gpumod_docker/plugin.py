@@ -30,6 +30,12 @@ def _supervisor(home: Path, home_id: str, settings: Settings, clock: Clock) -> S
     return DockerSupervisor(home, home_id, settings, clock)
 
 
+def _adopted(home: Path, home_id: str, settings: Settings, clock: Clock) -> Supervisor:
+    from gpumod_docker.adopted import AdoptedContainers  # noqa: PLC0415 - as above
+
+    return AdoptedContainers(home, home_id, settings, clock)
+
+
 @hookimpl
 def gpumod_drivers() -> Iterable[DriverOffer]:
     summary = "any image that serves HTTP on a port"
@@ -39,7 +45,8 @@ def gpumod_drivers() -> Iterable[DriverOffer]:
 @hookimpl
 def gpumod_supervisors() -> Iterable[SupervisorOffer]:
     summary = "containers of a Docker Engine on this machine; needs access to its socket"
-    return [SupervisorOffer(name="docker", summary=summary, factory=_supervisor)]
+    adopted = SupervisorOffer(name="adopted-container", summary="adopted containers", factory=_adopted, adopts=True)
+    return [SupervisorOffer(name="docker", summary=summary, factory=_supervisor), adopted]
 
 
 @hookimpl

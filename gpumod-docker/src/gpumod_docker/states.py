@@ -35,17 +35,17 @@ def status_of(handle: Handle, seen: Inspected | None, socket: str, proxies: Sequ
             alive=True,
             pid=tree.main,
             pids=tuple(sorted({*tree.pids, *proxies})),
-            started_at=_seconds(state["StartedAt"]),
+            started_at=epoch_s(state["StartedAt"]),
             token=token_of(seen, socket),
             detail="it is paused (docker unpause)" if state.get("Paused") else "",
         )
-    finished_at = _seconds(state.get("FinishedAt", ""))
+    finished_at = epoch_s(state.get("FinishedAt", ""))
     ran = state.get("Status") in ("exited", "dead") and finished_at is not None
     if not ran or (not handle.token and finished_at is not None and finished_at < handle.started_at):
         return ProcessStatus(alive=False, token=handle.token)  # what ended there was an earlier run
     return ProcessStatus(
         alive=False,
-        started_at=_seconds(state["StartedAt"]),
+        started_at=epoch_s(state["StartedAt"]),
         exit_code=exit_code(int(state["ExitCode"])),
         token=token_of(seen, socket),
         detail=why_ended(seen),
@@ -67,7 +67,7 @@ def why_ended(seen: Inspected) -> str:
     return str(state.get("Error") or "")[:300]
 
 
-def _seconds(text: str) -> float | None:
+def epoch_s(text: str) -> float | None:
     """Seconds since the epoch of the engine's time, which has nanoseconds; None for its year 1."""
     if not text or text.startswith("0001-"):
         return None

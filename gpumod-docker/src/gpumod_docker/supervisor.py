@@ -24,6 +24,7 @@ from gpumod.api import (
     Handle,
     Launch,
     LaunchFile,
+    Left,
     MachineLacks,
     ProcessStatus,
     Service,
@@ -317,6 +318,15 @@ class DockerSupervisor:
         if gone:
             ServiceFolder(self._home, service).forget()
         return gone
+
+    def left(self) -> Mapping[str, Left]:
+        """The containers of this home that are down, by service. Blocking; raises MachineLacks and Failed."""
+        path = engine.socket_path()
+        engine.reach(path)  # before the SDK is imported
+        seen = Containers(path, self._home_id).all()
+        names = {service: name_of(service, self._home_id) for service, one in seen.items() if not is_up(one)}
+        rm = f"docker -H {engine.SCHEME}{path} rm"
+        return {service: Left(what=f"container {name}", end=f"{rm} {name}") for service, name in names.items()}
 
     # --- logs and files -----------------------------------------------------------------------------------------
 

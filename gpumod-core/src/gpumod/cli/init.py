@@ -26,9 +26,9 @@ from gpumod.cli.text import safe
 def init(context: CliContext, sim: str | None, sim_dir: str | None, take: tuple[str, ...], yes: bool) -> None:
     """Make this machine ready: create the home and its database, load the presets. Doing it again harms nothing.
 
-    On a real machine it looks for services that are there: units and processes with GPU memory, vLLM, llama.cpp, ollama
-    and llama-swap, and proposes to manage them. In the home of a simulated machine it proposes only what is on that
-    machine's cards. Nothing is started, stopped or changed.
+    On a real machine it looks for services that are there: units, containers and processes with GPU memory, vLLM,
+    llama.cpp, ollama and llama-swap, and proposes to manage them. In the home of a simulated machine it proposes only
+    what is on that machine's cards. Nothing is started, stopped or changed.
     """
     values: dict[str, Any] = {"sim": sim_cards(sim) if sim is not None else (), "sim_dir": sim_dir, "take": take}
     values["take_all"] = yes and not take

@@ -1,4 +1,4 @@
-"""What somebody else set up, and a service was adopted from: a systemd unit, or a process."""
+"""What somebody else set up, and a service was adopted from: a systemd unit, a container, or a process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pydantic import Field, StringConstraints, model_validator
 from gpumod.domain.base import Frozen, Text
 
 UNIT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,246}\.service$"
+
+CONTAINER_PATTERN = r"^[0-9a-f]{64}$"
+"""How engines number their containers, in full: no two ever have the same."""
+
+CONTAINER_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$"
 
 OWN = ("gpumod-", "gpumod.")
 """How units of gpumod's own begin: those of its services, and that of its watch."""
@@ -21,30 +26,46 @@ THEIRS = ("port", "model_id", "model_path")
 
 Manager = Literal["user", "system"]
 UnitName = Annotated[str, StringConstraints(pattern=UNIT_PATTERN)]
+ContainerId = Annotated[str, StringConstraints(pattern=CONTAINER_PATTERN)]
+ContainerName = Annotated[str, StringConstraints(pattern=CONTAINER_NAME_PATTERN)]
 
 
 class Adopted(Frozen):
-    """Either a `unit` of a `manager`, or a process: its `pid`, and the `identity` that no other process shares.
+    """A `unit` of a `manager`; a `container`, by its full id, with the `name` that it had then; or a process: its
+    `pid`, and the `identity` that no other process shares.
 
-    It is started (a unit), stopped and watched, and never written, removed, enabled or disabled.
+    It is started (a unit, a container), stopped and watched, and never written, removed, enabled or disabled.
     """
 
     unit: UnitName | None = None
     manager: Manager | None = None
+    container: ContainerId | None = None
+    name: ContainerName | None = None
     pid: Annotated[int, Field(ge=2)] | None = None
     identity: Text = ""
 
     @model_validator(mode="after")
     def _one(self) -> Adopted:
-        unit, process = (self.unit, self.manager), (self.pid, self.identity)
-        if not (all(unit) and not any(process)) and not (all(process) and not any(unit)):
-            raise ValueError("must be a unit and its manager, or a pid and its identity")
+        kinds = ((self.unit, self.manager), (self.container, self.name), (self.pid, self.identity))
+        if [any(kind) for kind in kinds].count(True) != 1 or not any(all(kind) for kind in kinds):
+            raise ValueError("must be a unit and its manager, a container and its name, or a pid and its identity")
         return self
+
+    @property
+    def thing(self) -> tuple[str | int | None, ...]:
+        """What it is, whatever it is called now: the same for no other unit, container or process."""
+        return (self.unit, self.manager, self.container, self.pid, self.identity)
+
+    @property
+    def kind(self) -> Literal["unit", "container", "process"]:
+        return "unit" if self.unit else "container" if self.container else "process"
 
     @property
     def keeper(self) -> str:
         """The supervisor that looks after it."""
-        return f"adopted-{self.manager or 'process'}"
+        return f"adopted-{self.manager or self.kind}"
 
     def __str__(self) -> str:
+        if self.container:
+            return f"container {self.name} ({self.container[:12]})"
         return f"{self.manager} unit {self.unit}" if self.unit else f"process {self.pid}"

@@ -1,49 +1,59 @@
-"""Units that are left: their service is kept by another supervisor now, or is no longer defined."""
+"""Units and containers that are left: their service is kept by another supervisor now, or is no longer defined."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from gpumod.domain.errors import Busy, GpumodError, MachineLacks
 from gpumod.engine.machine import Machine
-from gpumod.ports.units import WritesUnits
+from gpumod.ports import Supervisor
+from gpumod.ports.units import Left, TellsLeft, WritesUnits
 
 
 class Leftover(NamedTuple):
-    """The unit at `path`, which the supervisor called `keeper` wrote for `service`, and which nothing will start."""
+    """What the supervisor called `keeper` made for `service`, and nothing will start; `hint` removes it by hand."""
 
     keeper: str
     service: str
-    path: Path
+    what: str
+    hint: str
 
     @property
     def message(self) -> str:
-        return f"the unit {self.path} is left: {self.keeper} does not keep {self.service} any more"
+        return f"the {self.what} is left: {self.keeper} does not keep {self.service} any more"
 
-    @property
-    def hint(self) -> str:
-        systemctl = "systemctl --user" if self.keeper == "systemd-user" else "systemctl"
-        return f"{systemctl} stop {self.path.name}, if it is up; then rm {self.path}, as whoever it belongs to"
+
+def _made(name: str, supervisor: Supervisor) -> Mapping[str, Left]:
+    """What the supervisor called `name` made and is still there, by service. Blocking."""
+    if isinstance(supervisor, WritesUnits):
+        systemctl = "systemctl --user" if name == "systemd-user" else "systemctl"
+        return {
+            service: Left(
+                what=f"unit {path}",
+                end=f"{systemctl} stop {path.name}, if it is up; then rm {path}, as whoever it belongs to",
+            )
+            for service, path in supervisor.units().items()
+        }
+    return supervisor.left() if isinstance(supervisor, TellsLeft) else {}
 
 
 def leftovers(machine: Machine) -> list[Leftover]:
     """What is left of this home. A service that is up under a supervisor is kept by it, whatever is defined now; and
-    what is defined in a row that cannot be read is not judged."""
+    what is defined in a row that cannot be read is not judged. Blocking."""
     store = machine.store
     services, handles = store.services(), store.handles()
     unreadable = {problem.details["row"] for problem in store.problems()}
     found = []
     for name in machine.plugins.supervisors.names():
         with suppress(GpumodError):
-            supervisor = machine.supervisor(name)
-            for service, path in supervisor.units().items() if isinstance(supervisor, WritesUnits) else ():
+            for service, made in _made(name, machine.supervisor(name)).items():
                 keepers = {machine.supervisor_name(services[service])} if service in services else set()
                 keepers |= {handles[service].supervisor} if service in handles else set()
                 if name not in keepers and service not in unreadable:
-                    found.append(Leftover(name, service, path))
+                    found.append(Leftover(name, service, made.what, made.end))
     return found
 
 
@@ -51,11 +61,13 @@ async def sweep(machine: Machine) -> None:
     """Remove what is left and is not up. Called under the lock. What cannot be removed stays, and `doctor` tells it."""
     if machine.store.open_run() is not None:  # its way back may still need them
         return
-    for left in leftovers(machine):
+    for left in await asyncio.to_thread(leftovers, machine):
         supervisor = machine.supervisor(left.keeper)
-        if isinstance(supervisor, WritesUnits):
-            with suppress(GpumodError):
+        with suppress(GpumodError):
+            if isinstance(supervisor, WritesUnits):
                 await supervisor.withdraw(left.service)
+            elif isinstance(supervisor, TellsLeft):
+                await supervisor.forget(left.service)
 
 
 async def sweep_now(machine: Machine, command: str) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumod.domain.adopted import MANAGERS, OWN
-from gpumod.domain.errors import Failed, GpumodError, UsageError
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Sample
 from gpumod.domain.service import Service
 from gpumod.engine.asking import ask_supervisors
 from gpumod.engine.footprints import key_of
+from gpumod.operations import containers
 from gpumod.operations.adoption_params import AdoptParams, ReleaseParams
 from gpumod.operations.adoption_results import AdoptResult, ReleaseResult
 from gpumod.operations.base import bad_input
@@ -26,6 +27,7 @@ from gpumod.operations.subjects import (
     Subject,
     gone,
     held_by,
+    of_container,
     of_process,
     of_unit,
     refuse_boxed,
@@ -39,11 +41,13 @@ from gpumod.ports.foreign import Surroundings, UnitFacts
 HEALTH_PATHS = ("/health", "/healthz", "/v1/models", "/")
 """Where a service of no known kind is asked how it is: the first that answers 200 is kept."""
 ASK_S = 2.0
+SHORT_ID = 12
+"""So many digits of its id engines show of a container; no pid has as many."""
 
 
 class Adopting(Services):
     async def service_adopt(self, params: AdoptParams) -> AdoptResult:
-        """Make a service of a unit or a process. Nothing is started, stopped, written or asked to change."""
+        """Make a service of a unit, a container or a process. Nothing of it is started, stopped or written."""
         subject, notes = await self._subject(params)
         snapshot = await self._seen()
         await self._refuse_adopted(subject)
@@ -90,9 +94,47 @@ class Adopting(Services):
         return self._tools.surroundings()
 
     async def _subject(self, params: AdoptParams) -> tuple[Subject, list[str]]:
-        if params.what.isdigit():
+        if params.container:
+            return await asyncio.to_thread(self._container, params), []
+        if params.what.isdigit() and len(params.what) < SHORT_ID:
             return await asyncio.to_thread(self._process, int(params.what))
-        unit = await asyncio.to_thread(self._unit_facts, params)
+        return await asyncio.to_thread(self._named, params), []
+
+    def _container(self, params: AdoptParams) -> Subject:
+        if params.manager:
+            raise UsageError("which-kind", "a container has no manager", hint="leave out --manager, or --container")
+        box = containers.find(self._machine, params.what)
+        if box is None:
+            none = Failed("gone", "the container engine has none of this name or id")
+            raise gone(f"container {params.what}", none)
+        containers.refuse(box)
+        return of_container(self._around(), box)
+
+    def _named(self, params: AdoptParams) -> Subject:
+        """The unit or the container of this name. Raises UsageError where both are there: neither is guessed."""
+        if params.manager or params.what.endswith(".service"):
+            return self._unit_subject(params)
+        box, unasked = containers.quietly(self._machine, params.what)
+        try:
+            unit = self._unit_subject(params)
+        except UsageError as error:
+            if error.code != "nothing-to-adopt":
+                raise
+            if box is None:
+                raise gone(f"unit or container {params.what}", Failed("gone", _why(error, unasked))) from error
+            containers.refuse(box)
+            return of_container(self._around(), box)
+        if box is not None:
+            raise UsageError(
+                "which-kind",
+                f"there are a unit {unit.what} and a container {box.name}",
+                why="the one may well start the other: only one of them is to be adopted",
+                hint=f"{unit.command}, or {of_container(self._around(), box).command}",
+            )
+        return unit
+
+    def _unit_subject(self, params: AdoptParams) -> Subject:
+        unit = self._unit_facts(params)
         if unit.name.startswith(OWN):
             raise UsageError("own-unit", f"{unit.name} is a unit of gpumod's own", why="it is managed already")
         if unit.name.startswith(MANAGERS):
@@ -102,7 +144,7 @@ class Adopting(Services):
                 why="stopping it would end all of that",
                 hint="adopt the service itself: gpumod init shows what is found",
             )
-        return of_unit(self._around(), unit), []
+        return of_unit(self._around(), unit)
 
     def _unit_facts(self, params: AdoptParams) -> UnitFacts:
         around = self._around()
@@ -136,7 +178,7 @@ class Adopting(Services):
         if asked is None or pid < 1:
             raise gone(f"process {pid}", Failed("gone", "it is gone, or has no command line"))
         facts = resolve_process(self._machine, around, pid) or asked
-        refuse_boxed(of_process(facts))
+        refuse_boxed(self._machine, of_process(facts))
         owner = around.unit_of(facts.pid)
         if owner is not None:
             unit = _quietly(around, owner[1], owner[0])
@@ -153,7 +195,7 @@ class Adopting(Services):
     async def _refuse_adopted(self, subject: Subject) -> None:
         """Raise UsageError for what is a service already, or runs one."""
         for service in self._machine.store.services().values():
-            if service.adopted == subject.adopted:
+            if service.adopted and service.adopted.thing == subject.adopted.thing:
                 raise _is_service(subject, service.id)
         statuses = await ask_supervisors(self._machine, self._machine.store.handles().values())
         for service_id, status in statuses.items():
@@ -170,6 +212,8 @@ class Adopting(Services):
         cards = snapshot.gpus if snapshot else ()
         ports = await asyncio.to_thread(self._around().listening, set(subject.pids)) if subject.pids else {}
         listening = {port for many in ports.values() for port in many}
+        if subject.box and subject.pids:  # what listens in there is not seen from here
+            listening |= {*subject.box.published.values()}
         fields, notes = service_fields(self._machine, subject, params, held, cards, listening)
         if subject.container:
             notes.append(f"it runs in a {subject.container}: its port and paths are told as they are in there")
@@ -205,11 +249,15 @@ class Adopting(Services):
 
 
 def _stem(subject: Subject, fields: Mapping[str, Any]) -> str:
-    """What an id is made of: the unit's name, or of a process the model's."""
+    """What an id is made of: the unit's or the container's name, or of a process the model's."""
     model = fields.get("model_path") or fields.get("model_id")
-    if subject.adopted.unit or not model:
+    if subject.adopted.pid is None or not model:
         return subject.stem
     return str(model).rstrip("/").rpartition("/")[2].removesuffix(".gguf").lower()
+
+
+def _why(error: GpumodError, unasked: ErrorInfo | None) -> str:
+    return f"{error.info.why}; {unasked.message}" if unasked else f"{error.info.why}, and no container is called so"
 
 
 def _quietly(around: Surroundings, name: str, manager: str) -> UnitFacts | None:

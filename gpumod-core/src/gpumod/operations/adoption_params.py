@@ -12,12 +12,13 @@ from gpumod.domain.service import Mb, Port
 
 
 class AdoptParams(Frozen):
-    """`what` is a unit (`.service` may be left out) or a pid. What is given decides over what is found; `manager` tells
-    apart units of the same name."""
+    """`what` is a unit (`.service` may be left out), a container by its name or id, or a pid. What is given decides
+    over what is found; `manager` tells apart units of the same name, `container` says that it is one."""
 
     what: Text
     id: Id | None = None
     manager: Manager | None = None
+    container: bool = False
     driver: Id | None = None
     port: Port | None = None
     vram_mb: Mb | None = None

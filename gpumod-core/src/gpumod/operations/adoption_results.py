@@ -52,7 +52,7 @@ class Proposal(Frozen):
     cannot. `held_mb` is what it holds on all GPUs now."""
 
     id: str
-    kind: Literal["unit", "process", "llama-swap"]
+    kind: Literal["unit", "container", "process", "llama-swap"]
     what: str
     command: str
     running: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gpumod.domain.errors import ErrorInfo, GpumodError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.service import Service
 from gpumod.engine.observe import observe
+from gpumod.operations import containers
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile
 from gpumod.operations.adoption_results import FolderRow, Found, ProgramRow, Proposal
@@ -23,6 +25,7 @@ from gpumod.operations.subjects import (
     NOT_KNOWN,
     Subject,
     held_by,
+    of_container,
     of_process,
     of_unit,
     read,
@@ -31,7 +34,7 @@ from gpumod.operations.subjects import (
     slug,
 )
 from gpumod.plugins.commands import words_from
-from gpumod.ports.foreign import UnitFacts
+from gpumod.ports.foreign import ContainerFacts, UnitFacts
 
 PROGRAMS = ("ollama", "llama-swap")
 """Servers that no driver knows for sure, and that are worth a proposal also where they hold nothing now."""
@@ -50,7 +53,8 @@ class Discovering(Importing, Adopting):
         asked = asyncio.create_task(asyncio.to_thread(around.programs, programs, machine.settings))
         problems: list[ErrorInfo] = []
         units = await asyncio.to_thread(self._units, problems)
-        subjects = await asyncio.to_thread(self._subjects, units, snapshot)
+        boxes = await asyncio.to_thread(containers.up, machine, problems)
+        subjects = await asyncio.to_thread(self._subjects, units, boxes, snapshot)
         proposals = [await self._proposal(subject, snapshot) for subject in subjects]
         proposals = _with_ids(proposals, {*machine.store.services()})
         commands = [command for subject in subjects for command in subject.commands]
@@ -96,12 +100,17 @@ class Discovering(Importing, Adopting):
                 problems.append(error.info)
         return found
 
-    def _subjects(self, units: list[UnitFacts], snapshot: HostSnapshot) -> list[Subject]:
-        """Units that hold GPU memory, or (on a real machine) run what a driver knows; then processes that hold some."""
+    def _subjects(
+        self, units: list[UnitFacts], boxes: Sequence[ContainerFacts], snapshot: HostSnapshot
+    ) -> list[Subject]:
+        """Units, and containers that are up, that hold GPU memory or (on a real machine) run what a driver knows; then
+        processes that hold some."""
         around = self._around()
-        known = {str(service.adopted) for service in self._machine.store.services().values() if service.adopted}
+        known = {service.adopted.thing for service in self._machine.store.services().values() if service.adopted}
         holders = {p.pid for p in snapshot.processes if p.service is None}
         found = [of_unit(around, unit) for unit in units]
+        kept = {pid for subject in found for pid in subject.pids}  # a container that a unit keeps is the unit's
+        found += [of_container(around, box) for box in boxes if not box.own and not kept & {*box.pids}]
         found = [
             subject for subject in found if holders & set(subject.pids) or (self._real and self._is_server(subject))
         ]
@@ -111,7 +120,7 @@ class Discovering(Importing, Adopting):
                 subject = of_process(facts)
                 covered |= {pid, *subject.pids}
                 found = _with(found, subject)
-        return [subject for subject in found if str(subject.adopted) not in known]
+        return [subject for subject in found if subject.adopted.thing not in known]
 
     def _is_server(self, subject: Subject) -> bool:
         told = read(self._machine, subject.commands)
@@ -119,18 +128,18 @@ class Discovering(Importing, Adopting):
         return named or (told is not None and told[1].sure)
 
     async def _proposal(self, subject: Subject, snapshot: HostSnapshot) -> Proposal:
-        manager = f" --manager {subject.adopted.manager}" if subject.adopted.manager else ""
-        command = f"gpumod service adopt {shlex.quote(subject.what)}{manager}"
         proposal = Proposal(
             id=subject.stem,
-            kind="unit" if subject.adopted.unit else "process",
+            kind=subject.adopted.kind,
             what=str(subject.adopted),
-            command=command,
+            command=subject.command,
             running=bool(subject.pids),
             held_mb=sum(held_by(snapshot, subject.pids).values()),
         )
         try:
-            refuse_boxed(subject)
+            await asyncio.to_thread(refuse_boxed, self._machine, subject)
+            if subject.box:
+                containers.refuse(subject.box)
             await self._refuse_adopted(subject)
             service, notes = await self._as_service(subject, AdoptParams(what=subject.what), snapshot)
         except GpumodError as error:
@@ -149,7 +158,8 @@ class Discovering(Importing, Adopting):
             return [row.id for row in done.rows if row.action == "added"]
         adopted = proposal.service.adopted if proposal.service else None
         manager = adopted.manager if adopted else None
-        await self.service_adopt(AdoptParams(what=words[3], manager=manager, id=proposal.id))
+        container = proposal.kind == "container"
+        await self.service_adopt(AdoptParams(what=words[3], manager=manager, container=container, id=proposal.id))
         return [proposal.id]
 
 

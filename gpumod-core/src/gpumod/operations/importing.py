@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.service import Service
+from gpumod.operations import containers
 from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile, ImportOllama
 from gpumod.operations.adoption_results import ImportResult, ImportRow
@@ -127,9 +128,9 @@ class Importing(Adopting):
         largest_mb = max((_mb(model, "size") for model in local.values()), default=0)
         now_mb = sum(_mb(model, "size_vram") for model in loaded.values())
         notes = [f"{name}: {_mb(model, 'size')} MiB" + _loaded(loaded.get(name)) for name, model in local.items()]
-        what, manager = await asyncio.to_thread(self._who_serves, params.port)
+        who = await asyncio.to_thread(self._who_serves, params.port)
         wanted_mb = max(largest_mb, now_mb)
-        asked = AdoptParams(what=what, manager=manager, id=params.id, port=params.port, vram_mb=wanted_mb)
+        asked = AdoptParams(**who, id=params.id, port=params.port, vram_mb=wanted_mb)
         row = ImportRow(name="ollama", id=params.id, action="added")
         there = self._machine.store.services().get(params.id)
         if there and not (params.update and there.adopted):
@@ -185,8 +186,11 @@ class Importing(Adopting):
             raise MachineLacks("no-ollama", f"what answers on port {port} is no ollama", why=why, hint=hint)
         return [model for model in models if isinstance(model, dict)]
 
-    def _who_serves(self, port: int) -> tuple[str, Any]:
-        """What to adopt: the unit or process behind a port; else a unit called ollama."""
+    def _who_serves(self, port: int) -> dict[str, Any]:
+        """What to adopt: the container, unit or process behind a port; else a unit called ollama."""
+        boxes = containers.up(self._machine, [])
+        if (box := next((box for box in boxes if port in box.published.values()), None)) is not None:
+            return {"what": box.name, "container": True}
         user = self._machine.local.port_users([port]).get(port)
         if user and user.pid:
             owner = self._around().unit_of(user.pid)
@@ -194,9 +198,9 @@ class Importing(Adopting):
             if owner and unit and user.pid in unit.pids and unit.main_pid:
                 main = self._around().chain(user.pid)
                 if any(facts.pid == unit.main_pid for facts in main):
-                    return owner[1], owner[0]
-            return str(user.pid), None
-        return "ollama.service", None
+                    return {"what": owner[1], "manager": owner[0]}
+            return {"what": str(user.pid)}
+        return {"what": "ollama.service"}
 
 
 def _not_itself(asked: AdoptParams, subject: Subject) -> UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -263,7 +264,8 @@ class Services(Units):
                 supervisor = self._machine.supervisor(name)
                 if isinstance(supervisor, Forgets):
                     await supervisor.forget(service)
-        return tuple(f"{left.message} ({left.hint})" for left in leftovers(self._machine) if left.service == service)
+        still = await asyncio.to_thread(leftovers, self._machine)
+        return tuple(f"{left.message} ({left.hint})" for left in still if left.service == service)
 
     async def _stop(
         self, service: Service, services: Mapping[str, Service], progress: OnProgress, *, alive: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,9 +14,10 @@ from gpumod.domain.adopted import Adopted
 from gpumod.domain.errors import GpumodError, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.engine.machine import Machine
+from gpumod.operations import containers
 from gpumod.operations.adoption_params import AdoptParams
 from gpumod.ports.commands import CommandLine, ReadsCommands, Told
-from gpumod.ports.foreign import Container, ProcessFacts, Surroundings, UnitFacts
+from gpumod.ports.foreign import Container, ContainerFacts, ProcessFacts, Surroundings, UnitFacts
 
 NOT_KNOWN = "what it takes is not known until it has run: give --vram-mb, else it is counted as nothing until then"
 
@@ -26,17 +28,25 @@ ENGINES = ("docker", "podman", "nerdctl")
 @dataclass(frozen=True)
 class Subject:
     """Something that somebody else set up. `commands` are its command lines, the most telling first; `pids` all its
-    processes, none where it is down; `stem` is what an id is made of. `container`: that in which it runs."""
+    processes, none where it is down; `stem` is what an id is made of. `container`: that in which it runs; `box`: the
+    one that it is."""
 
     adopted: Adopted
     stem: str
     commands: tuple[CommandLine, ...]
     pids: tuple[int, ...] = ()
     container: Container | None = None
+    box: ContainerFacts | None = None
 
     @property
     def what(self) -> str:
-        return self.adopted.unit or str(self.adopted.pid)
+        return self.adopted.unit or self.adopted.name or str(self.adopted.pid)
+
+    @property
+    def command(self) -> str:
+        """What adopts it, and nothing else of its name."""
+        manager = f" --manager {self.adopted.manager}" if self.adopted.manager else ""
+        return f"gpumod service adopt {shlex.quote(self.what)}{manager}{' --container' if self.box else ''}"
 
 
 def of_unit(around: Surroundings, unit: UnitFacts) -> Subject:
@@ -48,6 +58,15 @@ def of_unit(around: Surroundings, unit: UnitFacts) -> Subject:
     adopted = Adopted(unit=unit.name, manager=unit.manager)
     stem = unit.name.removesuffix(".service").replace("@", "-")
     return Subject(adopted, stem, (*lines, *([unit.command] if unit.command.argv else [])), unit.pids, container)
+
+
+def of_container(around: Surroundings, box: ContainerFacts) -> Subject:
+    """A container: what runs in it tells more than how it was started, which a script may have changed."""
+    order = [*([box.main_pid] if box.main_pid else []), *(pid for pid in box.pids if pid != box.main_pid)]
+    found = [facts for pid in order if (facts := around.process(pid)) is not None]
+    lines = [facts.command.model_copy(update={"env": {**box.command.env, **facts.command.env}}) for facts in found]
+    adopted = Adopted(container=box.id, name=box.name)
+    return Subject(adopted, box.name, (*lines, box.command), box.pids, box=box)
 
 
 def of_process(facts: ProcessFacts) -> Subject:
@@ -110,22 +129,47 @@ def service_fields(
     fields, notes = dict(told.fields), list(told.notes)
     fields |= {"driver": driver, "adopted": subject.adopted, "port": _port(subject, params, fields, listening)}
     fields["unit_vars"] = _without_secrets(fields.get("unit_vars", {}))
-    notes += _place(fields, held, cards, subject.commands)
+    sure = subject.box is not None and containers.place(subject.box, fields, cards)
+    if subject.box:
+        notes += _from_inside(subject.box, fields)
+    notes += _place(fields, held, cards, subject.commands, sure=sure)
     fields["vram_mb"] = sum(held.values()) if params.vram_mb is None else params.vram_mb
     return fields, notes
 
 
+def _from_inside(box: ContainerFacts, fields: dict[str, Any]) -> Iterator[str]:
+    """Settle the model's path, which is told as it is in there, and tell what is to be said of the container."""
+    if (path := str(fields.get("model_path") or "")).startswith("/"):
+        if (there := containers.outside(box, path)) is not None:
+            fields["model_path"] = there
+        else:
+            yield f"its model {path} is told as it is in the container"
+    if box.project:
+        yield (
+            f"it belongs to the compose project {box.project}: `docker compose up` may make it anew, which then is "
+            "another container, to be adopted again"
+        )
+
+
 def _place(
-    fields: dict[str, Any], held: Mapping[int, int], cards: Sequence[GpuReading], commands: Sequence[CommandLine]
+    fields: dict[str, Any],
+    held: Mapping[int, int],
+    cards: Sequence[GpuReading],
+    commands: Sequence[CommandLine],
+    *,
+    sure: bool,
 ) -> tuple[str, ...]:
     """Settle the `gpus` of the fields, and return what is to be said of them.
 
     Where memory is held is seen. What CUDA_VISIBLE_DEVICES says is counted by CUDA, which by default puts the fastest
-    card first; gpumod counts as the driver does, by their places on the bus. Both agree where all cards are of a kind.
+    card first; gpumod counts as the driver does, by their places on the bus. Both agree where all cards are of a kind,
+    and `sure` are those that were not counted by CUDA.
     """
     said = fields.get("gpus")
     by_bus = any(command.env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" for command in commands)
-    trusted = by_bus or len({(card.name, card.total_mb) for card in cards}) <= 1 or len(said or ()) == len(cards)
+    trusted = (
+        sure or by_bus or len({(card.name, card.total_mb) for card in cards}) <= 1 or len(said or ()) == len(cards)
+    )
     if held and len(cards) > 1 and (said is None or len(said) == len(held) or (len(said) == 1 and not trusted)):
         fields["gpus"] = tuple(sorted(held))
     elif said is not None and not {*said} <= {card.index for card in cards}:
@@ -146,6 +190,8 @@ def _without_secrets(unit_vars: Mapping[str, Any]) -> dict[str, Any]:
 
 def _port(subject: Subject, params: AdoptParams, fields: Mapping[str, Any], listening: Collection[int]) -> int:
     said = params.port or fields.get("port")
+    if subject.box and not params.port and not (subject.box.shares_network and said is None):
+        return containers.port_of(subject.box, said, subject.command)
     if said is not None:
         return int(said)
     if len(listening) == 1:
@@ -155,7 +201,7 @@ def _port(subject: Subject, params: AdoptParams, fields: Mapping[str, Any], list
         "which-port",
         f"{subject.adopted} does not say on which port it serves",
         why=many,
-        hint=f"gpumod service adopt {subject.what} --port N",
+        hint=f"{subject.command} --port N",
     )
 
 
@@ -196,17 +242,36 @@ def resolve_process(machine: Machine, around: Surroundings, pid: int) -> Process
     return next((facts for facts in chain if listening.get(facts.pid)), None)
 
 
-def refuse_boxed(subject: Subject) -> None:
-    """Raise UsageError `in-container` for a process in a container. A unit that runs one is a unit like others."""
+def refuse_boxed(machine: Machine, subject: Subject) -> None:
+    """Raise UsageError `in-container` for a process in a container, with what adopts that one where it can be.
+
+    A unit that runs one is a unit like others. Blocks.
+    """
     box = subject.container
     if box is None or subject.adopted.pid is None:
         return
-    stop = f"`{box.engine} stop {box.id}`" if box.engine in ENGINES else "what keeps the container"
+    found, unasked = containers.quietly(machine, box.id)
+    if found is not None and found.id.startswith(
+        box.id
+    ):  # what is no engine's has a name there, which may be another's
+        containers.refuse(found)
+        command = f"gpumod service adopt {found.name} --container"
+        why, hint = "as a container it can be started again, too", command
+    else:
+        stop = f"`{box.engine} stop {box.id}`" if box.engine in ENGINES else "what keeps the container"
+        why = "its port, its paths, and how it is started and stopped, are the container's"
+        why += f"; and that cannot be asked after: {unasked.message}" if unasked else ""
+        hint = f"{stop} stops it; while it runs, its memory counts as foreign"
+        hint += (
+            '; pip install "gpumod[docker]" adopts containers'
+            if containers.KEEPER not in machine.plugins.supervisors
+            else ""
+        )
     raise UsageError(
         "in-container",
         f"{subject.adopted} runs in the {box}, and such a process cannot be adopted",
-        why="its port, its paths, and how it is started and stopped, are the container's",
-        hint=f"{stop} stops it; while it runs, its memory counts as foreign; gpumod manages what is in no container",
+        why=why,
+        hint=hint,
     )
 
 

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 INSTALL = {extra: f'pip install "gpumod[{extra}]"' for extra in ("vllm", "llamacpp", "fastapi", "docker", "sim")}
 INSTALL["ollama"] = INSTALL["fastapi"]
+INSTALL["adopted-container"] = INSTALL["docker"]
 """What to install for the names that first-party distributions offer."""
 
 

@@ -1,12 +1,13 @@
-"""What is on this machine that gpumod did not set up: units, processes, programs, models. Looked at, never touched."""
+"""What is on this machine that gpumod did not set up: units, containers, processes, programs, models. Looked at, never
+touched."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from gpumod.domain.adopted import Manager
+from gpumod.domain.adopted import ContainerId, ContainerName, Manager
 from gpumod.domain.base import Frozen
 from gpumod.domain.settings import Settings
 from gpumod.ports.commands import CommandLine
@@ -43,6 +44,43 @@ class ProcessFacts(Frozen):
     command: CommandLine
     pids: tuple[int, ...] = ()
     container: Container | None = None
+
+
+class ContainerFacts(Frozen):
+    """A container of an engine on this machine, as the engine tells of it, up or down.
+
+    `id` is its whole id; `command` what its first process is started with, as things are in there. `main_pid` and
+    `pids` are as this machine counts them, none where it is down. `published` leads from its TCP ports to those of
+    this machine's loopback that are the same at every start; `shares_network`: its ports are this machine's.
+    `mounts` leads from folders in there to those of this machine. `gpus` are those that it was given, by number or
+    UUID; empty where it is given all, or it is not said. `project` is that of a compose file. `own`: it is gpumod's,
+    of whatever home; `passing`: it is removed by its engine when it ends.
+    """
+
+    id: ContainerId
+    name: ContainerName
+    command: CommandLine
+    main_pid: int | None = None
+    pids: tuple[int, ...] = ()
+    published: Mapping[int, int] = {}
+    shares_network: bool = False
+    mounts: Mapping[str, str] = {}
+    gpus: tuple[str, ...] = ()
+    project: str = ""
+    own: bool = False
+    passing: bool = False
+
+
+@runtime_checkable
+class FindsContainers(Protocol):
+    """A supervisor that looks after adopted containers, and finds what can be adopted.
+
+    `container` takes a name, an id, or the unambiguous beginning of one; None where there is no such container. Both
+    block, change nothing, and raise GpumodError where the engine cannot be asked.
+    """
+
+    def container(self, name: str) -> ContainerFacts | None: ...
+    def containers(self) -> tuple[ContainerFacts, ...]: ...
 
 
 class ProgramFound(Frozen):

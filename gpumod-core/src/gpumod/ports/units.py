@@ -50,6 +50,20 @@ class Forgets(Protocol):
     async def forget(self, service: str) -> bool: ...
 
 
+class Left(Frozen):
+    """What is kept for a service that is down: `what` in words, and the command for a shell that removes it."""
+
+    what: str
+    end: str
+
+
+@runtime_checkable
+class TellsLeft(Forgets, Protocol):
+    """One that finds what it keeps, by service; nothing of what is up. Blocks; raises MachineLacks and Failed."""
+
+    def left(self) -> Mapping[str, Left]: ...
+
+
 @runtime_checkable
 class LooksAfter(Protocol):
     """A supervisor of what somebody else set up: of which things it speaks it is told by their handles."""

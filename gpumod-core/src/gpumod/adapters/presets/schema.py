@@ -43,7 +43,7 @@ _SERVICE_KEYS = {
     "host": "The id of the service in whose process it lives.",
     "run_with": "What keeps its process alive, where not the machine's default.",
     "pinned": "A pinned service is not stopped by a mode that does not name it.",
-    "adopted": "What somebody else set up to run it: a unit and its manager. Written by `gpumod service adopt`.",
+    "adopted": "What somebody else set up to run it: unit, container or process. Written by `gpumod service adopt`.",
 }
 _MODE_KEYS = {
     "kind": "Says that this file is a mode; needed only outside a folder named modes.",

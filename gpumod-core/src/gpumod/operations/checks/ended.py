@@ -50,5 +50,7 @@ def _mend(case: Case, ended: Iterable[str], start: str) -> str:
         if adopted is not None and adopted.pid is not None:  # no switch can start it
             release = f"gpumod service release {service}; gpumod service adopt PID"
             return f"start {service} by hand, then: {release}"
+        if adopted is not None and adopted.container is not None:  # the start tells where it was made anew
+            return f"{start} starts it again, or tells why it cannot be"
     first, *more = ended
     return f"{start} starts {'them' if more else 'it'} again; gpumod service logs {first} tells why it ended"

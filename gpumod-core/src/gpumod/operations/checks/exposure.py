@@ -49,7 +49,10 @@ def check_exposure(case: Case) -> Iterator[Check]:
 
 
 def _mend(case: Case, service: str) -> str:
-    if service in case.services and case.services[service].adopted:
+    adopted = case.services[service].adopted if service in case.services else None
+    if adopted is not None and adopted.container is not None:
+        return f"let it publish its port at this machine alone, where it is made (-p 127.0.0.1:PORT:PORT); or {FENCE}"
+    if adopted is not None:
         return f"let its command line say --host 127.0.0.1; or {FENCE}"
     return f"gpumod service edit {service}: its command takes the address from {{host}}; or {FENCE}"
 

@@ -1,4 +1,4 @@
-"""Units that nothing will start: their service is kept by another supervisor now, or is no longer defined."""
+"""Units and containers that nothing will start: their service is kept otherwise now, or is no longer defined."""
 
 from __future__ import annotations
 

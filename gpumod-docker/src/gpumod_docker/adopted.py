@@ -1,0 +1,242 @@
+"""Adopted containers: `docker start` and `docker stop` as they are, by their ids, and nothing else.
+
+None is made, changed or removed, and its restart policy is its own affair. One that was made anew under the same name
+has another id, and is another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpumod.api import (
+    Clock,
+    ContainerFacts,
+    Failed,
+    Handle,
+    Launch,
+    LaunchFile,
+    MachineLacks,
+    ProcessStatus,
+    Settings,
+    UsageError,
+)
+from gpumod_docker import engine, logs, looking
+from gpumod_docker.containers import Containers
+from gpumod_docker.gate import another_owner
+from gpumod_docker.pids import ended, proxies, tree_of
+from gpumod_docker.states import Inspected, epoch_s, is_up, status_of, token_of
+
+NAME = "adopted-container"
+STOP_S, ENDLESS_S = 10, 3600
+"""How long a container has to end where it does not say; and how long is waited where its time has no end."""
+_POLL_S, _ASK_S = 0.01, 0.5
+_EARLY_S = 0.1
+"""The engine stamps a start a moment after the program has begun to write."""
+
+
+class AdoptedContainers:
+    """Implements :class:`gpumod.api.Supervisor` for containers that somebody else made, and finds these."""
+
+    name = NAME
+
+    def __init__(self, home: Path, home_id: str, settings: Settings, clock: Clock) -> None:
+        self._home = home.absolute()
+        self._home_id = home_id
+        self._clock = clock
+        self._met: dict[str, str] = {}
+
+    # --- what can be adopted ------------------------------------------------------------------------------------
+
+    def container(self, name: str) -> ContainerFacts | None:
+        """The container of this name or id, up or down; None where there is none. Raises MachineLacks and Failed."""
+        seen = looking.inspect(self._engine(), name)
+        return looking.facts_of(seen) if seen is not None else None
+
+    def containers(self) -> tuple[ContainerFacts, ...]:
+        """All that are up. Raises MachineLacks and Failed."""
+        return tuple(map(looking.facts_of, looking.all_up(self._engine())))
+
+    def _engine(self) -> Path:
+        """The socket of an engine whose processes are this machine's. Raises MachineLacks."""
+        path = engine.socket_path()
+        engine.reach(path)  # before the SDK is imported
+        engine.refuse_elsewhere(Containers(path, self._home_id).info())
+        return path
+
+    # --- which one it is ----------------------------------------------------------------------------------------
+
+    def reach(self) -> None:
+        """Raise MachineLacks where no engine can be asked."""
+        engine.reach(engine.socket_path())
+
+    def meet(self, handle: Handle) -> None:
+        """Remember which container a service is."""
+        self._id(handle)
+
+    def _id(self, handle: Handle) -> str:
+        adopted = handle.launched.adopted
+        if adopted is None or adopted.container is None:
+            raise UsageError(
+                "not-adopted",
+                f"service {handle.service!r} was not adopted, so {self.name} cannot keep it",
+                hint=f"gpumod service edit {handle.service} --unset run_with",
+            )
+        self._met[handle.service] = adopted.container
+        return adopted.container
+
+    def _there(self, path: Path, handle: Handle) -> Inspected:
+        """The container. Raises Failed `container-gone`."""
+        seen = looking.inspect(path, self._id(handle))
+        if seen is None:
+            raise _gone(path, handle)
+        return seen
+
+    async def may(self, handles: Sequence[Handle]) -> None:
+        """Raise MachineLacks `anothers-home` where root would start and stop what another user's home names."""
+        owner = another_owner(self._home)
+        for handle in handles if owner is not None else ():
+            raise MachineLacks(
+                "anothers-home",
+                f"the container of {handle.service} is not started or stopped by root: its home is of user {owner}",
+                why=f"user {owner} says in {self._home} which container is meant, and need not have root's rights",
+                hint="run gpumod as that user, who may ask the engine when in the group docker",
+            )
+
+    def check(self, handle: Handle, launch: Launch) -> None:
+        """Raise Failed `container-gone` for one that is no longer there, MachineLacks where its engine is not."""
+        self._there(self._engine(), handle)
+
+    # --- start and stop -----------------------------------------------------------------------------------------
+
+    async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
+        """Have the container started as it is; nothing of `launch` and `env` reaches it.
+
+        Raises MachineLacks, Failed `container-gone`, and `engine-refused` with what the engine says.
+        """
+        await self.may([handle])
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, handle))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # a thread cannot be cancelled: whoever goes back must find what it is about to start
+            await asyncio.wait([starting])
+            raise
+
+    def _start(self, handle: Handle) -> Mapping[str, Any]:
+        path = self._engine()
+        container = str(self._there(path, handle)["Id"])
+        with engine.spoken(path, f"start the {handle.launched.adopted}", engine.SLOW_S) as asked:
+            asked.start(container)
+        return token_of(self._there(path, handle), str(path))
+
+    async def stop(self, handle: Handle, launch: Launch) -> None:
+        """Stop the container by its own signal and in its own time, as `docker stop` does.
+
+        Raises MachineLacks, Failed `cannot-kill` and what the engine says.
+        """
+        await self.may([handle])
+        path = engine.socket_path()
+        seen = await asyncio.to_thread(looking.inspect, path, self._id(handle))
+        if seen is None or not is_up(seen):
+            return
+        await asyncio.to_thread(self._stop, path, handle, seen)
+
+    def _stop(self, path: Path, handle: Handle, seen: Inspected) -> None:
+        said = (seen.get("Config") or {}).get("StopTimeout")
+        patience_s = STOP_S if said is None else ENDLESS_S if said < 0 else int(said)
+        with engine.spoken(path, f"stop the {handle.launched.adopted}", patience_s + engine.SLOW_S) as asked:
+            asked.stop(str(seen["Id"]))  # without a time: it has its own
+        after = looking.inspect(path, str(seen["Id"]))
+        if after is not None and is_up(after):
+            left = tree_of(int(after["State"].get("Pid") or 0)).pids
+            raise Failed(
+                "cannot-kill",
+                f"the {handle.launched.adopted} of service {handle.service} does not end",
+                why=f"the engine says that it is up; its processes: {', '.join(map(str, left[:10])) or 'none'}",
+                hint="somebody may have started it again; else: journalctl -u docker",
+                pids=list(left[:100]),
+            )
+
+    # --- status -------------------------------------------------------------------------------------------------
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        """The status of each, by service id: of the very container that was adopted, never of one with its name."""
+        return await asyncio.to_thread(self._look, handles)
+
+    def _look(self, handles: Sequence[Handle]) -> dict[str, ProcessStatus]:
+        path = engine.socket_path()
+        found = {handle.service: looking.inspect(path, self._id(handle)) for handle in handles}
+        ports = {s: looking.published(seen).values() for s, seen in found.items() if seen is not None and is_up(seen)}
+        passing = proxies({port for some in ports.values() for port in some})
+        statuses = {}
+        for handle in handles:
+            seen = found[handle.service]
+            mine = [pid for port in ports.get(handle.service, ()) for pid in passing[port]]
+            status = status_of(handle, seen, str(path), mine)
+            gone = "the container that was adopted is not there any more" if seen is None else ""
+            statuses[handle.service] = status.model_copy(update={"detail": gone}) if gone else status
+        return statuses
+
+    async def exited(self, handle: Handle) -> ProcessStatus:
+        """Wait, for as long as it takes, until the container has ended; return the status then."""
+        while True:
+            status = (await self.status([handle]))[handle.service]
+            if not status.alive:
+                return status
+            if status.pid is not None:
+                await ended(status.pid)
+            await self._clock.sleep(_POLL_S if status.pid is not None else _ASK_S)
+
+    # --- logs and files -----------------------------------------------------------------------------------------
+
+    def logs(self, service: str, lines: int) -> tuple[str, ...]:
+        """The last lines of the present or last run; none where its engine keeps none. Blocking."""
+        path = engine.socket_path()
+        seen = looking.inspect(path, self._met[service]) if service in self._met else None
+        if seen is None or ((seen.get("HostConfig") or {}).get("LogConfig") or {}).get("Type") == "none":
+            return ()
+        return logs.last_lines(path, str(seen["Id"]), _began(seen), lines)
+
+    def log_path(self, service: str) -> None:
+        """The engine keeps the log: there is no file of ours."""
+
+    def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
+        """The engine's own program, which goes on with what the container writes."""
+        where = f"{engine.SCHEME}{engine.socket_path()}"
+        return ("docker", "-H", where, "logs", "--follow", f"--tail={lines}", self._met.get(service, service))
+
+    def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
+        """Refused: nothing of somebody else's is written."""
+        raise Failed(
+            "adopted",
+            f"{service} was adopted: its files are somebody else's, and are not written",
+            hint=f"gpumod service release {service}, and define one of gpumod's own",
+        )
+
+
+def _began(seen: Inspected) -> float:
+    """From when on its log is the last run's: while it is up, when the run before had ended."""
+    state = seen["State"]
+    before = epoch_s(state.get("FinishedAt", "")) if is_up(seen) else None
+    began = epoch_s(state.get("StartedAt", ""))
+    return before or (began - _EARLY_S if began else logs.FROM_THE_FIRST)
+
+
+def _gone(path: Path, handle: Handle) -> Failed:
+    adopted, service = handle.launched.adopted, handle.service
+    name = str(adopted.name if adopted else "")
+    release = f"gpumod service release {service}"
+    if looking.inspect(path, name) is None:
+        why, hint = "", f"docker -H {engine.SCHEME}{path} ps -a shows what is there; {release}"
+    else:
+        why = f"; the one that is called {name} now was made anew, and is another"
+        hint = f"{release}; gpumod service adopt {name} --container --id {service}"
+    return Failed(
+        "container-gone",
+        f"the {adopted} of service {service} is not there any more",
+        why=f"the engine at {path} has no container of this id{why}",
+        hint=hint,
+    )
