@@ -113,7 +113,7 @@ def test_what_proc_tells(theirs: subprocess.Popen[str]) -> None:
 
 def test_only_one_of_the_two_is_adopted() -> None:
     for fields in ({}, {"unit": "x.service"}, {"pid": 7}, {"unit": "x.service", "manager": "user", "pid": 7}):
-        with pytest.raises(ValueError, match="must be a unit and its manager, or a pid"):
+        with pytest.raises(ValueError, match="must be a unit and its manager, a container and its name, or a pid"):
             Adopted.model_validate(fields)
     for name in ("x.socket", "-x.service", "x/../y.service", "x\n.service", ".service"):
         with pytest.raises(ValueError, match="pattern"):

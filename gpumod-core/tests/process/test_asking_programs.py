@@ -57,7 +57,7 @@ def living_in(session: int) -> list[str]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = stat.read_text()
+            text = stat.read_text(errors="replace")
         except OSError:
             continue
         state, _, _, of = text.rpartition(")")[2].split()[:4]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from gpumod.adapters.process.proc import start_ticks
-from gpumod.domain.errors import MachineLacks, UsageError
+from gpumod.domain.errors import Failed, MachineLacks, UsageError
 from gpumod.testing.supervisor_bench import FAMILY, SLEEPER
 
 
@@ -38,6 +38,27 @@ async def test_a_stray_that_lost_its_shim_is_ended_with_all_its_workers(machine:
         os.kill(int(pid), signal.SIGKILL)  # some of them do not hear the gentler one
     await machine.until(lambda: not machine.living(handle))
     assert list(await machine.another().strays([])) == []  # nothing is left to keep it company
+
+
+async def test_workers_that_outlived_both_their_parents_are_ended_by_the_next_start(machine: Any) -> None:
+    first = await machine.start(FAMILY)
+    await machine.lines(first, 6)
+    for pid in (first.token["shim_pid"], first.token["pid"]):
+        os.kill(pid, signal.SIGKILL)
+        await machine.until(lambda pid=pid: start_ticks(pid) is None)
+    assert len(machine.living(first)) > 3
+    second = await machine.start(SLEEPER)
+    assert not machine.living(first)
+    assert (await machine.one(second)).alive
+
+
+async def test_what_runs_without_its_shim_is_not_started_twice(machine: Any) -> None:
+    first = await machine.start(SLEEPER)
+    os.kill(first.token["shim_pid"], signal.SIGKILL)
+    await machine.until(lambda: start_ticks(first.token["shim_pid"]) is None)
+    with pytest.raises(Failed, match="is running already"):
+        await machine.start(SLEEPER)
+    assert (await machine.one(first)).alive
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have another user's home")

@@ -14,6 +14,7 @@ from gpumod.adapters.launches import filled
 from gpumod.adapters.process.tokens import is_token
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.run import Handle
 from gpumod.ports import LaunchFile
 
 LOGS_KEPT = 3
@@ -83,6 +84,12 @@ class Records:
         """The token of the last run, whichever that was."""
         token = self._record(service, "run.json").get("token")
         return token if isinstance(token, dict) and is_token(token) else None
+
+    def last_handle(self, handle: Handle) -> Handle | None:
+        """`handle` as it was for the last run of its service, whichever that was."""
+        token = self.last_run(handle.service)
+        nonce = str(self._record(handle.service, "run.json").get("nonce"))
+        return None if token is None else handle.model_copy(update={"nonce": nonce, "token": token})
 
     def last_runs(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Service, nonce and token of the last run of every service that has run since the boot."""

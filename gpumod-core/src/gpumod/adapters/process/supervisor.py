@@ -102,8 +102,9 @@ class ProcessSupervisor:
         refuse_anothers(self._home, service)
         refuse_other_user(self._settings, self._home, service)
         last = self._records.last_run(service)
-        if last is not None and _has_shim(last) and not await self._ends(last):
+        if last is not None and not await self._ends(last):
             raise already_running(service, last["pid"])
+        await self._end_left(handle)
         told = orders(handle, launch, env, self._records, self._settings)
         self._records.prepare(service)
         self._records.write(service, launch.files)
@@ -121,6 +122,12 @@ class ProcessSupervisor:
     async def _ends(self, token: Mapping[str, Any]) -> bool:
         """True when the run is over, or its main process is and the shim has soon ended what that left behind."""
         return not main_process(token).alive and await ended(shim_process(token), self._kill_timeout_s, self._clock)
+
+    async def _end_left(self, handle: Handle) -> None:
+        """End what the last run left when its shim was killed too: nobody would know these processes any more."""
+        last = self._records.last_handle(handle)
+        if last is not None and not self._is_over(last):
+            await self._kill(last, self._found(last))
 
     # --- status -------------------------------------------------------------------------------------------------
 
