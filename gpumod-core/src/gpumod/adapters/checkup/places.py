@@ -44,17 +44,20 @@ def unreadable(user: str, paths: Collection[Path]) -> tuple[Path, ...]:
     if os.geteuid() != 0:
         return ()
     ordered = sorted(paths)
-    told = subprocess.run(
-        ["/bin/sh", "-c", _ASK, "sh", *map(str, ordered)],
-        user=entry.pw_uid,
-        group=entry.pw_gid,
-        extra_groups=os.getgrouplist(user, entry.pw_gid),
-        cwd="/",
-        env={},
-        capture_output=True,
-        check=True,
-        text=True,
-    )
+    try:
+        told = subprocess.run(
+            ["/bin/sh", "-c", _ASK, "sh", *map(str, ordered)],
+            user=entry.pw_uid,
+            group=entry.pw_gid,
+            extra_groups=os.getgrouplist(user, entry.pw_gid),
+            cwd="/",
+            env={},
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # root of a container may be forbidden to become somebody else
+        return ()
     return tuple(path for path, can in zip(ordered, told.stdout.split(), strict=True) if can == "no")
 
 
