@@ -140,6 +140,9 @@ def test_one_that_was_made_anew_is_another(machine: Machine, engine: Dockerd) ->
     assert machine.quick("service", "adopt", "subtitles").error["code"] == "adopted-already"
     engine.docker("rm", "-f", "subtitles")
     assert row(machine, "captions")["state"] == "stopped"
+    told = [c for c in machine.quick("doctor").json["checks"] if c["name"] == "service captions"]
+    assert any("ps -a shows what is there" in c["hint"] and "is not there any more" in c["message"] for c in told), told
+    assert any("or tells why it cannot be" in c["hint"] for c in told), told
 
     done = machine.quick("service", "start", "captions")
     assert (done.code, done.error["code"]) == (1, "container-gone"), done
@@ -175,6 +178,11 @@ def test_what_is_not_adopted_and_where_it_answers(machine: Machine, engine: Dock
     assert machine.quick("service", "adopt", str(pid)).error["code"] in ("own-container", "adopted-already")
     taken = machine.ok("service", "adopt", "open", "--port", str(port), "--vram-mb", "0").json["service"]
     assert (taken["port"], taken["health_endpoint"]) == (port, "/health")
+    (exposed,) = [c for c in machine.quick("doctor").json["checks"] if "listens on" in c["message"]]
+    assert (exposed["name"], "let it publish its port at this machine alone" in exposed["hint"]) == (
+        "service open",
+        True,
+    )
     machine.change("service", "stop", "web")
 
 
