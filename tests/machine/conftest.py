@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from gpumod.cli.main import root
 from gpumod_sim import faults
 from gpumod_sim.ledger import Ledger
 from gpumod_sim.machine import Machine as SimMachine
+from tests.machine.ports import Ports, is_free
 from tests.nvml.driver import Driver, driver_for
 
 PROBE = os.environ.get("GPUMOD_TEST_PROBE", "sim")
@@ -38,7 +37,6 @@ SPEED = 500.0
 LAG_S = 0.05
 RELEASE_TIMEOUT_S = 1.5
 PATIENCE_S = 30.0
-PORTS_PER_TEST = 20
 ASKED = {
     "embedding-code": ("/v1/embeddings", {"input": "x"}, "data"),
     "embedding": ("/v1/embeddings", {"input": "x"}, "data"),
@@ -68,37 +66,6 @@ class Outcome:
 
     def __str__(self) -> str:
         return f"exit {self.code}\n{self.stdout[:4000]}\n{self.stderr[-3000:]}"
-
-
-class Ports:
-    """A block of ports that no other test of this computer uses: an abstract socket is its lock, the kernel's."""
-
-    def __init__(self) -> None:
-        for block in itertools.count(os.getpid() * 7):
-            first = 12_000 + (block % 960) * PORTS_PER_TEST
-            self._lock = socket.socket(socket.AF_UNIX)
-            try:
-                self._lock.bind(f"\0gpumod-test-ports-{first}")
-            except OSError:
-                self._lock.close()
-                continue
-            self.numbers = range(first, first + PORTS_PER_TEST)
-            if all(is_free(port) for port in self.numbers):
-                return
-            self._lock.close()
-
-    def close(self) -> None:
-        self._lock.close()
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 @dataclass
