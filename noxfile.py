@@ -102,7 +102,9 @@ def docker(session: nox.Session) -> None:
     if missing and missing.strip():  # else every test would be skipped, and the session have passed
         session.skip(f"an engine of its own needs {missing.strip()}")
     _pytest(session, "-m", "docker and not systemd", *(session.posargs or ["tests/docker"]))
-    if not session.posargs:  # beside units, in a systemd that is thrown away; its /run is no overlay, as engines need
+    if not session.posargs:
+        _pytest(session, "gpumod-docker/tests/test_docker_security.py")  # attempts that never reach an engine
+        # beside units, in a systemd that is thrown away; its /run is no overlay, as engines need
         box = ROOT / "tests" / "systemd" / "box"
         pytest = str(Path(session.bin) / "pytest")
         env = {"GPUMOD_TEST_DOCKER_DATA": "/run/dk/data"}
