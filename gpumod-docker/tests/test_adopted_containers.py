@@ -182,6 +182,8 @@ async def test_root_starts_and_stops_nothing_that_another_users_home_names(
         with pytest.raises(MachineLacks) as told:
             await doing
         assert told.value.code == "anothers-home"
+    supervisor.meet(handle())
+    assert supervisor.logs(handle().service, 5) == ()
     assert engine.asked == []
 
 

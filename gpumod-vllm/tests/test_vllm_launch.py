@@ -269,7 +269,7 @@ def test_of_cards_of_different_sizes_it_takes_nowhere_more_than_its_share(totals
         ({}, []),
         ({"dtype": "auto", "kv_cache_dtype": "auto", "quantization": "awq"}, []),
         ({"kv_cache_dtype": "fp8_e5m2"}, []),
-        ({"kv_cache_dtype": "fp8"}, [("fp8", "kv_cache_dtype=fp8", "--set kv_cache_dtype=auto", False)]),
+        ({"kv_cache_dtype": "fp8"}, [("fp8", "kv_cache_dtype=fp8", "--set kv_cache_dtype=auto", True)]),
         ({"kv_cache_dtype": "bfloat16"}, [("bf16", "kv_cache_dtype=bfloat16", "--set kv_cache_dtype=auto", False)]),
         ({"dtype": "bfloat16"}, [("bf16", "dtype=bfloat16", "--set dtype=float16", False)]),
         ({"quantization": "fp8"}, [("fp8", "quantization=fp8", "a model with AWQ or GPTQ weights", True)]),

@@ -158,6 +158,26 @@ def test_one_that_was_made_anew_is_another(machine: Machine, engine: Dockerd) ->
     assert machine.states()["captions"] == "running"
 
 
+def test_a_run_can_be_closed_though_its_container_is_gone(machine: Machine, engine: Dockerd) -> None:
+    theirs(machine, engine)
+    machine.ok("service", "adopt", "captions", "--vram-mb", "0")
+    machine.ok("mode", "create", "rest", "--services", "captions,tts", "--asleep", "captions")
+    machine.fault("tts", "slow-start", 200.0)
+    process = machine.begin("switch", "rest")
+    wait_until(lambda: machine.sql("SELECT 1 FROM handles WHERE service = 'tts'"), "tts to be started")
+    wait_until(lambda: not inspected(engine, "captions")["State"]["Running"], "the container to be stopped")
+    process.kill()
+    machine.end(process)
+    machine.clear()
+    engine.docker("rm", "captions")
+    theirs(machine, engine)  # as somebody who makes it anew would
+    other = inspected(engine, "captions")["State"]
+    done = machine.change("recover", "--rollback")
+    assert machine.status()["open_run"] is None, done
+    assert machine.states() == {}
+    assert inspected(engine, "captions")["State"] == other
+
+
 def test_what_is_not_adopted_and_where_it_answers(machine: Machine, engine: Dockerd) -> None:
     add(machine, "web")
     machine.change("service", "start", "web")

@@ -30,7 +30,7 @@ def test_a_card_is_named_and_what_it_does_not_compute_is_told(make_machine: Any)
 
     machine.ok("service", "edit", "embedding", "--set", "kv_cache_dtype=fp8", "--gpus", "0")
     ((level, message, hint),) = told(machine, "service embedding")
-    assert (level, hint) == ("warning", "--set kv_cache_dtype=auto")
+    assert (level, hint) == ("ok", "--set kv_cache_dtype=auto")
     assert "kv_cache_dtype=fp8" in message
     assert "GPU 0 (RTX 3090) has 8.6" in message
     machine.ok("service", "edit", "embedding", "--gpus", "1")
@@ -43,4 +43,4 @@ def test_a_card_is_named_and_what_it_does_not_compute_is_told(make_machine: Any)
     machine.ok("service", "edit", "embedding", "--gpus", "0", "--set", "dtype=auto", "--set", "quantization=fp8")
     ((level, message, _),) = told(machine, "service embedding")
     assert level == "ok"
-    assert message.endswith("it runs slower there")
+    assert message.endswith("there it is done by other means, slower or not at all")

@@ -194,11 +194,18 @@ class AdoptedContainers:
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
         """The last lines of the present or last run; none where its engine keeps none. Blocking."""
+        if service not in self._met or another_owner(self._home) is not None:
+            return ()  # what another user's home names need not be that user's to read
         path = engine.socket_path()
-        seen = looking.inspect(path, self._met[service]) if service in self._met else None
+        seen = looking.inspect(path, self._met[service])
         if seen is None or ((seen.get("HostConfig") or {}).get("LogConfig") or {}).get("Type") == "none":
             return ()
-        return logs.last_lines(path, str(seen["Id"]), _began(seen), lines)
+        try:
+            return logs.last_lines(path, str(seen["Id"]), _began(seen), lines)
+        except Failed as error:
+            if error.code != "engine-refused":
+                raise
+            return ()  # its log goes where the engine cannot read it
 
     def log_path(self, service: str) -> None:
         """The engine keeps the log: there is no file of ours."""

@@ -37,7 +37,7 @@ from gpumod_docker.containers import Containers, refuse_engines_own
 from gpumod_docker.definition import Config, Wanted, check_words, config_of, given_by_cdi, gpus_of, name_of, uses_folder
 from gpumod_docker.environment import GIVEN, refuse_names
 from gpumod_docker.folder import ServiceFolder
-from gpumod_docker.gate import refuse_anothers, refuse_unsafe
+from gpumod_docker.gate import another_owner, refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
 from gpumod_docker.mounts import Volume, missing_folder, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
@@ -332,6 +332,8 @@ class DockerSupervisor:
 
     def logs(self, service: str, lines: int) -> tuple[str, ...]:
         """The last lines of the present or last run; while its image is pulled, how that gets on. Blocking."""
+        if another_owner(self._home) is not None:
+            return ()  # what another user's home names need not be that user's to read
         folder = ServiceFolder(self._home, service)
         pulling = folder.noted(PULL)
         if isinstance(pulling.get("pid"), int) and is_alive(pulling["pid"]):

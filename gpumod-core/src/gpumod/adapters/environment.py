@@ -40,7 +40,13 @@ def inherited(environ: Mapping[str, str], bin_path: str | None) -> dict[str, str
 
 def impersonal(variables: Mapping[str, str]) -> dict[str, str]:
     """`variables` without those that speak of one user's folders, for a service that runs as another."""
-    return {n: value for n, value in variables.items() if n not in OF_A_PERSON and not n.startswith("XDG_")}
+    home = variables.get("HOME", "").rstrip("/")
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in OF_A_PERSON and not name.startswith("XDG_")
+        if not home or (value != home and not value.startswith(f"{home}/"))
+    }
 
 
 def lasting(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

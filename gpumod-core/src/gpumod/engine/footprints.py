@@ -12,7 +12,6 @@ from gpumod.domain.measure import sample_key
 from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.domain.states import State
-from gpumod.engine.formats import is_for
 from gpumod.engine.machine import Machine
 from gpumod.ports import OffersVariants
 
@@ -120,15 +119,12 @@ def _stretched(service: Service, totals_mb: Sequence[int]) -> Estimate:
     )
 
 
-def variants(
-    machine: Machine, services: Mapping[str, Service], gpus: Sequence[GpuReading]
-) -> Mapping[str, tuple[Variant, ...]]:
-    """Other ways to run each service that its driver offers, and its cards can compute."""
+def variants(machine: Machine, services: Mapping[str, Service]) -> Mapping[str, tuple[Variant, ...]]:
+    """Other ways to run each service that its driver offers."""
     offered: dict[str, tuple[Variant, ...]] = {}
     for service in services.values():
         with suppress(Exception):  # a driver that is missing or breaks offers nothing
             driver = machine.driver(service)
             if isinstance(driver, OffersVariants):
-                found = driver.variants(service)
-                offered[service.id] = tuple(one for one in found if is_for(one, driver, service, gpus))
+                offered[service.id] = tuple(driver.variants(service))
     return offered

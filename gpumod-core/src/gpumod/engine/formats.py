@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from gpumod.domain.cards import capability_of, computes
 from gpumod.domain.machine import GpuProfile, GpuReading
-from gpumod.domain.plan import Variant
 from gpumod.domain.service import Service
 from gpumod.ports import Driver, FormatNeed, NeedsFormats
 
@@ -22,12 +21,3 @@ def lacking(need: FormatNeed, service: Service, gpus: Iterable[Card]) -> tuple[C
     """The cards on which `service` may come to be that do not compute in the format; unknown ones are left out."""
     seats = (gpu for gpu in gpus if service.gpus == "any" or gpu.index in service.gpus)
     return tuple(gpu for gpu in seats if computes(capability_of(gpu), need.number_format) is False)
-
-
-def is_for(variant: Variant, driver: Driver, service: Service, gpus: Iterable[GpuReading]) -> bool:
-    """False for a variant that asks the cards for a format which `service` does not ask for by itself, and one of them
-    lacks."""
-    altered = service.model_copy(update={"unit_vars": {**service.unit_vars, **variant.unit_vars}})
-    asked = [need for need in needs_of(driver, altered) if need not in needs_of(driver, service)]
-    cards = tuple(gpus)
-    return not any(lacking(need, service, cards) for need in asked if not need.emulated)

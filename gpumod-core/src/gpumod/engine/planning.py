@@ -99,7 +99,7 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             prints,
             leases=leases,
             policy=policy,
-            variants=variants(machine, services, snapshot.gpus),
+            variants=variants(machine, services),
             stored={s: found for s, found in wanted.services.items() if found != services[s]},
             footprint_of=footprint_of,
             as_launched={s: footprint_of(old) for s, old in _as_up(snapshot, wanted).items() if s in begun},

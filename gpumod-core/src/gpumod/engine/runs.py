@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
@@ -25,6 +26,7 @@ from gpumod.engine.observe import observe_twice
 from gpumod.engine.planning import Options, Planned, Wanted, altered_in, launched, plan_for
 from gpumod.engine.turns import passed_over
 from gpumod.planner import check_needs, target_of
+from gpumod.ports.foreign import FindsContainers
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,8 @@ async def go_back(
             return finish(machine, run, RunStatus.HALF_WAY, error or INTERRUPTED, HalfWay.exit_code, report)
         snapshot = await observe_twice(machine)
         wanted = tidied(machine, run, snapshot, what_was(run, snapshot, machine.store.services()))
-        wanted, ended = without_ended(with_hosts(run, snapshot, wanted), snapshot)
+        wanted = with_hosts(run, snapshot, wanted)
+        wanted, ended = without_ended(wanted, snapshot, await without_container(machine, wanted, snapshot))
         wanted, lost = without_lost(wanted, run, snapshot)
         error = _and_ended(error, ended)
         planned = plan_for(machine, snapshot, replace(wanted, turn=turn), options)
@@ -172,10 +175,26 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
     return Wanted(target, services)
 
 
-def without_ended(wanted: Wanted, snapshot: HostSnapshot) -> tuple[Wanted, tuple[str, ...]]:
-    """`wanted` without adopted processes that have ended, and what needs them; nobody here knows how to start those."""
+async def without_container(machine: Machine, wanted: Wanted, snapshot: HostSnapshot) -> set[str]:
+    """Members that were adopted from containers which are not there any more, whatever has their names now."""
+    found = set()
+    for member in wanted.target.members:
+        adopted = wanted.services[member.service].adopted
+        if adopted and adopted.container and snapshot.reading(member.service).state in GONE:
+            keeper = machine.supervisor(adopted.keeper)
+            if isinstance(keeper, FindsContainers) and not await asyncio.to_thread(keeper.container, adopted.container):
+                found.add(member.service)
+    return found
+
+
+def without_ended(
+    wanted: Wanted, snapshot: HostSnapshot, lacking: Collection[str] = ()
+) -> tuple[Wanted, tuple[str, ...]]:
+    """`wanted` without adopted processes that have ended, without those in `lacking`, and without what needs them;
+    nobody here knows how to start those."""
     members = {member.service for member in wanted.target.members}
     gone = {s for s in members if (a := wanted.services[s].adopted) and a.pid and snapshot.reading(s).state in GONE}
+    gone |= members & {*lacking}
     while more := {s for s in members - gone if set(wanted.services[s].needs) & gone}:
         gone |= more
     kept = tuple(member for member in wanted.target.members if member.service not in gone)
@@ -187,7 +206,8 @@ def without_ended(wanted: Wanted, snapshot: HostSnapshot) -> tuple[Wanted, tuple
 def _and_ended(error: ErrorInfo | None, ended: tuple[str, ...]) -> ErrorInfo | None:
     if not ended or error is None:
         return error
-    said = f"{', '.join(ended)} did not come back: an adopted process that has ended is not started again"
+    cannot = "an adopted process that has ended, or a container that is gone, is not started again"
+    said = f"{', '.join(ended)} did not come back: {cannot}"
     return error.model_copy(update={"why": f"{error.why}; {said}".lstrip("; ")})
 
 

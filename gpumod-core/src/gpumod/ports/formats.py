@@ -11,7 +11,7 @@ from gpumod.domain.service import Service
 
 class FormatNeed(Frozen):
     """`option` asks for `number_format` (`kv_cache_dtype=fp8`), `instead` is what to try on a card that does not
-    compute in it, in words. `emulated`: the program then does it by other means, and runs; else it ends."""
+    compute in it, in words. `emulated`: the program may do it by other means there; else it ends, or computes badly."""
 
     number_format: Literal["bf16", "fp8"]
     option: str

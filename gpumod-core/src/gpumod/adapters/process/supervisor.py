@@ -126,8 +126,12 @@ class ProcessSupervisor:
     async def _end_left(self, handle: Handle) -> None:
         """End what the last run left when its shim was killed too: nobody would know these processes any more."""
         last = self._records.last_handle(handle)
-        if last is not None and not self._is_over(last):
+        if last is None or self._is_over(last):
+            return
+        try:
             await self._kill(last, self._found(last))
+        except PermissionError:
+            raise cannot_kill(last.service, [process.pid for process in self._found(last)]) from None
 
     # --- status -------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,11 @@ def check_formats(case: Case) -> Iterator[Check]:
             )
             others = ", or keep it to the others: --gpus" if len(cards) < len(gpus) and service.gpus == "any" else ""
             if need.emulated:
-                yield fine(f"service {service.id}", f"{said}: it runs slower there", f"{need.instead}{others}")
+                yield fine(
+                    f"service {service.id}",
+                    f"{said}: there it is done by other means, slower or not at all",
+                    f"{need.instead}{others}",
+                )
             else:
                 hint = f"{need.instead}{others}"
                 yield warning(f"service {service.id}", f"{said}: it will not start there, or not run well", hint)
