@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumod.adapters.environment import inherited, lasting
+from gpumod.adapters.environment import impersonal, inherited, lasting
 
 SHELL = {
     "HOME": "/home/ann",
@@ -28,3 +28,10 @@ def test_what_holds_after_a_boot_and_may_be_read_by_everybody() -> None:
     }
     assert left == ("HF_ENDPOINT", "HF_NOT_TEXT", "NCCL_DEBUG_FILE", "TMPDIR")
     assert inherited(SHELL, None).keys() == kept.keys() | {*left, "XDG_RUNTIME_DIR"}
+
+
+def test_who_runs_as_another_gets_nothing_that_speaks_of_ones_own_folders() -> None:
+    own = {"HOME": "/root/", "USER": "root", "XDG_CACHE_HOME": "/c", "HF_HOME": "/root/hf", "CUDA_CACHE_PATH": "/root"}
+    shared = {"PATH": "/usr/bin", "HF_HUB_CACHE": "/srv/hf", "CUDA_PATH": "/rooted/cuda", "LANG": "C.UTF-8"}
+    assert impersonal({**own, **shared}) == shared
+    assert impersonal({"HF_HOME": "/root/hf"}) == {"HF_HOME": "/root/hf"}  # nothing tells whose that is

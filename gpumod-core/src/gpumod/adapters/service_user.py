@@ -79,10 +79,10 @@ def make_folders(home_id: str, user: pwd.struct_passwd) -> None:
             if not folder.is_dir():
                 folder.mkdir()
                 folder.chmod(0o755)  # whatever the umask
-        if not path.is_dir():
-            path.mkdir(mode=0o700)
+        path.mkdir(mode=0o700, exist_ok=True)
+        if path.lstat().st_uid == 0:  # new, or of a gpumod that was killed at this point; the folder above is root's
             os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
-        owner = path.stat().st_uid
+        owner = path.lstat().st_uid
     except OSError as error:
         raise bad_folder(path, "cannot be made", error.strerror or str(error)) from error
     if owner != user.pw_uid:
