@@ -172,14 +172,17 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home as `init` leaves it, made once: a copy is much cheaper than the command."""
-    return Home(tmp_path_factory.mktemp("fresh") / "home").init().path
+    home = Home(tmp_path_factory.mktemp("fresh") / "home").init()
+    home.sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    return home.path
 
 
 @pytest.fixture
 def home(tmp_path: Path, fresh: Path) -> Home:
     """A simulated card of 24564 MiB with the presets; nothing runs."""
     home = Home(tmp_path / "home")
-    shutil.copytree(fresh, home.path)
+    beside = shutil.ignore_patterns("*.db-wal", "*.db-shm")  # empty, and gone as soon as nobody has it open
+    shutil.copytree(fresh, home.path, ignore=beside)
     (home.path / "home-id").unlink()
     home.sql(f"UPDATE settings SET value = replace(value, '{fresh}', '{home.path}')")  # noqa: S608  # two paths of our own
     return home
