@@ -41,9 +41,9 @@ FEW = 3
 BOXED = ROOT / "tests" / "systemd" / "python"
 """The interpreter of workers that have a real systemd of their own."""
 
-PARTS = ("faults", "free", "killed", "neighbours", "router", "signals", "sweep", "switches", "uneven", "watch")
-SPINE = [f"tests/machine/test_machine_{part}.py" for part in PARTS]
-"""Those of the machine's tests in which it matters who keeps the services, and how memory is read."""
+SPINE = [f"tests/machine/test_machine_{part}.py" for part in ("faults", "killed", "neighbours", "signals", "switches")]
+MORE = [f"tests/machine/test_machine_{part}.py" for part in ("free", "sweep", "uneven", "watch")]
+"""Of the machine's tests those where it matters who keeps services and how memory is read; CI runs the first list."""
 
 BUILD = {"UV_BUILD_CONSTRAINT": str(ROOT / "constraints.txt")}
 """Environment of installs and builds: the build backend obeys constraints.txt too."""
@@ -82,7 +82,7 @@ def tests(session: nox.Session) -> None:
 def systemd(session: nox.Session) -> None:
     """Tests on real systemds, booted in namespaces and thrown away: needs root and Debian's systemd and dbus."""
     _install(session, "test")
-    boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
+    boxes = _boxes()
     # What is compiled in the box is thrown away with it: without this each of many starts there would do it anew.
     sources = [str(ROOT / folder / "src") for folder in DISTRIBUTIONS.values()]
     session.run("python", "-m", "compileall", "-q", session.virtualenv.location, *sources, silent=True)
@@ -91,7 +91,8 @@ def systemd(session: nox.Session) -> None:
         _pytest(session, "-n", "2", "-m", "reboot", "tests/systemd")  # these boot boxes themselves
         # The machine's suite once more: its services are units, of both managers in turn, its GPUs are read by NVML.
         env = {"GPUMOD_TEST_SUPERVISORS": "systemd-system systemd-user", "GPUMOD_TEST_PROBE": "nvml"}
-        _pytest(session, *boxes, "-m", "not systemd", *SPINE, env=env)
+        machines = SPINE if os.environ.get("CI") else [*SPINE, *MORE]
+        _pytest(session, *_boxes(2), "-m", "not systemd", *machines, env=env)  # these wait more than they work
 
 
 @nox.session
@@ -126,8 +127,7 @@ def real_llamacpp(session: nox.Session) -> None:
     _pytest(session, *workers, "-m", "", *contract, env=env)
     machines = ("tests/llamacpp", *session.posargs)
     _pytest(session, *workers, "-m", "(llamacpp or slow) and not systemd", *machines, env=env)
-    boxes = ["--tx", f"{os.cpu_count() or 2}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
-    _pytest(session, *boxes, "-m", "llamacpp and systemd", *machines, env=env)
+    _pytest(session, *_boxes(), "-m", "llamacpp and systemd", *machines, env=env)
 
 
 @nox.session
@@ -167,7 +167,7 @@ def nvml(session: nox.Session) -> None:
     _install(session, "test")
     workers = [] if "-n" in session.posargs else ["-n", str(min(8, 2 * (os.cpu_count() or 2)))]
     env = {"GPUMOD_TEST_PROBE": "nvml"}
-    _pytest(session, *workers, "-m", "not systemd", *(session.posargs or SPINE), env=env)
+    _pytest(session, *workers, "-m", "not systemd", *(session.posargs or [*SPINE, *MORE]), env=env)
 
 
 @nox.session(name="real-vllm")
@@ -226,6 +226,12 @@ def constraints(session: nox.Session) -> None:
     command = ("uv", "pip", "compile", "--universal", "--upgrade", "--python-version", PYTHONS[0], *plain, str(source))
     text = session.run(*command, silent=True)
     target.write_text(head + str(text))
+
+
+def _boxes(per_core: int = 1) -> list[str]:
+    """pytest-xdist's workers, each with a real systemd of its own."""
+    number = per_core * (os.cpu_count() or 2)
+    return ["--tx", f"{number}*popen//python={shlex.quote(str(BOXED))}", "--dist", "load"]
 
 
 def _pytest(session: nox.Session, *args: str, env: dict[str, str] | None = None) -> None:
