@@ -31,7 +31,13 @@ def test_what_holds_after_a_boot_and_may_be_read_by_everybody() -> None:
 
 
 def test_who_runs_as_another_gets_nothing_that_speaks_of_ones_own_folders() -> None:
-    own = {"HOME": "/root/", "USER": "root", "XDG_CACHE_HOME": "/c", "HF_HOME": "/root/hf", "CUDA_CACHE_PATH": "/root"}
-    shared = {"PATH": "/usr/bin", "HF_HUB_CACHE": "/srv/hf", "CUDA_PATH": "/rooted/cuda", "LANG": "C.UTF-8"}
+    own = {
+        "HOME": "/people/ann/",
+        "USER": "ann",
+        "XDG_CACHE_HOME": "/c",
+        "HF_HOME": "/people/ann/hf",
+        "CUDA_CACHE_PATH": "/people/ann",
+    }
+    shared = {"PATH": "/usr/bin", "HF_HUB_CACHE": "/srv/hf", "CUDA_PATH": "/people/anna/cuda", "LANG": "C.UTF-8"}
     assert impersonal({**own, **shared}) == shared
-    assert impersonal({"HF_HOME": "/root/hf"}) == {"HF_HOME": "/root/hf"}  # nothing tells whose that is
+    assert impersonal({"HF_HOME": "/people/ann/hf"}) == {"HF_HOME": "/people/ann/hf"}  # nothing tells whose that is
