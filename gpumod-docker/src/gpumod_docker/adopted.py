@@ -26,13 +26,14 @@ from gpumod.api import (
 from gpumod_docker import engine, logs, looking
 from gpumod_docker.containers import Containers
 from gpumod_docker.gate import another_owner
-from gpumod_docker.pids import ended, proxies, tree_of
+from gpumod_docker.pids import proxies, tree_of, until_over
 from gpumod_docker.states import Inspected, epoch_s, is_up, status_of, token_of
 
 NAME = "adopted-container"
 STOP_S, ENDLESS_S = 10, 3600
 """How long a container has to end where it does not say; and how long is waited where its time has no end."""
-_POLL_S, _ASK_S = 0.01, 0.5
+_ASK_S = 0.5
+"""So often an engine is asked after a container without a process that can be watched."""
 _EARLY_S = 0.1
 """The engine stamps a start a moment after the program has begun to write."""
 
@@ -182,13 +183,11 @@ class AdoptedContainers:
 
     async def exited(self, handle: Handle) -> ProcessStatus:
         """Wait, for as long as it takes, until the container has ended; return the status then."""
-        while True:
-            status = (await self.status([handle]))[handle.service]
-            if not status.alive:
-                return status
-            if status.pid is not None:
-                await ended(status.pid)
-            await self._clock.sleep(_POLL_S if status.pid is not None else _ASK_S)
+
+        async def look() -> ProcessStatus:
+            return (await self.status([handle]))[handle.service]
+
+        return await until_over(look, self._clock, _ASK_S)
 
     # --- logs and files -----------------------------------------------------------------------------------------
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from gpumod.api import Clock, ProcessStatus
 
 CGROUPS = Path("/sys/fs/cgroup")
 _INIT_NAMES = ("docker-init", "tini", "catatonit", "podman-init", "init")
 _LOOK_S = 0.1
+_SEEN_S = 0.01
+"""An engine says that a container ended a moment after its process has."""
 
 
 class Tree(NamedTuple):
@@ -136,6 +140,15 @@ async def ended(pid: int, within_s: float | None = None) -> bool:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def until_over(look: Callable[[], Awaitable[ProcessStatus]], clock: Clock, ask_s: float) -> ProcessStatus:
+    """The first status by `look` that is not alive, noticed at once; asked every `ask_s` while no process is known."""
+    while (status := await look()).alive:
+        if status.pid is not None:
+            await ended(status.pid)
+        await clock.sleep(ask_s if status.pid is None else _SEEN_S)
+    return status
 
 
 async def _ended_by_looking(pid: int, within_s: float | None) -> bool:

@@ -41,7 +41,7 @@ from gpumod_docker.gate import another_owner, refuse_anothers, refuse_unsafe
 from gpumod_docker.inside import view
 from gpumod_docker.mounts import Volume, missing_folder, refuse_source
 from gpumod_docker.options import ContainerOptions, container_options
-from gpumod_docker.pids import ended, is_alive, proxies, tree_of
+from gpumod_docker.pids import ended, is_alive, proxies, tree_of, until_over
 from gpumod_docker.states import Inspected, is_up, status_of, token_of
 
 KILL_TIMEOUT_S = 10.0
@@ -253,13 +253,11 @@ class DockerSupervisor:
 
     async def exited(self, handle: Handle) -> ProcessStatus:
         """Wait, for as long as it takes, until the service has ended, noticed at once; return the status then."""
-        while True:
-            status = (await self.status([handle]))[handle.service]
-            if not status.alive:
-                return status
-            if status.pid is not None:
-                await ended(status.pid)
-            await self._clock.sleep(_POLL_S)
+
+        async def look() -> ProcessStatus:
+            return (await self.status([handle]))[handle.service]
+
+        return await until_over(look, self._clock, _POLL_S)
 
     async def strays(self, handles: Collection[Handle]) -> Sequence[Stray]:
         """The containers of this home that are up, and whose services have no handle here."""
