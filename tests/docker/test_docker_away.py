@@ -22,6 +22,8 @@ def test_a_switch_is_refused_before_anything_stops(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
     add(machine, "web")
+    vllm = ("--driver", "vllm", "--run-with", "docker", "--model-id", "a/b", "--set", 'container={"image": "a"}')
+    machine.ok("service", "add", "--id", "inside", *vllm, "--port", str(machine.unused.pop()), "--vram-mb", "100")
     machine.ok("mode", "create", "web", "--services", "web")
     machine.change("service", "start", "tts")
     pid = row(machine, "tts")["pid"]
@@ -30,7 +32,8 @@ def test_a_switch_is_refused_before_anything_stops(
     assert "DOCKER_HOST" in done.error["hint"]
     assert (machine.states(), row(machine, "tts")["pid"]) == ({"tts": "running"}, pid)
     found = machine.quick("doctor").json["checks"]
-    assert [check["name"] for check in found if "no container engine" in check["message"]] == ["service web"]
+    assert [c["name"] for c in found if "no container engine" in c["message"]] == ["services"]
+    assert not [c for c in found if "listen" in c["message"] and c["level"] != "ok"], "in a network of its own alone"
     machine.ok("service", "remove", "web", "--cascade")
 
 

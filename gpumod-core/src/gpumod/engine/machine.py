@@ -94,6 +94,11 @@ class Machine:
         folders = (tuple(offer.folder for offer in self.plugins.templates),) if takes_templates else ()
         return offered.make(self.home, self.home_id, self.settings, self.clock, *folders)
 
+    def inside(self, name: str) -> KeepsInside | None:
+        """The supervisor called `name`, where it is there and its services live in a network of their own."""
+        supervisor = self.supervisor(name) if name in self.plugins.supervisors else None
+        return supervisor if isinstance(supervisor, KeepsInside) else None
+
     def boot(self) -> str:
         """The id of this boot, of a container that of its start; empty where the kernel does not tell."""
         return self.local.identity(1) or ""
@@ -117,10 +122,8 @@ class Machine:
         Raises UnknownName for a driver that is not there.
         """
         self.driver(service).check(service)
-        name = self.supervisor_name(service)
-        supervisor = self.supervisor(name) if name in self.plugins.supervisors else None
-        if isinstance(supervisor, KeepsInside):
-            supervisor.check_service(service, self.settings)
+        if inside := self.inside(self.supervisor_name(service)):
+            inside.check_service(service, self.settings)
 
     def launch(self, service: Service, allocation: Allocation, keeper: str | None = None) -> Launch:
         """How `service` is launched by `keeper` (None: whoever keeps it by its definition), as seen from this machine.
@@ -128,9 +131,8 @@ class Machine:
         Raises ValueError for what cannot be, as it is defined; UnknownName.
         """
         driver, name = self.driver(service), keeper or self.supervisor_name(service)
-        supervisor = self.supervisor(name) if name in self.plugins.supervisors else None
-        if isinstance(supervisor, KeepsInside):
-            return supervisor.launch(driver, service, allocation, self.settings)
+        if inside := self.inside(name):
+            return inside.launch(driver, service, allocation, self.settings)
         return driver.launch(service, allocation, self.settings)
 
     def port(self, service: Service, services: Mapping[str, Service], handles: Mapping[str, Handle]) -> int | None:

@@ -76,4 +76,8 @@ def _commands(case: Case, service: Service) -> Sequence[CommandLine]:
             return ()
         return of_unit(case.around, unit).commands if unit else ()
     launch = case.launches.get(service.id)
-    return (CommandLine(argv=launch.argv, env=launch.env),) if launch and adopted is None else ()
+    if launch is None or adopted is not None:
+        return ()
+    if case.machine.inside(case.machine.supervisor_name(service)):
+        return ()  # where it listens in there leads nowhere: of its published ports the setting bind_host decides
+    return (CommandLine(argv=launch.argv, env=launch.env),)
