@@ -262,10 +262,14 @@ def test_an_ollama_in_a_container_is_imported(machine: Machine, engine: Dockerd,
     assert lasting(engine, "chat") == before
 
 
-def test_one_that_its_engine_starts_again_and_again_has_failed(machine: Machine, engine: Dockerd) -> None:
-    script = "sleep 0.3; echo 'no such model' >&2; exit 3"
-    engine.docker("create", "--name", "loops", "--restart", "always", PYTHON, "/bin/sh", "-c", script)
+def test_one_that_its_engine_starts_again_and_again_has_failed(
+    machine: Machine, engine: Dockerd, tmp_path: Path
+) -> None:
+    fails = "sleep 0.3; echo 'no such model' >&2; exit 3"
+    script = f"test -e /models/m || {{ {fails}; }}; exec /bin/httpd -f -p 8000 -h /www"
     port = str(machine.unused.pop())
+    more = ("--restart", "always", "-v", f"{tmp_path}:/models:ro", "-p", f"127.0.0.1:{port}:8000", HTTPD)
+    engine.docker("create", "--name", "loops", *more, "/bin/sh", "-c", script)
     machine.ok("service", "adopt", "loops", "--port", port, "--vram-mb", "0")
     began = time.monotonic()
     done = machine.quick("service", "start", "loops")
@@ -284,3 +288,8 @@ def test_one_that_its_engine_starts_again_and_again_has_failed(machine: Machine,
     wait_until(lambda: machine.ok("service", "logs", "loops").json["lines"] == ["no such model"], "the run that ended")
     machine.change("service", "stop", "loops")
     assert not inspected(engine, "loops")["State"]["Running"]
+
+    assert inspected(engine, "loops")["RestartCount"] > 0
+    (tmp_path / "m").touch()
+    machine.change("service", "start", "loops")  # what became of it before counts for nothing
+    assert machine.states() == {"loops": "running"}
