@@ -51,7 +51,7 @@ class AdoptedContainers:
         self._home_id = home_id
         self._clock = clock
         self._met: dict[str, Adopted] = {}
-        self._started: dict[str, float] = {}
+        self._started: dict[str, float] = {}  # when a service was last started here, in seconds since the epoch
 
     # --- what can be adopted ------------------------------------------------------------------------------------
 
