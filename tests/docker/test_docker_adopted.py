@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,6 +175,7 @@ def test_a_run_can_be_closed_though_its_container_is_gone(machine: Machine, engi
     other = inspected(engine, "captions")["State"]
     done = machine.change("recover", "--rollback")
     assert machine.status()["open_run"] is None, done
+    assert any(note.startswith("captions did not come back: ") for note in done.json["notes"]), done
     assert machine.states() == {}
     assert inspected(engine, "captions")["State"] == other
 
@@ -207,14 +209,16 @@ def test_what_is_not_adopted_and_where_it_answers(machine: Machine, engine: Dock
 
 
 def test_a_stop_lasts_as_long_as_the_container_says_and_its_log_is_the_last_runs(
-    machine: Machine, engine: Dockerd
+    machine: Machine, engine: Dockerd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own signal is heard, and what it then does is waited for."""
+    """Its own signal is heard, and what it then does is waited for, whichever engine is in use by then."""
     script = "trap 'echo saving; sleep 2; echo saved; exit 0' USR1; echo begun; while true; do sleep 0.1; done"
     more = ("--stop-signal", "SIGUSR1", "--stop-timeout", "20")
     engine.docker("run", "-d", "--name", "slow", *more, PYTHON, "/bin/sh", "-c", script)
     port = str(machine.unused.pop())
     machine.ok("service", "adopt", "slow", "--port", port, "--vram-mb", "0")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/nobody.sock")
+    assert machine.states() == {"slow": "starting"}, "nothing answers on its port"
     wait_until(lambda: machine.ok("service", "logs", "slow").json["lines"] == ["begun"], "its first line")
     machine.change("service", "stop", "slow")
     assert inspected(engine, "slow")["State"]["ExitCode"] == 0
@@ -224,32 +228,25 @@ def test_a_stop_lasts_as_long_as_the_container_says_and_its_log_is_the_last_runs
 
 
 OLLAMA = """
-import http.server, json
+import http.server, json, os
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         told = {"/api/tags": {"models": [{"name": "m", "size": 700 << 20}]}, "/api/ps": {"models": []}}
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(told.get(self.path, {"version": "0.12.0"})).encode())
-http.server.ThreadingHTTPServer(("", 11434), Handler).serve_forever()
+place = os.environ.get("OLLAMA_HOST", ":11434").rpartition(":")[2]
+http.server.ThreadingHTTPServer(("", int(place)), Handler).serve_forever()
 """
 
 
-def test_an_ollama_in_a_container_is_imported(machine: Machine, engine: Dockerd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_an_ollama_in_a_container_is_imported(machine: Machine, engine: Dockerd, tmp_path: Path, network: str) -> None:
     program, port = tmp_path / "ollama", str(machine.unused.pop())
     program.write_text(f"#!{sys.executable} -IS{OLLAMA}")
     program.chmod(0o755)
-    words = (
-        "--stop-timeout",
-        "1",
-        "-v",
-        f"{program}:/bin/ollama:ro",
-        "-p",
-        f"{port}:11434",
-        PYTHON,
-        "/bin/ollama",
-        "serve",
-    )
+    here = {"bridge": ("-p", f"{port}:11434"), "host": ("--network", "host", "-e", f"OLLAMA_HOST=0.0.0.0:{port}")}
+    words = ("--stop-timeout", "1", "-v", f"{program}:/bin/ollama:ro", *here[network], PYTHON, "/bin/ollama", "serve")
     engine.docker("run", "-d", "--name", "chat", *words)
     before = lasting(engine, "chat")
     wait_until(
@@ -263,3 +260,36 @@ def test_an_ollama_in_a_container_is_imported(machine: Machine, engine: Dockerd,
     machine.change("service", "stop", "ollama")
     machine.ok("service", "release", "ollama")
     assert lasting(engine, "chat") == before
+
+
+def test_one_that_its_engine_starts_again_and_again_has_failed(
+    machine: Machine, engine: Dockerd, tmp_path: Path
+) -> None:
+    fails = "sleep 0.3; echo 'no such model' >&2; exit 3"
+    script = f"test -e /models/m || {{ {fails}; }}; exec /bin/httpd -f -p 8000 -h /www"
+    port = str(machine.unused.pop())
+    more = ("--restart", "always", "-v", f"{tmp_path}:/models:ro", "-p", f"127.0.0.1:{port}:8000", HTTPD)
+    engine.docker("create", "--name", "loops", *more, "/bin/sh", "-c", script)
+    machine.ok("service", "adopt", "loops", "--port", port, "--vram-mb", "0")
+    began = time.monotonic()
+    done = machine.quick("service", "start", "loops")
+    assert (done.code, done.error["code"]) == (6, "died-while-starting"), done
+    assert "no such model" in done.error["why"], done
+    assert time.monotonic() - began < 60
+    assert not inspected(engine, "loops")["State"]["Running"], "what did not start is stopped"
+
+    engine.docker("start", "loops")
+
+    def is_between_runs() -> bool:
+        shown = row(machine, "loops")
+        return shown["state"] == "unknown" and "its engine is about to restart it (" in shown["last_error"]
+
+    wait_until(is_between_runs, "a look at it between two runs")
+    wait_until(lambda: machine.ok("service", "logs", "loops").json["lines"] == ["no such model"], "the run that ended")
+    machine.change("service", "stop", "loops")
+    assert not inspected(engine, "loops")["State"]["Running"]
+
+    assert inspected(engine, "loops")["RestartCount"] > 0
+    (tmp_path / "m").touch()
+    machine.change("service", "start", "loops")  # what became of it before counts for nothing
+    assert machine.states() == {"loops": "running"}

@@ -1,5 +1,6 @@
 """The public names, for plugin authors."""
 
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.base import is_id
 from gpumod.domain.errors import DoesNotFit, Failed, GpumodError, MachineLacks, UnknownName, UsageError
 from gpumod.domain.footprint import Estimate, Footprint, Source
@@ -75,7 +76,7 @@ from gpumod.ports.foreign import ContainerFacts
 from gpumod.ports.units import Left, Stray
 
 __all__ = [
-    "CONTAINER", "PLUGIN_API", "Activity", "Allocation", "AlternativeKind", "Answer", "Args", "AsksPrograms",
+    "CONTAINER", "PLUGIN_API", "Activity", "Adopted", "Allocation", "AlternativeKind", "Answer", "Args", "AsksPrograms",
     "Capabilities", "ChecksVariables", "Clock", "CommandLine", "ContainerFacts", "DoesNotFit", "Driver", "DriverOffer",
     "Env", "Estimate", "Failed", "FatalLine", "Finding", "Flag", "Footprint", "FormatNeed", "GpuProbe", "GpuProbeOffer",
     "GpuProcess", "GpuReading", "GpuShare", "GpumodError", "Handle", "HostsMembers", "Http", "HttpFailure", "HttpReply",

@@ -18,16 +18,18 @@ SHELL = {
     "TMPDIR": "/tmp/user/1000",
     "XDG_RUNTIME_DIR": "/run/user/1000",
     "EDITOR": "vi",
+    "DOCKER_HOST": "unix:///run/user/1000/docker.sock",
 }
 
 
 def test_what_holds_after_a_boot_and_may_be_read_by_everybody() -> None:
     kept, left = lasting(SHELL)
-    assert kept == {name: SHELL[name] for name in ("HOME", "LD_LIBRARY_PATH", "HF_HOME")} | {
+    assert kept == {name: SHELL[name] for name in ("HOME", "LD_LIBRARY_PATH", "HF_HOME", "DOCKER_HOST")} | {
         "PATH": "/home/ann/venv/bin:/usr/bin"
     }
     assert left == ("HF_ENDPOINT", "HF_NOT_TEXT", "NCCL_DEBUG_FILE", "TMPDIR")
-    assert inherited(SHELL, None).keys() == kept.keys() | {*left, "XDG_RUNTIME_DIR"}
+    assert inherited(SHELL, None).keys() == kept.keys() - {"DOCKER_HOST"} | {*left, "XDG_RUNTIME_DIR"}
+    assert lasting({"DOCKER_HOST": "tcp://ann:pw@far"})[1] == ("DOCKER_HOST",)
 
 
 def test_who_runs_as_another_gets_nothing_that_speaks_of_ones_own_folders() -> None:

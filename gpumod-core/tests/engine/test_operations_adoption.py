@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gpumod.domain.adopted import Adopted, Manager
 from gpumod.domain.errors import Failed, UnknownName, UsageError
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
-from gpumod.operations.adoption_params import AdoptParams, ImportFile
+from gpumod.operations.adoption_params import AdoptParams
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ServiceWrite
 from gpumod.operations.subjects import NOT_KNOWN
@@ -124,6 +123,9 @@ class Engine:
         if self.broken:
             raise RuntimeError("it never heard of that")
         return next((box for box in self.boxes.values() if box.name == name or box.id.startswith(name)), None)
+
+    def has(self, adopted: Adopted) -> bool:
+        return self.container(str(adopted.container)) is not None
 
     def containers(self) -> tuple[ContainerFacts, ...]:
         return tuple(box for box in self.boxes.values() if box.pids)
@@ -250,10 +252,16 @@ def test_a_unit_and_a_container_of_one_name_are_told_apart(make_owner: Callable[
 def test_what_is_told_inside_is_stored_as_it_is_outside(make_owner: Callable[..., Owner]) -> None:
     owner = make_owner(24_000, 12_000)
     engine, command = owner.install_engine(), ("acme-server", "--port", "8000", "--model", "/models/a/b.gguf")
-    shared = {"published": {8000: 9101, 22: 9102}, "gpus": ("1",), "mounts": {"/models": "/srv/ai", "/": "/no"}}
+    shared = {
+        "published": {8000: 9101, 22: 9102},
+        "gpus": ("1",),
+        "mounts": {"/models": "/srv/ai", "/": "/no"},
+        "engine": "/e",
+    }
     engine.add("near", *command, **shared)
     service = owner.adopt("near", vram_mb=1)
     assert (service.port, service.model_path, service.gpus) == (9101, "/srv/ai/a/b.gguf", (1,))
+    assert service.adopted.engine == "/e"
     engine.add("open", *command, shares_network=True, project="media")
     told = owner.ask("service_adopt", AdoptParams(what="open", vram_mb=1))
     assert (told.service.port, told.service.model_path, told.service.gpus) == (8000, "/models/a/b.gguf", "any")
@@ -387,14 +395,3 @@ def test_the_gpus_are_those_that_it_is_seen_on(
     if held_on is not None:
         owner.holds(pid, held_on)
     assert owner.adopt(pid).gpus == gpus
-
-
-# --- llama-swap ---------------------------------------------------------------------------------------------------
-
-
-def test_a_port_that_cannot_be_counted_is_said(make_owner: Callable[..., Owner], tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text(json.dumps({"startPort": 70_000, "models": {"m": {"cmd": "acme-server --port ${PORT}"}}}))
-    (row,) = make_owner().ask("import_llama_swap", ImportFile(file=str(file))).rows
-    assert row.action == "skipped"
-    assert "no port is left for it: counted from 70000 on" in row.why

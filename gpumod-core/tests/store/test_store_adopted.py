@@ -43,6 +43,7 @@ def test_a_handle_is_made_of_the_definition(store: Store) -> None:
     [
         ({"unit": "a.service", "manager": "user"}, "adopted-user", "user unit a.service"),
         ({"container": ID, "name": "writer"}, "adopted-container", "container writer (a1a1a1a1a1a1)"),
+        ({"container": ID, "name": "w", "engine": "/run/x.sock"}, "adopted-container", "container w (a1a1a1a1a1a1)"),
         ({"pid": 7, "identity": "boot 9"}, "adopted-process", "process 7"),
     ],
 )
@@ -64,6 +65,9 @@ def test_each_kind_has_its_keeper(store: Store, fields: dict[str, Any], keeper: 
         {"container": ID, "name": "writer", "pid": 7},
         {"container": ID, "name": "writer", "pid": 7, "identity": "boot 9"},
         {"container": ID, "manager": "user"},
+        {"container": ID, "name": "writer", "engine": "tcp://elsewhere"},
+        {"container": ID, "name": "writer", "engine": "/run/x\n.sock"},
+        {"unit": "a.service", "manager": "user", "engine": "/run/docker.sock"},
     ],
 )
 def test_it_is_one_thing_and_the_whole_of_it(fields: dict[str, Any]) -> None:
@@ -72,7 +76,7 @@ def test_it_is_one_thing_and_the_whole_of_it(fields: dict[str, Any]) -> None:
 
 
 def test_a_container_is_the_same_whatever_it_is_called() -> None:
-    first, second = (Adopted(container=ID, name=name) for name in ("writer", "writer-2"))
+    first, second = Adopted(container=ID, name="writer"), Adopted(container=ID, name="writer-2", engine="/x.sock")
     assert first.thing == second.thing
     assert Adopted(container="b2" * 32, name="writer").thing != first.thing
 

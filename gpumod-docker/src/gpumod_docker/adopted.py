@@ -7,14 +7,17 @@ has another id, and is another.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpumod.api import (
+    Adopted,
     Clock,
     ContainerFacts,
     Failed,
+    GpumodError,
     Handle,
     Launch,
     LaunchFile,
@@ -27,7 +30,7 @@ from gpumod_docker import engine, logs, looking
 from gpumod_docker.containers import Containers
 from gpumod_docker.gate import another_owner
 from gpumod_docker.pids import proxies, tree_of, until_over
-from gpumod_docker.states import Inspected, epoch_s, is_up, status_of, token_of
+from gpumod_docker.states import Inspected, epoch_s, is_up, status_of, token_of, top_of
 
 NAME = "adopted-container"
 STOP_S, ENDLESS_S = 10, 3600
@@ -47,37 +50,41 @@ class AdoptedContainers:
         self._home = home.absolute()
         self._home_id = home_id
         self._clock = clock
-        self._met: dict[str, str] = {}
+        self._met: dict[str, Adopted] = {}
+        self._started: dict[str, float] = {}  # when a service was last started here, in seconds since the epoch
 
     # --- what can be adopted ------------------------------------------------------------------------------------
 
     def container(self, name: str) -> ContainerFacts | None:
         """The container of this name or id, up or down; None where there is none. Raises MachineLacks and Failed."""
-        seen = looking.inspect(self._engine(), name)
-        return looking.facts_of(seen) if seen is not None else None
+        path = self._here(engine.socket_path())
+        seen = looking.inspect(path, name)
+        return looking.facts_of(seen, path) if seen is not None else None
 
     def containers(self) -> tuple[ContainerFacts, ...]:
         """All that are up. Raises MachineLacks and Failed."""
-        return tuple(map(looking.facts_of, looking.all_up(self._engine())))
+        path = self._here(engine.socket_path())
+        return tuple(looking.facts_of(seen, path) for seen in looking.all_up(path))
 
-    def _engine(self) -> Path:
-        """The socket of an engine whose processes are this machine's. Raises MachineLacks."""
-        path = engine.socket_path()
+    def has(self, adopted: Adopted) -> bool:
+        """Whether the container is still there, whatever it is called now. Raises MachineLacks and Failed."""
+        path = _socket_of(adopted)
+        engine.reach(path)  # before the SDK is imported
+        return looking.inspect(path, str(adopted.container)) is not None
+
+    def _here(self, path: Path) -> Path:
+        """The socket `path`, of an engine whose processes are this machine's. Raises MachineLacks."""
         engine.reach(path)  # before the SDK is imported
         engine.refuse_elsewhere(Containers(path, self._home_id).info())
         return path
 
     # --- which one it is ----------------------------------------------------------------------------------------
 
-    def reach(self) -> None:
-        """Raise MachineLacks where no engine can be asked."""
-        engine.reach(engine.socket_path())
-
     def meet(self, handle: Handle) -> None:
         """Remember which container a service is."""
-        self._id(handle)
+        self._adopted(handle)
 
-    def _id(self, handle: Handle) -> str:
+    def _adopted(self, handle: Handle) -> Adopted:
         adopted = handle.launched.adopted
         if adopted is None or adopted.container is None:
             raise UsageError(
@@ -85,18 +92,25 @@ class AdoptedContainers:
                 f"service {handle.service!r} was not adopted, so {self.name} cannot keep it",
                 hint=f"gpumod service edit {handle.service} --unset run_with",
             )
-        self._met[handle.service] = adopted.container
-        return adopted.container
+        self._met[handle.service] = adopted
+        return adopted
 
-    def _there(self, path: Path, handle: Handle) -> Inspected:
-        """The container. Raises Failed `container-gone`."""
-        seen = looking.inspect(path, self._id(handle))
+    def _look_up(self, handle: Handle) -> tuple[Path, Inspected | None]:
+        """The socket of its engine, and what that tells of the container; None where it has it no more."""
+        adopted = self._adopted(handle)
+        path = _socket_of(adopted)
+        return path, looking.inspect(path, str(adopted.container))
+
+    def _there(self, handle: Handle) -> tuple[Path, Inspected]:
+        """As :meth:`_look_up`; raises Failed `container-gone`."""
+        path, seen = self._look_up(handle)
         if seen is None:
             raise _gone(path, handle)
-        return seen
+        return path, seen
 
     async def may(self, handles: Sequence[Handle]) -> None:
-        """Raise MachineLacks `anothers-home` where root would start and stop what another user's home names."""
+        """Raise MachineLacks where an engine cannot be asked, and `anothers-home` where root would start and stop what
+        another user's home names."""
         owner = another_owner(self._home)
         for handle in handles if owner is not None else ():
             raise MachineLacks(
@@ -105,10 +119,13 @@ class AdoptedContainers:
                 why=f"user {owner} says in {self._home} which container is meant, and need not have root's rights",
                 hint="run gpumod as that user, who may ask the engine when in the group docker",
             )
+        for path in {_socket_of(self._adopted(handle)) for handle in handles}:
+            engine.reach(path)
 
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise Failed `container-gone` for one that is no longer there, MachineLacks where its engine is not."""
-        self._there(self._engine(), handle)
+        self._here(_socket_of(self._adopted(handle)))
+        self._there(handle)
 
     # --- start and stop -----------------------------------------------------------------------------------------
 
@@ -127,11 +144,12 @@ class AdoptedContainers:
             raise
 
     def _start(self, handle: Handle) -> Mapping[str, Any]:
-        path = self._engine()
-        container = str(self._there(path, handle)["Id"])
+        path = self._here(_socket_of(self._adopted(handle)))
+        container = str(self._there(handle)[1]["Id"])
+        self._started[handle.service] = time.time()
         with engine.spoken(path, f"start the {handle.launched.adopted}", engine.SLOW_S) as asked:
             asked.start(container)
-        return token_of(self._there(path, handle), str(path))
+        return token_of(self._there(handle)[1], str(path))
 
     async def stop(self, handle: Handle, launch: Launch) -> None:
         """Stop the container by its own signal and in its own time, as `docker stop` does.
@@ -139,8 +157,7 @@ class AdoptedContainers:
         Raises MachineLacks, Failed `cannot-kill` and what the engine says.
         """
         await self.may([handle])
-        path = engine.socket_path()
-        seen = await asyncio.to_thread(looking.inspect, path, self._id(handle))
+        path, seen = await asyncio.to_thread(self._look_up, handle)
         if seen is None or not is_up(seen):
             return
         await asyncio.to_thread(self._stop, path, handle, seen)
@@ -152,7 +169,7 @@ class AdoptedContainers:
             asked.stop(str(seen["Id"]))  # without a time: it has its own
         after = looking.inspect(path, str(seen["Id"]))
         if after is not None and is_up(after):
-            left = tree_of(int(after["State"].get("Pid") or 0)).pids
+            left = tree_of(top_of(after)).pids
             raise Failed(
                 "cannot-kill",
                 f"the {handle.launched.adopted} of service {handle.service} does not end",
@@ -168,8 +185,22 @@ class AdoptedContainers:
         return await asyncio.to_thread(self._look, handles)
 
     def _look(self, handles: Sequence[Handle]) -> dict[str, ProcessStatus]:
-        path = engine.socket_path()
-        found = {handle.service: looking.inspect(path, self._id(handle)) for handle in handles}
+        by_engine: dict[Path, list[Handle]] = {}
+        for handle in handles:
+            by_engine.setdefault(_socket_of(self._adopted(handle)), []).append(handle)
+        statuses: dict[str, ProcessStatus] = {}
+        for path, mine in by_engine.items():
+            try:
+                statuses |= self._look_at(path, mine)
+            except GpumodError as error:
+                if len(by_engine) == 1:
+                    raise
+                away = ProcessStatus(alive=True, detail=error.info.message)  # the others' engines can be asked
+                statuses |= {handle.service: away for handle in mine}
+        return statuses
+
+    def _look_at(self, path: Path, handles: Sequence[Handle]) -> dict[str, ProcessStatus]:
+        found = {handle.service: self._look_up(handle)[1] for handle in handles}
         ports = {s: looking.published(seen).values() for s, seen in found.items() if seen is not None and is_up(seen)}
         passing = proxies({port for some in ports.values() for port in some})
         statuses = {}
@@ -195,24 +226,32 @@ class AdoptedContainers:
         """The last lines of the present or last run; none where its engine keeps none. Blocking."""
         if service not in self._met or another_owner(self._home) is not None:
             return ()  # what another user's home names need not be that user's to read
-        path = engine.socket_path()
-        seen = looking.inspect(path, self._met[service])
+        path = _socket_of(self._met[service])
+        seen = looking.inspect(path, str(self._met[service].container))
         if seen is None or ((seen.get("HostConfig") or {}).get("LogConfig") or {}).get("Type") == "none":
             return ()
         try:
-            return logs.last_lines(path, str(seen["Id"]), _began(seen), lines)
+            return logs.last_lines(path, str(seen["Id"]), self._since(service, seen), lines)
         except Failed as error:
             if error.code != "engine-refused":
                 raise
             return ()  # its log goes where the engine cannot read it
+
+    def _since(self, service: str, seen: Inspected) -> float:
+        """From when on its log is the last run's. Of one that was started here, and by its engine again since then,
+        the runs between count, too: they tell why."""
+        restarted = bool(seen.get("RestartCount")) and service in self._started
+        return self._started[service] if restarted else _began(seen)
 
     def log_path(self, service: str) -> None:
         """The engine keeps the log: there is no file of ours."""
 
     def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
         """The engine's own program, which goes on with what the container writes."""
-        where = f"{engine.SCHEME}{engine.socket_path()}"
-        return ("docker", "-H", where, "logs", "--follow", f"--tail={lines}", self._met.get(service, service))
+        adopted = self._met.get(service)
+        path = _socket_of(adopted) if adopted else engine.socket_path()
+        container = str(adopted.container) if adopted else service
+        return ("docker", "-H", f"{engine.SCHEME}{path}", "logs", "--follow", f"--tail={lines}", container)
 
     def write_files(self, service: str, files: Sequence[LaunchFile]) -> None:
         """Refused: nothing of somebody else's is written."""
@@ -223,10 +262,22 @@ class AdoptedContainers:
         )
 
 
+def _socket_of(adopted: Adopted) -> Path:
+    """Where its engine listens; of adoptions that do not say, the one that is in use. Raises MachineLacks."""
+    return Path(adopted.engine) if adopted.engine else engine.socket_path()
+
+
+def _is_in_use(path: Path) -> bool:
+    try:
+        return engine.socket_path() == path
+    except MachineLacks:
+        return False
+
+
 def _began(seen: Inspected) -> float:
-    """From when on its log is the last run's: while it is up, when the run before had ended."""
+    """From when on its log is the last run's: while that runs, when the run before had ended."""
     state = seen["State"]
-    before = epoch_s(state.get("FinishedAt", "")) if is_up(seen) else None
+    before = epoch_s(state.get("FinishedAt", "")) if top_of(seen) else None
     began = epoch_s(state.get("StartedAt", ""))
     return before or (began - _EARLY_S if began else logs.FROM_THE_FIRST)
 
@@ -239,7 +290,8 @@ def _gone(path: Path, handle: Handle) -> Failed:
         why, hint = "", f"docker -H {engine.SCHEME}{path} ps -a shows what is there; {release}"
     else:
         why = f"; the one that is called {name} now was made anew, and is another"
-        hint = f"{release}; gpumod service adopt {name} --container --id {service}"
+        where = "" if _is_in_use(path) else f"{engine.VARIABLE}={engine.SCHEME}{path} "
+        hint = f"{release}; {where}gpumod service adopt {name} --container --id {service}"
     return Failed(
         "container-gone",
         f"the {adopted} of service {service} is not there any more",

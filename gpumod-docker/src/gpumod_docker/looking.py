@@ -11,13 +11,13 @@ from gpumod.api import CommandLine, ContainerFacts
 from gpumod_docker.definition import HOME
 from gpumod_docker.engine import spoken
 from gpumod_docker.pids import tree_of
-from gpumod_docker.states import Inspected, is_up
+from gpumod_docker.states import Inspected, is_up, top_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 """A container's name, or its id, or the beginning of that: nothing else is sent to the engine."""
 PROJECT = "com.docker.compose.project"
-LOOPBACK = ("", "0.0.0.0", "127.0.0.1", "::", "::1")  # noqa: S104 - compared with, not bound to
-"""Addresses of this machine behind which a port is reached by its loopback."""
+LOOPBACK = ("", "0.0.0.0", "127.0.0.1")  # noqa: S104 - compared with, not bound to
+"""Addresses of this machine behind which a port is reached at 127.0.0.1. Those of IPv6 alone are none of them."""
 _CDI = "nvidia.com/gpu="
 
 
@@ -47,11 +47,12 @@ def all_up(path: Path) -> Iterator[Inspected]:
             yield seen
 
 
-def facts_of(seen: Inspected) -> ContainerFacts:
+def facts_of(seen: Inspected, path: Path) -> ContainerFacts:
+    """What the engine behind the socket `path` has `seen` of a container."""
     config, host = seen.get("Config") or {}, seen.get("HostConfig") or {}
     labels = config.get("Labels") or {}
     env = _pairs(config.get("Env") or ())
-    tree = tree_of(int(seen["State"].get("Pid") or 0)) if is_up(seen) else None
+    tree = tree_of(top_of(seen)) if is_up(seen) else None
     return ContainerFacts(
         id=str(seen["Id"]),
         name=str(seen["Name"]).lstrip("/"),
@@ -67,6 +68,7 @@ def facts_of(seen: Inspected) -> ContainerFacts:
         project=str(labels.get(PROJECT, "")),
         own=HOME in labels,
         passing=bool(host.get("AutoRemove")),
+        engine=str(path.absolute()),
     )
 
 

@@ -30,14 +30,17 @@ def status_of(handle: Handle, seen: Inspected | None, socket: str, proxies: Sequ
         return ProcessStatus(alive=False, token=handle.token)
     state = seen["State"]
     if is_up(seen):
-        tree = tree_of(int(state.get("Pid") or 0))
+        tree = tree_of(top_of(seen))
         return ProcessStatus(
             alive=True,
             pid=tree.main,
-            pids=tuple(sorted({*tree.pids, *proxies})),
+            # between two runs its port may be another's
+            pids=tuple(sorted({*tree.pids, *(proxies if top_of(seen) else ())})),
             started_at=epoch_s(state["StartedAt"]),
+            exit_code=exit_code(int(state["ExitCode"])) if state.get("Restarting") else None,
             token=token_of(seen, socket),
-            detail="it is paused (docker unpause)" if state.get("Paused") else "",
+            detail=_is_up_but(seen),
+            restarts=int(seen.get("RestartCount") or 0),
         )
     finished_at = epoch_s(state.get("FinishedAt", ""))
     ran = state.get("Status") in ("exited", "dead") and finished_at is not None
@@ -50,6 +53,20 @@ def status_of(handle: Handle, seen: Inspected | None, socket: str, proxies: Sequ
         token=token_of(seen, socket),
         detail=why_ended(seen),
     )
+
+
+def top_of(seen: Inspected) -> int:
+    """The pid of its first process; 0 where it has none, as between two runs of one that its engine restarts."""
+    return int(seen["State"].get("Pid") or 0)
+
+
+def _is_up_but(seen: Inspected) -> str:
+    """What the engine counts as up without its program running."""
+    state = seen["State"]
+    if state.get("Restarting"):
+        told = f"{seen.get('RestartCount', '?')} restarts so far; it ended with exit code {state['ExitCode']}"
+        return f"its engine is about to restart it ({told})"
+    return "it is paused (docker unpause)" if state.get("Paused") else ""
 
 
 def exit_code(code: int) -> int:

@@ -28,6 +28,8 @@ OF_A_PERSON = frozenset({"HOME", "USER", "LOGNAME", "SHELL", "TMPDIR"})
 """Those, with all of XDG_*, are whoever starts it: systemd tells a service of another user its own."""
 OF_A_SESSION = frozenset({"TMPDIR", "XDG_RUNTIME_DIR"})
 """Folders that may not be there before anybody has logged in."""
+OF_GPUMOD = frozenset({"DOCKER_HOST"})
+"""What gpumod itself is told by, and no service inherits: where it finds a container engine."""
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -50,9 +52,9 @@ def impersonal(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def lasting(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What services inherit of `environ`, and would have to after a boot too, for a file that everybody may read; and
-    the names of what they inherit and such a file should not hold."""
-    found = inherited(environ, None)
+    """What services inherit of `environ`, and would have to after a boot too, and what gpumod itself goes by, for a
+    file that everybody may read; and the names of what such a file should not hold."""
+    found = inherited(environ, None) | {name: environ[name] for name in OF_GPUMOD if name in environ}
     public = {name: value for name, value in found.items() if name not in OF_A_SESSION and _is_public(name, value)}
     return public, tuple(sorted(found.keys() - public.keys() - {"XDG_RUNTIME_DIR"}))  # which systemd tells
 

@@ -15,6 +15,9 @@ CONTAINER_PATTERN = r"^[0-9a-f]{64}$"
 
 CONTAINER_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$"
 
+SOCKET_PATTERN = r"^/[^\x00-\x1f\x7f]{1,106}$"
+"""Where a container engine listens: no longer path can be a socket's."""
+
 OWN = ("gpumod-", "gpumod.")
 """How units of gpumod's own begin: those of its services, and that of its watch."""
 
@@ -28,11 +31,13 @@ Manager = Literal["user", "system"]
 UnitName = Annotated[str, StringConstraints(pattern=UNIT_PATTERN)]
 ContainerId = Annotated[str, StringConstraints(pattern=CONTAINER_PATTERN)]
 ContainerName = Annotated[str, StringConstraints(pattern=CONTAINER_NAME_PATTERN)]
+EngineSocket = Annotated[str, StringConstraints(pattern=SOCKET_PATTERN)]
 
 
 class Adopted(Frozen):
-    """A `unit` of a `manager`; a `container`, by its full id, with the `name` that it had then; or a process: its
-    `pid`, and the `identity` that no other process shares.
+    """A `unit` of a `manager`; a `container`, by its full id, with the `name` that it had then, and the socket of the
+    `engine` that has it (None: of whichever is in use); or a process: its `pid`, and the `identity` that no other
+    process shares.
 
     It is started (a unit, a container), stopped and watched, and never written, removed, enabled or disabled.
     """
@@ -41,6 +46,7 @@ class Adopted(Frozen):
     manager: Manager | None = None
     container: ContainerId | None = None
     name: ContainerName | None = None
+    engine: EngineSocket | None = None
     pid: Annotated[int, Field(ge=2)] | None = None
     identity: Text = ""
 
@@ -49,6 +55,8 @@ class Adopted(Frozen):
         kinds = ((self.unit, self.manager), (self.container, self.name), (self.pid, self.identity))
         if [any(kind) for kind in kinds].count(True) != 1 or not any(all(kind) for kind in kinds):
             raise ValueError("must be a unit and its manager, a container and its name, or a pid and its identity")
+        if self.engine and not self.container:
+            raise ValueError("only a container has an engine")
         return self
 
     @property

@@ -42,17 +42,16 @@ def _made(name: str, supervisor: Supervisor) -> Mapping[str, Left]:
 
 def leftovers(machine: Machine) -> list[Leftover]:
     """What is left of this home. A service that is up under a supervisor is kept by it, whatever is defined now; and
-    what is defined in a row that cannot be read is not judged. Blocking."""
+    what is defined in a row that cannot be read, or has a driver that is not there, is not judged. Blocking."""
     store = machine.store
-    services, handles = store.services(), store.handles()
-    unreadable = {problem.details["row"] for problem in store.problems()}
+    services, handles, said = store.services(), store.handles(), keepers(machine)
+    unknown = {problem.details["row"] for problem in store.problems()} | services.keys() - said.keys()
     found = []
     for name in machine.plugins.supervisors.names():
         with suppress(GpumodError):
             for service, made in _made(name, machine.supervisor(name)).items():
-                keepers = {machine.supervisor_name(services[service])} if service in services else set()
-                keepers |= {handles[service].supervisor} if service in handles else set()
-                if name not in keepers and service not in unreadable:
+                kept_by = {said.get(service), handles[service].supervisor if service in handles else None}
+                if name not in kept_by and service not in unknown:
                     found.append(Leftover(name, service, made.what, made.end))
     return found
 
@@ -79,11 +78,16 @@ async def sweep_now(machine: Machine, command: str) -> None:
 
 
 def keepers(machine: Machine) -> Mapping[str, str]:
-    """Who keeps each service by its definition."""
-    return {s: machine.supervisor_name(service) for s, service in machine.store.services().items()}
+    """Who keeps each service by its definition; those aside whose driver is not there, which may decide it."""
+    services, drivers = machine.store.services(), machine.plugins.drivers
+    return {s: machine.supervisor_name(service) for s, service in services.items() if service.driver in drivers}
 
 
 def is_moving(machine: Machine) -> bool:
-    """True when a service is kept by another supervisor than its definition says: its end leaves something."""
-    said = keepers(machine)
-    return any(handle.supervisor != said.get(handle.service) for handle in machine.store.handles().values())
+    """True when a service is kept by another supervisor than its definition says: its end leaves something. One whose
+    definition does not tell, for want of its driver, is none."""
+    said, defined = keepers(machine), machine.store.services()
+    return any(
+        handle.supervisor != said.get(handle.service) and (handle.service in said or handle.service not in defined)
+        for handle in machine.store.handles().values()
+    )

@@ -53,7 +53,7 @@ async def _closed(
     """Close `run`, under the lock."""
     close_steps(machine, run)
     if way == "rollback":
-        outcome = await go_back(machine, run, run.error, report, interrupts)
+        outcome = await go_back(machine, run, run.error, report, interrupts, asked_for=True)
         asked_for = outcome.status is RunStatus.ROLLED_BACK
         return replace(outcome, error=None, exit_code=0) if asked_for else outcome
     if not await interrupts.spare(conclude(machine, run)):

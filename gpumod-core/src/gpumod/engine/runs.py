@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, RolledBack
@@ -35,7 +36,8 @@ NOT_BEGUN = (StepStatus.PENDING, StepStatus.SKIPPED)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a change ended. `run` is None where nothing was executed. `notes` say whom it passed over."""
+    """How a change ended. `run` is None where nothing was executed. `notes` say whom it passed over, and what did not
+    come back where no error says so."""
 
     status: RunStatus
     plan: Plan
@@ -101,17 +103,25 @@ async def run_phase(
 
 
 async def go_back(
-    machine: Machine, run: Run, error: ErrorInfo | None, report: Report, interrupts: Interrupts, turn: str = ""
+    machine: Machine,
+    run: Run,
+    error: ErrorInfo | None,
+    report: Report,
+    interrupts: Interrupts,
+    turn: str = "",
+    *,
+    asked_for: bool = False,
 ) -> Outcome:
     """Bring back what was there before `run`: a plan like any other, from what is observed now. Nothing blocks it.
 
-    `turn` is the id of the turn that `run` was done for.
+    `turn` is the id of the turn that `run` was done for. `asked_for`: who waits for it is told its end, not `error`.
     """
     back = Progress(kind=ProgressKind.ROLLBACK, run_id=run.id, text=error.message if error else "asked for")
     report(back)
     options = Options(force=True, leases=False, cascade=True)
     failed: ErrorInfo | None
     passed: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
     try:
         if not await interrupts.spare(conclude(machine, run)):
             return finish(machine, run, RunStatus.HALF_WAY, error or INTERRUPTED, HalfWay.exit_code, report)
@@ -135,7 +145,8 @@ async def go_back(
         outcome = finish(machine, run, RunStatus.ROLLED_BACK, error, RolledBack.exit_code, report)
     else:
         outcome = finish(machine, run, RunStatus.HALF_WAY, _both(error, failed), HalfWay.exit_code, report)
-    return replace(outcome, notes=passed)
+    is_told = error is not None and not (asked_for and failed is None)
+    return replace(outcome, notes=passed if is_told or not ended else (*passed, _left_out(ended)))
 
 
 def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -> Wanted:
@@ -176,14 +187,18 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
 
 
 async def without_container(machine: Machine, wanted: Wanted, snapshot: HostSnapshot) -> set[str]:
-    """Members that were adopted from containers which are not there any more, whatever has their names now."""
+    """Members that were adopted from containers which are not there any more, whatever has their names now.
+
+    One whose engine cannot be asked is none of them: its own start tells what is wrong.
+    """
     found = set()
     for member in wanted.target.members:
         adopted = wanted.services[member.service].adopted
         if adopted and adopted.container and snapshot.reading(member.service).state in GONE:
-            keeper = machine.supervisor(adopted.keeper)
-            if isinstance(keeper, FindsContainers) and not await asyncio.to_thread(keeper.container, adopted.container):
-                found.add(member.service)
+            with suppress(GpumodError):
+                keeper = machine.supervisor(adopted.keeper)
+                if isinstance(keeper, FindsContainers) and not await asyncio.to_thread(keeper.has, adopted):
+                    found.add(member.service)
     return found
 
 
@@ -206,9 +221,12 @@ def without_ended(
 def _and_ended(error: ErrorInfo | None, ended: tuple[str, ...]) -> ErrorInfo | None:
     if not ended or error is None:
         return error
+    return error.model_copy(update={"why": f"{error.why}; {_left_out(ended)}".lstrip("; ")})
+
+
+def _left_out(ended: tuple[str, ...]) -> str:
     cannot = "an adopted process that has ended, or a container that is gone, is not started again"
-    said = f"{', '.join(ended)} did not come back: {cannot}"
-    return error.model_copy(update={"why": f"{error.why}; {said}".lstrip("; ")})
+    return f"{', '.join(ended)} did not come back: {cannot}"
 
 
 def without_lost(wanted: Wanted, run: Run, snapshot: HostSnapshot) -> tuple[Wanted, ErrorInfo | None]:

@@ -120,6 +120,8 @@ async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
     """Raise why the service will never be ready, if its process or its log tells."""
     service, supervisor = handle.launched, machine.supervisor(handle.supervisor)
     status = (await supervisor.status([handle]))[service.id]
+    if status.restarts:  # why is told by its log, rather than by what is about to become of it
+        raise await ended_because(machine, handle, status.model_copy(update={"detail": ""}))
     if not status.alive:
         raise await ended_because(machine, handle, status)
     if service.port and answer.state != "starting":

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, UsageError
-from gpumod.domain.machine import HostSnapshot
+from gpumod.domain.machine import HostSnapshot, PortUser
 from gpumod.domain.service import Service
 from gpumod.operations import containers
 from gpumod.operations.adopting import Adopting
@@ -20,11 +20,12 @@ from gpumod.operations.adoption_results import ImportResult, ImportRow
 from gpumod.operations.base import bad_input
 from gpumod.operations.llama_swap import SwapModel, models_of
 from gpumod.operations.secrets import told_of_secrets
-from gpumod.operations.subjects import NOT_KNOWN, Subject, read, slug
+from gpumod.operations.subjects import NOT_KNOWN, Subject, of_container, read, slug
 from gpumod.plugins.commands import CONTAINERS, words_from
 from gpumod.plugins.kit import is_denied
 from gpumod.ports import HttpFailure
 from gpumod.ports.commands import CommandLine
+from gpumod.ports.foreign import ContainerFacts
 
 MIB = 1024 * 1024
 ASK_S = 5.0
@@ -188,10 +189,10 @@ class Importing(Adopting):
 
     def _who_serves(self, port: int) -> dict[str, Any]:
         """What to adopt: the container, unit or process behind a port; else a unit called ollama."""
-        boxes = containers.up(self._machine, [])
-        if (box := next((box for box in boxes if port in box.published.values()), None)) is not None:
-            return {"what": box.name, "container": True}
         user = self._machine.local.port_users([port]).get(port)
+        boxes = containers.up(self._machine, [])
+        if (box := next((box for box in boxes if self._serves(box, port, user)), None)) is not None:
+            return {"what": box.name, "container": True}
         if user and user.pid:
             owner = self._around().unit_of(user.pid)
             unit = self._around().unit(owner[1], owner[0]) if owner else None
@@ -201,6 +202,15 @@ class Importing(Adopting):
                     return {"what": owner[1], "manager": owner[0]}
             return {"what": str(user.pid)}
         return {"what": "ollama.service"}
+
+    def _serves(self, box: ContainerFacts, port: int, user: PortUser | None) -> bool:
+        """Whether `box` answers on `port` of this machine, on which `user` listens: who that is need not be told."""
+        if not box.shares_network:
+            return port in box.published.values()
+        if user and user.pid:
+            return user.pid in box.pids
+        found = read(self._machine, of_container(self._around(), box).commands, OLLAMA)
+        return found is not None and found[1].fields.get("port") == port
 
 
 def _not_itself(asked: AdoptParams, subject: Subject) -> UsageError:

@@ -65,7 +65,7 @@ def of_container(around: Surroundings, box: ContainerFacts) -> Subject:
     order = [*([box.main_pid] if box.main_pid else []), *(pid for pid in box.pids if pid != box.main_pid)]
     found = [facts for pid in order if (facts := around.process(pid)) is not None]
     lines = [facts.command.model_copy(update={"env": {**box.command.env, **facts.command.env}}) for facts in found]
-    adopted = Adopted(container=box.id, name=box.name)
+    adopted = Adopted(container=box.id, name=box.name, engine=box.engine)
     return Subject(adopted, box.name, (*lines, box.command), box.pids, box=box)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from gpumod.domain.adopted import ContainerId, ContainerName, Manager
+from gpumod.domain.adopted import Adopted, ContainerId, ContainerName, EngineSocket, Manager
 from gpumod.domain.base import Frozen
 from gpumod.domain.settings import Settings
 from gpumod.ports.commands import CommandLine
@@ -54,7 +54,7 @@ class ContainerFacts(Frozen):
     this machine's loopback that are the same at every start; `shares_network`: its ports are this machine's.
     `mounts` leads from folders in there to those of this machine. `gpus` are those that it was given, by number or
     UUID; empty where it is given all, or it is not said. `project` is that of a compose file. `own`: it is gpumod's,
-    of whatever home; `passing`: it is removed by its engine when it ends.
+    of whatever home; `passing`: it is removed by its engine when it ends. `engine` is the socket of its engine.
     """
 
     id: ContainerId
@@ -69,18 +69,21 @@ class ContainerFacts(Frozen):
     project: str = ""
     own: bool = False
     passing: bool = False
+    engine: EngineSocket | None = None
 
 
 @runtime_checkable
 class FindsContainers(Protocol):
     """A supervisor that looks after adopted containers, and finds what can be adopted.
 
-    `container` takes a name, an id, or the unambiguous beginning of one; None where there is no such container. Both
-    block, change nothing, and raise GpumodError where the engine cannot be asked.
+    `container` takes a name, an id, or the unambiguous beginning of one; None where there is no such container.
+    `has` tells whether the very container that was adopted is still there. All block, change nothing, and raise
+    GpumodError where the engine cannot be asked.
     """
 
     def container(self, name: str) -> ContainerFacts | None: ...
     def containers(self) -> tuple[ContainerFacts, ...]: ...
+    def has(self, adopted: Adopted) -> bool: ...
 
 
 class ProgramFound(Frozen):

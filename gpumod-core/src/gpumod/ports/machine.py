@@ -15,7 +15,8 @@ from gpumod.ports.launch import Launch, LaunchFile
 
 class ProcessStatus(Frozen):
     """What a supervisor knows of one handle: `pids` is the whole tree, `pid` the main process, `detail` what it says
-    besides (that memory ran out, or a restart is near). `exit_code` is negative for a signal, None when not known."""
+    besides (that memory ran out, or a restart is near). `exit_code` is negative for a signal, None when not known.
+    `restarts`: so often its program ended since it was started, and was, or is about to be, started again unasked."""
 
     alive: bool
     pid: int | None = None
@@ -24,6 +25,7 @@ class ProcessStatus(Frozen):
     exit_code: int | None = None
     token: Mapping[str, Any] = {}
     detail: str = ""
+    restarts: int = 0
 
 
 @runtime_checkable

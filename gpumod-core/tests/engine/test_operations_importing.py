@@ -1,0 +1,161 @@
+"""Imports over a world: which container an ollama is in that answers on a port, and what cannot be counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumod.adapters.foreign.programs import read_config
+from gpumod.api import CommandLine, ContainerFacts, Handle, ProcessStatus, Told, UsageError, words_from
+from gpumod.bootstrap import preset_tools
+from gpumod.domain.adopted import Adopted
+from gpumod.domain.machine import PortUser
+from gpumod.operations.adoption_params import ImportFile, ImportOllama
+from gpumod.operations.adoption_results import ImportRow
+from gpumod.operations.gpumod import Gpumod
+from gpumod.plugins.offers import DriverOffer, SupervisorOffer
+from gpumod.ports import HttpReply
+from gpumod.ports.foreign import ProcessFacts
+from gpumod.testing.tools import bare_tools
+from gpumod.testing.world_drivers import WorldDriver
+from gpumod.testing.world_parts import WorldLocal
+
+SERVE = ("/bin/ollama", "serve")
+
+
+class Ollama(WorldDriver):
+    """The driver of `ollama serve`."""
+
+    name = "ollama"
+
+    def read_command(self, command: CommandLine) -> Told | None:
+        port = int(command.env.get("OLLAMA_HOST", ":11434").rpartition(":")[2])
+        return Told(fields={"port": port}) if words_from(command.argv, "ollama") else None
+
+
+class Tags:
+    """Answers on every port as an ollama without models."""
+
+    async def request(self, *asked: Any, **more: Any) -> HttpReply:
+        return HttpReply(status=200, text='{"models": []}', json_body={"models": []})
+
+
+class Kernel(WorldLocal):
+    """Tells that `pid` listens on every port; None: somebody does, and who is not told."""
+
+    pid: int | None = None
+
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]:
+        return {port: PortUser(pid=self.pid) for port in ports}
+
+
+class Engine:
+    """Its containers, each with one process; what listens beside them is process 1."""
+
+    name = "adopted-container"
+
+    def __init__(self) -> None:
+        self.boxes: list[ContainerFacts] = []
+
+    def add(self, name: str, *argv: str, env: Mapping[str, str] = {}, **facts: Any) -> int:
+        pid, command = 9000 + len(self.boxes), CommandLine(argv=argv, env=env)
+        box = ContainerFacts(id=f"{pid:064x}", name=name, command=command, pids=(pid,), main_pid=pid, **facts)
+        self.boxes.append(box)
+        return pid
+
+    def container(self, name: str) -> ContainerFacts | None:
+        return next((box for box in self.boxes if box.name == name), None)
+
+    def containers(self) -> tuple[ContainerFacts, ...]:
+        return tuple(self.boxes)
+
+    def has(self, adopted: Adopted) -> bool:
+        return any(box.id == adopted.container for box in self.boxes)
+
+    async def status(self, handles: Sequence[Handle]) -> Mapping[str, ProcessStatus]:
+        return {}
+
+
+class Around:
+    """What is looked at of this machine: as little as another user may see."""
+
+    def process(self, pid: int) -> None:
+        """It is another user's."""
+
+    def unit_of(self, pid: int) -> None:
+        """It is in none."""
+
+    def chain(self, pid: int) -> tuple[ProcessFacts, ...]:
+        command = CommandLine(argv=("socat",))
+        return (ProcessFacts(pid=pid, identity="b", command=command, pids=(pid,)),)
+
+    def config(self, path: Path) -> Mapping[str, Any]:
+        return read_config(path)
+
+    def listening(self, pids: Collection[int]) -> Mapping[int, Sequence[int]]:
+        return {}
+
+
+class Shop:
+    """A computer with `engine`; `found` is what an import of the ollama on a port would adopt."""
+
+    def __init__(self, box: Any) -> None:
+        self.box, self.engine, self.kernel = box, Engine(), Kernel(box.world)
+        box.offers = (
+            DriverOffer(name="ollama", summary="", factory=Ollama),
+            SupervisorOffer(name=Engine.name, summary="", factory=lambda *_: self.engine, adopts=True),
+        )
+
+    def row(self, verb: str, asked: ImportOllama | ImportFile) -> ImportRow:
+        machine = replace(self.box.machine(), http=Tags(), local=self.kernel)
+        gpumod = Gpumod(machine, bare_tools(surroundings=Around, presets=preset_tools))
+        (row,) = self.box.world.clock.run(getattr(gpumod, verb)(asked)).rows
+        return row
+
+    def found(self, port: int) -> str:
+        row = self.row("import_ollama", ImportOllama(port=port, dry_run=True))
+        assert row.service.port == port
+        return str(row.service.adopted.name)
+
+
+def test_in_this_machines_network_it_is_the_one_that_listens_or_whose_command_says_so(
+    make_box: Callable[..., Any],
+) -> None:
+    shop = Shop(make_box(8000))
+    engine, kernel = shop.engine, shop.kernel
+    engine.add("alone", *SERVE)
+    engine.add("web", "nginx", shares_network=True)
+    env = {"OLLAMA_HOST": ":11500"}
+    more = engine.add("more", *SERVE, env=env, published={11434: 11434}, shares_network=True)
+    engine.add("chat", *SERVE, shares_network=True)
+    assert (shop.found(11434), shop.found(11500)) == ("chat", "more"), "what it publishes there counts for nothing"
+    kernel.pid = more
+    assert shop.found(11500) == "more"
+    engine.boxes.reverse()
+    assert shop.found(11500) == "more", "whichever comes first"
+    kernel.pid = 4711
+    with pytest.raises(UsageError, match="4711"):  # it is seen, and is in none of them
+        shop.found(11434)
+
+
+def test_in_a_network_of_its_own_it_is_the_one_that_publishes_the_port(make_box: Callable[..., Any]) -> None:
+    shop = Shop(make_box(8000))
+    shop.engine.add("alone", *SERVE)
+    shop.engine.add("more", *SERVE, published={11434: 11500})
+    shop.engine.add("chat", *SERVE, published={11434: 11434})
+    assert (shop.found(11434), shop.found(11500)) == ("chat", "more")
+    shop.kernel.pid = 4711  # its engine's, which passes connections on
+    assert shop.found(11500) == "more"
+
+
+def test_a_port_that_cannot_be_counted_is_said(make_box: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"startPort": 70_000, "models": {"m": {"cmd": "ollama serve --port ${PORT}"}}}))
+    row = Shop(make_box(8000)).row("import_llama_swap", ImportFile(file=str(file)))
+    assert row.action == "skipped"
+    assert "no port is left for it: counted from 70000 on" in row.why
