@@ -78,8 +78,11 @@ async def _has_room_again(ctx: RunContext, step: Step) -> bool:
     return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
 
-async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) -> str:
-    """Stop a service: done when no process of it (nor of `also`) is left and its memory is back. Idempotent."""
+async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset(), **noted: str) -> str:
+    """Stop a service: done when no process of it (nor of `also`) is left and its memory is back. Idempotent.
+
+    `noted` is journalled with it.
+    """
     machine = ctx.machine
     handles = machine.store.handles()
     handle = handles.get(step.service)
@@ -101,7 +104,7 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
         told = ends_with_host(ctx, handle, error)
     if told and (host := handle.launched.host):
         leave_to_host(ctx, host, before)
-    machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
+    machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service, **noted))
     if before.total_mb and not told:
         was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
         grown = settled(before) if was_awake and not left else math.nan  # what its members left is not its own
@@ -124,10 +127,11 @@ async def sleep(ctx: RunContext, step: Step) -> str:
     after = await wait_freed(ctx, step, before)
     if after is None:
         now = await held(ctx, step.service, before.pids)
-        await stop(ctx, step.model_copy(update={"action": Action.STOP}), before.pids)
+        level = str(service.sleep_level)
+        await stop(ctx, step.model_copy(update={"action": Action.STOP}), before.pids, instead_of=level)
         ctx.stopped_instead.add(step.service)
         kept = f"{now.total_mb} MiB still held{now.said}"
-        return f"sleeping at {service.sleep_level} freed nothing ({kept}): it was stopped instead"
+        return f"sleeping at {level} freed nothing ({kept}): it was stopped instead"
     keep(ctx, step.service, "slept", after)
     remark = await wait_released(ctx, step, before, began)
     asleep_mb = float(after.total_mb) if after.known else math.nan
@@ -215,8 +219,8 @@ def settled_early(ctx: RunContext, service: Service, now: Held) -> float:
     return seen if seen >= ctx.footprints[service.id].vram_mb else math.nan
 
 
-def event(ctx: RunContext, kind: str, service: str) -> Event:
-    return Event(at=ctx.machine.clock.now(), kind=kind, subject=service, data={"run": ctx.run_id})
+def event(ctx: RunContext, kind: str, service: str, **noted: str) -> Event:
+    return Event(at=ctx.machine.clock.now(), kind=kind, subject=service, data={"run": ctx.run_id, **noted})
 
 
 def record(ctx: RunContext, service: Service, **values: float) -> None:

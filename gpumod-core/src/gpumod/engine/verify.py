@@ -11,7 +11,11 @@ from gpumod.engine.context import RunContext
 from gpumod.engine.device import refuse_fault
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
+from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
+
+LOOK_BACK = 500
+"""So many of the last stops are looked at."""
 
 
 def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]:
@@ -29,6 +33,14 @@ def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]
         action = "restart" if step.action is Action.STOP and step.service in started else step.action
         wrong[step.service] = f"is {reading.state}{detail}; it should {action}: {step.why}"
     return wrong
+
+
+def stopped_instead(machine: Machine) -> Mapping[str, str]:
+    """Services whose last stop stood for a sleep that had freed nothing, with the level that was tried."""
+    last: dict[str, str] = {}
+    for event in machine.store.events_of("stopped", LOOK_BACK):
+        last.setdefault(event.subject, str(event.data.get("instead_of", "")))
+    return {service: level for service, level in last.items() if level}
 
 
 async def verify(ctx: RunContext, step: Step) -> str:

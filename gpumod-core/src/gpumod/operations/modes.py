@@ -8,12 +8,15 @@ from pydantic import ValidationError
 
 from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.idling import awake_that_need, member_of, timeout_s
+from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, Want
+from gpumod.domain.plan import Target
 from gpumod.domain.states import ALIVE, Action, State
+from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import refuse_in_use
 from gpumod.engine.planning import Options, Planned, plan_for
-from gpumod.engine.verify import misses
+from gpumod.engine.verify import misses, stopped_instead
 from gpumod.operations.base import bad_input
 from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
 from gpumod.operations.results import (
@@ -139,6 +142,9 @@ class Modes(Targets):
             wrong.pop(awake[0], None)  # it has its turn
         for name in [s for s in wrong if _idles(s, mode, planned)]:
             del wrong[name]
+        instead = _instead(self._machine, asked.target, snapshot)
+        for name in instead.keys() & wrong.keys():
+            del wrong[name]
         wanted = {row.id: row for row in planned.plan.services}
         named = [m.service for m in asked.target.members]
         named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s].wanted != "stopped")
@@ -154,7 +160,7 @@ class Modes(Targets):
                     wanted=wanted[name].wanted,
                     state=snapshot.reading(name).state,
                     ok=name not in wrong,
-                    detail=wrong.get(name, ""),
+                    detail=wrong.get(name) or instead.get(name, ""),
                 )
                 for name in named
                 if name in wanted
@@ -192,6 +198,16 @@ def _idles(service: str, mode: Mode, planned: Planned) -> bool:
     definition = planned.services.get(service)  # that of today, as far as its time-out is concerned
     sleeps = {step.action for step in planned.plan.steps if step.service == service} == {Action.WAKE}
     return sleeps and definition is not None and timeout_s(definition, member_of(mode, service), 0.0) is not None
+
+
+def _instead(machine: Machine, target: Target, snapshot: HostSnapshot) -> Mapping[str, str]:
+    """Members that are to sleep, and were stopped since their sleep had freed nothing: as good as can be."""
+    asleep = {member.service for member in target.members if member.want is not Want.AWAKE}
+    return {
+        service: f"was stopped: its sleep at {level} freed nothing; it is tried again once the service has run again"
+        for service, level in stopped_instead(machine).items()
+        if service in asleep and snapshot.reading(service).state is State.STOPPED
+    }
 
 
 def _shown(mode: Mode) -> ModeResult:
