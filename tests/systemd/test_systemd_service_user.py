@@ -154,14 +154,14 @@ async def test_folders_that_are_the_users_are_refused_before_anything_runs(as_sv
     """useradd --system --home-dir /var/lib/gpumod --create-home: what root makes there could lie anywhere."""
     STATE.mkdir(mode=0o755, exist_ok=True)
     os.chown(STATE, svc.entry.pw_uid, svc.entry.pw_gid)
-    launch = as_svc.launch(APP)
+    launch, before = as_svc.launch(APP), set(STATE.rglob("*"))
     try:
         with pytest.raises(Failed) as caught:
             as_svc.supervisor.check(as_svc.handle(), launch)
         assert (caught.value.code, str(STATE) in caught.value.info.hint) == ("bad-folder", True)
         with pytest.raises(Failed, match="root's alone"):
             await as_svc.supervisor.start(as_svc.handle(), launch, {})
-        assert not (STATE / as_svc.home_id).exists()
+        assert set(STATE.rglob("*")) == before
     finally:
         os.chown(STATE, 0, 0)
     as_svc.supervisor.check(as_svc.handle(), launch)

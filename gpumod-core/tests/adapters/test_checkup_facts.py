@@ -165,7 +165,7 @@ def test_what_another_user_may_execute(tmp_path: Path) -> None:
         good = [program("good", "#!/bin/sh -e\n", 0o755), program("binary", "\x7fELF", 0o711)]
         (folder / "link").symlink_to(shut)
         bad = [program("kept", "#!/bin/sh\n", 0o744), program("hidden", "#!/bin/sh\n", 0o711), folder / "link", shut]
-        bad += [program("by", f"#!{shut}\n", 0o755)]
+        bad += [program("by", f"#!{shut}\n", 0o755), program("odd", "#!/no\0thing\n", 0o755)]
         assert set(ThisComputer().unreadable("nobody", [], [*good, *bad])) == set(bad)
         assert ThisComputer().unreadable("nobody", [folder / "kept"]) == ()
     finally:

@@ -182,6 +182,9 @@ async def test_it_is_asked_as_whom_its_unit_runs_in_that_units_environment(tmp_p
     told = f"{nobody.pw_uid} {nobody.pw_gid} {groups} {nobody.pw_dir} nobody {bin_dir}:/usr/bin:/bin [] []\n"
     assert answer is not None
     assert answer.output == told
+    program.chmod(0o700)  # of root's: it cannot be executed
+    assert await supervisor.ask("svc", launch, ("asked", "--help")) is None
+    program.chmod(0o755)
     for other in (
         ProcessSupervisor(tmp_path, "id", Settings(user="nobody"), clock),
         SystemdSupervisor(tmp_path, "id", Settings(user="nobody"), clock, scope="user"),
@@ -189,3 +192,24 @@ async def test_it_is_asked_as_whom_its_unit_runs_in_that_units_environment(tmp_p
         SystemdSupervisor(tmp_path, "id", Settings(), clock, scope="system"),
     ):
         assert await other.ask("svc", launch, ("asked", "--version")) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else runs services as others")
+async def test_the_user_enters_the_working_folder_itself(tmp_path, passable, program):
+    """A link of that user's may lead into what lies, open to all, in a folder that is closed."""
+    roots, work = tmp_path / "roots", passable / "work"
+    roots.mkdir()
+    (roots / "text").write_text("of root")
+    work.mkdir()
+    (work / "text").write_text("of nobody")
+    path = shutil.copy(program("pwd; cat text"), passable)
+    settings = Settings(user="nobody")
+    launch = Launch(argv=(path,), cwd=work)
+    supervisor = SystemdSupervisor(tmp_path, "0" * 12, settings, VirtualClock(), scope="system")
+    answer = await supervisor.ask("svc", launch, (path, "a"))
+    assert answer.output == f"{work}\nof nobody"
+    work.rename(passable / "away")
+    work.symlink_to(roots)
+    answer = await supervisor.ask("svc", launch, (path, "b"))
+    assert answer.output.startswith("/\n")
+    assert "of root" not in answer.output

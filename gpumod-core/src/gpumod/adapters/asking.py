@@ -23,6 +23,11 @@ MOST_BYTES = 256 * 1024
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """A question takes no GPU memory: while it is asked, services are using that."""
 
+_IN_FOLDER = 'cd -- "$1" 2>/dev/null || cd /; shift; exec "$@"'
+"""Another user enters the folder: root could come where that user may not, and let the program read there."""
+_NOT_EXECUTED = (126, 127)
+"""How a shell ends that could not execute a program."""
+
 Stamp = tuple[str, float, int]
 """A program as it is now: its path, when it was changed, its size."""
 
@@ -90,11 +95,12 @@ def _by_its_files(found: Resolved) -> Answer | None:
 
 async def _run(found: Resolved, timeout_s: float, user: pwd.struct_passwd | None) -> Answer | None:
     """Run it in a session of its own, and end all of that. None where it cannot be executed."""
-    cwd = found.cwd if os.path.isdir(found.cwd) else Path("/")  # noqa: PTH112 - what cannot be looked at is none
+    cwd = found.cwd if user is None and found.cwd.is_dir() else Path("/")
+    words = (found.program, *found.argv[1:])
     try:
         process = await asyncio.create_subprocess_exec(
-            found.program,
-            *found.argv[1:],
+            *(("/bin/sh", "-c", _IN_FOLDER, "sh", str(found.cwd)) if user else ()),
+            *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -117,6 +123,8 @@ async def _run(found: Resolved, timeout_s: float, user: pwd.struct_passwd | None
     finally:
         if code is None:
             await _end(process)
+    if user is not None and code in _NOT_EXECUTED:
+        return None
     return Answer(exit_code=code, output=_plain(bytes(said)))
 
 

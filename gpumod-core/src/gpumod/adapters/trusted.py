@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -71,6 +72,6 @@ def why_not_run(program: Path) -> str:
 def interpreter_of(program: Path) -> Path | None:
     """What the kernel runs `program` with, where that is a script. Raises OSError."""
     with open_plain(program) as file:
-        head = file.read(_FIRST_BYTES).partition(b"\n")[0]
+        head = re.split(rb"[\n\0]", file.read(_FIRST_BYTES))[0]
     words = head[2:].split(maxsplit=1) if head.startswith(b"#!") else []
     return Path(os.fsdecode(words[0])) if words else None
