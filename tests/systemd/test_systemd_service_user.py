@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gpumod.adapters.service_user import STATE
-from gpumod.domain.errors import UsageError
+from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.service import Service
 from gpumod.ports import Allocation, LaunchFile
 from gpumod_llamacpp.driver import LlamaCppDriver
@@ -148,6 +148,23 @@ async def test_where_nobody_changes_users_nothing_starts(tmp_path: Path, svc: Us
         bench.supervisor.check(bench.handle(), bench.launch(APP))
     assert not bench.path().exists()
     bench.sweep()
+
+
+async def test_folders_that_are_the_users_are_refused_before_anything_runs(as_svc: UnitBench, svc: User) -> None:
+    """useradd --system --home-dir /var/lib/gpumod --create-home: what root makes there could lie anywhere."""
+    STATE.mkdir(mode=0o755, exist_ok=True)
+    os.chown(STATE, svc.entry.pw_uid, svc.entry.pw_gid)
+    launch, before = as_svc.launch(APP), set(STATE.rglob("*"))
+    try:
+        with pytest.raises(Failed) as caught:
+            as_svc.supervisor.check(as_svc.handle(), launch)
+        assert (caught.value.code, str(STATE) in caught.value.info.hint) == ("bad-folder", True)
+        with pytest.raises(Failed, match="root's alone"):
+            await as_svc.supervisor.start(as_svc.handle(), launch, {})
+        assert set(STATE.rglob("*")) == before
+    finally:
+        os.chown(STATE, 0, 0)
+    as_svc.supervisor.check(as_svc.handle(), launch)
 
 
 def test_the_setting_is_checked_and_doctor_names_what_the_user_may_not_read(svc: User, tmp_path: Path) -> None:

@@ -100,6 +100,22 @@ def test_root_installs_it_for_somebody(ann: User) -> None:
     assert not Path(unit["path"]).exists()
 
 
+def test_root_waits_for_no_pipe_of_that_user(ann: User) -> None:
+    ann.gpumod("mode", "create", "talk", "--services", "asr")
+    name = ann.gpumod("watch", "--install", "--manager", "system", as_root=True)["unit"]["name"]
+    ann.gpumod("watch", "--uninstall", "--manager", "system", as_root=True)
+    folder, templates = Path(ann.entry.pw_dir) / ".config/systemd/user", ann.home / "templates"
+    ann.run("mkdir", "-p", str(folder), str(templates))
+    ann.run("mkfifo", str(folder / name), str(templates / "watch.service.j2"))
+    install = ("watch", "--install", "--manager", "user")
+    assert ann.gpumod(*install, code=None, as_root=True)["error"]["code"] == "bad-template"
+    (templates / "watch.service.j2").unlink()
+    assert ann.gpumod("doctor", code=None, as_root=True)["checks"]
+    root = ann.gpumod(*install, as_root=True)["unit"]
+    assert not root["path"].startswith(ann.entry.pw_dir)
+    ann.gpumod("watch", "--uninstall", "--manager", "user", as_root=True)
+
+
 def test_one_that_is_long_in_ending_is_waited_for_and_is_no_longer_enabled(ann: User) -> None:
     subprocess.run(["systemctl", "start", ann.manager], check=True)
     unit = ann.gpumod("watch", "--install")["unit"]

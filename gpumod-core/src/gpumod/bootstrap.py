@@ -73,11 +73,11 @@ def watch_unit(
     return chosen, unit.WatchUnit(home, owner_id, settings, folders, scope=chosen)
 
 
-def surroundings() -> Surroundings:
-    """What is around gpumod on this machine."""
+def surroundings(home: Path) -> Surroundings:
+    """What is around `home` on this machine."""
     from gpumod.adapters.foreign.looking import ThisMachine  # for discovery alone
 
-    return ThisMachine()
+    return ThisMachine(home)
 
 
 def checkup() -> Checkup:
@@ -174,7 +174,7 @@ def open_gpumod(
             list_commands=list_commands,
             templates=lambda: template_shelf(folder, plugins),
             watch_unit=lambda scope: watch_unit(folder, machine.home_id, settings, plugins, scope),
-            surroundings=surroundings,
+            surroundings=lambda: surroundings(folder),
             checkup=checkup,
             new_distribution=new_distribution,
             run_suite=run_suite,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -146,6 +148,28 @@ def test_what_another_user_may_read(tmp_path: Path) -> None:
     )
     assert set(told) == {tmp_path / "a b", Path("/etc/shadow")}
     assert ThisComputer().unreadable("nobody-of-this-name", [Path("/etc/shadow")]) == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to ask as another user")
+def test_what_another_user_may_execute(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="gpumod-execute-"))  # pytest's own is closed to others
+    try:
+        folder.chmod(0o755)
+
+        def program(name: str, text: str, mode: int, where: Path = folder) -> Path:
+            (where / name).write_text(text)
+            (where / name).chmod(mode)
+            return where / name
+
+        shut = program("python", "#!/bin/sh\n", 0o755, tmp_path)
+        good = [program("good", "#!/bin/sh -e\n", 0o755), program("binary", "\x7fELF", 0o711)]
+        (folder / "link").symlink_to(shut)
+        bad = [program("kept", "#!/bin/sh\n", 0o744), program("hidden", "#!/bin/sh\n", 0o711), folder / "link", shut]
+        bad += [program("by", f"#!{shut}\n", 0o755), program("odd", "#!/no\0thing\n", 0o755)]
+        assert set(ThisComputer().unreadable("nobody", [], [*good, *bad])) == set(bad)
+        assert ThisComputer().unreadable("nobody", [folder / "kept"]) == ()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_the_version_of_a_python_program_is_read_not_asked(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gpumod.adapters.environment import impersonal, inherited, lasting
 
 SHELL = {
@@ -43,3 +46,26 @@ def test_who_runs_as_another_gets_nothing_that_speaks_of_ones_own_folders() -> N
     shared = {"PATH": "/usr/bin", "HF_HUB_CACHE": "/srv/hf", "CUDA_PATH": "/people/anna/cuda", "LANG": "C.UTF-8"}
     assert impersonal({**own, **shared}) == shared
     assert impersonal({"HF_HOME": "/people/ann/hf"}) == {"HF_HOME": "/people/ann/hf"}  # nothing tells whose that is
+
+
+HOMES = ("/people/ann", "/people/ann/", "/people/ann/hf", "/people/ann/venv/bin", "~", "~/bin")
+SHARED = ("/usr/bin", "/people", "/people/anna/bin", "/opt/people/ann", "/srv/~")
+OTHER = ("", "bin", "http", "proxy", "8080")
+
+
+@given(st.lists(st.sampled_from(HOMES + SHARED + OTHER), min_size=1))
+def test_of_a_list_of_places_only_ones_own_go(parts: list[str]) -> None:
+    value = ":".join(parts)
+    left = impersonal({"HOME": "/people/ann", "LD_LIBRARY_PATH": value}).get("LD_LIBRARY_PATH")
+    if not set(parts) & set(HOMES):
+        assert left == value
+    else:
+        shared = [part for part in parts if part in SHARED]
+        assert left == (":".join(shared) or None)
+
+
+def test_a_search_path_of_another_user_keeps_what_is_not_ones_own() -> None:
+    environ = {"HOME": "/people/ann", "PATH": "/people/ann/.local/bin:/opt/vllm/bin:/usr/bin"}
+    assert inherited(impersonal(environ), None)["PATH"] == "/opt/vllm/bin:/usr/bin"
+    environ["PATH"] = "/opt/vllm/bin:/people/ann/.local/bin"
+    assert inherited(impersonal(environ), None)["PATH"] == "/opt/vllm/bin"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gpumod.adapters.foreign.processes import AdoptedProcesses, identity_of
+from gpumod.adapters.systemd.supervisor import SystemdSupervisor
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.errors import MachineLacks
 from gpumod.domain.run import Handle
@@ -122,3 +127,24 @@ def test_an_adopted_process_that_is_gone(patient: Patient) -> None:
         "problem: mode off is not whole: theirs (the process that was adopted is gone) -> "
         "start theirs by hand, then: gpumod service release theirs; gpumod service adopt PID"
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to ask as another user")
+def test_a_program_that_the_service_user_may_not_execute(patient: Patient, tmp_path: Path) -> None:
+    """The driver names it without a folder: it is found where the unit finds it."""
+    program = tmp_path / "bin" / "world-runtime"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    offer = SupervisorOffer(
+        name="systemd-system",
+        summary="units",
+        factory=lambda home, home_id, settings, clock: SystemdSupervisor(
+            home, home_id, settings, clock, scope="system"
+        ),
+    )
+    patient.box.offers = (offer,)
+    patient.box.settings |= {"supervisor": "systemd-system", "user": "nobody", "bin_path": str(program.parent)}
+    (told,) = [said for said in patient.doctor().checks if said.name == "service web" and "nobody" in said.message]
+    assert told.level == "problem"
+    assert told.message == f"the user nobody, as whom it runs, may not read or execute {program}"

@@ -21,7 +21,7 @@ from gpumod.adapters.systemd.manager import Manager, runtime_dir
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.states import ending_at
 from gpumod.adapters.templates import ENV_NAME, systemd_path, systemd_program
-from gpumod.domain.errors import Failed, MachineLacks, UsageError
+from gpumod.domain.errors import Failed, GpumodError, MachineLacks, UsageError
 from gpumod.domain.run import Handle
 from gpumod.domain.secrets import SYSTEMDS_OWN
 from gpumod.domain.service import Service
@@ -312,3 +312,31 @@ def test_units_that_do_not_tell_their_homes_owner_are_that_of_whom_they_run_as(
     with pytest.raises(Failed):
         units.there(path, others, "svc")
     assert units.there(path, OURS._replace(owner=0), "svc") is not None, "root's own id nobody can use"
+
+
+@pytest.mark.parametrize("anothers", [pytest.param(True, marks=as_root), False])
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "link", "link to nothing", "endless", "folder"])
+def test_only_a_plain_file_can_be_a_unit(tmp_path: Path, kind: str, anothers: bool) -> None:
+    """One who has such a folder would have root wait for a pipe, or read what never ends."""
+    folder, elsewhere = tmp_path / "units", tmp_path / "elsewhere"
+    folder.mkdir()
+    path = folder / "gpumod-svc.service"
+    text = unit_of(rendering(tmp_path / "home")).text
+    if kind.startswith("link"):
+        path.symlink_to(elsewhere)
+        os.mkfifo(elsewhere) if "pipe" in kind else elsewhere.write_text(text) if kind == "link" else None
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(text)
+        os.truncate(path, 1 << 40)
+    if anothers:
+        for place in (folder, path):
+            os.chown(place, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(GpumodError) as caught:
+        units.there(path, OURS, "svc")
+    assert caught.value.code == ("foreign-unit" if kind.startswith("link") else "unit-unreadable")
+    assert list(units.of_home(folder, OURS)) == []
+    assert not units.remove(path, OURS, "svc")

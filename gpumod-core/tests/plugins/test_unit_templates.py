@@ -277,6 +277,17 @@ def test_root_makes_nothing_of_what_another_user_can_choose(tmp_path, kind):
     assert Templates(tmp_path, roots_only=True).render("x.j2") == "root's own"
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_template_that_is_no_plain_file_is_not_waited_for(tmp_path, own):
+    (tmp_path / "templates").mkdir()
+    pipe = tmp_path / "templates" / "x.j2"
+    os.mkfifo(pipe)
+    for roots_only in (True, False):
+        with pytest.raises(Failed, match=r"x\.j2") as caught:
+            Templates(tmp_path, roots_only=roots_only).render("y.j2" if own else "x.j2", own=str(pipe) if own else None)
+        assert caught.value.code == "bad-template"
+
+
 def test_what_is_offered_may_be_linked_from_anywhere(tmp_path):
     """As package managers do it."""
     folder = tmp_path / "offered"

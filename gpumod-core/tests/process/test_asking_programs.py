@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,3 +152,64 @@ async def test_root_asks_no_program_that_another_user_owns(program, tmp_path):
     os.chown(path, 4321, 4321)
     assert await asked(path, "--version") is None
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A folder that every user can enter, as pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="gpumod-asked-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else runs services as others")
+async def test_it_is_asked_as_whom_its_unit_runs_in_that_units_environment(tmp_path, passable, monkeypatch):
+    nobody, bin_dir = pwd.getpwnam("nobody"), passable / "bin"
+    bin_dir.mkdir()
+    program = bin_dir / "asked"
+    program.write_text('#!/bin/sh\necho $(id -u) $(id -g) $(id -G) $HOME $USER $PATH "[$HF_HOME]" "[$TMPDIR]"\n')
+    program.chmod(0o755)
+    os.chown(bin_dir, nobody.pw_uid, nobody.pw_gid)
+    for name, value in {"HOME": "/people/ann", "PATH": f"/people/ann/bin:{bin_dir}:/usr/bin:/bin"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HOME", "/people/ann/hf")
+    monkeypatch.setenv("TMPDIR", "/tmp/of-ann")
+    clock, launch = VirtualClock(), Launch(argv=("asked",))
+    supervisor = SystemdSupervisor(tmp_path, "0" * 12, Settings(user="nobody"), clock, scope="system")
+    answer = await supervisor.ask("svc", launch, ("asked", "--version"))
+    groups = " ".join(map(str, os.getgrouplist("nobody", nobody.pw_gid)))
+    told = f"{nobody.pw_uid} {nobody.pw_gid} {groups} {nobody.pw_dir} nobody {bin_dir}:/usr/bin:/bin [] []\n"
+    assert answer is not None
+    assert answer.output == told
+    program.chmod(0o700)  # of root's: it cannot be executed
+    assert await supervisor.ask("svc", launch, ("asked", "--help")) is None
+    program.chmod(0o755)
+    for other in (
+        ProcessSupervisor(tmp_path, "id", Settings(user="nobody"), clock),
+        SystemdSupervisor(tmp_path, "id", Settings(user="nobody"), clock, scope="user"),
+        SystemdSupervisor(tmp_path, "id", Settings(user="nobody-of-this-name"), clock, scope="system"),
+        SystemdSupervisor(tmp_path, "id", Settings(), clock, scope="system"),
+    ):
+        assert await other.ask("svc", launch, ("asked", "--version")) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: nobody else runs services as others")
+async def test_the_user_enters_the_working_folder_itself(tmp_path, passable, program):
+    """A link of that user's may lead into what lies, open to all, in a folder that is closed."""
+    roots, work = tmp_path / "roots", passable / "work"
+    roots.mkdir()
+    (roots / "text").write_text("of root")
+    work.mkdir()
+    (work / "text").write_text("of nobody")
+    path = shutil.copy(program("pwd; cat text"), passable)
+    settings = Settings(user="nobody")
+    launch = Launch(argv=(path,), cwd=work)
+    supervisor = SystemdSupervisor(tmp_path, "0" * 12, settings, VirtualClock(), scope="system")
+    answer = await supervisor.ask("svc", launch, (path, "a"))
+    assert answer.output == f"{work}\nof nobody"
+    work.rename(passable / "away")
+    work.symlink_to(roots)
+    answer = await supervisor.ask("svc", launch, (path, "b"))
+    assert answer.output.startswith("/\n")
+    assert "of root" not in answer.output

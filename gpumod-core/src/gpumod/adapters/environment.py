@@ -41,14 +41,21 @@ def inherited(environ: Mapping[str, str], bin_path: str | None) -> dict[str, str
 
 
 def impersonal(variables: Mapping[str, str]) -> dict[str, str]:
-    """`variables` without those that speak of one user's folders, for a service that runs as another."""
+    """`variables` without those that speak of one user's folders, for a service that runs as another. Of a list of
+    places (PATH) the others stay."""
     home = variables.get("HOME", "").rstrip("/")
-    return {
-        name: value
-        for name, value in variables.items()
-        if name not in OF_A_PERSON and not name.startswith("XDG_")
-        if not home or (value != home and not value.startswith(f"{home}/"))
-    }
+    shared = {n: v for n, v in variables.items() if n not in OF_A_PERSON and not n.startswith("XDG_")}
+    if not home:
+        return shared
+    left = {name: _without(home, value) for name, value in shared.items()}
+    return {name: value for name, value in left.items() if value or not shared[name]}
+
+
+def _without(home: str, value: str) -> str:
+    """`value` without the places in it that are `home` or lie below; where it names one, nothing but places stays."""
+    parts = value.split(os.pathsep)
+    others = [part for part in parts if part not in (home, "~") and not part.startswith((f"{home}/", "~/"))]
+    return value if others == parts else os.pathsep.join(part for part in others if part.startswith("/"))
 
 
 def lasting(environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -65,19 +65,43 @@ def remove_file(path: Path) -> None:
         os.unlink(path.name, dir_fd=folder)
 
 
-def open_own(path: Path) -> BinaryIO:
+def open_own(path: Path, *, plain: bool = False) -> BinaryIO:
     """Open a file to read it. In another user's folder root reads plain files of that user's alone, and follows no
     link: what only root may read would else end up where that user can read it, and a pipe would keep root waiting.
+    With `plain` links and what is no plain file are refused everywhere.
     Raises OSError, and as :func:`write_atomic`."""
     with opened(path.parent) as folder:
         owner = guest_of(folder)
-        flags = os.O_RDONLY | os.O_CLOEXEC | (0 if owner is None else os.O_NOFOLLOW | os.O_NONBLOCK)
+        plain = plain or owner is not None
+        flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_NOFOLLOW | os.O_NONBLOCK if plain else 0)
         file = os.fdopen(os.open(path.name, flags, dir_fd=folder), "rb")
     status = os.fstat(file.fileno())
     if owner is not None and (status.st_uid != owner or not stat.S_ISREG(status.st_mode)):
         file.close()
         raise PermissionError(errno.EPERM, f"it is no file of the user {owner}, in whose folder it lies", str(path))
+    if plain and not stat.S_ISREG(status.st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
     return file
+
+
+def open_plain(path: Path, *, follow: bool = True) -> BinaryIO:
+    """Open a plain file to read it, wherever it lies. What is none is not even opened: a pipe would keep one waiting,
+    and devices act on it. Raises OSError, with ELOOP for a link where none is to be followed."""
+    found = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        mode = os.fstat(found).st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        try:
+            return open(f"/proc/self/fd/{found}", "rb")  # noqa: PTH123 - the file that was looked at
+        except OSError as error:
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(found)
 
 
 def ensure_private_dir(path: Path) -> Path:

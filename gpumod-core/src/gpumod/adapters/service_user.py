@@ -8,6 +8,7 @@ import pwd
 from pathlib import Path
 
 from gpumod.adapters.folders import bad_folder, owner_of
+from gpumod.adapters.trusted import why_not_roots
 from gpumod.domain.errors import UsageError
 from gpumod.domain.settings import Settings
 
@@ -48,6 +49,11 @@ def group_of(user: pwd.struct_passwd) -> str:
         return str(user.pw_gid)
 
 
+def variables_of(user: pwd.struct_passwd) -> dict[str, str]:
+    """What systemd tells a service of the user whom it runs as."""
+    return {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": user.pw_shell}
+
+
 def refuse_other_user(settings: Settings, home: Path, service: str) -> None:
     """Raise UsageError `cannot-change-user` where `service` would run as whoever asks, and the setting `user` names
     somebody else; `bad-setting` as :func:`named_user` does."""
@@ -63,21 +69,37 @@ def refuse_other_user(settings: Settings, home: Path, service: str) -> None:
     )
 
 
-def folders_of(home_id: str, user: str) -> Path:
+def folders_of(home_id: str, user: str, state: Path = STATE) -> Path:
     """Where the folders of services lie that run as `user`."""
-    return STATE / home_id / user
+    return state / home_id / user
 
 
-def make_folders(home_id: str, user: pwd.struct_passwd) -> None:
+def check_folders(home_id: str, user: pwd.struct_passwd, state: Path = STATE) -> None:
+    """Raise Failed `bad-folder` where the folders that are to hold :func:`folders_of` are not root's alone: root would
+    make, and give away, what others lead it to."""
+    for folder in (state.parent, state, state / home_id):
+        try:
+            why = why_not_roots(folder) or ("" if folder.is_dir() else "it is no folder")
+        except FileNotFoundError:  # root makes it, and what is below
+            return
+        if why:
+            hint, name = f"rename it, or: chown root: {folder} && chmod 755 {folder}", user.pw_name
+            if folder == Path(user.pw_dir):
+                hint = f"give {name} another home: usermod --move-home --home /home/{name} {name}"
+            raise bad_folder(folder, "is not root's alone", why, hint)
+
+
+def make_folders(home_id: str, user: pwd.struct_passwd, state: Path = STATE) -> None:
     """Make :func:`folders_of`, which that user alone may enter, in folders of root's.
 
     Raises Failed `bad-folder`.
     """
-    path = folders_of(home_id, user.pw_name)
+    path = folders_of(home_id, user.pw_name, state)
     try:
-        for folder in (STATE, path.parent):
+        check_folders(home_id, user, state)
+        for folder in (state, path.parent):
             if not folder.is_dir():
-                folder.mkdir()
+                folder.mkdir(mode=0o755)
                 folder.chmod(0o755)  # whatever the umask
         path.mkdir(mode=0o700, exist_ok=True)
         if path.lstat().st_uid == 0:  # new, or of a gpumod that was killed at this point; the folder above is root's

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import io
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from jinja2.bccache import Bucket
 from jinja2.loaders import split_template_path
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gpumod.adapters.files import open_plain
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
 
@@ -148,18 +150,18 @@ class _Loader(jinja2.FileSystemLoader):
         """The text of a template. Raises OSError, UnicodeDecodeError, and Failed `foreign-template`."""
         is_checked = self._roots_only and not offered
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NOFOLLOW if is_checked else 0))
+            file = open_plain(path, follow=not is_checked)
         except OSError as error:
             if error.errno == errno.ELOOP and is_checked:
                 raise _foreign(path, "it is a link, which may lead anywhere tomorrow") from error
             raise
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            status = os.fstat(descriptor)
+        with io.TextIOWrapper(file, encoding="utf-8") as text:
+            status = os.fstat(text.fileno())
             if is_checked and status.st_uid != 0:
                 raise _foreign(path, "it belongs to another user, who could make it a unit with root's rights")
             if is_checked and status.st_nlink > 1:
                 raise _foreign(path, "it has another name somewhere, where it may have been meant for something else")
-            return file.read()
+            return text.read()
 
 
 def _foreign(path: Path, why: str) -> Failed:

@@ -94,7 +94,8 @@ class KeepsJournal(Protocol):
 
 
 class UnitText(Frozen):
-    """A unit as it should be (`text`, made of `template`), and what is `there` (None: nothing); `edited` by hand."""
+    """A unit as it should be (`text`, made of `template`), and what is `there` (None: nothing); `edited` by hand.
+    `program` is the path of what it starts, empty where that is not told."""
 
     name: str
     path: Path
@@ -102,6 +103,7 @@ class UnitText(Frozen):
     template: str
     there: str | None = None
     edited: bool = False
+    program: str = ""
 
 
 @runtime_checkable

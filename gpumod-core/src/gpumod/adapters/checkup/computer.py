@@ -62,8 +62,8 @@ class ThisComputer:
     def place(self, path: Path) -> PlaceFacts:
         return self._answer(str(path), lambda: places.place(path))
 
-    def unreadable(self, user: str, paths: Collection[Path]) -> Collection[Path]:
-        return self._answer(f"what {user} may read", lambda: places.unreadable(user, paths))
+    def unreadable(self, user: str, paths: Collection[Path], programs: Collection[Path] = ()) -> Collection[Path]:
+        return self._answer(f"what {user} may read", lambda: places.unreadable(user, paths, programs))
 
     def inside(self, folder: Path) -> Mapping[str, PlaceFacts]:
         return self._answer(str(folder), lambda: places.inside(folder))

@@ -10,9 +10,18 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gpumod.adapters.files import free_disk_mb
+from gpumod.adapters.trusted import interpreter_of
 from gpumod.ports.checkup import PlaceFacts
 
-_ASK = 'for path do if [ -r "$path" ] && { [ ! -d "$path" ] || [ -x "$path" ]; }; then echo yes; else echo no; fi; done'
+_ASK = """
+for asked do
+    path=${asked#?}
+    case $asked in
+        r*) [ -r "$path" ] && { [ ! -d "$path" ] || [ -x "$path" ]; } ;;
+        x*) [ -x "$path" ] ;;
+    esac && echo yes || echo no
+done
+"""
 
 
 def place(path: Path) -> PlaceFacts:
@@ -34,19 +43,23 @@ def place(path: Path) -> PlaceFacts:
     )
 
 
-def unreadable(user: str, paths: Collection[Path]) -> tuple[Path, ...]:
-    """Those of `paths` that `user` may not read, as the kernel tells a process of that user: groups and lists of
-    rights count. Root alone can ask that."""
+def unreadable(user: str, paths: Collection[Path], programs: Collection[Path] = ()) -> tuple[Path, ...]:
+    """Those of `paths` that `user` may not read, and of `programs` that it may not execute, as the kernel tells a
+    process of that user: groups and lists of rights count. Root alone can ask that."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         return ()
     if os.geteuid() != 0:
         return ()
-    ordered = sorted(paths)
+    asked = [("r", path, path) for path in sorted(paths)]
+    for program in sorted(programs):
+        asked.append(("x", program, program))
+        if (interpreter := _interpreter(program)) is not None:
+            asked += [("r", program, program), ("x", interpreter, program)]
     try:
         told = subprocess.run(
-            ["/bin/sh", "-c", _ASK, "sh", *map(str, ordered)],
+            ["/bin/sh", "-c", _ASK, "sh", *(f"{how}{path}" for how, path, _ in asked)],
             user=entry.pw_uid,
             group=entry.pw_gid,
             extra_groups=os.getgrouplist(user, entry.pw_gid),
@@ -58,7 +71,15 @@ def unreadable(user: str, paths: Collection[Path]) -> tuple[Path, ...]:
         )
     except (OSError, subprocess.SubprocessError):  # root of a container may be forbidden to become somebody else
         return ()
-    return tuple(path for path, can in zip(ordered, told.stdout.split(), strict=True) if can == "no")
+    answers = zip(asked, told.stdout.split(), strict=True)
+    return tuple({of: None for (_, _, of), can in answers if can == "no"})
+
+
+def _interpreter(program: Path) -> Path | None:
+    try:
+        return interpreter_of(program)
+    except OSError:
+        return None
 
 
 def inside(folder: Path) -> Mapping[str, PlaceFacts]:

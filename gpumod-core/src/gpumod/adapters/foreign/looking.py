@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumod.adapters.foreign import programs, reading, unit_facts
+from gpumod.adapters.launches import anothers
 from gpumod.adapters.systemd.manager import Manager
 from gpumod.domain import adopted
 from gpumod.domain.errors import MachineLacks
@@ -16,7 +17,10 @@ from gpumod.ports.foreign import FolderFound, ProcessFacts, ProgramFound, UnitFa
 
 
 class ThisMachine:
-    """The surroundings of whoever runs this."""
+    """The surroundings of whoever runs this, for the home `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
 
     def managers(self) -> tuple[adopted.Manager, ...]:
         found: list[adopted.Manager] = []
@@ -48,7 +52,7 @@ class ThisMachine:
         return reading.listening(pids)
 
     def programs(self, names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]:
-        return programs.find(names, settings)
+        return programs.find(names, settings, ask=anothers(self._home) is None)
 
     def model_folders(self, settings: Settings) -> tuple[FolderFound, ...]:
         return programs.model_folders(settings)

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpumod.adapters.environment import search_path
+from gpumod.adapters.files import open_plain
+from gpumod.adapters.trusted import why_not_run
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.errors import UsageError
 from gpumod.domain.settings import Settings
@@ -29,26 +31,25 @@ _PYTHON = re.compile(rb"/[^\s\"']*/python[0-9.]*")
 _FLAG = re.compile(r"--?config(?:=(.*))?", re.DOTALL)
 
 
-def find(names: Sequence[str], settings: Settings) -> tuple[ProgramFound, ...]:
-    """Those of `names` (or paths) that are there, each asked for its version, side by side."""
+def find(names: Sequence[str], settings: Settings, *, ask: bool = True) -> tuple[ProgramFound, ...]:
+    """Those of `names` (or paths) that are there, each asked for its version, side by side; with `ask` False none is
+    run for that."""
     path = search_path(os.environ, settings.bin_path)
     places = {name: where for name in names if (where := shutil.which(name, path=path))}
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return tuple(pool.map(_found, places, places.values()))
+        return tuple(pool.map(lambda name: _found(name, places[name], ask=ask), places))
 
 
-def _found(name: str, path: str) -> ProgramFound:
-    if version := installed_version(PurePosixPath(name).name, Path(path)):
-        return ProgramFound(name=PurePosixPath(name).name, path=path, version=version)
-    if os.geteuid() == 0 and (owner := Path(path).stat().st_uid) != 0:
-        return ProgramFound(
-            name=PurePosixPath(name).name,
-            path=path,
-            why=f"it is not asked: it is of user {owner}, and would run as root",
-        )
-    env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+def _found(name: str, path: str, *, ask: bool) -> ProgramFound:
     base = PurePosixPath(name).name
+    if version := installed_version(base, Path(path)):
+        return ProgramFound(name=base, path=path, version=version)
+    if not ask:
+        return ProgramFound(name=base, path=path, why="it is not asked: another user's home names it")
+    env = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     try:
+        if os.geteuid() == 0 and (why := why_not_run(Path(path))):
+            return ProgramFound(name=base, path=path, why=f"it is not asked: {why}, and it would run as root")
         done = subprocess.run(
             [path, "--version"], env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=VERSION_S, check=False
         )
@@ -77,7 +78,7 @@ def installed_version(name: str, script: Path) -> str:
     To ask vLLM itself would import torch, which takes many seconds. Empty for what is no such script.
     """
     try:
-        with script.open("rb") as file:
+        with open_plain(script) as file:
             head = file.read(512)
     except OSError:
         return ""
@@ -86,7 +87,7 @@ def installed_version(name: str, script: Path) -> str:
         return ""
     folder = Path(os.fsdecode(python[0])).parent.parent / "lib"
     found = sorted(folder.glob(f"python3*/site-packages/{glob.escape(name)}-*.dist-info"))
-    return found[-1].name.removesuffix(".dist-info").partition("-")[2] if found else ""
+    return _clean(found[-1].name.removesuffix(".dist-info").partition("-")[2]) if found else ""
 
 
 def model_folders(settings: Settings) -> tuple[FolderFound, ...]:

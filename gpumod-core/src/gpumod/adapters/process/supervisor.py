@@ -31,7 +31,7 @@ from gpumod.adapters.process.proc import (
 from gpumod.adapters.process.records import Records
 from gpumod.adapters.process.tokens import is_token, main_process, shim_process, token_of
 from gpumod.adapters.service_user import refuse_other_user
-from gpumod.domain.errors import MachineLacks
+from gpumod.domain.errors import MachineLacks, UsageError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Answer, Clock, Launch, LaunchFile, ProcessStatus
@@ -85,9 +85,11 @@ class ProcessSupervisor:
             refuse_anothers(self._home, handle.service, stop=True)
 
     async def ask(self, service: str, launch: Launch, question: Sequence[str]) -> Answer | None:
-        """What the program of `launch` answers; not asked is what root would run for another user's home."""
-        with suppress(MachineLacks):
+        """What the program of `launch` answers; not asked is what root would run for another user's home, or in place
+        of the user whom the settings name."""
+        with suppress(MachineLacks, UsageError):  # its start says what is wrong
             refuse_anothers(self._home, service)
+            refuse_other_user(self._settings, self._home, service)
             return await self._asker.ask(service, launch, question, self._records.folder(service))
         return None
 

@@ -11,7 +11,7 @@ from gpumod.adapters.environment import impersonal
 from gpumod.adapters.folders import owner_of
 from gpumod.adapters.launches import Resolved
 from gpumod.adapters.process.records import Records
-from gpumod.adapters.service_user import STATE, folders_of, group_of, make_folders, service_user
+from gpumod.adapters.service_user import STATE, check_folders, folders_of, group_of, make_folders, service_user
 from gpumod.adapters.systemd.manager import Scope
 from gpumod.adapters.systemd.units import SECTION, Unit, Whose, marked, unit_folder, unit_name, whose
 from gpumod.adapters.templates import BASE, RISKY_ENV, Templates, systemd_path, systemd_word
@@ -59,6 +59,11 @@ class Rendering:
         for apart in (None, *sorted(STATE.glob(f"{self._home_id}/*"))):
             if apart != now:
                 yield Records(self._home, apart)
+
+    def check(self) -> None:
+        """Raise what :meth:`prepare` would raise of folders that are there already."""
+        if (chosen := self.service_user()) is not None:
+            check_folders(self._home_id, chosen)
 
     def prepare(self, service: str) -> Records:
         """Make the folders of a service. Raises Failed `bad-folder`."""

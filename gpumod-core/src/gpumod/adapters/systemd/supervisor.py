@@ -36,7 +36,7 @@ from gpumod.adapters.systemd.reloading import Reloading
 from gpumod.adapters.systemd.rendering import Rendering, public_variables
 from gpumod.adapters.systemd.units import Unit
 from gpumod.adapters.systemd.waiting import until_over
-from gpumod.domain.errors import GpumodError, MachineLacks
+from gpumod.domain.errors import GpumodError, MachineLacks, UsageError
 from gpumod.domain.run import Handle
 from gpumod.domain.settings import Settings
 from gpumod.ports import Clock, Launch, LaunchFile, ProcessStatus
@@ -83,7 +83,8 @@ class SystemdSupervisor:
 
     def unit(self, handle: Handle, launch: Launch, template: str | None = None) -> UnitText:
         """The unit as it should be, and what is there. Raises what :meth:`check` raises of values and templates."""
-        unit = self._unit(handle, launch, template)
+        found = self._resolved(handle, launch)
+        unit = self._rendering.unit(handle, launch, found, template)
         there = units.there(unit.path, self._rendering.whose(), handle.service)
         return UnitText(
             name=unit.name,
@@ -92,6 +93,7 @@ class SystemdSupervisor:
             template=unit.template,
             there=there,
             edited=there is not None and units.was_edited(there),
+            program=found.program,
         )
 
     async def install(self, handle: Handle, launch: Launch) -> None:
@@ -127,8 +129,8 @@ class SystemdSupervisor:
             remove_file(self._rendering.environment_file(service))
         return gone
 
-    def _unit(self, handle: Handle, launch: Launch, template: str | None = None) -> Unit:
-        return self._rendering.unit(handle, launch, self._resolved(handle, launch), template)
+    def _unit(self, handle: Handle, launch: Launch) -> Unit:
+        return self._rendering.unit(handle, launch, self._resolved(handle, launch))
 
     def _resolved(self, handle: Handle, launch: Launch, env: Mapping[str, str] | None = None) -> Resolved:
         folder, environ = self.service_dir(handle.service), self._rendering.environ()
@@ -147,16 +149,19 @@ class SystemdSupervisor:
         """Raise what :meth:`start` would raise before anything runs. Units that only root may write: all of the run."""
         self._refuse_anothers(handle.service)
         self.reach()
+        self._rendering.check()
         unit = self._unit(handle, launch)
         environment_text(handle.service, launch.env)
         if self._lacks_rights(unit, handle.service):
             raise units.cannot_write(unit, others=self._others_lacking(handle.service))
 
     async def ask(self, service: str, launch: Launch, question: Sequence[str]) -> ports.Answer | None:
-        """What the program of `launch` answers; not asked is what root would run for another user's home."""
-        with suppress(MachineLacks):
+        """What the program of `launch` answers, run as its unit would; for another user's home root runs none."""
+        with suppress(MachineLacks, UsageError):  # its start says what is wrong
             refuse_anothers(self._home, service)
-            return await self._asker.ask(service, launch, question, self.service_dir(service))
+            self._refuse_anothers(service)
+            environ, user = self._rendering.environ(), self._rendering.service_user()
+            return await self._asker.ask(service, launch, question, self.service_dir(service), environ, user)
         return None
 
     def _lacks_rights(self, unit: Unit, service: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pwd
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gpumod.adapters.files import write_atomic
+from gpumod.adapters.files import open_own, write_atomic
 from gpumod.adapters.folders import owner_of
 from gpumod.adapters.systemd.manager import Properties, Scope
 from gpumod.domain.base import is_id
@@ -23,6 +24,8 @@ SECTION = "[X-Gpumod]"
 """systemd passes over sections that begin with X-."""
 MODE = 0o644
 """What stands in a unit can be asked of the manager by everybody; secrets are in the file of variables."""
+_MOST_BYTES = 1024 * 1024
+"""Longer is no unit of ours."""
 _MARK = re.compile(r"^([A-Z][A-Za-z]*)=(.*)$", re.MULTILINE)
 _USER = re.compile(r"^User=(.*)$", re.MULTILINE)
 
@@ -113,23 +116,31 @@ def there(path: Path, home: Whose, service: str) -> str | None:
     Raises Failed `foreign-unit` for a file that is not of this home's service: it is never written over.
     """
     try:
-        text = path.read_text("utf-8", "replace")
+        text = _read(path)
     except FileNotFoundError:
-        if path.is_symlink():  # to nowhere: a mask by hand, or a leftover
-            raise foreign(path, "it is a link") from None
         return None
     except OSError as error:
+        if path.is_symlink():  # a mask by hand, say, or a leftover
+            raise foreign(path, "it is a link") from error
         raise MachineLacks(
             "unit-unreadable", f"the unit {path} cannot be read", why=error.strerror or str(error)
         ) from error
     marks = marks_of(text)
-    if path.is_symlink():
-        raise foreign(path, "it is a link")
     if (marks.get("Home"), marks.get("Service")) != (home.home_id, service):
         raise foreign(path, "it does not carry the mark of this home" if not marks else "it is of another home")
     if not _is_owners(path, text, home.owner):
         raise foreign(path, "it is of another user's home, which has the same id")
     return text
+
+
+def _read(path: Path) -> str:
+    """The text of a unit. Raises OSError for a link too, and for what is no plain file: it may lie in the folder of a
+    user who would have root wait, or read what is not that user's. Failed `bad-folder` as :func:`opened`."""
+    with open_own(path, plain=True) as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data.decode("utf-8", "replace")
 
 
 def _is_owners(path: Path, text: str, owner: int) -> bool:
@@ -223,8 +234,8 @@ def cannot_write(unit: Unit, error: OSError | None = None, others: Sequence[Unit
 def of_home(folder: Path, home: Whose) -> Iterator[tuple[str, Path]]:
     """Units in `folder` that carry the mark of this home, with its services. Links are nobody's."""
     for path in sorted(folder.glob("gpumod-*.service")):
-        with contextlib.suppress(OSError):  # it went meanwhile, or is not to be read
-            text = "" if path.is_symlink() else path.read_text("utf-8", "replace")
+        with contextlib.suppress(OSError, Failed):  # it went meanwhile, or is not to be read
+            text = _read(path)
             marks = marks_of(text)
             is_ours = marks.get("Home") == home.home_id and _is_owners(path, text, home.owner)
             if is_ours and is_id(marks.get("Service", "")):
