@@ -9,6 +9,7 @@ import pytest
 from gpumod.domain.errors import Failed, HalfWay, UsageError
 from gpumod.domain.progress import ProgressKind
 from gpumod.domain.run import RunStatus, StepStatus
+from gpumod.operations.params import ModeRef
 from gpumod.testing.signals import interrupt
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -181,6 +182,18 @@ def test_a_sleep_that_frees_nothing_becomes_a_stop_and_says_so(box):
     assert box.world.states() == {service: state for service, state in NEW.items() if service != "nap"}
     step = next(s for s in outcome.run.steps if s.step.service == "nap")
     assert "freed nothing (5000 MiB still held): it was stopped instead" in step.detail
+    status = box.ask("mode_status", ModeRef(mode="new"))
+    assert (status.whole, status.notes) == (True, ())
+    (nap,) = [member for member in status.members if member.service == "nap"]
+    assert (nap.ok, nap.state) == (True, "stopped")
+    assert nap.detail.startswith("was stopped: its sleep at nap freed nothing")
+    assert box.switch("dozing").exit_code == 0
+    assert box.ask("mode_status", ModeRef(mode="dozing")).whole, "it was tried again, and stopped again"
+    box.world.faults.pop("nap")
+    assert box.switch("dozing").exit_code == 0
+    assert box.world.states()["nap"] == "asleep"
+    assert box.stop("nap").exit_code == 0
+    assert not box.ask("mode_status", ModeRef(mode="dozing")).whole, "this time somebody stopped it"
     box.check_sound()
 
 

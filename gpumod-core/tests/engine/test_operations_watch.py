@@ -71,7 +71,9 @@ def test_what_was_stopped_by_hand_stays_so(box: Any) -> None:
 def test_what_is_not_of_the_mode_is_left_alone(box: Any) -> None:
     box.switch("off")
     box.start("nap")
-    box.look()
+    seen = box.look()
+    assert (seen.whole, seen.ok) == (False, False)
+    assert seen.notes == ("also up, and not wanted by mode off: nap; gpumod switch off ends it",)
     box.crash("nap")
     assert box.look().mended == ()
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
 from gpumod.domain.states import Action
 from gpumod.engine.context import RunContext
 from gpumod.engine.device import refuse_fault
+from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
-from gpumod.engine.machine import Machine
 from gpumod.plugins.kit import poll
 
 LOOK_BACK = 500
@@ -43,18 +44,24 @@ def stopped_instead(machine: Machine) -> Mapping[str, str]:
     return {service: level for service, level in last.items() if level}
 
 
+def without(wanted: Wanted, instead: Collection[str]) -> Wanted:
+    """`wanted` without members that were stopped in place of a sleep: nothing more is to be done for them."""
+    members = tuple(member for member in wanted.target.members if member.service not in instead)
+    return replace(wanted, target=wanted.target.model_copy(update={"members": members}))
+
+
 async def verify(ctx: RunContext, step: Step) -> str:
     """Look at the whole machine once more; raise `verify-failed` with every service that is not as wanted."""
     wrong: Mapping[str, str] = {}
-    wanted = tuple(member for member in ctx.plan.target.members if member.service not in ctx.stopped_instead)
-    target = ctx.plan.target.model_copy(update={"members": wanted, "restart": ()})
+    target = ctx.plan.target.model_copy(update={"restart": ()})
+    wanted = without(Wanted(target, ctx.services), ctx.stopped_instead)
 
     async def whole() -> bool | None:
         nonlocal wrong
         snapshot = await observe(ctx.machine)
-        refuse_fault(snapshot.gpus, {gpu for m in wanted for gpu in snapshot.reading(m.service).gpus})
+        refuse_fault(snapshot.gpus, {gpu for m in wanted.target.members for gpu in snapshot.reading(m.service).gpus})
         options = Options(cascade=True, kept=ctx.kept)
-        wrong = misses(plan_for(ctx.machine, snapshot, Wanted(target, ctx.services), options), ctx.stopped_instead)
+        wrong = misses(plan_for(ctx.machine, snapshot, wanted, options), ctx.stopped_instead)
         return None if wrong else True
 
     ctx.waiting(step, "every service to be as wanted")

@@ -16,7 +16,7 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import refuse_in_use
 from gpumod.engine.planning import Options, Planned, plan_for
-from gpumod.engine.verify import misses, stopped_instead
+from gpumod.engine.verify import misses, stopped_instead, without
 from gpumod.operations.base import bad_input
 from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
 from gpumod.operations.results import (
@@ -130,7 +130,8 @@ class Modes(Targets):
             told = f"it was taken with alternative {alternative}, but is compared with what is defined now"
             go = f"gpumod switch {mode.id} goes to the mode as it is defined now"
             notes = (f"{told}: {in_words(lost)}", go)
-        planned = plan_for(self._machine, snapshot, asked, Options(cascade=True))
+        instead = _instead(self._machine, asked.target, snapshot)
+        planned = plan_for(self._machine, snapshot, without(asked, instead), Options(cascade=True))
         notes = (*notes, *told_of_edits(asked, snapshot, planned.plan))
         wrong = dict(misses(planned))
         awake = [
@@ -142,12 +143,10 @@ class Modes(Targets):
             wrong.pop(awake[0], None)  # it has its turn
         for name in [s for s in wrong if _idles(s, mode, planned)]:
             del wrong[name]
-        instead = _instead(self._machine, asked.target, snapshot)
-        for name in instead.keys() & wrong.keys():
-            del wrong[name]
-        wanted = {row.id: row for row in planned.plan.services}
+        wanted = {row.id: row.wanted for row in planned.plan.services}
+        wanted |= {m.service: m.want for m in asked.target.members if m.service in instead}
         named = [m.service for m in asked.target.members]
-        named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s].wanted != "stopped")
+        named += sorted(s for s in wrong if s not in named and s in wanted and wanted[s] != "stopped")
         others = sorted(s for s in wrong if s not in named)
         return ModeStatusResult(
             mode=mode.id,
@@ -157,7 +156,7 @@ class Modes(Targets):
             members=tuple(
                 ModeMemberStatus(
                     service=name,
-                    wanted=wanted[name].wanted,
+                    wanted=wanted[name],
                     state=snapshot.reading(name).state,
                     ok=name not in wrong,
                     detail=wrong.get(name) or instead.get(name, ""),
