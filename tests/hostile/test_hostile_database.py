@@ -67,6 +67,23 @@ def test_a_broken_service_is_named_and_the_others_work(home, edit):
     assert home.services()["asr"]["driver"] == "fastapi"
 
 
+def test_an_export_that_lacks_something_is_printed_and_fails(home):
+    whole = home.ask("export", code=0).json
+    assert whole["error"] is None
+    home.sql(SERVICE_EDITS["definition no JSON"])
+    told = home.ask("export", code=1).json
+    assert told["error"]["code"] == "not-whole"
+    assert told["error"]["details"]["missing"] == ["service asr"]
+    assert "gpumod service remove asr" in told["error"]["hint"]
+    assert "- id: glm-code" in told["yaml"]
+    said = home.say("export", code=1)
+    assert said.stdout == told["yaml"]
+    assert "left out: service asr: " in said.stderr
+    assert "the document is not whole: it lacks service asr" in said.stderr
+    home.ask("preset", "load", "--update", code=0)
+    assert home.ask("export", code=0).json == whole
+
+
 def test_a_broken_row_can_be_removed_by_the_name_that_it_has(home):
     home.sql("UPDATE services SET id='../x' WHERE id='asr'; UPDATE modes SET id='a' || char(10) || 'b' WHERE id='rag'")
     assert "service remove ../x" in home.ask("status").json["problems"][0]["hint"]
