@@ -253,6 +253,28 @@ def test_a_database_that_is_a_folder_and_one_that_is_empty(home):
     assert home.services()
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_lost_database_is_told_until_the_home_is_made_again(home, empty):
+    home.no_database()
+    if empty:
+        home.database.touch()
+    mend = f"gpumod init --sim-dir {home.path}/sim"
+    for args in (("status",), ("service", "list"), ("switch", "code")):
+        said = home.say(*args)
+        assert f"note: {home.path} was used before (it holds sim), but its database was not there" in said.stderr, args
+        assert mend in said.stderr
+    checks = home.ask("doctor", code=1).json["checks"]
+    assert [mend in check["hint"] for check in checks if check["name"] == "database"] == [True]
+    home.ask("init", "--yes", "--sim-dir", f"{home.path}/sim", code=0)
+    assert "note:" not in home.say("status", code=0).stderr
+    assert home.services()
+
+
+def test_a_home_that_was_never_used_has_lost_nothing(bare):
+    bare.path.mkdir(mode=0o700)
+    assert "note:" not in bare.say("service", "list", code=0).stderr
+
+
 @pytest.fixture
 def locked_home(home) -> Iterator[Path]:
     """The same home, owned by nobody in particular and writable for no one; root needs another user to be denied."""
