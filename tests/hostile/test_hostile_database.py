@@ -67,6 +67,23 @@ def test_a_broken_service_is_named_and_the_others_work(home, edit):
     assert home.services()["asr"]["driver"] == "fastapi"
 
 
+def test_an_export_that_lacks_something_is_printed_and_fails(home):
+    whole = home.ask("export", code=0).json
+    assert whole["error"] is None
+    home.sql(SERVICE_EDITS["definition no JSON"])
+    told = home.ask("export", code=1).json
+    assert told["error"]["code"] == "not-whole"
+    assert told["error"]["details"]["missing"] == ["service asr"]
+    assert "gpumod service remove asr" in told["error"]["hint"]
+    assert "- id: glm-code" in told["yaml"]
+    said = home.say("export", code=1)
+    assert said.stdout == told["yaml"]
+    assert "left out: service asr: " in said.stderr
+    assert "the document is not whole: it lacks service asr" in said.stderr
+    home.ask("preset", "load", "--update", code=0)
+    assert home.ask("export", code=0).json == whole
+
+
 def test_a_broken_row_can_be_removed_by_the_name_that_it_has(home):
     home.sql("UPDATE services SET id='../x' WHERE id='asr'; UPDATE modes SET id='a' || char(10) || 'b' WHERE id='rag'")
     assert "service remove ../x" in home.ask("status").json["problems"][0]["hint"]
@@ -234,6 +251,28 @@ def test_a_database_that_is_a_folder_and_one_that_is_empty(home):
     home.database.touch()
     home.init()
     assert home.services()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_lost_database_is_told_until_the_home_is_made_again(home, empty):
+    home.no_database()
+    if empty:
+        home.database.touch()
+    mend = f"gpumod init --sim-dir {home.path}/sim"
+    for args in (("status",), ("service", "list"), ("switch", "code")):
+        said = home.say(*args)
+        assert f"note: {home.path} was used before (it holds sim), but its database was not there" in said.stderr, args
+        assert mend in said.stderr
+    checks = home.ask("doctor", code=1).json["checks"]
+    assert [mend in check["hint"] for check in checks if check["name"] == "database"] == [True]
+    home.ask("init", "--yes", "--sim-dir", f"{home.path}/sim", code=0)
+    assert "note:" not in home.say("status", code=0).stderr
+    assert home.services()
+
+
+def test_a_home_that_was_never_used_has_lost_nothing(bare):
+    bare.path.mkdir(mode=0o700)
+    assert "note:" not in bare.say("service", "list", code=0).stderr
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -56,6 +60,32 @@ def test_a_stranger_on_a_port_is_named_and_lives_on(machine: Machine) -> None:
             stranger.kill()
     machine.change("switch", "code")
     machine.whole("code")
+
+
+@pytest.mark.slow
+def test_a_port_that_a_service_of_another_home_has_is_told_with_that_home(make_machine: MakeMachine) -> None:
+    machine, other = make_machine(), make_machine()
+    port = machine.ports["asr"]
+    machine.change("service", "start", "asr")
+    other.ok("service", "edit", "asr", "--port", str(port))
+    refused = other.change("service", "start", "asr", code=1).error
+    assert refused["code"] == "port-taken"
+    assert refused["message"].endswith(f", service asr of the gpumod home {machine.home}")
+    assert refused["why"] == "that is not one of this home's services"
+    end = f"`gpumod --home {machine.home} service stop asr` ends it"
+    again = "or give the service another port: gpumod service edit asr --port N"
+    assert refused["hint"] == f"{end}, {again}"
+    (found,) = [check for check in other.quick("doctor").json["checks"] if check["name"] == "service asr"]
+    assert found["hint"] == refused["hint"]
+
+    with contextlib.closing(sqlite3.connect(machine.home / "gpumod.db")) as database, database:
+        database.execute("DELETE FROM handles")
+    machine.ok("service", "edit", "asr", "--port", str(machine.unused.pop()))
+    machine.ok("service", "edit", "tts", "--port", str(port))
+    refused = machine.change("service", "start", "tts", code=1).error
+    assert refused["hint"] == "end it, or give the service another port: gpumod service edit tts --port N"
+    assert "`gpumod doctor` tells how to end it" in refused["why"]
+    os.kill(refused["details"]["pid"], signal.SIGTERM)
 
 
 @pytest.mark.slow

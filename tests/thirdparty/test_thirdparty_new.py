@@ -97,9 +97,20 @@ def test_names_that_could_be_no_module_are_refused(home: Path, tmp_path: Path, n
 
 
 def test_a_name_of_ours_is_taken_also_where_it_is_not_installed(home: Path, tmp_path: Path) -> None:
-    for name in ("vllm", "docker", "sim"):
+    for name in ("core", "presets", "sim", "vllm", "llamacpp", "fastapi", "docker", "mcp", "tui", "ollama"):
         code, refused = gpumod(home, "plugins", "new", name, "--folder", str(tmp_path))
-        assert (code, refused["error"]["code"]) == (2, "name-taken")
+        assert (code, refused["error"]["code"]) == (2, "name-taken"), name
+    assert [path for path in tmp_path.iterdir() if path != home] == []
+
+
+def test_the_name_of_a_distribution_that_offers_nothing_is_taken(home: Path, tmp_path: Path) -> None:
+    info = tmp_path / "gpumod_acme_tools-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gpumod-acme-tools\nVersion: 1.0\n")
+    done = run(tmp_path, "gpumod", "--home", str(home), "plugins", "new", "acme-tools", "--json", cwd=tmp_path)
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (2, "name-taken")
+    assert "gpumod-acme-tools" in error["why"]
 
 
 def test_every_name_gives_python_that_can_be_read(home: Path, tmp_path: Path) -> None:

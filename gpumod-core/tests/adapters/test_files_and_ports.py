@@ -191,6 +191,38 @@ def test_another_process_is_named() -> None:
         process.kill()
 
 
+@pytest.mark.parametrize(
+    ("service", "same_id", "folder", "told"),
+    [
+        ("web", True, "services/web", ", service web of the gpumod home {home}"),
+        ("web", True, "services/other", ", service web of the gpumod home with the id {id}"),
+        ("web", False, "services/web", ", service web of the gpumod home with the id 0123456789ab"),
+        ("../web", True, "services/web", ""),
+    ],
+)
+def test_what_gpumod_started_is_told_with_its_home(
+    tmp_path: Path, service: str, folder: str, told: str, *, same_id: bool
+) -> None:
+    code = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    home_is = home_id(tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    said = {"GPUMOD_SERVICE": service, "GPUMOD_HOME_ID": home_is if same_id else "0123456789ab"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **said},
+        cwd=tmp_path / folder,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        user = port_users([port])[port]
+        assert str(user).partition(f"(pid {process.pid})")[2] == told.format(home=tmp_path, id=home_is)
+        process.kill()
+
+
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("asked", ["127.0.0.1", "0.0.0.0"])

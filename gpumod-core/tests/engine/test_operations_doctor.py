@@ -76,7 +76,9 @@ def test_services_on_a_card_that_is_lost(patient: Patient) -> None:
 
 def test_ports_that_are_taken_and_doubles(patient: Patient) -> None:
     stranger = patient.box.world.foreign(name="nginx", port=9001)
-    assert f"port 9001 is taken by nginx (pid {stranger.pid})" in patient.wrong()["service web"]
+    told = patient.wrong()["service web"]
+    assert f"port 9001 is taken by nginx (pid {stranger.pid})" in told
+    assert told.endswith("gpumod service edit web --port N")
     patient.box.world.strangers.clear()
     patient.box.define(world_service("again", 10, 9001), world_service("more", 10, 9002))
     assert patient.said("ports").level == "ok"

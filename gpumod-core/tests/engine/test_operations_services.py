@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from gpumod.bootstrap import preset_tools
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.errors import Busy, Failed, GpumodError, HalfWay, Stale, UsageError
 from gpumod.domain.plan import AlternativeKind
-from gpumod.domain.run import RunStatus
+from gpumod.domain.run import Event, RunStatus
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeRef, ServiceChange, ServiceRemove, ServiceWrite, SimulateParams, SwitchParams
 from gpumod.ports import Holder
@@ -80,6 +81,56 @@ def test_removing_what_runs_is_refused_or_stops_it(box: Any) -> None:
     remove(box, stop=True)
     assert box.world.states() == {}
     assert "web" not in box.store.services()
+
+
+def break_row(box: Any) -> None:
+    with box.store._db.write() as session:  # as somebody would do by hand
+        session.connection().exec_driver_sql("UPDATE services SET definition = '{bad' WHERE id = 'web'")
+
+
+def test_one_whose_definition_is_broken_is_removed_like_any_other(make_box: Any) -> None:
+    box = make_box(10_000, define=[WEB, CODE, *MODES])
+    assert box.switch("both").error is None
+    break_row(box)
+    hint = box.store.problems()[0].hint
+    assert "`gpumod service remove web --cascade --stop`" in hint
+    for options, code in (({}, "in-modes"), ({"cascade": True}, "still-running")):
+        with pytest.raises(Failed) as caught:
+            ask(box, "service_remove", ServiceRemove(service="web", **options))
+        assert caught.value.code == code
+        assert box.store.problems()
+    remove(box, stop=True)
+    assert set(box.world.states()) == {"code"}
+    assert box.store.problems() == ()
+    assert {mode.id: mode.services for mode in box.store.modes().values()} == {
+        "both": ("code",),
+        "code": ("code",),
+        "off": (),
+        "web": (),
+    }
+    box.check_sound()
+
+
+def test_one_that_runs_and_whose_definition_is_broken_can_be_stopped(make_box: Any) -> None:
+    box = make_box(10_000, define=[WEB, CODE, *MODES])
+    assert box.switch("both").error is None
+    break_row(box)
+    assert ask(box, "service_stop", ServiceChange(service="web")).exit_code == 0
+    assert set(box.world.states()) == {"code"}
+    remove(box)
+    assert box.store.problems() == ()
+
+
+def test_what_somebody_else_set_up_goes_on_when_its_broken_definition_is_removed(box: Any) -> None:
+    box.switch("web")
+    theirs = WEB.model_copy(update={"adopted": Adopted(unit="web.service", manager="user")})
+    handle = box.store.handles()["web"].model_copy(update={"launched": theirs})
+    box.store.put_handle(handle, event=Event(at=0.0, kind="test", subject="web"))
+    break_row(box)
+    remove(box)
+    assert set(box.world.states()) == {"web"}
+    assert "web" not in box.store.handles()
+    assert box.store.problems() == ()
 
 
 # --- editing ----------------------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def home_id(home: Path) -> str:
             text = file.read(_BLOCK).decode("utf-8", "replace").strip()
     except OSError as error:
         text, why = "", error.strerror or str(error)
-    if not _HOME_ID.fullmatch(text):
+    if not is_home_id(text):
         raise Failed(
             "bad-home-id",
             f"the file {path} does not hold the id of a home",
@@ -178,6 +178,10 @@ def home_id(home: Path) -> str:
             hint="put 12 hexadecimal digits into it; processes of this home are known by that id",
         )
     return text
+
+
+def is_home_id(text: str) -> bool:
+    return _HOME_ID.fullmatch(text) is not None
 
 
 def lines_backwards(paths: Sequence[Path]) -> Iterator[str]:

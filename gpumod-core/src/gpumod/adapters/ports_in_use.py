@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gpumod.adapters.process.proc import start_ticks
+from gpumod.adapters.process.whose import owner_of
 from gpumod.domain.machine import PortUser
 
 if TYPE_CHECKING:
@@ -128,5 +129,13 @@ def _owner(connections: Sequence[_Connection]) -> PortUser | None:
             found = found or (None if connection.status in CLOSED else OF_ANOTHER_USER)
             continue
         with contextlib.suppress(psutil.NoSuchProcess):
-            return PortUser(pid=connection.pid, name=psutil.Process(connection.pid).name())
+            return _process(connection.pid, psutil.Process(connection.pid).name())
     return found
+
+
+def _process(pid: int, name: str) -> PortUser:
+    owner = owner_of(pid)
+    if owner is None:
+        return PortUser(pid=pid, name=name)
+    home = str(owner.home) if owner.home else ""
+    return PortUser(pid=pid, name=name, service=owner.service, home_id=owner.home_id, home=home)

@@ -30,7 +30,8 @@ def export(context: CliContext) -> None:
     """Print services, modes and settings as one YAML document, which `gpumod apply` reads.
 
     It holds what differs from the defaults, in the words of presets. Secrets and the settings of a simulated machine
-    are left out; stderr says which.
+    are left out; stderr says which. Exit status 1 where the document is not whole, because something that is defined
+    cannot be read: it is printed all the same, and stderr says what is missing.
     """
     result: Any = context.run("export", {})
     context.show(result)
@@ -39,6 +40,7 @@ def export(context: CliContext) -> None:
 
         for note in result.left_out:
             click.echo(f"left out: {safe(note)}", err=True)
+    context.conclude(result)
 
 
 @command("diff", "diff")

@@ -38,6 +38,7 @@ class CliContext:
     debug: bool = False
     done: int | None = None
     _gpumod: Gpumod | None = field(default=None, repr=False)
+    _told_lost: bool = field(default=False, repr=False)
 
     def gpumod(self, *, make_named: bool = False) -> Gpumod:
         """The application, opened at the first call. A home that is named is made where `make_named` says so alone."""
@@ -75,7 +76,9 @@ class CliContext:
 
         record = _record(operation)
         params = self.params(record, values)
-        method = getattr(self.gpumod(make_named=record.name == "init"), record.name)
+        gpumod = self.gpumod(make_named=record.name == "init")
+        self._tell_lost(gpumod)
+        method = getattr(gpumod, record.name)
         from gpumod.domain.errors import UsageError  # `--help` does without pydantic
 
         try:
@@ -93,6 +96,15 @@ class CliContext:
             raise as_typed(error, _typed()) from error
         self._keep(record, result)
         return result
+
+    def _tell_lost(self, gpumod: Gpumod) -> None:
+        """Say on stderr, once, that the database was lost: whatever else is told would mislead without that."""
+        lost = None if self._told_lost else gpumod.database_lost()
+        self._told_lost = True
+        if lost is not None:
+            from gpumod.cli.text import safe
+
+            click.echo(safe(f"note: {lost.message}; {lost.why} ({lost.hint})"), err=True)
 
     def _keep(self, record: Operation, result: Frozen) -> None:
         """Keep the exit status of what `result` did; one that only answers did nothing."""

@@ -28,6 +28,8 @@ def exit_code_of(result: Frozen) -> int:
     if isinstance(result, l.FreeResult | use.TurnResult):
         ended = [exit_code_of(part) for part in (result.change, result.back) if part is not None]
         return next((code for code in ended if code), result.command_exit or 0)
+    if isinstance(result, b.ExportResult):
+        return 1 if result.error else 0
     if isinstance(result, w.WatchResult):
         return 1 if not result.ok or any(done.error for done in result.mended) else 0
     if isinstance(result, Plan):
@@ -55,7 +57,7 @@ def did_something(result: Frozen) -> bool:
 
 def error_of(result: Frozen) -> ErrorInfo | None:
     """The error inside a result, which people see on stderr."""
-    if isinstance(result, r.ChangeResult | r.HistoryResult):
+    if isinstance(result, r.ChangeResult | r.HistoryResult | b.ExportResult):
         return result.error
     if isinstance(result, r.RecoverResult | b.ApplyResult | use.SleepIdleResult) and result.change:
         return result.change.error

@@ -93,10 +93,22 @@ class Ram(Frozen):
 
 
 class PortUser(Frozen):
-    """Who listens on a port; `pid` and `name` are None and "" where the kernel does not tell."""
+    """Who listens on a port; `pid` and `name` are None and "" where the kernel does not tell.
+
+    Of one that gpumod started `service` and `home_id` say whose it is, and `home` in which folder that home is, where
+    that can be told.
+    """
 
     pid: int | None = None
     name: str = ""
+    service: str = ""
+    home_id: str = ""
+    home: str = ""
+
+    def __str__(self) -> str:
+        who = f"{self.name} (pid {self.pid})" if self.pid else self.name or "another process"
+        home = self.home or f"with the id {self.home_id}"
+        return f"{who}, service {self.service} of the gpumod home {home}" if self.service else who
 
 
 class LoadSigns(Frozen):

@@ -111,18 +111,27 @@ def fatal_error(service: Service, fatal: FatalLine, lines: tuple[str, ...], verb
     )
 
 
-def port_taken(service: Service, port: int, user: PortUser, why: str, lines: tuple[str, ...] = ()) -> Failed:
+def port_taken(
+    machine: Machine, service: Service, port: int, user: PortUser, why: str, lines: tuple[str, ...] = ()
+) -> Failed:
     """The error of a service whose port somebody else has; `lines` are of its log."""
-    who = f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
     return Failed(
         "port-taken",
-        f"port {port} of {service.id} is taken by {who}",
+        f"port {port} of {service.id} is taken by {user}",
         why=why,
-        hint=f"end it, or give the service another port: gpumod service edit {service.id} --port N",
+        hint=free_port(machine, service, user),
         port=port,
         pid=user.pid,
         **({"service": service.id, "log": list(lines[-TOLD_LINES:])} if lines else {}),
     )
+
+
+def free_port(machine: Machine, service: Service, user: PortUser) -> str:
+    """What to do about `user`, who has the port of `service`."""
+    end = "end it"
+    if user.home and user.home_id != machine.home_id:
+        end = f"`gpumod --home {shlex.quote(user.home)} service stop {user.service}` ends it"
+    return f"{end}, or give the service another port: gpumod service edit {service.id} --port N"
 
 
 async def ended_because(machine: Machine, handle: Handle, status: ProcessStatus) -> Failed:
@@ -133,7 +142,7 @@ async def ended_because(machine: Machine, handle: Handle, status: ProcessStatus)
     if fatal is not None and fatal.code == "port-taken" and service.port is not None:
         users = await asyncio.to_thread(machine.local.port_users, [service.port])
         if service.port in users:
-            return port_taken(service, service.port, users[service.port], fatal.line, lines)
+            return port_taken(machine, service, service.port, users[service.port], fatal.line, lines)
     return died(service, status.exit_code, lines, fatal, status.detail)
 
 

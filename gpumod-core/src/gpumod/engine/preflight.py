@@ -109,7 +109,10 @@ def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> Non
     wanted = {port: handle.launched for handle, launch in starts for port in (*launch.ports, handle.launched.port or 0)}
     users = machine.local.port_users(wanted.keys() - ours - {0})
     for port in sorted(users):
-        raise port_taken(wanted[port], port, users[port], "that is not one of gpumod's services")
+        user, why = users[port], "that is not one of this home's services"
+        if user.home_id == machine.home_id:
+            why = "gpumod started it, and does not know it any more: `gpumod doctor` tells how to end it"
+        raise port_taken(machine, wanted[port], port, user, why)
 
 
 async def check_host(machine: Machine, service: Service, services: Mapping[str, Service]) -> None:

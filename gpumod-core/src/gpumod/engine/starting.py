@@ -127,7 +127,7 @@ async def _look(machine: Machine, handle: Handle, answer: ProbeResult) -> None:
     if service.port and answer.state != "starting":
         stranger = await asyncio.to_thread(machine.local.stranger_on, service.port, status.pids)
         if stranger is not None:
-            raise port_taken(service, service.port, stranger, "it answers there, and was there first")
+            raise port_taken(machine, service, service.port, stranger, "it answers there, and was there first")
     if answer.state == "ready":
         return
     lines = await log_of(machine, handle, LOG_LINES)

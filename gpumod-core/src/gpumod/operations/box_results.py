@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from gpumod.domain.base import Frozen
+from gpumod.domain.errors import ErrorInfo
 from gpumod.operations.results import ChangeResult
 
 
 class ExportResult(Frozen):
-    """The box as YAML; `left_out` says what it does not hold, and why."""
+    """The box as YAML; `left_out` says what it does not hold, and why.
+
+    `error` is there where the box is not whole: what is defined and cannot be read is missing in it.
+    """
 
     yaml: str
     left_out: tuple[str, ...] = ()
+    error: ErrorInfo | None = None
 
 
 class FieldChange(Frozen):

@@ -38,6 +38,8 @@ from gpumod.planner.changes import with_needs
 OF_A_SIMULATION = ("sim_machine", "gpu_probe", "bin_path")
 """The settings that tie a home to a simulated machine: that is not part of what is defined on it."""
 
+KINDS = {"services": "service", "modes": "mode", "settings": "setting"}
+"""What the rows of a table hold; those of other tables are not part of a document."""
 
 NOT_THERE = ("unknown-service", "unknown-dependency")
 """What is told of a service that is named and not defined."""
@@ -71,13 +73,20 @@ class Boxes(Services, Targets):
         differs = {k: v for k, v in now.settings.items() if getattr(typed, k) != getattr(defaults, k)}
         left_out = [f"service {s}: {', '.join(names)} (a secret)" for s, (_, names) in shown.items() if names]
         left_out += [f"setting {key} (of a simulated machine)" for key in differs if key in kept]
-        left_out += [f"{p.details['table']} {p.details['row']}: {p.message}" for p in self._machine.store.problems()]
+        unread = {
+            f"{KINDS[table]} {problem.details['row']}": problem
+            for problem in self._machine.store.problems()
+            if (table := problem.details["table"]) in KINDS
+        }
+        left_out += [f"{name}: {problem.message}" for name, problem in unread.items()]
         box = Box(
             {s: service for s, (service, _) in shown.items()},
             now.modes,
             {key: value for key, value in differs.items() if key not in kept},
         )
-        return ExportResult(yaml=self._tools.presets().dump_box(box), left_out=tuple(left_out))
+        return ExportResult(
+            yaml=self._tools.presets().dump_box(box), left_out=tuple(left_out), error=_not_whole(unread)
+        )
 
     async def diff(self, params: DiffParams) -> DiffResult:
         """What `apply` would change. Nothing is written."""
@@ -303,6 +312,19 @@ class Boxes(Services, Targets):
         altered = {s: snapshot.reading(s).altered for s in up}
         again = {s: f"gpumod service restart {s}" for s in up}
         return tuple(DriftRow(service=s, fields=differs[s], command=again[s], altered=altered[s]) for s in up)
+
+
+def _not_whole(unread: Mapping[str, ErrorInfo]) -> ErrorInfo | None:
+    """What to say of a document that lacks objects, whose rows cannot be read."""
+    if not unread:
+        return None
+    return ErrorInfo(
+        code="not-whole",
+        message=f"the document is not whole: it lacks {', '.join(unread)}",
+        why="what is stored of it cannot be read",
+        hint=next(iter(unread.values())).hint,
+        details={"missing": list(unread)},
+    )
 
 
 def _beside(read: ReadBox, now: Box) -> Box:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+from gpumod.domain.errors import ErrorInfo
 from gpumod.domain.settings import Settings
 from gpumod.engine.leftovers import sweep_now
 from gpumod.operations.base import Base, unknown
+from gpumod.operations.lost import lost_database
 from gpumod.operations.params import NoParams, SettingRef, SettingWrite
 from gpumod.operations.results import PluginRow, PluginsResult, SettingRow, SettingsResult
 from gpumod.plugins.offers import PLUGIN_API
@@ -18,6 +20,10 @@ class Configuring(Base):
     def settings_effective(self) -> Settings:
         """The settings in force: environment over database over defaults."""
         return self._machine.settings
+
+    def database_lost(self) -> ErrorInfo | None:
+        """What to say of this home's database, where it is a new one in the place of one that was lost."""
+        return lost_database(self._machine)
 
     async def settings_list(self, params: NoParams) -> SettingsResult:
         """Every setting: its value in force, and where that comes from."""

@@ -18,9 +18,10 @@ from gpumod.operations.plugin_results import (
     SuiteRow,
     SuiteTest,
 )
+from gpumod.plugins.entries import is_installed
 from gpumod.plugins.offers import SupervisorOffer
 from gpumod.plugins.offers import VramEstimatorOffer as EstimatorOffer
-from gpumod.plugins.registry import INSTALL, Offered, Registry
+from gpumod.plugins.registry import OURS, Offered, Registry
 from gpumod.ports.units import KeepsInside
 
 Wanted = tuple[str, str, Offered[Any]]
@@ -30,13 +31,15 @@ Wanted = tuple[str, str, Offered[Any]]
 class Plugging(Base):
     async def plugins_new(self, params: PluginNew) -> PluginNewResult:
         """Write a distribution with a driver and its tests. Raises UsageError `name-taken`, and what writing raises."""
-        if params.name in self._machine.plugins.drivers or params.name in INSTALL:
-            raise UsageError(
-                "name-taken",
-                f"{params.name!r} is somebody's already",
-                why="of two offers of one name gpumod uses none, or its own",
-                hint="take another name",
-            )
+        name, distribution, why = params.name, f"gpumod-{params.name}", ""
+        if name in OURS:
+            why = "it is a name of gpumod's own"
+        elif is_installed(distribution):
+            why = f"{distribution} is installed, and pip would put the new one in its place"
+        elif name in self._machine.plugins.drivers:
+            why = "of two offers of one name gpumod uses none, or its own"
+        if why:
+            raise UsageError("name-taken", f"{name!r} is somebody's already", why=why, hint="take another name")
         folder, files = self._tools.new_distribution(params.name, Path(params.folder).absolute())
         install, tested = shlex.quote(f"{folder}[test]"), shlex.quote(str(folder))
         told = (f"pip install -e {install}", f"pytest {tested}", f"gpumod plugins check {params.name}")

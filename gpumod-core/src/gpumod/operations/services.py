@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumod.domain.adopted import THEIRS
+from gpumod.domain.base import is_id
 from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
@@ -199,9 +200,9 @@ class Services(Units):
     async def service_remove(self, params: ServiceRemove, progress: OnProgress = None) -> DeletedResult:
         """Remove a definition, with its logs and measurements kept. One that runs is stopped first if asked for."""
         store = self._machine.store
-        if self._broken("services", params.service):  # by whatever name it has: nothing was written for that
-            store.delete_service(params.service, event=self._event("service-removed", params.service))
-            return DeletedResult(kind="service", id=params.service)
+        if self._broken("services", params.service):
+            await self._end_broken(params, progress)
+            return await self._delete(params)
         if params.service not in store.services() and self._broken("handles", params.service):
             if params.service not in store.handles():  # nothing is left by which its process could be found
                 store.delete_handle(params.service, event=self._event("handle-removed", params.service))
@@ -220,41 +221,60 @@ class Services(Units):
             await self._stop(service, store.services(), progress, alive=params.stop)
         return await self._delete(params)
 
+    async def _end_broken(self, params: ServiceRemove, progress: OnProgress) -> None:
+        """Stop what runs of a service whose definition cannot be read; what somebody else set up is let go instead."""
+        self._refuse_named(params)
+        store = self._machine.store
+        handle = store.handles().get(params.service)
+        if handle is None:
+            return
+        if handle.launched.adopted:
+            store.delete_handle(params.service, event=self._event("handle-removed", params.service))
+        else:
+            known = {handle.service: handle.launched, **store.services()}
+            await self._stop(handle.launched, known, progress, alive=params.stop)
+
     def _removable(self, params: ServiceRemove) -> Service:
-        """The service to remove; raise where another one or a mode still names it, or a lease is to bring it back."""
-        services = self._machine.store.services()
-        service = self._service(params.service, services)
-        dependents = sorted(s for s, other in services.items() if service.id in other.needs)
+        """The service to remove; raise where :meth:`_refuse_named` does."""
+        service = self._service(params.service)
+        self._refuse_named(params)
+        return service
+
+    def _refuse_named(self, params: ServiceRemove) -> None:
+        """Raise where another service or a mode still names it, or a lease is to bring it back."""
+        store = self._machine.store
+        dependents = sorted(s for s, other in store.services().items() if params.service in other.needs)
         if dependents:
             raise Failed(
                 "has-dependents",
-                f"{', '.join(dependents)} need {service.id!r}",
+                f"{', '.join(dependents)} need {params.service!r}",
                 hint=f"gpumod service edit {dependents[0]} --unset depends_on, or remove them first",
             )
-        named = modes_naming(self._machine.store.modes(), service.id)
+        named = modes_naming(store.modes(), params.service)
         if named and not params.cascade:
             raise Failed(
                 "in-modes",
-                f"service {service.id!r} belongs to mode {', '.join(named)}",
+                f"service {params.service!r} belongs to mode {', '.join(named)}",
                 hint="--cascade takes it out of them too",
             )
-        refuse_owed(self._machine, [service.id])
-        return service
+        refuse_owed(self._machine, [params.service])
 
     async def _delete(self, params: ServiceRemove) -> DeletedResult:
         """Delete the definition, out of the modes too. It is checked again: things may have changed since."""
-        store = self._machine.store
+        store, service = self._machine.store, params.service
         with store.together():
-            service = self._removable(params)
-            refuse_in_use(self._machine, f"service remove {service.id}", lambda run: uses_service(run, service.id))
-            if service.id in store.handles():
-                raise _still_running(service.id, "it was started again meanwhile")
+            self._refuse_named(params)
+            refuse_in_use(self._machine, f"service remove {service}", lambda run: uses_service(run, service))
+            if service in store.handles():
+                raise _still_running(service, "it was started again meanwhile")
             modes = store.modes()
-            for mode_id in modes_naming(modes, service.id):
-                event = self._event("mode-edited", mode_id, removed=service.id)
-                store.put_mode(without_service(modes[mode_id], service.id), event=event, user_edited=True)
-            store.delete_service(params.service, event=self._event("service-removed", params.service))
-        return DeletedResult(kind="service", id=params.service, notes=await self._forget(params.service))
+            for mode_id in modes_naming(modes, service):
+                event = self._event("mode-edited", mode_id, removed=service)
+                store.put_mode(without_service(modes[mode_id], service), event=event, user_edited=True)
+            store.delete_service(service, event=self._event("service-removed", service))
+        # for a row that was edited to have a name that no service can have nothing was ever written
+        notes = await self._forget(service) if is_id(service) else ()
+        return DeletedResult(kind="service", id=service, notes=notes)
 
     async def _forget(self, service: str) -> tuple[str, ...]:
         """Remove what was written for a service: units of whatever supervisor, and its secrets. Tells what is left."""

@@ -58,6 +58,11 @@ def find_entries(group: str) -> tuple[Entry, ...]:
     return tuple(sorted(found))
 
 
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution of this name is installed, whatever it offers."""
+    return next(iter(importlib_metadata.Distribution.discover(name=distribution)), None) is not None
+
+
 def _entries_of(distribution: importlib_metadata.Distribution, group: str, name: str, version: str) -> Iterable[Entry]:
     try:
         return [Entry(e.name, e.value, name, version) for e in distribution.entry_points if e.group == group]

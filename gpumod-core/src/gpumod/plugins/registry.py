@@ -33,6 +33,10 @@ INSTALL["ollama"] = INSTALL["fastapi"]
 INSTALL["adopted-container"] = INSTALL["docker"]
 """What to install for the names that first-party distributions offer."""
 
+OURS = frozenset({*INSTALL, "core", "presets", "mcp", "tui"})
+"""Names that no stranger's plugin may have: of what gpumod's own distributions offer, and of `gpumod-NAME` itself, in
+whose place pip would put the stranger's."""
+
 
 class OfferRecord(Frozen):
     """One thing that a plugin offers. `kind` is `driver`, `sleep-level`, `supervisor` and so on."""

@@ -14,7 +14,8 @@ from gpumod.domain.words import field_of, said
 M = TypeVar("M", bound=BaseModel)
 
 _REPAIR = {
-    "services": "`gpumod service remove {row}` takes it away, `gpumod preset load --update` writes presets anew",
+    "services": "`gpumod preset load --update` writes presets anew; `gpumod service remove {row} --cascade --stop`"
+    " takes it away, out of the modes that name it too",
     "modes": "`gpumod mode delete {row}` takes it away, `gpumod preset load --update` writes presets anew",
     "settings": "`gpumod settings set {row} VALUE`, or --default; until then the default is in force",
 }

@@ -8,6 +8,7 @@ from gpumod.domain.errors import GpumodError
 from gpumod.engine.open_runs import left_half_way
 from gpumod.operations.checks.case import Case, fine, from_error, problem, warning
 from gpumod.operations.leases import BACK, to_put_back
+from gpumod.operations.lost import lost_database
 from gpumod.operations.results import Check
 
 NAMED = 5
@@ -35,6 +36,9 @@ def check_home(case: Case) -> Iterator[Check]:
     enough = free_mb >= machine.settings.min_free_disk_mb
     told = f"{free_mb} MiB free"
     yield fine("disk", told) if enough else problem("disk", told, "free some space: changes are refused")
+    lost = lost_database(machine)
+    if lost is not None:
+        yield problem("database", lost.message, lost.hint)
     for info in machine.store.problems():
         yield problem("database", info.message, info.hint)
     yield from _secrets(case)

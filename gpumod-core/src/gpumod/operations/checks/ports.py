@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpumod.domain.machine import PortUser
+from gpumod.engine.explain import free_port
 from gpumod.operations.checks.case import Case, fine, problem
 from gpumod.operations.results import Check
 from gpumod.planner.changes import with_needs
@@ -28,8 +29,8 @@ def _taken(case: Case) -> Iterator[Check]:
     for service in case.services.values():
         user = users.get(service.port or 0) if service.id not in told else _stranger(case, service.id)
         if user is not None:
-            message = f"port {service.port} is taken by {_who(user)}"
-            yield problem(f"service {service.id}", message, f"end it, or gpumod service edit {service.id}")
+            message = f"port {service.port} is taken by {user}"
+            yield problem(f"service {service.id}", message, free_port(case.machine, service, user))
 
 
 def _stranger(case: Case, service: str) -> PortUser | None:
@@ -40,10 +41,6 @@ def _stranger(case: Case, service: str) -> PortUser | None:
     if not handle.launched.port or pid is None or handle.launched.host:
         return None
     return case.machine.local.stranger_on(handle.launched.port, set(case.machine.local.tree(pid)))
-
-
-def _who(user: PortUser) -> str:
-    return f"{user.name} (pid {user.pid})" if user.pid else user.name or "another process"
 
 
 def _doubles(case: Case) -> Iterator[Check]:
