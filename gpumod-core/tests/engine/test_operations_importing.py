@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpumod.adapters.foreign.programs import read_config
-from gpumod.api import CommandLine, ContainerFacts, Handle, ProcessStatus, Told, UsageError, words_from
+from gpumod.api import CommandLine, ContainerFacts, Handle, ProcessStatus, Told, UnknownName, words_from
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.machine import PortUser
@@ -143,7 +143,7 @@ def test_in_this_machines_network_it_is_the_one_that_listens_or_whose_command_sa
     engine.boxes.reverse()
     assert shop.found(11500) == "more", "whichever comes first"
     kernel.pid = 4711
-    with pytest.raises(UsageError, match="4711"):  # it is seen, and is in none of them
+    with pytest.raises(UnknownName, match="4711"):  # it is seen, and is in none of them
         shop.found(11434)
 
 

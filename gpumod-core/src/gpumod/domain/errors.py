@@ -68,14 +68,15 @@ class DoesNotFit(GpumodError):
 
 
 class UnknownName(GpumodError):
-    """No such service, mode, preset, driver, setting, run."""
+    """No such service, mode, preset, driver, setting, run; no such GPU, and nothing of this name to adopt."""
 
     exit_code = 4
 
 
 class Busy(GpumodError):
     """Somebody else goes first: they are changing this machine now (`machine-busy`), have a turn with a service that
-    would be taken away (`leased`), or are before in the queue (`no-turn`)."""
+    would be taken away (`leased`), are before in the queue (`no-turn`), or still use room that was made for them
+    (`lease-in-use`)."""
 
     exit_code = 5
 
