@@ -11,6 +11,7 @@
     ├── HalfWay          7  `gpumod recover` is offered
     ├── Stale            8  a plan made earlier no longer holds
     ├── MachineLacks     9  GPU, binary, systemd, disk
+    ├── Interrupted    130  a signal came before the first step
     └── Failed           1  nothing changed
 """
 
@@ -103,3 +104,9 @@ class MachineLacks(GpumodError):
     """The machine lacks something: a GPU, a binary, disk space, systemd."""
 
     exit_code = 9
+
+
+class Interrupted(GpumodError):
+    """A signal came before the first step of a change: nothing was changed."""
+
+    exit_code = 130
