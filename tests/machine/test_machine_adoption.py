@@ -81,7 +81,7 @@ def test_a_process_is_kept_counted_stopped_and_not_started(
     assert machine.ok("service", "release", "writer", "--cascade").json["gone"]
     assert "writer" not in {r["id"] for r in machine.status()["services"]}
     assert machine.sql("SELECT service FROM handles") == []
-    own = machine.quick("service", "release", "asr")  # it is in modes, too, which does not matter
+    own = machine.quick("service", "release", "tts")  # it is in modes, too, which does not matter
     assert (own.code, own.error["code"]) == (2, "not-adopted")
 
 
