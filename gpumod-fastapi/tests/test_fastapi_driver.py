@@ -178,6 +178,11 @@ async def test_a_command_that_never_heard_of_its_port_is_suspected(options: dict
     assert ("does the program read the variable PORT?" in detail) is asks
 
 
+async def test_what_was_adopted_is_not_asked_for_its_command() -> None:
+    service = a_service(unit_vars={"command": "serve"}, adopted={"pid": 4711, "identity": "x"})
+    assert (await DRIVER.probe(service, 7821, NoAnswer("refused"))).detail == "nothing listens on port 7821 yet"
+
+
 async def test_it_sleeps_when_its_requests_are_done() -> None:
     app = App(in_flight=3)
     async with FakeWeb(app) as web:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumod.api import MachineLacks, Settings, UsageError
+from gpumod.api import Failed, MachineLacks, Settings, UsageError
 from gpumod_sim import faults, law, procs
 from gpumod_sim.create import create_machine
 from gpumod_sim.ledger import Ledger, OutOfMemoryError
@@ -168,9 +168,10 @@ def test_a_folder_of_others_is_no_place_for_a_machine(tmp_path):
     shared.mkdir()
     shared.chmod(0o1777)
     (shared / "theirs").touch()
-    for folder in (shared, shared / "theirs", Path("/proc/none")):
-        with pytest.raises(UsageError):
+    for folder, code in ((shared, "not-empty"), (shared / "theirs", "bad-folder"), (Path("/proc/none"), "bad-folder")):
+        with pytest.raises((Failed, UsageError)) as refused:
             create_machine(folder, [("A", 1000)])
+        assert refused.value.code == code
     assert [path.name for path in shared.iterdir()] == ["theirs"]
     assert shared.stat().st_mode & 0o7777 == 0o1777
 

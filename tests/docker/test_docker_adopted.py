@@ -195,7 +195,7 @@ def test_what_is_not_adopted_and_where_it_answers(machine: Machine, engine: Dock
     codes |= {"nobody": "nothing-to-adopt", "../version": "nothing-to-adopt"}
     for name, code in codes.items():
         done = machine.quick("service", "adopt", name, "--container")
-        assert (done.code, done.error["code"]) == (2, code), done
+        assert (done.code, done.error["code"]) == (4 if code == "nothing-to-adopt" else 2, code), done
     pid = inspected(engine, own)["State"]["Pid"]
     assert machine.quick("service", "adopt", str(pid)).error["code"] in ("own-container", "adopted-already")
     taken = machine.ok("service", "adopt", "open", "--port", str(port), "--vram-mb", "0").json["service"]

@@ -226,7 +226,7 @@ def test_a_unit_that_went_away_and_one_that_is_asked_for_wrongly(machine: Machin
     assert (done.code, done.error["code"]) == (2, "is-a-unit"), done
     assert "gpumod service adopt helper.service --manager system" in done.error["hint"]
     done = machine.quick("service", "adopt", "helper.service", "--manager", "user")
-    assert (done.code, done.error["code"]) == (2, "nothing-to-adopt"), done
+    assert (done.code, done.error["code"]) == (4, "nothing-to-adopt"), done
     machine.ok("settings", "set", "supervisor", "systemd-user")
     machine.change("service", "start", "hyde")
     own = systemctl("user", "list-units", "--plain", "--no-legend", "gpumod-*").split()[0]

@@ -88,7 +88,7 @@ def test_there_is_room_while_the_command_runs_and_the_mode_is_whole_afterwards(m
         assert refused.code == 3, refused
         assert holder in refused.stdout
     busy = machine.quick("free", "--back")
-    assert (busy.code, busy.error["code"]) == (1, "lease-in-use")
+    assert (busy.code, busy.error["code"]) == (5, "lease-in-use")
     assert busy.error["why"] == f"it lasts as long as its process (pid {command})"
     machine.change("service", "stop", "embedding-code")  # the lock is free while the command runs
     machine.change("service", "start", "embedding-code")
@@ -313,7 +313,8 @@ def test_what_cannot_be_is_refused_and_nothing_changes(machine: Machine) -> None
     absent = machine.gpumod("free", "10", "--", "no-such-program")
     assert (absent.code, absent.error["code"]) == (127, "no-such-command")
     assert machine.gpumod("free", "10", "--", str(machine.folder)).code == 126
-    assert machine.quick("free", "10", "--gpu", "7").error["code"] == "unknown-gpu"
+    unknown = machine.quick("free", "10", "--gpu", "7")
+    assert (unknown.code, unknown.error["code"]) == (4, "unknown-gpu")
     assert leases(machine) == []
     assert machine.states() == CODE
     machine.ok("service", "edit", "glm-code", "--not-pinned")

@@ -20,7 +20,7 @@ from gpumod.adapters.nvml.faults import TIMEOUT, driver_error
 from gpumod.adapters.nvml.people import lives, name_of
 from gpumod.adapters.nvml.place import PLACES, shared_folder
 from gpumod.adapters.nvml.probe import NvmlProbe
-from gpumod.domain.errors import MachineLacks
+from gpumod.domain.errors import MachineLacks, UnknownName
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.settings import Settings, device_list
 from gpumod.engine.machine import chosen
@@ -102,7 +102,7 @@ def test_the_chosen_gpus_keep_their_numbers(wanted: list[int], by_uuid: bool) ->
 
 def test_a_gpu_that_is_not_there_is_named_with_those_that_are() -> None:
     assert chosen((GPUS, PROCESSES), ()) == (GPUS, PROCESSES)
-    with pytest.raises(MachineLacks, match="5, GPU-x") as caught:
+    with pytest.raises(UnknownName, match="5, GPU-x") as caught:
         chosen((GPUS, PROCESSES), ("1", "5", "GPU-x"))
     assert caught.value.code == "unknown-gpu"
     assert "3 card 3 GPU-3a" in caught.value.info.why

@@ -46,6 +46,7 @@ PROPOSALS = (
 SAMPLES: dict[str, Frozen] = {
     "adopted": a.AdoptResult(service=SERVICE, footprint=TAKEN, pids=(811, 830), notes=("left out: --api-key",)),
     "adopted-down": a.AdoptResult(service=SERVICE, footprint=Footprint(service="x", vram_mb=0, start_peak_mb=0)),
+    "released-gone": a.ReleaseResult(id="writer", what="process 811", gone=True),
     "released": a.ReleaseResult(id="writer", what="system unit writer.service"),
     "imported": a.ImportResult(
         source="/etc/llama-swap/config.yaml",

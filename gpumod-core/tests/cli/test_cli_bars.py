@@ -67,7 +67,7 @@ def test_a_bar_shows_everything_in_its_width(bar: Bar, total_mb: int, reserve_mb
     assert [(p.label, p.mb) for p in drawn][: len(bar.segments)] == [(s.label, s.mb) for s in bar.segments]
 
 
-@given(CHARTS, st.integers(40, 160), st.booleans())
+@given(CHARTS, st.integers(2, 160), st.booleans())
 def test_no_line_is_wider_than_asked(chart: BarChart, width: int, plain: bool) -> None:
     for line in chart.lines(width, plain=plain):
         assert line.cell_len <= width
@@ -81,6 +81,14 @@ def test_the_legend_names_every_service(chart: BarChart) -> None:
         for segment in bar.segments:
             if segment.mb and segment.label.strip().isascii() and segment.label.isalnum():
                 assert f" {segment.label}" in wide
+
+
+def test_where_there_is_no_room_to_draw_the_numbers_are_told() -> None:
+    bar = Bar("now", (Segment("chat", 7000), Segment("tts", 300, asleep=True)), foreign_mb=1200)
+    chart = BarChart("GPU 0 card", (bar,), total_mb=24_000, reserve_mb=512, peak_mb=9000, note="too much")
+    told = " ".join(line.plain for line in chart.lines(20, plain=True))
+    words = "now: chat 7000, tts asleep 300, not ours 1200, free 14988, reserve 512"
+    assert told == f"GPU 0 card {words} peak 9000 MiB too much"
 
 
 @given(st.integers(1, 2_000_000), st.integers(30, 200))

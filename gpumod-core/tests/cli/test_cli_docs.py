@@ -26,8 +26,8 @@ be given (`status`, a simulation, a dry run) ends with 1, or with 141 where its 
 was closed on purpose (`>&-`) takes everything.
 
 While a change is under way, Ctrl-C or SIGTERM goes back to what was there, with exit status 6; a second one leaves the
-machine as it is, with 7, for `gpumod recover`. While it still looks and plans they end it with 1, and nothing was
-changed; commands that only read end with 130 and 143. SIGHUP (a terminal that is closed, ssh that is lost) ends no
+machine as it is, with 7, for `gpumod recover`. Before its first step they end it with 130 or 143, as they end commands
+that only read, and nothing was changed. SIGHUP (a terminal that is closed, ssh that is lost) ends no
 change: it goes on, and `gpumod history show last` tells how it ended.
 
 `--set KEY=VALUE`: VALUE is JSON where it is valid JSON (`8`, `0.9`, `true`, `["a", "b"]`, `{"A": "1"}`), else text.

@@ -235,6 +235,7 @@ def test_what_is_defined_on_the_command_line_arrives(home: Path) -> None:
         (errors.HalfWay("a", "b"), 7),
         (errors.Stale("a", "b"), 8),
         (errors.MachineLacks("a", "b"), 9),
+        (errors.Interrupted("a", "b"), INTERRUPTED),
         (click.UsageError("b"), 2),
         (KeyboardInterrupt(), INTERRUPTED),
         (ValueError("b"), 1),

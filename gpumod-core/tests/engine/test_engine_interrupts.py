@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Interrupted
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import RunStatus
 from gpumod.engine.change import change
@@ -119,9 +119,9 @@ async def while_it_plans(box):
 @pytest.mark.parametrize("moment", [while_it_looks, while_it_plans])
 def test_one_before_the_first_step_changes_nothing(box, moment):
     runs = box.store.runs(9)
-    with pytest.raises(Failed) as refused:
+    with pytest.raises(Interrupted) as refused:
         box.world.clock.run(moment(box))
-    assert (refused.value.code, refused.value.exit_code) == ("interrupted", 1)
+    assert (refused.value.code, refused.value.exit_code) == ("interrupted", 130)
     assert refused.value.info.why == "nothing was changed"
     assert box.acts == []
     assert box.world.states() == OLD

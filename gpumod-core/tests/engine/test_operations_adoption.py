@@ -12,7 +12,7 @@ from gpumod.adapters.foreign.programs import read_config
 from gpumod.api import CommandLine, Flag, Told, gpus_in, read_flags, words_from
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.adopted import Adopted, Manager
-from gpumod.domain.errors import Failed, UnknownName, UsageError
+from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.operations.adoption_params import AdoptParams
@@ -153,8 +153,8 @@ class Owner:
         adopted: Service = self.ask("service_adopt", AdoptParams(what=str(what), **params)).service
         return adopted
 
-    def refused(self, what: object, **params: Any) -> UsageError:
-        with pytest.raises(UsageError) as refusal:
+    def refused(self, what: object, **params: Any) -> GpumodError:
+        with pytest.raises((UnknownName, UsageError)) as refusal:
             self.adopt(what, **params)
         assert self.box.store.services() == {}
         return refusal.value
@@ -234,7 +234,8 @@ def test_a_unit_that_runs_a_container_says_so(make_owner: Callable[..., Owner]) 
 def test_a_unit_and_a_container_of_one_name_are_told_apart(make_owner: Callable[..., Owner]) -> None:
     owner = make_owner()
     owner.place.add_unit("writer.service", "acme-server", "--port", "9100")
-    assert owner.refused("nobody").info.code == "nothing-to-adopt"
+    nobody = owner.refused("nobody")
+    assert (nobody.exit_code, nobody.code) == (4, "nothing-to-adopt")
     box = owner.install_engine().add("writer", "acme-server", "--port", "8000", published={8000: 9101})
     error = owner.refused("writer").info
     assert error.code == "which-kind"

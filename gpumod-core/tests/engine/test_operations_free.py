@@ -75,7 +75,7 @@ def test_a_lease_ends_with_its_process(box: Any) -> None:
     made = free(box, 4000, pid=os.getpid(), what="train")
     assert made.lease is not None
     assert made.lease.holder == f"somebody: train (pid {os.getpid()})"
-    with pytest.raises(Failed, match="4000 MiB of GPU 0 are leased to somebody: train"):
+    with pytest.raises(Busy, match="4000 MiB of GPU 0 are leased to somebody: train"):
         free(box)
     assert box.switch("on").exit_code == 3
     box.world.gone.add(os.getpid())

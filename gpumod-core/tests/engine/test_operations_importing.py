@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gpumod.adapters.foreign.programs import read_config
-from gpumod.api import CommandLine, ContainerFacts, Handle, ProcessStatus, Told, UsageError, words_from
+from gpumod.api import CommandLine, ContainerFacts, Handle, ProcessStatus, Told, UnknownName, words_from
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.machine import PortUser
@@ -35,7 +35,7 @@ class Ollama(WorldDriver):
 
     def read_command(self, command: CommandLine) -> Told | None:
         port = int(command.env.get("OLLAMA_HOST", ":11434").rpartition(":")[2])
-        return Told(fields={"port": port}) if words_from(command.argv, "ollama") else None
+        return Told(fields={"port": port, "unit_vars": {}}) if words_from(command.argv, "ollama") else None
 
 
 class Tags:
@@ -111,10 +111,14 @@ class Shop:
             SupervisorOffer(name=Engine.name, summary="", factory=lambda *_: self.engine, adopts=True),
         )
 
-    def row(self, verb: str, asked: ImportOllama | ImportFile) -> ImportRow:
+    def rows(self, verb: str, asked: ImportOllama | ImportFile) -> tuple[ImportRow, ...]:
         machine = replace(self.box.machine(), http=Tags(), local=self.kernel)
         gpumod = Gpumod(machine, bare_tools(surroundings=Around, presets=preset_tools))
-        (row,) = self.box.world.clock.run(getattr(gpumod, verb)(asked)).rows
+        rows: tuple[ImportRow, ...] = self.box.world.clock.run(getattr(gpumod, verb)(asked)).rows
+        return rows
+
+    def row(self, verb: str, asked: ImportOllama | ImportFile) -> ImportRow:
+        (row,) = self.rows(verb, asked)
         return row
 
     def found(self, port: int) -> str:
@@ -139,7 +143,7 @@ def test_in_this_machines_network_it_is_the_one_that_listens_or_whose_command_sa
     engine.boxes.reverse()
     assert shop.found(11500) == "more", "whichever comes first"
     kernel.pid = 4711
-    with pytest.raises(UsageError, match="4711"):  # it is seen, and is in none of them
+    with pytest.raises(UnknownName, match="4711"):  # it is seen, and is in none of them
         shop.found(11434)
 
 
@@ -159,3 +163,17 @@ def test_a_port_that_cannot_be_counted_is_said(make_box: Callable[..., Any], tmp
     row = Shop(make_box(8000)).row("import_llama_swap", ImportFile(file=str(file)))
     assert row.action == "skipped"
     assert "no port is left for it: counted from 70000 on" in row.why
+
+
+def test_what_is_not_added_brings_no_notes(make_box: Callable[..., Any], tmp_path: Path) -> None:
+    shop, file = Shop(make_box(8000)), tmp_path / "config.yaml"
+
+    def told(*names: str, title: str = "") -> list[tuple[str, bool]]:
+        models = {name: {"cmd": "ollama serve", "name": title, "aliases": ["chat"]} for name in names}
+        file.write_text(json.dumps({"models": models}))
+        rows = shop.rows("import_llama_swap", ImportFile(file=str(file)))
+        return [(row.action, any("aliases" in note for note in row.notes)) for row in rows]
+
+    assert told("a", "b") == [("added", True), ("skipped", False)], "the port is taken"
+    assert told("a") == [("unchanged", True)]
+    assert told("a", title="Another") == [("kept", False)], "it stays as it was"

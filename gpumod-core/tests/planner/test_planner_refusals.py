@@ -31,7 +31,7 @@ def test_no_service_no_gpu() -> None:
         (want("lost"), UnknownName, "unknown-dependency", ["lost", "gone"]),
         (want("a"), UsageError, "dependency-cycle", ["a -> b -> c -> a"]),
         (want("chat", "twin"), UsageError, "port-conflict", ["chat", "twin", "8006"]),
-        (want(TargetMember(service="chat", gpus=(7,))), UsageError, "unknown-gpu", ["chat", "7"]),
+        (want(TargetMember(service="chat", gpus=(7,))), UnknownName, "unknown-gpu", ["chat", "7"]),
         (want("chat", stop=("chat",)), UsageError, "wanted-and-stopped", ["chat"]),
         (want(stop=("nope",)), UnknownName, "unknown-service", ["nope"]),
         (want(mode=None, stop_others=False, stop=("embedding",)), Failed, "has-dependents", ["embedding", "hyde"]),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpumod.domain.errors import DoesNotFit, UsageError
+from gpumod.domain.errors import DoesNotFit, UnknownName
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import GpuProcess, GpuReading, HostSnapshot, ServiceReading
 from gpumod.domain.mode import Want
@@ -101,7 +101,7 @@ def test_what_stays_is_named_with_what_is_missing() -> None:
 
 
 def test_a_gpu_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match="there is no GPU 3"):
+    with pytest.raises(UnknownName, match="there is no GPU 3"):
         room(running(SMALL), 100, SMALL, gpu=3)
 
 

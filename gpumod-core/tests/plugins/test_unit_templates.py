@@ -203,6 +203,10 @@ def test_what_is_not_there_is_told_with_what_is(house, name):
         ("{% for i in range(10 ** 9) %}{% endfor %}", "too big"),
         ("{{ some.append(1) }}", "is unsafe"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ 'a' * 2_000_000 }}", "more than 1000000 letters"),
+        ("{{ (2_000_000 * [name]) | length }}", "more than 1000000 letters"),
+        ("{{ 2 ** 2_000_000 % 7 }}", "more than 1000000 letters"),
+        ("{% set n = namespace(x=9) %}{% for _ in range(21) %}{% set n.x = n.x * n.x %}{% endfor %}", "OverflowError"),
     ],
 )
 def test_a_bad_template_is_told_not_shown_as_a_traceback(house, source, why):
@@ -212,6 +216,11 @@ def test_a_bad_template_is_told_not_shown_as_a_traceback(house, source, why):
     assert caught.value.code == "bad-template"
     assert why in caught.value.info.why
     assert "docs/templates.md lists its variables" in caught.value.info.hint
+
+
+def test_a_template_may_reckon(house):
+    (house / "templates" / "sum.j2").write_text("{{ name * 3 }} {{ 2 ** 10 * 1.5 }} {{ 7 * -1 }} {{ [1] * -2 }}")
+    assert Templates(house).render("sum.j2", name="ab") == "ababab 1536.0 -7 []"
 
 
 def test_an_own_file_that_cannot_be_read(house):

@@ -182,7 +182,16 @@ def test_two_files_of_one_id_are_a_collision_and_the_first_wins(tmp_path: Path) 
     problem = only_problem(catalogue)
     assert problem.code == "preset-collision"
     assert str(tmp_path / "a" / "x.yaml") in problem.message
-    assert str(tmp_path / "b" / "x.yaml") in problem.message
+    assert f"which {tmp_path / 'b' / 'x.yaml'} (one) defines already" in problem.message
+    assert f"`gpumod preset validate {tmp_path / 'b'} {tmp_path / 'a'}` checks them again" in problem.hint
+
+
+def test_a_collision_inside_one_folder_is_checked_again_by_that_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("id: x\ndriver: vllm")
+    problem = only_problem(load_presets([("", tmp_path)], Settings()))
+    assert problem.message.endswith(f"which {tmp_path / 'a.yaml'} defines already")
+    assert f"`gpumod preset validate {tmp_path}` checks them again" in problem.hint
 
 
 def test_a_service_and_a_mode_may_share_an_id(tmp_path: Path) -> None:

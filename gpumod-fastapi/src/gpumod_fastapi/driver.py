@@ -97,5 +97,6 @@ class FastApiDriver:
 
 def _not_listening(service: Service, port: int) -> str:
     """Also why a start timed out: a command that never heard of its port listens somewhere else, for ever."""
-    ask = "" if says_port(service) else ": its command does not use {port}; does the program read the variable PORT?"
+    known = service.adopted or says_port(service)  # whoever started an adopted one has told it
+    ask = "" if known else ": its command does not use {port}; does the program read the variable PORT?"
     return f"nothing listens on port {port} yet{ask}"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpumod.api import UsageError
+from gpumod.api import Failed, UsageError
 from gpumod_sim.machine import DEFAULT_LAG_S, DEFAULT_LIVING_LAG_S, DEFAULT_RAM_MB, DEFAULT_SPEED, Machine, write_json
 
 # folder/name -> the module whose `main(folder, argv)` it runs
@@ -42,8 +42,8 @@ def create_machine(folder: Path, gpus: Sequence[tuple[str, int]]) -> dict[str, s
     """Make (or complete) the machine in `folder`, with a card for each (name, MiB); without cards, join one there.
 
     Returns the settings of a home that uses it. Idempotent. Raises UsageError for no cards where there is no machine
-    yet, a card without memory, or a machine that has other cards, and a folder that
-    holds other things or cannot be written to.
+    yet, a card without memory, a machine that has other cards, and a folder that holds other things; and Failed
+    `bad-folder` for one that cannot be written to.
     """
     try:
         there = Machine(str(folder.absolute())).exists()
@@ -91,8 +91,8 @@ def _make_folders(folder: Path) -> None:
         raise _bad_folder(folder, error) from error
 
 
-def _bad_folder(folder: Path, error: OSError) -> UsageError:
-    return UsageError(
+def _bad_folder(folder: Path, error: OSError) -> Failed:
+    return Failed(
         "bad-folder",
         f"no simulated machine can be made in {folder}",
         why=str(error),

@@ -12,7 +12,7 @@ import errno
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
 
 BASE = "unit.service.j2"
 """The template that those of drivers extend, and that services without one are made of."""
+LARGEST = 1_000_000
+"""So many letters, items or bits may a product or a power in a template have: no unit needs as many."""
 OWN_FOLDER = Path(__file__).parent / "systemd" / "templates"
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RISKY_ENV = frozenset({
@@ -182,6 +184,27 @@ class _Compiled(jinja2.BytecodeCache):
         self._kept[bucket.key, bucket.checksum] = bucket.code
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Where templates are rendered. A product or a power of some billions, a slip of the pen, takes no memory."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if _size(operator, left, right) > LARGEST:
+            raise OverflowError(f"what {operator} makes here has more than {LARGEST} letters, items or bits")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(operator: str, left: object, right: object) -> int:
+    """How many letters, items or bits `left` * `right` or `left` ** `right` has, at most; 0 for what cannot grow."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+    for row, times in ((left, right), (right, left)):
+        if isinstance(row, Sized) and isinstance(times, int):
+            return len(row) * times
+    return 0
+
+
 class Templates:
     """Renders templates. `home` is gpumod's home folder, `folders` those that plugins offer, first found first; what
     all of them build on (:data:`BASE`) comes last. With `roots_only` templates of other users are refused."""
@@ -190,7 +213,7 @@ class Templates:
         self.user_folder = home / "templates"
         self.folders = (self.user_folder, *folders, OWN_FOLDER)
         self._loader = _Loader(self.folders, roots_only=roots_only)
-        self._environment = ImmutableSandboxedEnvironment(
+        self._environment = _Sandbox(
             loader=self._loader,
             undefined=jinja2.StrictUndefined,
             autoescape=False,  # units and INI files are not HTML; each place names its filter
@@ -208,8 +231,8 @@ class Templates:
 
         `own` is the service's `unit_template`: another name to be looked for instead, or the absolute path of a
         file, over which only `name` in the user's folder wins. Raises UnknownName (`unknown-template`), and Failed
-        (`bad-template`) for wrong syntax, a variable that is not there, or what the sandbox forbids. Errors of the
-        filters pass.
+        (`bad-template`) for wrong syntax, a variable that is not there, what the sandbox forbids, or a product
+        or a power beyond :data:`LARGEST`. Errors of the filters pass.
         """
         try:
             return self._template(name, own).render(variables)

@@ -71,10 +71,23 @@ class CliContext:
         self.finish(self.run(operation, values, progress), **view_options)
 
     def run(self, operation: str, values: Mapping[str, Any], progress: Listener | None = None) -> Frozen:
-        """Run `operation` and return its result; progress of a change goes to `progress`, else to stderr."""
+        """Run `operation` and return its result; progress of a change goes to `progress`, else to stderr.
+
+        Raises KeyboardInterrupt, with what is sure of it.
+        """
+        record = _record(operation)
+        try:
+            return self._run(record, values, progress)
+        except KeyboardInterrupt:
+            from gpumod.operations.results import ChangeResult
+
+            # once its first step is journalled, a change hears the signals itself, and ends with a result
+            one_change = record.effect == "change" and record.result is ChangeResult
+            raise KeyboardInterrupt("nothing was changed" if one_change else "") from None
+
+    def _run(self, record: Operation, values: Mapping[str, Any], progress: Listener | None) -> Frozen:
         import asyncio  # half of the time that `gpumod --help` takes
 
-        record = _record(operation)
         params = self.params(record, values)
         gpumod = self.gpumod(make_named=record.name == "init")
         self._tell_lost(gpumod)

@@ -35,7 +35,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> None:
     if isinstance(error, GpumodError):
         print_error(error.info, as_json=as_json)
     elif isinstance(error, click.Abort | KeyboardInterrupt):
-        _print_plain("interrupted", "interrupted", "", "", as_json=as_json)
+        _print_plain("interrupted", "interrupted", str(error.__cause__ or error), "", as_json=as_json)
     elif isinstance(error, click.ClickException):
         _report_click(error, as_json=as_json)
     else:

@@ -89,7 +89,8 @@ def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> N
 
     Exit status: 0 done, 1 failed and nothing changed, 2 usage, 3 does not fit, 4 unknown name, 5 busy, 6 failed and
     rolled back, 7 left half-way, 8 the plan is stale, 9 the machine lacks something. Ctrl-C or SIGTERM during a change
-    goes back (6), a second one leaves it half-way (7); after SIGHUP a change goes on.
+    goes back (6), a second one leaves it half-way (7), and before its first step nothing is changed (130, 143); after
+    SIGHUP a change goes on.
     """
     context = ctx.ensure_object(CliContext)
     context.home, context.json, context.debug = home, as_json, debug

@@ -11,6 +11,7 @@
     ├── HalfWay          7  `gpumod recover` is offered
     ├── Stale            8  a plan made earlier no longer holds
     ├── MachineLacks     9  GPU, binary, systemd, disk
+    ├── Interrupted    130  a signal came before the first step
     └── Failed           1  nothing changed
 """
 
@@ -68,14 +69,15 @@ class DoesNotFit(GpumodError):
 
 
 class UnknownName(GpumodError):
-    """No such service, mode, preset, driver, setting, run."""
+    """No such service, mode, preset, driver, setting, run; no such GPU, and nothing of this name to adopt."""
 
     exit_code = 4
 
 
 class Busy(GpumodError):
     """Somebody else goes first: they are changing this machine now (`machine-busy`), have a turn with a service that
-    would be taken away (`leased`), or are before in the queue (`no-turn`)."""
+    would be taken away (`leased`), are before in the queue (`no-turn`), or still use room that was made for them
+    (`lease-in-use`)."""
 
     exit_code = 5
 
@@ -102,3 +104,9 @@ class MachineLacks(GpumodError):
     """The machine lacks something: a GPU, a binary, disk space, systemd."""
 
     exit_code = 9
+
+
+class Interrupted(GpumodError):
+    """A signal came before the first step of a change: nothing was changed."""
+
+    exit_code = 130

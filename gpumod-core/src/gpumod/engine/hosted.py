@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.plan import Step
 from gpumod.domain.run import Event, Handle
 from gpumod.domain.service import Service
@@ -122,5 +122,5 @@ def _host(ctx: RunContext, handles: Mapping[str, Handle], member: Service) -> tu
         raise Failed("host-not-running", f"{member.host}, the host of {member.id}, is not running", service=member.id)
     driver = ctx.machine.driver(host.launched)
     if not isinstance(driver, HostsMembers) or host.launched.port is None:
-        raise Failed("not-a-host", f"{host.service} cannot host {member.id}", why=f"its driver is {driver.name}")
+        raise UsageError("not-a-host", f"{host.service} cannot host {member.id}", why=f"its driver is {driver.name}")
     return host, host.launched.port, driver

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gpumod.domain.errors import Failed
+from gpumod.domain.errors import Interrupted
 
 T = TypeVar("T")
 
@@ -54,10 +54,10 @@ class Interrupts:
         return await self._until_called(work) is not None
 
     async def look(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` sees. Raises Failed `interrupted` when it was given up for a signal: nothing was changed."""
+        """What `work` sees. Raises Interrupted when it was given up for a signal: nothing was changed."""
         seen = await self._until_called(work)
         if seen is None:
-            raise Failed("interrupted", "interrupted before the first step", why="nothing was changed")
+            raise Interrupted("interrupted", "interrupted before the first step", why="nothing was changed")
         return seen[0]
 
     async def see_through(self, work: Coroutine[Any, Any, T]) -> T:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpumod.domain.errors import MachineLacks
+from gpumod.domain.errors import UnknownName
 from gpumod.domain.footprint import split
 from gpumod.domain.machine import GpuProcess, GpuReading
 from gpumod.domain.run import Handle
@@ -46,7 +46,7 @@ def chosen(reading: Reading, devices: Sequence[str]) -> Reading:
     names = {name for gpu in gpus for name in (str(gpu.index), gpu.uuid)}
     lost = [name for name in devices if name not in names]
     if lost:
-        raise MachineLacks(
+        raise UnknownName(
             "unknown-gpu",
             f"the setting cuda_devices names a GPU that is not there: {', '.join(lost)}",
             why="there are: " + "; ".join(f"{gpu.index} {gpu.name} {gpu.uuid}".rstrip() for gpu in gpus),
@@ -151,7 +151,7 @@ class Machine:
     def look_at_gpus(self) -> Reading:
         """One reading of the GPUs that gpumod may use. Blocking.
 
-        Raises what the probe raises, and MachineLacks `unknown-gpu` when the setting `cuda_devices` names one that is
+        Raises what the probe raises, and UnknownName `unknown-gpu` when the setting `cuda_devices` names one that is
         not there.
         """
         return chosen(self.probe.read(), device_list(self.settings.cuda_devices))

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpumod.domain.adopted import MANAGERS, OWN
-from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UsageError
+from gpumod.domain.adopted import MANAGERS, OWN, Adopted
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Sample
 from gpumod.domain.service import Service
@@ -71,13 +71,14 @@ class Adopting(Services):
         """Forget an adopted service. What it stood for goes on, or stays down, as it is."""
         store = self._machine.store
         with store.together():
-            service = self._removable(ServiceRemove(service=params.service, cascade=params.cascade))
+            service = self._service(params.service)
             if service.adopted is None:
-                raise Failed(
+                raise UsageError(
                     "not-adopted",
                     f"service {service.id!r} was not adopted: it is gpumod's own",
                     hint=f"gpumod service remove {service.id}",
                 )
+            self._removable(ServiceRemove(service=service.id, cascade=params.cascade))
             modes = store.modes()
             for mode_id in modes_naming(modes, service.id):
                 event = self._event("mode-edited", mode_id, removed=service.id)
@@ -86,7 +87,13 @@ class Adopting(Services):
             store.delete_handle(service.id, event=event)
             store.delete_service(service.id, event=event)
         self._machine.secrets.forget(service.id)
-        return ReleaseResult(id=service.id, what=str(service.adopted))
+        gone_already = await asyncio.to_thread(self._is_gone, service.adopted)
+        return ReleaseResult(id=service.id, what=str(service.adopted), gone=gone_already)
+
+    def _is_gone(self, adopted: Adopted) -> bool:
+        """Whether an adopted process has ended; another one may have its number now."""
+        facts = self._around().process(adopted.pid) if adopted.pid else None
+        return adopted.pid is not None and (facts is None or facts.identity != adopted.identity)
 
     # --- what is meant ----------------------------------------------------------------------------------------------
 
@@ -117,9 +124,7 @@ class Adopting(Services):
         box, unasked = containers.quietly(self._machine, params.what)
         try:
             unit = self._unit_subject(params)
-        except UsageError as error:
-            if error.code != "nothing-to-adopt":
-                raise
+        except UnknownName as error:
             if box is None:
                 raise gone(f"unit or container {params.what}", Failed("gone", _why(error, unasked))) from error
             containers.refuse(box)

@@ -21,10 +21,11 @@ class AdoptResult(Frozen):
 
 
 class ReleaseResult(Frozen):
-    """`what` goes on as it was, and is nothing to gpumod any more."""
+    """`what` goes on as it was, and is nothing to gpumod any more. `gone`: it is a process, and that has ended."""
 
     id: str
     what: str
+    gone: bool = False
 
 
 class ImportRow(Frozen):

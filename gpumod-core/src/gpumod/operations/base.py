@@ -92,7 +92,7 @@ class Base:
             return
         try:
             chosen(reading, device_list(value))
-        except MachineLacks as error:
+        except UnknownName as error:
             info = error.info
             raise UsageError("bad-setting", info.message, why=info.why, hint=info.hint, key="cuda_devices") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 
-from gpumod.domain.errors import Busy, DoesNotFit, ErrorInfo, Failed
+from gpumod.domain.errors import Busy, DoesNotFit, ErrorInfo
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.progress import Progress, ProgressKind
@@ -112,7 +112,7 @@ class Freeing(Base):
         ending = [h for h in rows if h.id == params.lease or (params.lease is None and (h.pid is None or params.force))]
         others = [h for h in standing(self._machine) if h not in ending]
         if params.lease is None and others and not ending and not over(self._machine):
-            raise Failed(
+            raise Busy(
                 "lease-in-use",
                 in_words(others[0]),
                 why=f"it lasts as long as its process (pid {others[0].pid})",

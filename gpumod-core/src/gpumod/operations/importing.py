@@ -61,8 +61,9 @@ class Importing(Adopting):
             service, notes = self._of_model(model, service_id, folder, taken)
         except GpumodError as error:
             return ImportRow(name=model.name, id=service_id, action="skipped", why=_why(error.info))
-        row = ImportRow(name=model.name, id=service_id, action="added", service=service, notes=notes)
-        return self._put(row, service, params)
+        row = self._put(ImportRow(name=model.name, id=service_id, action="added", service=service), service, params)
+        told = row.action not in ("kept", "skipped")  # else the notes are of a service that nobody has
+        return row.model_copy(update={"notes": notes}) if told else row
 
     def _put(self, row: ImportRow, service: Service, params: ImportFile) -> ImportRow:
         """Store it, where that is wanted; a service that is there stays unless it is to be updated."""

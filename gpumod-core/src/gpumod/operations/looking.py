@@ -75,7 +75,19 @@ class Looking(Units):
         """One service's row of `status`."""
         self._service(params.service, {**self._machine.store.services(), **_handled(self._machine.store.handles())})
         result = await self.status(NoParams())
-        return next(row for row in result.services if row.id == params.service)
+        row = next(row for row in result.services if row.id == params.service)
+        return await asyncio.to_thread(self._with_its_ports, row)
+
+    def _with_its_ports(self, row: ServiceStatus) -> ServiceStatus:
+        """`row`; of an adopted process that does not answer, with where it listens instead: nobody here may tell it."""
+        if not row.adopted or row.pid is None or row.health_ok:
+            return row
+        ports = self._tools.surroundings().listening({row.pid}).get(row.pid, ())
+        if not ports or row.port in ports:
+            return row
+        port = ports[0] if len(ports) == 1 else "N"
+        said = f"it listens on {', '.join(map(str, ports))}: gpumod service edit {row.id} --port {port}"
+        return row.model_copy(update={"last_error": f"{row.last_error}; {said}" if row.last_error else said})
 
     async def ps(self, params: NoParams) -> PsResult:
         """Processes of services and on the GPUs, with what each holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumod.domain.errors import UsageError
+from gpumod.domain.errors import Failed, UsageError
 from gpumod.domain.secrets import public, why_no_variable
 from gpumod.domain.service import Service
 from gpumod.engine.variables import why_not_with
@@ -25,7 +25,7 @@ class ServiceSecrets(Base):
             raise UsageError("no-process", f"{service.id} has no process of its own", why="its host has", hint=hint)
         if service.adopted:
             why = "whoever set it up says what it gets"
-            raise UsageError("adopted", f"{service.id} was adopted, so no variable reaches it", why=why)
+            raise Failed("adopted", f"{service.id} was adopted, so no variable reaches it", why=why)
         value = params.value.get_secret_value()
         why = why_no_variable(params.name, value) if value else "it is empty"
         if why := why or why_not_with(self._machine, service, {params.name: value}):

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpumod.domain import secrets
 from gpumod.domain.adopted import Adopted
-from gpumod.domain.errors import GpumodError, UsageError
+from gpumod.domain.errors import GpumodError, UnknownName, UsageError
 from gpumod.domain.machine import GpuReading, HostSnapshot
 from gpumod.engine.machine import Machine
 from gpumod.operations import containers
@@ -275,8 +275,8 @@ def refuse_boxed(machine: Machine, subject: Subject) -> None:
     )
 
 
-def gone(what: str, error: GpumodError | None = None) -> UsageError:
+def gone(what: str, error: GpumodError | None = None) -> UnknownName:
     why = error.info.message if error else "neither manager has a unit of this name"
-    return UsageError(
+    return UnknownName(
         "nothing-to-adopt", f"there is no {what} to adopt", why=why, hint="gpumod init shows what is found"
     )

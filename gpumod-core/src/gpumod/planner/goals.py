@@ -176,7 +176,7 @@ def _check_gpus(world: World, goals: Goals) -> None:
         for gpu in goal.gpus or (() if defined == "any" else defined):
             if gpu not in world.gpus:
                 have = ", ".join(str(index) for index in world.gpus) or "none"
-                raise UsageError(
+                raise UnknownName(
                     "unknown-gpu",
                     f"service {goal.service!r} asks for GPU {gpu}, which this machine has not",
                     why=f"the machine has: {have}",

@@ -39,8 +39,8 @@ def make_plan(
     from `footprints`. `as_launched` are the footprints of what is up with another definition than it will have.
     The plan is complete even where it does not fit, so that it can be forced.
 
-    Raises UnknownName (`unknown-service`, `unknown-dependency`), UsageError (`dependency-cycle`, `port-conflict`,
-    `unknown-gpu`, `wanted-and-stopped`), Failed (`has-dependents`) and MachineLacks (`no-gpu`). What is leased stays
+    Raises UnknownName (`unknown-service`, `unknown-dependency`, `unknown-gpu`), UsageError (`dependency-cycle`,
+    `port-conflict`, `wanted-and-stopped`), Failed (`has-dependents`) and MachineLacks (`no-gpu`). What is leased stays
     awake where it may; whoever names it to be stopped gets that plan, and decides.
     """
     held = tuple(leases)

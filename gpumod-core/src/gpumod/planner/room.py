@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from gpumod.domain.errors import DoesNotFit, GpumodError, UsageError
+from gpumod.domain.errors import DoesNotFit, GpumodError, UnknownName
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
@@ -52,14 +52,14 @@ def make_room(
     Services are rather put to sleep than stopped, then those that come back soonest are taken; pinned, adopted and
     leased ones, and what they need, stay. With `force` it makes as much room as there is.
 
-    Raises DoesNotFit `no-room`, which names what stays, and UsageError `unknown-gpu`.
+    Raises DoesNotFit `no-room`, which names what stays, and UnknownName `unknown-gpu`.
     """
     held = tuple(leases)
     world = World(snapshot, services, footprints, held, policy)
     if not world.gpus or (gpu is not None and gpu not in world.gpus):
         have = ", ".join(map(str, world.gpus)) or "none"
         said = "no GPU" if gpu is None else f"no GPU {gpu}"
-        raise UsageError("unknown-gpu", f"there is {said}", why=f"the machine has: {have}", hint="see gpumod status")
+        raise UnknownName("unknown-gpu", f"there is {said}", why=f"the machine has: {have}", hint="see gpumod status")
     gpus = world.gpus if gpu is None else (gpu,)
     found = sorted(
         (_cost(world, choice, index), index, n, choice)

@@ -35,13 +35,15 @@ def load_presets(folders: Sequence[tuple[str, Path]], settings: Settings) -> Pre
     modes: dict[str, PresetEntry[Mode]] = {}
     problems: list[ErrorInfo] = []
     known = variables(settings)
+    found_in: dict[Path, Path] = {}
     for distribution, folder in folders:
         for path in _files(folder, problems):
             read = _read(path, known)
+            found_in.setdefault(path, folder)
             if isinstance(read, Service):
-                _add(services, PresetEntry(read, path, distribution), problems)
+                _add(services, PresetEntry(read, path, distribution), found_in, problems)
             elif isinstance(read, Mode):
-                _add(modes, PresetEntry(read, path, distribution), problems)
+                _add(modes, PresetEntry(read, path, distribution), found_in, problems)
             else:
                 problems += read
     return PresetCatalogue(services, modes, tuple(problems))
@@ -109,9 +111,14 @@ def _kind(path: Path, document: Document) -> Literal["service", "mode"] | None:
     return said if said in ("service", "mode") else None
 
 
-def _add(entries: dict[str, PresetEntry[T]], entry: PresetEntry[T], problems: list[ErrorInfo]) -> None:
+def _add(
+    entries: dict[str, PresetEntry[T]], entry: PresetEntry[T], found_in: Mapping[Path, Path], problems: list[ErrorInfo]
+) -> None:
     first = entries.setdefault(entry.value.id, entry)
     if first is not entry:
-        kind = type(entry.value).__name__.lower()
-        said = f"defines {kind} {entry.value.id!r}, which {first.path} ({first.distribution}) defines already"
-        problems.append(problem(entry.path, said, code="preset-collision", field="id", other=str(first.path)))
+        kind, where = type(entry.value).__name__.lower(), f" ({first.distribution})" if first.distribution else ""
+        said = f"defines {kind} {entry.value.id!r}, which {first.path}{where} defines already"
+        both = dict.fromkeys(str(found_in[one.path]) for one in (first, entry))  # either file alone is in order
+        hint = f"give one of them another id; `gpumod preset validate {shlex.join(both)}` checks them again"
+        other = str(first.path)
+        problems.append(problem(entry.path, said, code="preset-collision", field="id", hint=hint, other=other))

@@ -32,7 +32,7 @@ def _facts(service: Service) -> dict[str, str]:
 
 def released(result: ReleaseResult) -> RenderableType:
     """What is left to itself."""
-    return words(f"released {result.id}: the {result.what} is left as it is")
+    return words(f"released {result.id}: the {result.what} is {'gone' if result.gone else 'left as it is'}")
 
 
 def imported(result: ImportResult) -> RenderableType:

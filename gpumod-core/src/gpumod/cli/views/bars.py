@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from textwrap import wrap
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
@@ -22,6 +22,7 @@ FOREIGN_FILL, RESERVE_FILL, FREE_FILL = "?", "/", "."
 COLOURS = ("blue", "green", "yellow", "cyan", "magenta", "bright_blue", "bright_green", "bright_yellow", "bright_cyan")
 GUTTER = 5
 MIN_WIDTH = 40
+"""Below that nothing is drawn: the numbers are told alone."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +166,18 @@ class BarChart:
         return max(1, self.total_mb, self.peak_mb or 0, *used)
 
     def lines(self, width: int, *, plain: bool) -> list[Text]:
-        """The chart as lines, none wider than `width` (at least 40)."""
-        width = max(MIN_WIDTH, width)
+        """The chart as lines, none wider than `width`."""
         room, span, looks = width - GUTTER - 1, self.span_mb(), styles(self.bars)
-        labels, ticks = ruler(span, room)
-        lines = [Text(text, style="bold") for text in wrap(safe(self.title), width)]
-        lines.append(Text("GB".ljust(GUTTER) + labels, style="dim"))
-        lines.append(Text(" " * GUTTER + ticks, style="dim"))
+        lines = [Text(text, style="bold") for text in _wrapped(self.title, width)]
         drawn = [
-            pieces(bar, looks, total_mb=self.total_mb, reserve_mb=self.reserve_mb, span_mb=span, width=room)
+            pieces(bar, looks, total_mb=self.total_mb, reserve_mb=self.reserve_mb, span_mb=span, width=max(0, room))
             for bar in self.bars
         ]
+        if width < MIN_WIDTH:
+            return lines + self._numbers(drawn, width)
+        labels, ticks = ruler(span, room)
+        lines.append(Text("GB".ljust(GUTTER) + labels, style="dim"))
+        lines.append(Text(" " * GUTTER + ticks, style="dim"))
         for bar, parts in zip(self.bars, drawn, strict=True):
             text = Text(bar.label[: GUTTER - 1].ljust(GUTTER))
             for piece in parts:
@@ -184,8 +186,17 @@ class BarChart:
         lines += [Text(" " * GUTTER + text, style="dim") for text in self._marks(span, room)]
         lines += list(_legend([piece for parts in drawn for piece in parts], width, plain=plain))
         if self.note:
-            lines += [Text(text, style="bold red") for text in wrap(safe(self.note), width)]
+            lines += [Text(text, style="bold red") for text in _wrapped(self.note, width)]
         return lines
+
+    def _numbers(self, drawn: Sequence[Sequence[Piece]], width: int) -> list[Text]:
+        """What the bars would show, in words."""
+        told = [
+            f"{bar.label}: {', '.join(f'{_name(piece)} {piece.mb}' for piece in parts if piece.mb and piece.label)}"
+            for bar, parts in zip(self.bars, drawn, strict=True)
+        ]
+        told += [f"peak {self.peak_mb} MiB"] if self.peak_mb else []
+        return [Text(text) for line in (*told, self.note) for text in _wrapped(line, width)]
 
     def _marks(self, span: int, room: int) -> list[str]:
         places = [(self.peak_mb, f"peak {self.peak_mb} MiB")] if self.peak_mb else []
@@ -207,10 +218,19 @@ def _legend(drawn: Sequence[Piece], width: int, *, plain: bool) -> Iterator[Text
         key = (piece.label, piece.asleep)
         if key not in entries:
             entry = Text().append(piece.fill if plain else _background(piece) * 2, style="" if plain else piece.style)
-            entries[key] = entry.append(f" {safe(piece.label)}{' asleep' if piece.asleep else ''} {piece.mb}")
+            entries[key] = entry.append(f" {_name(piece)} {piece.mb}")
         elif not entries[key].plain.endswith(f" {piece.mb}"):
             entries[key].append(f" > {piece.mb}")
     yield from _folded(list(entries.values()), width)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` as lines of at most `width` cells; a letter may take two."""
+    return [part for line in wrap(safe(text), width) for part in chop_cells(line, width)]
+
+
+def _name(piece: Piece) -> str:
+    return f"{safe(piece.label)}{' asleep' if piece.asleep else ''}"
 
 
 def _folded(entries: Sequence[Text], width: int) -> list[Text]:

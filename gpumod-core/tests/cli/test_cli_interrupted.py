@@ -1,0 +1,30 @@
+"""Ctrl-C before a command has begun: what is sure of it is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpumod.cli.failures import INTERRUPTED
+
+AT_THE_DATABASE = """
+import signal, sys
+sys.addaudithook(lambda event, _: signal.raise_signal(signal.SIGINT) if event == "sqlite3.connect" else None)
+from gpumod.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "sure"), [(("switch", "code"), "nothing was changed"), (("free", "100"), ""), (("status",), "")]
+)
+def test_a_key_before_the_command_has_begun(command: tuple[str, ...], sure: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", AT_THE_DATABASE, "--home", str(tmp_path), *command, "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == INTERRUPTED, done
+    told = json.loads(done.stdout)["error"]
+    assert (told["code"], told["why"]) == ("interrupted", sure)
