@@ -103,6 +103,7 @@ def test_a_name_of_ours_is_taken_also_where_it_is_not_installed(home: Path, tmp_
     assert [path for path in tmp_path.iterdir() if path != home] == []
 
 
+@pytest.mark.slow
 def test_the_name_of_a_distribution_that_offers_nothing_is_taken(home: Path, tmp_path: Path) -> None:
     info = tmp_path / "gpumod_acme_tools-1.0.dist-info"
     info.mkdir()

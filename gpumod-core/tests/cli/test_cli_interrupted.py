@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpumod.cli.failures import INTERRUPTED
+from tests.cases import first
 
 AT_THE_DATABASE = """
 import signal, sys
@@ -19,9 +20,10 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    ("command", "sure"), [(("switch", "code"), "nothing was changed"), (("free", "100"), ""), (("status",), "")]
-)
+CASES = [(("switch", "code"), "nothing was changed"), (("free", "100"), ""), (("status",), "")]
+
+
+@pytest.mark.parametrize(("command", "sure"), first(1, CASES))
 def test_a_key_before_the_command_has_begun(command: tuple[str, ...], sure: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", AT_THE_DATABASE, "--home", str(tmp_path), *command, "--json"]
     done = subprocess.run(argv, capture_output=True, text=True)
