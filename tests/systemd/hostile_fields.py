@@ -136,12 +136,13 @@ def _field(name: str) -> Callable[[Definition, str], Definition]:
 
 
 def _adopted(name: str) -> Callable[[Definition, str], Definition]:
-    kinds = (("unit", "manager"), ("container", "name"), ("pid", "identity"))
+    kinds = (("unit", "manager"), ("container", "name", "engine"), ("pid", "identity"))
     whole = next(kind for kind in kinds if name in kind)
-    given = {"unit": "x.service", "manager": "system", "container": "a1" * 32, "name": "x", "pid": 4, "identity": "x"}
+    given: Definition = {"unit": "x.service", "manager": "system", "container": "a1" * 32, "name": "x", "pid": 4}
+    given |= {"identity": "x", "engine": "/run/x.sock"}
 
     def put(definition: Definition, value: str) -> Definition:
-        mine = f"x{value}.service" if name == "unit" else value
+        mine = {"unit": f"x{value}.service", "engine": f"/{value}"}.get(name, value)
         return {**definition, "adopted": {key: given[key] for key in whole} | {name: mine}}
 
     return put

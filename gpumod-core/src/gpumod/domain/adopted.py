@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from gpumod.domain.base import Frozen, Text
+from gpumod.domain.base import Frozen, Text, clean_text
 
 UNIT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:_.@\\-]{0,246}\.service$"
 
@@ -31,7 +31,7 @@ Manager = Literal["user", "system"]
 UnitName = Annotated[str, StringConstraints(pattern=UNIT_PATTERN)]
 ContainerId = Annotated[str, StringConstraints(pattern=CONTAINER_PATTERN)]
 ContainerName = Annotated[str, StringConstraints(pattern=CONTAINER_NAME_PATTERN)]
-EngineSocket = Annotated[str, StringConstraints(pattern=SOCKET_PATTERN)]
+EngineSocket = Annotated[str, StringConstraints(pattern=SOCKET_PATTERN), AfterValidator(clean_text)]
 
 
 class Adopted(Frozen):
