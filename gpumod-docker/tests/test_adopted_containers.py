@@ -207,6 +207,15 @@ async def test_root_starts_and_stops_nothing_that_another_users_home_names(
     supervisor.meet(handle())
     assert supervisor.logs(handle().service, 5) == ()
     assert engine.asked == []
+    with listening() as other:
+        other.boxes["writer"] = seen()
+        with pytest.raises(MachineLacks, match="is not asked by root"):
+            await supervisor.status([handle(at=other)])
+        with pytest.raises(MachineLacks, match="is not asked by root"):
+            supervisor.check(handle(at=other), LAUNCH)
+        statuses = await supervisor.status([handle(at=other, service="theirs"), handle(at=engine)])
+        assert "is not asked by root" in statuses["theirs"].detail
+        assert statuses["svc"].alive is False
 
 
 # --- between two runs ---------------------------------------------------------------------------------------------

@@ -93,6 +93,10 @@ def interpreter_from_anywhere(at: Programs) -> Path:
     return at.write(at.folder / "script", "sh")
 
 
+def interpreter_along_path(at: Programs) -> Path:
+    return at.write(at.folder / "script", "/usr/bin/env sh")
+
+
 def writable_file(at: Programs) -> Path:
     at.program.chmod(0o775)
     return at.program
@@ -113,7 +117,7 @@ def where_anybody_puts_something(at: Programs) -> Path:
     "case",
     [
         alices_folder, alices_link, link_to_hers, alices_interpreter, interpreter_of_interpreter,
-        interpreter_from_anywhere, writable_file, writable_folder, where_anybody_puts_something,
+        interpreter_from_anywhere, interpreter_along_path, writable_file, writable_folder, where_anybody_puts_something,
     ],
 )  # fmt: skip
 def test_root_asks_nothing_that_another_has_a_say_in(programs: Programs, case: Callable[[Programs], Path]) -> None:

@@ -197,6 +197,17 @@ def test_a_sleep_that_frees_nothing_becomes_a_stop_and_says_so(box):
     box.check_sound()
 
 
+def test_what_a_member_needs_stays_up_where_its_sleep_became_a_stop(make_box):
+    lull = world_service("lull", 2000, 9101, naps=True, depends_on=("base",))
+    box = make_box(TOTAL_MB, define=[world_service("base", 1000, 9100), lull, world_mode("lulled", "lull:asleep")])
+    box.world.fault("lull", "sleep-frees-nothing")
+    outcome = box.switch("lulled")
+    assert outcome.exit_code == 0, outcome.error
+    assert box.world.states() == {"base": "ready"}
+    status = box.ask("mode_status", ModeRef(mode="lulled"))
+    assert (status.whole, status.extra, status.members[0].state) == (True, (), "stopped")
+
+
 def test_a_wake_that_runs_out_of_memory(box):
     box.switch("dozing")
     box.world.fault("nap", "wake-oom")

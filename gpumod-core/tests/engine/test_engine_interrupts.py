@@ -104,24 +104,25 @@ def to_new(machine, then):
     return change(machine, "switch new", build, Options(), lambda _: None)
 
 
-async def while_it_looks(box):
+async def while_it_looks(box, number):
     """A signal comes while the services are asked how they are."""
     changing = asyncio.create_task(to_new(box.machine(), lambda: None))
     await box.world.clock.sleep(0.0005)
-    interrupt()
+    interrupt(number)
     return await changing
 
 
-async def while_it_plans(box):
-    return await to_new(box.machine(), interrupt)
+async def while_it_plans(box, number):
+    return await to_new(box.machine(), lambda: interrupt(number))
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", [while_it_looks, while_it_plans])
-def test_one_before_the_first_step_changes_nothing(box, moment):
+def test_one_before_the_first_step_changes_nothing(box, moment, number, status):
     runs = box.store.runs(9)
     with pytest.raises(Interrupted) as refused:
-        box.world.clock.run(moment(box))
-    assert (refused.value.code, refused.value.exit_code) == ("interrupted", 130)
+        box.world.clock.run(moment(box, number))
+    assert (refused.value.code, refused.value.exit_code) == ("interrupted", status)
     assert refused.value.info.why == "nothing was changed"
     assert box.acts == []
     assert box.world.states() == OLD

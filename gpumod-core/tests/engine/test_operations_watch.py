@@ -74,6 +74,9 @@ def test_what_is_not_of_the_mode_is_left_alone(box: Any) -> None:
     seen = box.look()
     assert (seen.whole, seen.ok) == (False, False)
     assert seen.notes == ("also up, and not wanted by mode off: nap; gpumod switch off ends it",)
+    box.busy()
+    assert box.look().notes == (), "whoever changes the machine now is not worth a word"
+    box.world.holder = None
     box.crash("nap")
     assert box.look().mended == ()
 

@@ -68,7 +68,7 @@ class AdoptedContainers:
 
     def has(self, adopted: Adopted) -> bool:
         """Whether the container is still there, whatever it is called now. Raises MachineLacks and Failed."""
-        path = _socket_of(adopted)
+        path = self._socket(adopted)
         engine.reach(path)  # before the SDK is imported
         return looking.inspect(path, str(adopted.container)) is not None
 
@@ -95,10 +95,24 @@ class AdoptedContainers:
         self._met[handle.service] = adopted
         return adopted
 
+    def _socket(self, adopted: Adopted) -> Path:
+        """Where its engine listens; of adoptions that do not say, the one that is in use. Raises MachineLacks, also
+        where another user's home has root speak to what that user may have put there."""
+        if adopted.engine is None:
+            return engine.socket_path()
+        path, owner = Path(adopted.engine), another_owner(self._home)
+        if owner is not None and not _is_in_use(path):
+            raise MachineLacks(
+                "anothers-home",
+                f"the engine at {path} is not asked by root: a home of user {owner} names it",
+                hint=f"run gpumod as that user; or DOCKER_HOST={engine.SCHEME}{path}, if it is to be trusted",
+            )
+        return path
+
     def _look_up(self, handle: Handle) -> tuple[Path, Inspected | None]:
         """The socket of its engine, and what that tells of the container; None where it has it no more."""
         adopted = self._adopted(handle)
-        path = _socket_of(adopted)
+        path = self._socket(adopted)
         return path, looking.inspect(path, str(adopted.container))
 
     def _there(self, handle: Handle) -> tuple[Path, Inspected]:
@@ -119,12 +133,12 @@ class AdoptedContainers:
                 why=f"user {owner} says in {self._home} which container is meant, and need not have root's rights",
                 hint="run gpumod as that user, who may ask the engine when in the group docker",
             )
-        for path in {_socket_of(self._adopted(handle)) for handle in handles}:
+        for path in {self._socket(self._adopted(handle)) for handle in handles}:
             engine.reach(path)
 
     def check(self, handle: Handle, launch: Launch) -> None:
         """Raise Failed `container-gone` for one that is no longer there, MachineLacks where its engine is not."""
-        self._here(_socket_of(self._adopted(handle)))
+        self._here(self._socket(self._adopted(handle)))
         self._there(handle)
 
     # --- start and stop -----------------------------------------------------------------------------------------
@@ -144,7 +158,7 @@ class AdoptedContainers:
             raise
 
     def _start(self, handle: Handle) -> Mapping[str, Any]:
-        path = self._here(_socket_of(self._adopted(handle)))
+        path = self._here(self._socket(self._adopted(handle)))
         container = str(self._there(handle)[1]["Id"])
         self._started[handle.service] = time.time()
         with engine.spoken(path, f"start the {handle.launched.adopted}", engine.SLOW_S) as asked:
@@ -185,13 +199,13 @@ class AdoptedContainers:
         return await asyncio.to_thread(self._look, handles)
 
     def _look(self, handles: Sequence[Handle]) -> dict[str, ProcessStatus]:
-        by_engine: dict[Path, list[Handle]] = {}
+        by_engine: dict[str | None, list[Handle]] = {}
         for handle in handles:
-            by_engine.setdefault(_socket_of(self._adopted(handle)), []).append(handle)
+            by_engine.setdefault(self._adopted(handle).engine, []).append(handle)
         statuses: dict[str, ProcessStatus] = {}
-        for path, mine in by_engine.items():
+        for mine in by_engine.values():
             try:
-                statuses |= self._look_at(path, mine)
+                statuses |= self._look_at(self._socket(self._adopted(mine[0])), mine)
             except GpumodError as error:
                 if len(by_engine) == 1:
                     raise
@@ -226,7 +240,7 @@ class AdoptedContainers:
         """The last lines of the present or last run; none where its engine keeps none. Blocking."""
         if service not in self._met or another_owner(self._home) is not None:
             return ()  # what another user's home names need not be that user's to read
-        path = _socket_of(self._met[service])
+        path = self._socket(self._met[service])
         seen = looking.inspect(path, str(self._met[service].container))
         if seen is None or ((seen.get("HostConfig") or {}).get("LogConfig") or {}).get("Type") == "none":
             return ()
@@ -249,7 +263,7 @@ class AdoptedContainers:
     def follow_command(self, service: str, lines: int) -> tuple[str, ...]:
         """The engine's own program, which goes on with what the container writes."""
         adopted = self._met.get(service)
-        path = _socket_of(adopted) if adopted else engine.socket_path()
+        path = self._socket(adopted) if adopted else engine.socket_path()
         container = str(adopted.container) if adopted else service
         return ("docker", "-H", f"{engine.SCHEME}{path}", "logs", "--follow", f"--tail={lines}", container)
 
@@ -260,11 +274,6 @@ class AdoptedContainers:
             f"{service} was adopted: its files are somebody else's, and are not written",
             hint=f"gpumod service release {service}, and define one of gpumod's own",
         )
-
-
-def _socket_of(adopted: Adopted) -> Path:
-    """Where its engine listens; of adoptions that do not say, the one that is in use. Raises MachineLacks."""
-    return Path(adopted.engine) if adopted.engine else engine.socket_path()
 
 
 def _is_in_use(path: Path) -> bool:

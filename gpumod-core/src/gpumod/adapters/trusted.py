@@ -63,8 +63,8 @@ def why_not_run(program: Path) -> str:
         interpreter = interpreter_of(program)
         if interpreter is None or interpreter == Path(sys.executable):  # which root runs already: this is it
             return ""
-        if not interpreter.is_absolute():
-            return f"{program} is run by {interpreter}, wherever that lies"
+        if not interpreter.is_absolute() or interpreter.name == "env":  # which looks for it along PATH
+            return f"{program} is run by {interpreter}, wherever that leads"
         program = interpreter
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(program))
 

@@ -12,6 +12,7 @@
     ├── Stale            8  a plan made earlier no longer holds
     ├── MachineLacks     9  GPU, binary, systemd, disk
     ├── Interrupted    130  a signal came before the first step
+    │   └── Terminated 143  which was SIGTERM
     └── Failed           1  nothing changed
 """
 
@@ -110,3 +111,9 @@ class Interrupted(GpumodError):
     """A signal came before the first step of a change: nothing was changed."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """That signal was SIGTERM."""
+
+    exit_code = 143

@@ -98,6 +98,10 @@ class Handle(Frozen):
     slept_mb: int | None = None
 
 
+STOPPED_INSTEAD = "stopped-instead"
+"""The event of a service whose sleep has freed nothing."""
+
+
 class Event(Frozen):
     """One thing that happened to a service, a mode, a setting or a run."""
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.machine import GpuReading
 from gpumod.domain.plan import Step
-from gpumod.domain.run import Event, Handle, Sample
+from gpumod.domain.run import STOPPED_INSTEAD, Event, Handle, Sample
 from gpumod.domain.service import Service
 from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
@@ -78,11 +78,8 @@ async def _has_room_again(ctx: RunContext, step: Step) -> bool:
     return all(gpu.free_mb >= step.takes_mb.get(gpu.index, 0) for gpu in gpus)
 
 
-async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset(), **noted: str) -> str:
-    """Stop a service: done when no process of it (nor of `also`) is left and its memory is back. Idempotent.
-
-    `noted` is journalled with it.
-    """
+async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) -> str:
+    """Stop a service: done when no process of it (nor of `also`) is left and its memory is back. Idempotent."""
     machine = ctx.machine
     handles = machine.store.handles()
     handle = handles.get(step.service)
@@ -104,7 +101,7 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset(), 
         told = ends_with_host(ctx, handle, error)
     if told and (host := handle.launched.host):
         leave_to_host(ctx, host, before)
-    machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service, **noted))
+    machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb and not told:
         was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
         grown = settled(before) if was_awake and not left else math.nan  # what its members left is not its own
@@ -128,7 +125,8 @@ async def sleep(ctx: RunContext, step: Step) -> str:
     if after is None:
         now = await held(ctx, step.service, before.pids)
         level = str(service.sleep_level)
-        await stop(ctx, step.model_copy(update={"action": Action.STOP}), before.pids, instead_of=level)
+        await stop(ctx, step.model_copy(update={"action": Action.STOP}), before.pids)
+        machine.store.add_event(event(ctx, STOPPED_INSTEAD, step.service, level=level))
         ctx.stopped_instead.add(step.service)
         kept = f"{now.total_mb} MiB still held{now.said}"
         return f"sleeping at {level} freed nothing ({kept}): it was stopped instead"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay, Interrupted
+from gpumod.domain.errors import ErrorInfo, GpumodError, HalfWay
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Plan
@@ -91,7 +91,7 @@ async def _do(
         return nothing_to_do(machine, run, planned.holding)
     await machine.clock.sleep(0.001)  # a signal that came while all this was reckoned is heard only now
     if interrupts.event.is_set():
-        raise Interrupted("interrupted", "interrupted before the first step", why="nothing was changed")
+        raise interrupts.before_the_first_step()
     begin(machine, run, planned.holding)
     report(Progress(kind=ProgressKind.PLANNED, run_id=run.id, plan=planned.plan))
     try:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from gpumod.domain.errors import Interrupted
+from gpumod.domain.errors import Interrupted, Terminated
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ class Interrupts:
         self.event = asyncio.Event()
         self.left = asyncio.Event()
         self.count = 0
+        self.first = signal.SIGINT
         self._enough = 1
 
     @property
@@ -36,7 +37,9 @@ class Interrupts:
         """True after the second signal: leave everything as it is."""
         return self.count >= 2
 
-    def hit(self) -> None:
+    def hit(self, number: int = signal.SIGINT) -> None:
+        if not self.count:
+            self.first = signal.Signals(number)
         self.count += 1
         if self.leave:
             self.left.set()
@@ -57,8 +60,13 @@ class Interrupts:
         """What `work` sees. Raises Interrupted when it was given up for a signal: nothing was changed."""
         seen = await self._until_called(work)
         if seen is None:
-            raise Interrupted("interrupted", "interrupted before the first step", why="nothing was changed")
+            raise self.before_the_first_step()
         return seen[0]
+
+    def before_the_first_step(self) -> Interrupted:
+        """The error of a change that a signal ended before it began, with that signal's exit status."""
+        kind = Terminated if self.first == signal.SIGTERM else Interrupted
+        return kind("interrupted", "interrupted before the first step", why="nothing was changed")
 
     async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` gives; it is never cut off. To cancel this task is as the first signal, and done when `work` has
@@ -101,7 +109,7 @@ def listening() -> Iterator[Interrupts]:
     def hear(number: int, _frame: object) -> None:
         now = time.monotonic()
         if now - heard_at.get(number, 0.0) > SAME_S:
-            loop.call_soon_threadsafe(interrupts.hit)
+            loop.call_soon_threadsafe(interrupts.hit, number)
         heard_at[number] = now
 
     for number in taken:  # not by the loop: it leaves a moment with the default handler, which ends the process

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.plan import Step
+from gpumod.domain.run import STOPPED_INSTEAD, Event
 from gpumod.domain.states import Action
 from gpumod.engine.context import RunContext
 from gpumod.engine.device import refuse_fault
@@ -15,8 +16,8 @@ from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.plugins.kit import poll
 
-LOOK_BACK = 500
-"""So many of the last stops are looked at."""
+LOOK_BACK = 2000
+"""So many of the last starts are looked at."""
 
 
 def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]:
@@ -37,29 +38,32 @@ def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]
 
 
 def stopped_instead(machine: Machine) -> Mapping[str, str]:
-    """Services whose last stop stood for a sleep that had freed nothing, with the level that was tried."""
-    last: dict[str, str] = {}
-    for event in machine.store.events_of("stopped", LOOK_BACK):
-        last.setdefault(event.subject, str(event.data.get("instead_of", "")))
-    return {service: level for service, level in last.items() if level}
+    """Services that were stopped in place of a sleep that had freed nothing, and were not started since; with the level
+    that was tried."""
+    store, found = machine.store, dict[str, Event]()
+    for event in store.events_of(STOPPED_INSTEAD, LOOK_BACK):
+        found.setdefault(event.subject, event)
+    started = {event.subject: event.at for event in reversed(store.events_of("starting", LOOK_BACK))} if found else {}
+    return {s: str(event.data.get("level")) for s, event in found.items() if started.get(s, 0.0) < event.at}
 
 
-def without(wanted: Wanted, instead: Collection[str]) -> Wanted:
-    """`wanted` without members that were stopped in place of a sleep: nothing more is to be done for them."""
-    members = tuple(member for member in wanted.target.members if member.service not in instead)
-    return replace(wanted, target=wanted.target.model_copy(update={"members": members}))
+def as_stopped(wanted: Wanted, instead: Collection[str]) -> Wanted:
+    """`wanted`, where those in `instead` sleep by being stopped, since that is what their sleep came to."""
+    known, never = wanted.services, {"sleep_mode": "none"}
+    stopping = {s: known[s].model_copy(update=never) for s in instead if s in known}
+    return replace(wanted, services={**known, **stopping})
 
 
 async def verify(ctx: RunContext, step: Step) -> str:
     """Look at the whole machine once more; raise `verify-failed` with every service that is not as wanted."""
     wrong: Mapping[str, str] = {}
     target = ctx.plan.target.model_copy(update={"restart": ()})
-    wanted = without(Wanted(target, ctx.services), ctx.stopped_instead)
+    wanted = as_stopped(Wanted(target, ctx.services), ctx.stopped_instead)
 
     async def whole() -> bool | None:
         nonlocal wrong
         snapshot = await observe(ctx.machine)
-        refuse_fault(snapshot.gpus, {gpu for m in wanted.target.members for gpu in snapshot.reading(m.service).gpus})
+        refuse_fault(snapshot.gpus, {gpu for m in target.members for gpu in snapshot.reading(m.service).gpus})
         options = Options(cascade=True, kept=ctx.kept)
         wrong = misses(plan_for(ctx.machine, snapshot, wanted, options), ctx.stopped_instead)
         return None if wrong else True

@@ -16,7 +16,7 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.observe import observe_twice
 from gpumod.engine.open_runs import refuse_in_use
 from gpumod.engine.planning import Options, Planned, plan_for
-from gpumod.engine.verify import misses, stopped_instead, without
+from gpumod.engine.verify import as_stopped, misses, stopped_instead
 from gpumod.operations.base import bad_input
 from gpumod.operations.params import ModeDelete, ModeRef, ModeWrite, NoParams
 from gpumod.operations.results import (
@@ -131,9 +131,9 @@ class Modes(Targets):
             go = f"gpumod switch {mode.id} goes to the mode as it is defined now"
             notes = (f"{told}: {in_words(lost)}", go)
         instead = _instead(self._machine, asked.target, snapshot)
-        planned = plan_for(self._machine, snapshot, without(asked, instead), Options(cascade=True))
+        planned = plan_for(self._machine, snapshot, as_stopped(asked, instead), Options(cascade=True))
         notes = (*notes, *told_of_edits(asked, snapshot, planned.plan))
-        wrong = dict(misses(planned))
+        wrong = dict(misses(planned, instead))
         awake = [
             m.service
             for m in asked.target.members

@@ -99,10 +99,10 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         known = mode is not None and mode in store.modes()
         status = await self.mode_status(ModeRef(mode=mode or "")) if known else None
         whole = status is not None and status.whole
-        if status is not None and status.extra:
-            more = ", ".join(status.extra)
-            notes.append(f"also up, and not wanted by mode {mode}: {more}; gpumod switch {mode} ends it")
         left, holder = left_half_way(machine)
+        if status is not None and status.extra and left is None and holder is None:
+            more, taken = ", ".join(status.extra), f" --with {status.alternative}" if status.alternative else ""
+            notes.append(f"also up, and not wanted by mode {mode}: {more}; gpumod switch {mode}{taken} ends it")
         return WatchResult(
             at=machine.clock.now(),
             mode=mode,
