@@ -9,7 +9,6 @@ import pytest
 from gpumod.domain.errors import Failed, HalfWay, UsageError
 from gpumod.domain.progress import ProgressKind
 from gpumod.domain.run import RunStatus, StepStatus
-from gpumod.operations.params import ModeRef
 from gpumod.testing.signals import interrupt
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -182,30 +181,7 @@ def test_a_sleep_that_frees_nothing_becomes_a_stop_and_says_so(box):
     assert box.world.states() == {service: state for service, state in NEW.items() if service != "nap"}
     step = next(s for s in outcome.run.steps if s.step.service == "nap")
     assert "freed nothing (5000 MiB still held): it was stopped instead" in step.detail
-    status = box.ask("mode_status", ModeRef(mode="new"))
-    assert (status.whole, status.notes) == (True, ())
-    (nap,) = [member for member in status.members if member.service == "nap"]
-    assert (nap.ok, nap.state) == (True, "stopped")
-    assert nap.detail.startswith("was stopped: its sleep at nap freed nothing")
-    assert box.switch("dozing").exit_code == 0
-    assert box.ask("mode_status", ModeRef(mode="dozing")).whole, "it was tried again, and stopped again"
-    box.world.faults.pop("nap")
-    assert box.switch("dozing").exit_code == 0
-    assert box.world.states()["nap"] == "asleep"
-    assert box.stop("nap").exit_code == 0
-    assert not box.ask("mode_status", ModeRef(mode="dozing")).whole, "this time somebody stopped it"
     box.check_sound()
-
-
-def test_what_a_member_needs_stays_up_where_its_sleep_became_a_stop(make_box):
-    lull = world_service("lull", 2000, 9101, naps=True, depends_on=("base",))
-    box = make_box(TOTAL_MB, define=[world_service("base", 1000, 9100), lull, world_mode("lulled", "lull:asleep")])
-    box.world.fault("lull", "sleep-frees-nothing")
-    outcome = box.switch("lulled")
-    assert outcome.exit_code == 0, outcome.error
-    assert box.world.states() == {"base": "ready"}
-    status = box.ask("mode_status", ModeRef(mode="lulled"))
-    assert (status.whole, status.extra, status.members[0].state) == (True, (), "stopped")
 
 
 def test_a_wake_that_runs_out_of_memory(box):
