@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -141,14 +142,23 @@ def box(tmp_path: Path) -> Iterator[Box]:
 
 
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    def find() -> int:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-            return port
+def free_port() -> Iterator[Callable[[], int]]:
+    """Ports below those that connections go out from; an abstract socket keeps each for its test, the kernel's lock."""
+    locks: list[socket.socket] = []
 
-    return find
+    def find() -> int:
+        while True:
+            port = random.randrange(31_300, 32_700)
+            lock = socket.socket(socket.AF_UNIX)
+            locks.append(lock)
+            with contextlib.suppress(OSError), socket.socket() as sock:
+                lock.bind(f"\0gpumod-test-port-{port}")
+                sock.bind(("127.0.0.1", port))
+                return port
+
+    yield find
+    for lock in locks:
+        lock.close()
 
 
 @pytest.fixture(name="http")
