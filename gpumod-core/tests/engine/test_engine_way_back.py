@@ -172,3 +172,13 @@ def test_what_needs_a_service_that_is_gone_for_good(make_box):
     assert box.switch("new").exit_code == 6
     assert box.world.states() == {"chat": "ready"}
     box.check_sound()
+
+
+# --- what nobody was to touch -----------------------------------------------------------------------------------------
+
+
+def test_what_had_failed_before_is_told_to_have_failed(box):
+    box.crash("gone")
+    box.world.fault("come", "die-after", 1.0)
+    assert box.change("change", CHANGE.model_copy(update={"stop": ()})).exit_code == 6
+    assert box.states()["gone"] == "failed"

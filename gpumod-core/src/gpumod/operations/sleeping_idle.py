@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumod.domain.errors import Busy, Failed, GpumodError
-from gpumod.domain.health import Budget, restart_at
+from gpumod.domain.health import Budget, restart_at, tried_now
 from gpumod.domain.idling import idle_s
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
@@ -55,7 +55,9 @@ class SleepingIdle(Base):
         idling = self._idling(snapshot)
         seen = await idling.look()
         notes += [f"{one.service} does not sleep when it idles: {one.why}" for one in seen if one.use is None]
-        due = tuple(one for one in seen if not one.why and self._has_patience(one.service))
+        ready = {one.service: one for one in seen if not one.why and self._has_patience(one.service)}
+        failed = {service for service in ready if self._failures(service)}
+        due = tuple(ready[service] for service in tried_now([*ready], failed))
         if not due:
             return None
         names = ", ".join(one.service for one in due)
@@ -108,9 +110,14 @@ class SleepingIdle(Base):
 
     def _has_patience(self, service: str) -> bool:
         now = self._machine.clock.now()
-        failed = [e.at for e in self._machine.store.events_of("idle-sleep-failed", 100) if e.subject == service]
-        at = restart_at(failed, PATIENCE, now)
+        at = restart_at(self._failures(service), PATIENCE, now)
         return at is not None and at <= now
+
+    def _failures(self, service: str) -> list[float]:
+        """When it was put to sleep in vain, as far as that is not long ago."""
+        since = self._machine.clock.now() - PATIENCE.window_s
+        events = self._machine.store.events_of("idle-sleep-failed", 100)
+        return [event.at for event in events if event.subject == service and event.at > since]
 
     def _note_failures(self, due: Sequence[Idle], why: str) -> None:
         for one in due:
