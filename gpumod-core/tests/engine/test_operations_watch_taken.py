@@ -51,6 +51,16 @@ def test_one_that_takes_turns_by_an_alternative_comes_back_asleep(box: Any) -> N
     assert box.world.states() == {"hyde": "asleep", "rank": "asleep", "small": "ready"}
 
 
+def test_one_that_takes_turns_by_an_alternative_sleeps_when_nobody_asks(box: Any) -> None:
+    box.settings["idle_timeout_s"] = 60
+    take(box, "both", AlternativeKind.TIME_SHARE)
+    box.ask("service_wake", ServiceChange(service="hyde"))
+    assert box.look().mended == ()
+    box.pass_time(61)
+    assert [done.what for done in box.look().mended] == ["sleep"]
+    assert box.world.states() == {"hyde": "asleep", "rank": "asleep"}
+
+
 def test_what_an_alternative_put_in_place_of_another_is_of_the_mode(box: Any) -> None:
     take(box, "chat", AlternativeKind.SMALLER_PRESET)
     seen = box.look()

@@ -15,9 +15,10 @@ from gpumod.engine.change import change
 from gpumod.engine.idling import Idle, Idling
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.operations.base import Base, OnProgress, change_result, reporter
+from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
+from gpumod.operations.targets import Targets, mode_of
 from gpumod.operations.use_results import IdleRow, SleepIdleParams, SleepIdleResult
 
 USED_AGAIN = "used-again"
@@ -25,7 +26,7 @@ PATIENCE = Budget(restarts=3, window_s=3600.0, first_s=60.0, factor=4.0)
 """So often, and so long after one another, `gpumod watch` tries to put a service to sleep that does not fall asleep."""
 
 
-class SleepingIdle(Base):
+class SleepingIdle(Targets):
     async def auto_sleep_idle(self, params: SleepIdleParams, progress: OnProgress = None) -> SleepIdleResult:
         """Put to sleep, by one plan, every service that nobody has used for its time-out.
 
@@ -106,6 +107,8 @@ class SleepingIdle(Base):
     def _idling(self, snapshot: HostSnapshot) -> Idling:
         store = self._machine.store
         mode = store.modes().get(store.current_mode() or "")
+        if mode is not None:
+            mode = mode_of(mode, self._as_taken(mode, store.current_alternative(), snapshot, self._defined())[0].target)
         return Idling(self._machine, snapshot, mode, store.services())
 
     def _has_patience(self, service: str) -> bool:

@@ -40,6 +40,8 @@ from gpumod.planner.changes import with_needs
 
 BOOT_TRIES = 12
 """About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
+LOOK_BACK = 200
+"""So many of the last runs are looked at for the first one of a boot."""
 NOTHING: Mapping[str, int] = {}
 
 
@@ -184,12 +186,17 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             # the first watch of all, on a machine that is at work: this is no boot
             first = not self._machine.store.events_of("boot-seen", 1)
             at_work = first and any(r.state not in GONE for r in snapshot.services.values())
-            since = 0.0 if at_work else self._machine.clock.now()
+            since = 0.0 if at_work else self._begin_of(boot)
             foreign_mb = {str(gpu.index): snapshot.foreign_mb(gpu.index) for gpu in snapshot.gpus}
             self._note_boot(since=since, restored=at_work or boot_mode is None, foreign_mb=foreign_mb)
         restored = next(iter(self._machine.store.events_of("boot-restored", 1)), None)
         pending = restored is None or restored.data.get("boot") != boot
         return Boot(boot, since, pending and boot_mode is not None)
+
+    def _begin_of(self, boot: str) -> float:
+        """When the machine was first changed in this boot; what is up since then was started in it. Else now."""
+        runs = self._machine.store.runs(LOOK_BACK)
+        return min((run.started_at for run in runs if run.boot == boot), default=self._machine.clock.now())
 
     def _boot_seen(self) -> float | None:
         """Since when services are looked after in this boot; None before it was seen."""
