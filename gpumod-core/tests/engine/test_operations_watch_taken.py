@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gpumod.domain.plan import AlternativeKind
+from gpumod.domain.run import RunStatus
 from gpumod.operations.params import ServiceChange, ServiceRemove, SimulateParams, SwitchParams
 from gpumod.testing.world_drivers import quick_service, world_mode
 
@@ -104,6 +105,18 @@ def test_who_has_a_turn_gets_what_crashed_back_awake(box: Any) -> None:
     box.end(mine)
     assert box.world.states() == {"hyde": "asleep", "rank": "asleep"}
     assert box.store.turns() == ()
+
+
+def test_its_own_mode_is_no_obstacle_to_a_turn(box: Any) -> None:
+    """Who has a turn stays awake; when the next one has theirs, that is over: both at once are not counted."""
+    box.switch("rag")
+    box.begin("hyde")
+    assert box.ask("switch", SwitchParams(mode="rag")).status is RunStatus.NOTHING_TO_DO
+    asked = box.ask("simulate", SimulateParams(mode="rag", add=("small",)))
+    assert (asked.fits, {turn.service for turn in asked.turns}) == (True, {"hyde", "rank"})
+    box.crash("hyde")
+    assert box.ask("switch", SwitchParams(mode="rag")).status is RunStatus.DONE
+    assert box.world.states() == {"hyde": "ready", "rank": "asleep"}
 
 
 def test_who_comes_up_does_so_without_who_does_not(box: Any) -> None:
