@@ -9,6 +9,7 @@ import pytest
 from gpumod.domain.plan import AlternativeKind
 from gpumod.domain.run import RunStatus
 from gpumod.operations.params import ServiceChange, ServiceRemove, SimulateParams, SwitchParams
+from gpumod.operations.use_results import SleepIdleParams
 from gpumod.testing.world_drivers import quick_service, world_mode
 
 SERVICES = (
@@ -151,3 +152,18 @@ def test_who_falls_asleep_does_so_without_who_does_not(box: Any) -> None:
         tried += [done.subject for done in seen.mended]
     assert tried == ["one, two", "one", "two"]
     assert box.world.states() == {"one": "ready", "two": "asleep"}
+
+
+def test_who_is_put_to_sleep_by_a_timer_does_not_wait_for_who_does_not_fall_asleep(box: Any) -> None:
+    names = ("one", "two", "three")
+    box.define(*(quick_service(s, 1000, 9011 + n, naps=True, idle_timeout=20) for n, s in enumerate(names)))
+    box.define(world_mode("three", *names))
+    box.switch("three")
+    for service in names[:2]:
+        box.world.fault(service, "sleep-500")
+    for left in (names[:2], names[:1]):
+        for _ in range(5):
+            box.pass_time(30)
+            box.ask("auto_sleep_idle", SleepIdleParams())
+        assert {s for s, state in box.world.states().items() if state == "ready"} == {*left}
+        box.world.faults.pop("two", None)

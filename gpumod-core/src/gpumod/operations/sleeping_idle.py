@@ -37,7 +37,7 @@ class SleepingIdle(Targets):
         snapshot = await observe(self._machine)
         idling = self._idling(snapshot)
         seen = await idling.look()
-        due = tuple(one for one in seen if not one.why)
+        due = self._tried_now([one for one in seen if not one.why])
         rows = tuple(_row(one, self._machine.clock.now()) for one in seen)
         if not due:
             return SleepIdleResult(services=rows)
@@ -46,6 +46,8 @@ class SleepingIdle(Targets):
             planned = plan_for(self._machine, snapshot, self._asleep(due, snapshot), options)
             return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode(), options))
         done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
+        if done is not None and done.exit_code:
+            self._note_failures(due, done.error.message if done.error else "")
         notes = () if done else ("what was to sleep was used again just now",)
         return SleepIdleResult(services=rows, change=done, notes=notes)
 
@@ -56,9 +58,7 @@ class SleepingIdle(Targets):
         idling = self._idling(snapshot)
         seen = await idling.look()
         notes += [f"{one.service} does not sleep when it idles: {one.why}" for one in seen if one.use is None]
-        ready = {one.service: one for one in seen if not one.why and self._has_patience(one.service)}
-        failed = {service for service in ready if self._failures(service)}
-        due = tuple(ready[service] for service in tried_now([*ready], failed))
+        due = self._tried_now([one for one in seen if not one.why and self._has_patience(one.service)])
         if not due:
             return None
         names = ", ".join(one.service for one in due)
@@ -115,6 +115,13 @@ class SleepingIdle(Targets):
         now = self._machine.clock.now()
         at = restart_at(self._failures(service), PATIENCE, now)
         return at is not None and at <= now
+
+    def _tried_now(self, due: Sequence[Idle]) -> tuple[Idle, ...]:
+        """Who of `due` is put to sleep by one plan; of those that did not fall asleep one, whose failure is oldest."""
+        failed_at = {one.service: max(self._failures(one.service), default=0.0) for one in due}
+        names = sorted(failed_at, key=lambda service: failed_at[service])
+        now = tried_now(names, {service for service, at in failed_at.items() if at})
+        return tuple(one for one in due if one.service in now)
 
     def _failures(self, service: str) -> list[float]:
         """When it was put to sleep in vain, as far as that is not long ago."""
