@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import Event
 from gpumod.domain.states import State
 from gpumod.plugins.offers import SupervisorOffer
+from gpumod.testing.world import Recipe
 from gpumod.testing.world_drivers import quiet, world_mode, world_service
 from gpumod.testing.world_parts import WorldSupervisor
 
@@ -172,3 +174,37 @@ def test_what_needs_a_service_that_is_gone_for_good(make_box):
     assert box.switch("new").exit_code == 6
     assert box.world.states() == {"chat": "ready"}
     box.check_sound()
+
+
+# --- what nobody was to touch -----------------------------------------------------------------------------------------
+
+
+def test_what_had_failed_before_is_told_to_have_failed(box):
+    box.crash("gone")
+    box.world.fault("come", "die-after", 1.0)
+    assert box.change("change", CHANGE.model_copy(update={"stop": ()})).exit_code == 6
+    assert box.states()["gone"] == "failed"
+
+
+class TheirUnits(WorldSupervisor):
+    """Keeps what somebody else starts and stops as well."""
+
+    name = "adopted-unit"
+
+    def _find(self, handle):
+        return self.world.alive().get(handle.service)
+
+
+def test_what_others_have_started_meanwhile_runs_on(make_box):
+    told = Adopted(unit="theirs.service", manager="system")
+    box = make_box(8000, define=[world_service("theirs", 1000, 9001, adopted=told), world_service("come", 2000, 9002)])
+    keeper = SupervisorOffer(name=told.keeper, summary="", factory=lambda *_: TheirUnits(box.world, box.home, quiet))
+    box.offers = (keeper,)
+    assert box.start("theirs").exit_code == 0
+    box.crash("theirs")
+    assert box.states() == {"theirs": "stopped"}
+    box.world.fault("come", "die-after", 1.0)
+    theirs = Recipe(vram_mb=1000, load_s=0.1)
+    box.when("start come after", lambda: box.world.spawn("theirs", "theirs", theirs, (0,), port=9001))
+    assert box.start("come").exit_code == 6
+    assert box.world.states() == {"theirs": "ready"}

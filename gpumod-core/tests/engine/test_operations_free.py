@@ -382,3 +382,15 @@ def test_what_is_no_longer_defined_is_not_put_back(make_box: Any) -> None:
     back = free(box)
     assert (back.notes, back.back and back.back.exit_code) == (told, 0)
     assert (box.world.states(), box.store.holdings()) == ({"tool": "ready"}, ())
+
+
+def test_room_that_is_not_there_and_cannot_be_given_back(box: Any) -> None:
+    box.when("stop web after", lambda: box.world.foreign(6000))
+    made = free(box, 7000)
+    assert made.change is not None
+    assert made.change.error is not None
+    assert (made.change.error.code, made.next) == ("room-not-there", "gpumod free --back")
+    assert made.change.error.hint.endswith("what was put away is not back: gpumod free --back")
+    box.world.strangers.clear()
+    assert free(box).next == ""
+    assert box.world.managed_mb() == {"web": 3000, "nap": 4000}

@@ -62,6 +62,18 @@ def test_without_a_boot_mode_nothing_comes_up(box: Any) -> None:
     assert box.look().mended == ()
 
 
+def test_what_somebody_started_before_the_first_look_of_a_boot_is_looked_after(box: Any) -> None:
+    box.switch("on")
+    box.look()
+    box.boot()
+    box.ask("switch", SwitchParams(mode="hosted"))
+    box.pass_time(100)
+    assert box.look().mended == ()
+    box.crash("router")
+    assert box.look().mended[0].what == "restart"
+    assert box.look().whole
+
+
 def test_the_first_watch_of_a_machine_at_work_is_no_boot(box: Any) -> None:
     box.settings["boot_mode"] = "hosted"
     box.switch("on")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -118,3 +118,9 @@ def restart_at(tries: Sequence[float], budget: Budget, now: float) -> float | No
     if not within:
         return now
     return within[-1] + budget.first_s * budget.factor ** (len(within) - 1)
+
+
+def tried_now(due: Sequence[str], failed: Collection[str]) -> list[str]:
+    """Of what is `due`, what is tried in one plan: all that has not `failed` before; else one of those alone, so that
+    who fails takes nobody along twice."""
+    return [service for service in due if service not in failed] or list(due[:1])

@@ -152,7 +152,8 @@ async def go_back(
 def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -> Wanted:
     """The way back from `snapshot` to what was there before `run`: only what differs is touched.
 
-    What was up comes back as it was (state, definition, GPUs), what was not up and is now goes. A dependency that is
+    What was up comes back as it was (state, definition, GPUs). What was not up and is now goes, if `run` was to touch
+    it: what had failed before is left so, and what was adopted and others have started runs on. A dependency that is
     neither defined any more nor was up cannot be asked for: it is dropped from the definitions.
     """
     known = {**defined, **run.definitions}
@@ -169,11 +170,12 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
         if other:
             again.append(member.service)
     kept = set(check_needs(services, [member.service for member in was.members]))
+    touched = {record.step.service for record in run.steps}
     gone = [
         r.service
         for r in snapshot.services.values()
         if r.state is not State.STOPPED
-        and r.service not in kept
+        and r.service in touched - kept
         and run.before.get(r.service, ServiceReading(service=r.service, state=State.STOPPED)).state in GONE
     ]
     target = Target(

@@ -8,6 +8,9 @@ from gpumod.domain.base import Frozen
 from gpumod.domain.errors import ErrorInfo
 from gpumod.operations.results import ChangeResult
 
+APPLY_NOW = "apply --now"
+"""The command of the run that brings what runs to a document before that is stored."""
+
 
 class ExportResult(Frozen):
     """The box as YAML; `left_out` says what it does not hold, and why.

@@ -23,7 +23,7 @@ from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.engine.planning import Options, Wanted, plan_for
 from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
-from gpumod.operations.box_results import ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
+from gpumod.operations.box_results import APPLY_NOW, ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
 from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
@@ -264,7 +264,7 @@ class Boxes(Services, Targets):
             snapshot = await observe_twice(machine)
             result = dry(plan_for(machine, snapshot, build(snapshot), options), mode_id, options)
         else:
-            outcome = await change(machine, "apply --now", build, options, reporter(progress))
+            outcome = await change(machine, APPLY_NOW, build, options, reporter(progress))
             result = change_result(outcome, mode_id, store.current_mode())
         return result.model_copy(update={"notes": (*notes, *result.notes)})
 

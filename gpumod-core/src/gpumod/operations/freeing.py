@@ -95,15 +95,16 @@ class Freeing(Base):
         snapshot = await observe(self._machine)
         gpu = snapshot.gpu(holding.gpu)
         unnamed = snapshot.unattributed_mb(holding.gpu)
+        back = await self._put_back([holding], options, progress)
+        whole = back.back is None or back.back.status in (RunStatus.DONE, RunStatus.NOTHING_TO_DO)
         error = ErrorInfo(
             code="room-not-there",
             message=f"GPU {holding.gpu} has {gpu.free_mb} of {holding.vram_mb} MiB free, though the room was made",
             why=f"{unnamed} MiB belong to no process" if unnamed else "something took them meanwhile",
-            hint="see `gpumod ps`; what was put away is back",
+            hint="see `gpumod ps`; what was put away is " + ("back" if whole else f"not back: {BACK}"),
         )
-        back = await self._put_back([holding], options, progress)
         changed = made.model_copy(update={"error": error, "status": RunStatus.ROLLED_BACK, "exit_code": 6})
-        return FreeResult(change=changed, back=back.back, notes=back.notes)
+        return FreeResult(change=changed, back=back.back, notes=back.notes, next=back.next)
 
     # --- putting back -----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from gpumod.engine.planning import Options
 from gpumod.engine.recover import recover
 from gpumod.engine.turns import over_turns
 from gpumod.operations.base import Base, OnProgress, change_result, reporter, unknown
+from gpumod.operations.box_results import APPLY_NOW
 from gpumod.operations.following import ended_with, followed
 from gpumod.operations.leases import to_put_back
 from gpumod.operations.params import ListParams, RecoverParams, RunRef
@@ -29,6 +30,10 @@ from gpumod.operations.results import (
 
 SHOWN = 20
 """So many ids are named where one is asked for that is not there, or not alone."""
+
+
+NOT_STORED = "what runs is as the document has it, but that was not stored: gpumod apply -f FILE again"
+"""What to say of an `apply --now` that was gone on with: its gpumod would have stored the document afterwards."""
 
 
 class History(Base):
@@ -109,11 +114,12 @@ class History(Base):
         outcome = await recover(self._machine, params.way, options, reporter(progress))
         if outcome is None:
             return RecoverResult(open_run=None)
-        left = store.open_run()
+        left, closed = store.open_run(), outcome.run
+        half = params.way == "resume" and outcome.status is RunStatus.DONE and closed and closed.command == APPLY_NOW
         return RecoverResult(
             open_run=left and discreetly(left),
             change=change_result(outcome, store.current_mode(), store.current_mode()),
-            notes=outcome.notes,
+            notes=(*outcome.notes, *((NOT_STORED,) if half else ())),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpumod.domain.errors import Busy, Failed, GpumodError
-from gpumod.domain.health import Budget, restart_at
+from gpumod.domain.health import Budget, restart_at, tried_now
 from gpumod.domain.idling import idle_s
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
@@ -15,9 +15,10 @@ from gpumod.engine.change import change
 from gpumod.engine.idling import Idle, Idling
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.operations.base import Base, OnProgress, change_result, reporter
+from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
+from gpumod.operations.targets import Targets, mode_of
 from gpumod.operations.use_results import IdleRow, SleepIdleParams, SleepIdleResult
 
 USED_AGAIN = "used-again"
@@ -25,7 +26,7 @@ PATIENCE = Budget(restarts=3, window_s=3600.0, first_s=60.0, factor=4.0)
 """So often, and so long after one another, `gpumod watch` tries to put a service to sleep that does not fall asleep."""
 
 
-class SleepingIdle(Base):
+class SleepingIdle(Targets):
     async def auto_sleep_idle(self, params: SleepIdleParams, progress: OnProgress = None) -> SleepIdleResult:
         """Put to sleep, by one plan, every service that nobody has used for its time-out.
 
@@ -36,7 +37,7 @@ class SleepingIdle(Base):
         snapshot = await observe(self._machine)
         idling = self._idling(snapshot)
         seen = await idling.look()
-        due = tuple(one for one in seen if not one.why)
+        due = self._tried_now([one for one in seen if not one.why])
         rows = tuple(_row(one, self._machine.clock.now()) for one in seen)
         if not due:
             return SleepIdleResult(services=rows)
@@ -45,6 +46,8 @@ class SleepingIdle(Base):
             planned = plan_for(self._machine, snapshot, self._asleep(due, snapshot), options)
             return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode(), options))
         done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
+        if done is not None and done.exit_code:
+            self._note_failures(due, done.error.message if done.error else "")
         notes = () if done else ("what was to sleep was used again just now",)
         return SleepIdleResult(services=rows, change=done, notes=notes)
 
@@ -55,7 +58,7 @@ class SleepingIdle(Base):
         idling = self._idling(snapshot)
         seen = await idling.look()
         notes += [f"{one.service} does not sleep when it idles: {one.why}" for one in seen if one.use is None]
-        due = tuple(one for one in seen if not one.why and self._has_patience(one.service))
+        due = self._tried_now([one for one in seen if not one.why and self._has_patience(one.service)])
         if not due:
             return None
         names = ", ".join(one.service for one in due)
@@ -104,13 +107,27 @@ class SleepingIdle(Base):
     def _idling(self, snapshot: HostSnapshot) -> Idling:
         store = self._machine.store
         mode = store.modes().get(store.current_mode() or "")
+        if mode is not None:
+            mode = mode_of(mode, self._as_taken(mode, store.current_alternative(), snapshot, self._defined())[0].target)
         return Idling(self._machine, snapshot, mode, store.services())
 
     def _has_patience(self, service: str) -> bool:
         now = self._machine.clock.now()
-        failed = [e.at for e in self._machine.store.events_of("idle-sleep-failed", 100) if e.subject == service]
-        at = restart_at(failed, PATIENCE, now)
+        at = restart_at(self._failures(service), PATIENCE, now)
         return at is not None and at <= now
+
+    def _tried_now(self, due: Sequence[Idle]) -> tuple[Idle, ...]:
+        """Who of `due` is put to sleep by one plan; of those that did not fall asleep one, whose failure is oldest."""
+        failed_at = {one.service: max(self._failures(one.service), default=0.0) for one in due}
+        names = sorted(failed_at, key=lambda service: failed_at[service])
+        now = tried_now(names, {service for service, at in failed_at.items() if at})
+        return tuple(one for one in due if one.service in now)
+
+    def _failures(self, service: str) -> list[float]:
+        """When it was put to sleep in vain, as far as that is not long ago."""
+        since = self._machine.clock.now() - PATIENCE.window_s
+        events = self._machine.store.events_of("idle-sleep-failed", 100)
+        return [event.at for event in events if event.subject == service and event.at > since]
 
     def _note_failures(self, due: Sequence[Idle], why: str) -> None:
         for one in due:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from gpumod.domain.box import Box
 from gpumod.domain.errors import ErrorInfo, GpumodError, Stale, UnknownName, UsageError
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.mode import Mode, Want
+from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.plan import Alternative, Plan, Target, TargetMember
 from gpumod.domain.service import Service
 from gpumod.domain.states import SERVING, Action, State
@@ -130,6 +130,14 @@ def target_of_mode(mode: Mode) -> Target:
         mode=mode.id,
         members=tuple(TargetMember(service=m.service, want=m.want, start_order=m.start_order) for m in mode.members),
     )
+
+
+def mode_of(mode: Mode, taken: Target) -> Mode:
+    """`mode` with the members that it was `taken` with, and how they are wanted."""
+    known = {member.service: member for member in mode.members}
+    members = (known.get(m.service, ModeMember(service=m.service)) for m in taken.members)
+    wants = {member.service: member.want for member in taken.members}
+    return mode.model_copy(update={"members": tuple(m.model_copy(update={"want": wants[m.service]}) for m in members)})
 
 
 def taken(asked: Wanted, alternative: Alternative, snapshot: HostSnapshot) -> Wanted:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale
-from gpumod.domain.health import Pulse, Transition
+from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale, UnknownName, UsageError
+from gpumod.domain.health import Pulse, Transition, tried_now
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.mode import Mode
-from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.plan import Target
 from gpumod.domain.run import Event, Run
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE
-from gpumod.domain.states import GONE, State
+from gpumod.domain.states import GONE
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
@@ -23,10 +22,10 @@ from gpumod.operations.base import OnProgress, change_result, reporter
 from gpumod.operations.following_health import OWN, FollowingHealth, not_well
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
+from gpumod.operations.not_as_left import held_by, members_of, still_held, wrong_in
 from gpumod.operations.params import ModeRef, RecoverParams, SwitchParams
 from gpumod.operations.sleeping_idle import SleepingIdle
 from gpumod.operations.switching import Switching
-from gpumod.operations.targets import target_of_mode
 from gpumod.operations.watch_results import (
     Held,
     Mended,
@@ -41,9 +40,8 @@ from gpumod.planner.changes import with_needs
 
 BOOT_TRIES = 12
 """About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
-LEAST_LOST_MB = 256
-"""What held at least this much GPU memory, and holds nothing now in the same process, has lost its GPU."""
-
+LOOK_BACK = 200
+"""So many of the last runs are looked at for the first one of a boot."""
 NOTHING: Mapping[str, int] = {}
 
 
@@ -188,12 +186,17 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             # the first watch of all, on a machine that is at work: this is no boot
             first = not self._machine.store.events_of("boot-seen", 1)
             at_work = first and any(r.state not in GONE for r in snapshot.services.values())
-            since = 0.0 if at_work else self._machine.clock.now()
+            since = 0.0 if at_work else self._begin_of(boot)
             foreign_mb = {str(gpu.index): snapshot.foreign_mb(gpu.index) for gpu in snapshot.gpus}
             self._note_boot(since=since, restored=at_work or boot_mode is None, foreign_mb=foreign_mb)
         restored = next(iter(self._machine.store.events_of("boot-restored", 1)), None)
         pending = restored is None or restored.data.get("boot") != boot
         return Boot(boot, since, pending and boot_mode is not None)
+
+    def _begin_of(self, boot: str) -> float:
+        """When the machine was first changed in this boot; what is up since then was started in it. Else now."""
+        runs = self._machine.store.runs(LOOK_BACK)
+        return min((run.started_at for run in runs if run.boot == boot), default=self._machine.clock.now())
 
     def _boot_seen(self) -> float | None:
         """Since when services are looked after in this boot; None before it was seen."""
@@ -259,7 +262,9 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         try:
             try:
                 made = await self._switch(SwitchParams(mode=mode, alternative=alternative), progress, OWN)
-            except Stale:
+            except (Stale, UnknownName, UsageError):  # the alternative is gone, or what it was made of
+                if alternative is None:
+                    raise
                 made = await self._switch(SwitchParams(mode=mode), progress, OWN)
         except GpumodError as error:
             return Mended(what="boot", subject=mode, why=why, error=error.info)
@@ -272,15 +277,17 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
     ) -> list[Mended]:
         """Restart, by one plan, what ended by itself and what lost its GPU, each at most a few times."""
         store = self._machine.store
-        mode = store.modes().get(store.current_mode() or "")
+        mode, alternative = store.modes().get(store.current_mode() or ""), store.current_alternative()
         if mode is None:
             return []
-        handles, services = store.handles(), store.services()
-        own = (h for h in handles.values() if h.started_at >= since and h.launched.adopted is None)
+        taken = self._as_taken(mode, alternative, snapshot, self._defined())[0]
+        services, wants = taken.services, taken.target
+        own = [h for h in store.handles().values() if h.started_at >= since and h.launched.adopted is None]
         launched = {h.service: h.launched for h in own}
         down = {s: why for s, why in self._still_down(since, snapshot).items() if s in services}
         launched |= {s: services[s] for s in down}
-        mine = with_needs({**services, **launched}, [s for s in mode.services if s in services])
+        altered = {**wants.altered, **{h.service: h.altered for h in own if h.service not in down}}
+        mine = with_needs({**services, **launched}, [m.service for m in wants.members if m.service in services])
         found = {s: why for s, why in {**wrong_in(snapshot, held, launched), **down}.items() if s in mine}
         gone = {s for s in found if snapshot.reading(s).state in GONE}
         meant = {s for s in found if s not in gone and self._unloads_itself(launched[s])}
@@ -290,6 +297,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         later = "is restarted when nobody uses it"
         notes += [f"{s} {later}: {in_words(used[s][0])}; {why}" for s, why in found.items() if s in wait]
         due = {s: w for s, w in found.items() if s not in {*meant, *wait} and self._may_restart(s, w, notes)}
+        due = {s: due[s] for s in tried_now([*due], down)}
         if not due:
             return []
         told = "; ".join(f"{s}: {why}" for s, why in due.items())
@@ -300,10 +308,12 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             wrong = {**wrong_in(now, held, launched), **self._still_down(since, now)}
             used = users(begun_turns(self._machine), now, defined)
             wait = {s for s in used if now.reading(s).state not in GONE}
-            for service in [s for s in due if s not in wrong or s in wait or store.current_mode() != mode.id]:
+            there = (store.current_mode(), store.current_alternative()) == (mode.id, alternative)
+            for service in [s for s in due if s not in wrong or s in wait or not there]:
                 del due[service]
             lost = tuple(s for s in due if now.reading(s).state not in GONE)
-            target = Target(members=members_of(mode, due), stop_others=False, restart=lost)
+            members = members_of(wants, due)
+            target = Target(members=members, stop_others=False, restart=lost, altered=altered)
             return Wanted(target, {**services, **{s: launched[s] for s in due}})
 
         try:
@@ -322,48 +332,6 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
 
     def _unloads_itself(self, service: Service) -> bool:
         return self._machine.capabilities(service).unloads_itself
-
-
-def wrong_in(snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping[str, Service]) -> Mapping[str, str]:
-    """Services that are not as they were left, and why. What was stopped by hand has no handle, so it is not here."""
-    found: dict[str, str] = {}
-    now = held_by(snapshot)
-    for service in launched:
-        reading = snapshot.reading(service)
-        before = held.get(service)
-        if reading.state is State.FAILED:
-            found[service] = reading.detail or "it ended by itself"
-        elif (
-            reading.state is State.RUNNING
-            and before is not None
-            and before.pid == reading.pid
-            and before.vram_mb >= LEAST_LOST_MB
-            and service not in now
-            and all(snapshot.gpu(gpu).per_process and not snapshot.gpu(gpu).fault for gpu in reading.gpus)
-        ):
-            found[service] = f"it answers, but lost its {before.vram_mb} MiB of GPU memory (a reset, or the CPU)"
-    return found
-
-
-def held_by(snapshot: HostSnapshot) -> Mapping[str, Held]:
-    """GPU memory of what runs, by service."""
-    return {
-        s: Held(pid=r.pid, vram_mb=sum(r.vram_mb.values()))
-        for s, r in snapshot.services.items()
-        if r.state is State.RUNNING and r.pid and sum(r.vram_mb.values())
-    }
-
-
-def still_held(snapshot: HostSnapshot, before: Mapping[str, Held]) -> Mapping[str, Held]:
-    """What processes held that are there yet, and not asleep: who has lost it is to be restarted, now or later."""
-    now = {s: snapshot.reading(s) for s in before}
-    return {s: one for s, one in before.items() if now[s].pid == one.pid and now[s].state is not State.SLEEPING}
-
-
-def members_of(mode: Mode, due: Collection[str]) -> tuple[TargetMember, ...]:
-    """`due` as the mode wants them; a host that is no member itself is wanted awake."""
-    members = tuple(m for m in target_of_mode(mode).members if m.service in due)
-    return (*members, *(TargetMember(service=s) for s in due if s not in mode.services))
 
 
 def _boot_wait_s(tries: int) -> float:

@@ -10,7 +10,7 @@ from gpumod.domain.errors import UnknownName, UsageError
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.service import STOP_LEVEL
-from gpumod.domain.states import State
+from gpumod.domain.states import GONE, State
 from gpumod.planner.world import World
 
 UP = (State.RUNNING, State.SLEEPING)
@@ -124,7 +124,7 @@ def close(world: World, target: Target, stopped: frozenset[str]) -> Goals:
             why = (member and member.why) or ("sleeps until its turn" if want is Want.TIME_SHARED else "wanted asleep")
         if state is State.STOPPED and service in upheld:
             want, state, why = Want.AWAKE, State.RUNNING, f"{upheld[service]} needs it, and it cannot sleep"
-        elif state is not State.RUNNING and service in world.leased and world.state(service) is State.RUNNING:
+        elif state is not State.RUNNING and service in world.leased and world.state(service) in (State.RUNNING, *GONE):
             state, why = State.RUNNING, f"stays awake: held by {world.leased[service]}"
             goals.notes.append(f"{service} {why}")
         goals.members[service] = Goal(service, state, want, why, order[service], member.gpus if member else None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gpumod.domain.errors import MachineLacks
 from gpumod.domain.mode import Want
+from gpumod.domain.service import STOP_LEVEL
 from gpumod.domain.states import State
 from gpumod.planner.goals import UP, Goal, Goals
 from gpumod.planner.world import RAM, Load, World, add, most
@@ -28,7 +31,7 @@ class Resting:
         self.excess: Load = dict.fromkeys(self.kept, 0)
 
     def put(self, goal: Goal, gpus: tuple[int, ...]) -> None:
-        add(self.idle, self.final(goal, gpus))
+        add(self.idle, self.final(self.at_rest(goal), gpus))
         for key, amount in self.step_up(goal, gpus).items():
             self.wake[key] = max(self.wake[key], amount)
         for gpu in gpus:
@@ -47,18 +50,25 @@ class Resting:
         stays = self.world.state(goal.service) is goal.state and goal.service not in self.goals.restarts
         return most(self.world.now(goal.service), level) if stays else level
 
+    def at_rest(self, goal: Goal) -> Goal:
+        """`goal` while another one has a turn: who takes turns, and stays awake for its own, has left it then."""
+        if goal.want is not Want.TIME_SHARED or goal.state is not State.RUNNING:
+            return goal
+        stops = self.world.definition(goal.service).sleep_level == STOP_LEVEL
+        return replace(goal, state=State.STOPPED if stops else State.SLEEPING)
+
     def step_up(self, goal: Goal, gpus: tuple[int, ...]) -> Load:
-        """What a turn of `goal` takes beside what it keeps asleep; for one that was stopped, what its start takes."""
-        if goal.want is not Want.TIME_SHARED or goal.state is State.RUNNING:
+        """What a turn of `goal` takes beside what it keeps at rest; for one that is stopped, what its start takes."""
+        if goal.want is not Want.TIME_SHARED:
             return {}
-        stopped = goal.state is State.STOPPED
-        turn = (self.world.peak if stopped else self.world.awake)(goal.service, gpus)
-        final = self.final(goal, gpus)
+        rests = self.at_rest(goal)
+        turn = (self.world.peak if rests.state is State.STOPPED else self.world.awake)(goal.service, gpus)
+        final = self.final(rests, gpus)
         return {key: max(0, amount - final.get(key, 0)) for key, amount in turn.items() if key != RAM}
 
     def room(self, goal: Goal, gpu: int) -> int:
         """MiB left on `gpu` if `goal` were put there; negative when it does not fit."""
-        final = self.final(goal, (gpu,)).get(gpu, 0)
+        final = self.final(self.at_rest(goal), (gpu,)).get(gpu, 0)
         wake = max(self.wake[gpu], self.step_up(goal, (gpu,)).get(gpu, 0))
         return self.world.budgets[gpu] - self.idle[gpu] - final - wake
 

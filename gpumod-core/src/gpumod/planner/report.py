@@ -145,7 +145,7 @@ def _step(world: World, slot: Slot, number: dict[int, int], n: int, begin: Load,
 def _turns(world: World, solution: Solution) -> tuple[Turn, ...]:
     resting = solution.resting
     sharing = [goal for goal in solution.goals.members.values() if goal.want is Want.TIME_SHARED]
-    residue = {goal.service: resting.final(goal, solution.places[goal.service]) for goal in sharing}
+    residue = {goal.service: resting.final(resting.at_rest(goal), solution.places[goal.service]) for goal in sharing}
     together: Load = {}
     for load in residue.values():
         for gpu, amount in load.items():
