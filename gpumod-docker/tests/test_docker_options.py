@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,25 @@ def test_read_only_unless_asked() -> None:
     assert [(volume.source, volume.writable, volume.is_named) for volume in options.volumes] == [
         ("/srv/a", False, False), ("/srv/b", True, False), ("named", False, True),
     ]  # fmt: skip
+
+
+def test_what_the_links_in_a_models_folder_lead_to_is_there_too(tmp_path: Path) -> None:
+    """The Hub's cache has a model as a folder of links to files beside it."""
+    blobs, snapshot = tmp_path / "model/blobs", tmp_path / "model/snapshots/1"
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (blobs / name).touch()
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    service = Service(id="a", driver="vllm", port=7850, model_path=str(snapshot), vram_mb=100)
+    volumes = view(service, Settings(), ContainerOptions(image="a")).volumes
+    assert [(v.source, v.target, v.writable) for v in volumes] == [
+        (str(snapshot), str(snapshot), False), (str(blobs), str(blobs), False),
+    ]  # fmt: skip
+    own = ContainerOptions.model_validate({"image": "a", "volumes": [f"{tmp_path}/model:/models/"]})
+    mapped = view(service, Settings(), own)
+    assert [(v.source, v.target) for v in mapped.volumes] == [(f"{tmp_path}/model", "/models")]
+    assert mapped.service.model_path == "/models/snapshots/1"
 
 
 def test_the_services_own_port_is_filled_in_and_not_published_twice() -> None:

@@ -8,6 +8,7 @@ path is mapped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -77,12 +78,20 @@ def _needed(service: Service, settings: Settings, options: ContainerOptions) -> 
     taken = {volume.target for volume in options.volumes}
     folders = [folder for folder in common if folder and os.path.isdir(folder)]  # noqa: PTH112 - raises nothing
     models = list(model_places(service))
-    behind = [really for path in models if (really := os.path.realpath(path)) != path]  # where a link leads
+    behind = [really for path in models for really in _behind(path)]
     for path in (*folders, *map(_folder, models), *map(_folder, behind), *other_files(service)):
         if str(path) not in taken and not any(Path(path).is_relative_to(other) for other in there):
             there.append(Path(path))
             taken.add(str(path))
             yield Volume(str(path), str(path))
+
+
+def _behind(path: str) -> Iterator[str]:
+    """Where a link leads that a model is, or that is in its folder, as in the Hub's cache."""
+    if (really := os.path.realpath(path)) != path:
+        yield really
+    with contextlib.suppress(OSError), os.scandir(path) as found:
+        yield from sorted(os.path.realpath(file.path) for file in found if file.is_symlink())
 
 
 def _folder(path: str) -> str:
