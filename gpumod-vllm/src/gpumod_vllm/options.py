@@ -25,6 +25,7 @@ DENIED_FLAGS = (
 )  # fmt: skip
 OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
 """Flags that use GPUs beside those of `tensor_parallel_size`."""
+MOVES_KV = "--kv-transfer-config or --kv-offloading-size"
 MIB = 1024 * 1024
 ALLOC_CONF = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
@@ -176,20 +177,23 @@ def _check_offload(service: Service, options: VllmOptions) -> None:
     if given and options.kv_offload is None:
         raise ValueError(f"{who}: {given[0]} says nothing without kv_offload")
     if options.kv_offload and moves_kv(options.extra_args):
-        raise ValueError(f"{who}: kv_offload and --kv-transfer-config both choose a connector for the KV cache")
+        raise ValueError(
+            f"{who}: kv_offload and {MOVES_KV} both choose a connector for the KV cache; leave one of them out"
+        )
 
 
 def moves_kv(args: Sequence[str]) -> bool:
-    """True where `args` hold `--kv-transfer-config`, or a beginning or a part of it, as vLLM takes them too."""
-    return any(arg.replace("_", "-").startswith("--kv-t") for arg in args)
+    """True where `args` hold `--kv-transfer-config` or `--kv-offloading-size`, which stands for one; or a beginning or
+    a part of them, as vLLM takes them too."""
+    return any(arg.replace("_", "-").startswith(("--kv-t", "--kv-offloading-s")) for arg in args)
 
 
 def _check_sleep(service: Service, options: VllmOptions) -> None:
     who = f"service {service.id!r}"
     if options.kv_offload or moves_kv(options.extra_args):
         raise ValueError(
-            f"{who}: what moves the KV cache elsewhere (kv_offload, --kv-transfer-config) cannot sleep: sleeping frees "
-            "the memory that it reads and writes, and vLLM does not start so; leave one of them out"
+            f"{who}: what moves the KV cache elsewhere (kv_offload, {MOVES_KV}) cannot sleep: sleeping frees the memory"
+            " that it reads and writes, and vLLM does not start so; leave one of them out"
         )
     if options.uses_lora and service.sleep_mode == "l2":
         raise ValueError(
