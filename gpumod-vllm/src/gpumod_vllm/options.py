@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -125,6 +126,7 @@ def check(service: Service) -> None:
         raise ValueError(f"{who}: say tensor_parallel_size beside {otherwise}: its {gpus} gpus are those of both")
     if parallel > gpus or (parallel < gpus and not otherwise):
         raise ValueError(f"{who}: tensor_parallel_size {parallel} needs as many gpus, not {gpus}")
+    _check_stop(service, options)
     _check_lora(service, options)
     _check_offload(service, options)
     if service.sleep_mode not in ("none", *SLEEP_LEVELS):
@@ -155,6 +157,21 @@ def defeats_sleep(env: Mapping[str, str]) -> str | None:
     """The variable with which torch keeps the memory that a sleeper should give back; None where there is none."""
     pattern = re.compile(r"expandable_segments\s*:\s*true", re.IGNORECASE)
     return next((name for name in ALLOC_CONF if pattern.search(env.get(name, ""))), None)
+
+
+def _check_stop(service: Service, options: VllmOptions) -> None:
+    """Where vLLM is told to let requests finish when it is stopped, it must not be killed before."""
+    words = [word for arg in options.extra_args for word in arg.split("=", 1)]
+    for flag, value in itertools.pairwise(words):
+        if (
+            flag.replace("_", "-").startswith("--shutdown-t")
+            and value.isdigit()
+            and int(value) >= options.stop_timeout_s
+        ):
+            raise ValueError(
+                f"service {service.id!r}: stop_timeout_s ({options.stop_timeout_s:g}) must be above --shutdown-timeout"
+                f" {value}: vLLM would be killed while requests finish"
+            )
 
 
 def _check_lora(service: Service, options: VllmOptions) -> None:
