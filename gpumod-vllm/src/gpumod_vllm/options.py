@@ -165,7 +165,7 @@ def _check_stop(service: Service, options: VllmOptions) -> None:
     for flag, value in itertools.pairwise(words):
         if (
             flag.replace("_", "-").startswith("--shutdown-t")
-            and value.isdigit()
+            and value.isdecimal()
             and int(value) >= options.stop_timeout_s
         ):
             raise ValueError(
