@@ -35,6 +35,17 @@ def test_homes_are_kept_out_where_they_really_are(tmp_path: Path) -> None:
         refuse_source(f"{tmp_path}/{fine}", homes=f"{tmp_path}/home")
 
 
+def test_a_home_that_is_a_link_is_kept_out_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk/ann/.ssh").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/ann").symlink_to(tmp_path / "disk/ann")
+    for refused in ("home/ann", "home/ann/.ssh", "disk", "disk/ann", "disk/ann/.ssh/id"):
+        with pytest.raises(ValueError, match="SEC-D9"):
+            refuse_source(f"{tmp_path}/{refused}", homes=f"{tmp_path}/home")
+    for fine in ("home/ann/models", "disk/bob"):
+        refuse_source(f"{tmp_path}/{fine}", homes=f"{tmp_path}/home")
+
+
 def test_a_folder_is_judged_again_at_the_start(tmp_path: Path) -> None:
     """A folder that became a link after the definition was checked leads nowhere."""
     place = tmp_path / "models"

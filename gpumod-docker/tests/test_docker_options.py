@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,45 @@ def test_read_only_unless_asked() -> None:
     assert [(volume.source, volume.writable, volume.is_named) for volume in options.volumes] == [
         ("/srv/a", False, False), ("/srv/b", True, False), ("named", False, True),
     ]  # fmt: skip
+
+
+def test_what_a_model_of_the_hubs_cache_is_made_of_is_there_too(tmp_path: Path) -> None:
+    """There a model is a folder of links to files beside it. What else links in a folder lead to is not mounted."""
+    blobs, snapshot, other = tmp_path / "model/blobs", tmp_path / "model/snapshots/1", tmp_path / "other"
+    for folder in (blobs, snapshot, other):
+        folder.mkdir(parents=True)
+    (other / "secret").touch()
+    (snapshot / "planted").symlink_to(other / "secret")
+    for name in ("config.json", "model.safetensors"):
+        (blobs / name).touch()
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    service = Service(id="a", driver="vllm", port=7850, model_path=str(snapshot), vram_mb=100)
+    volumes = view(service, Settings(), ContainerOptions(image="a")).volumes
+    assert [(v.source, v.target, v.writable) for v in volumes] == [
+        (str(snapshot), str(snapshot), False), (str(blobs), str(blobs), False),
+    ]  # fmt: skip
+    one = service.model_copy(update={"driver": "llamacpp", "model_path": str(snapshot / "model.safetensors")})
+    assert view(one, Settings(), ContainerOptions(image="a")).volumes == volumes
+    own = ContainerOptions.model_validate({"image": "a", "volumes": [f"{tmp_path}/model:/models/"]})
+    mapped = view(service, Settings(), own)
+    assert [(v.source, v.target) for v in mapped.volumes] == [(f"{tmp_path}/model", "/models")]
+    assert mapped.service.model_path == "/models/snapshots/1"
+
+
+@pytest.mark.parametrize("named", ["models/a.gguf", "models/sub/a.gguf", "by-link/a.gguf"])
+def test_no_link_is_followed_that_the_container_itself_may_have_made(named: str, tmp_path: Path) -> None:
+    """It may write its models, and could put a link in the place of one: to be mounted what it leads to."""
+    (models := tmp_path / "models").mkdir()
+    (other := tmp_path / "other").mkdir()
+    (other / "a.gguf").touch()
+    (models / "a.gguf").symlink_to(other / "a.gguf")
+    (models / "sub").symlink_to(other)
+    (tmp_path / "by-link").symlink_to(models)
+    service = Service(id="a", driver="llamacpp", port=7850, model_path=f"{tmp_path}/{named}", vram_mb=100)
+    for mode, may_be_theirs in (("ro", False), ("rw", True)):
+        options = ContainerOptions.model_validate({"image": "a", "volumes": [f"{models}:/models:{mode}"]})
+        sources = {volume.source for volume in view(service, Settings(), options).volumes}
+        assert (str(other) in sources) is not may_be_theirs
 
 
 def test_the_services_own_port_is_filled_in_and_not_published_twice() -> None:

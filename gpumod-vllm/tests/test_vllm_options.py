@@ -70,12 +70,15 @@ def test_without_adapters_there_is_no_lora() -> None:
         ({"enable_lora": True, "max_loras": 4, "max_cpu_loras": 2}, "at least max_loras (4)"),
         ({"extra_args": ["--lora-modules", "a=/x"]}, "--lora-modules"),
         ({"extra_args": ["--hf-token", "x"]}, "--hf-token"),
+        ({"extra_args": "--shutdown-timeout 60"}, "stop_timeout_s (30) must be above"),
+        ({"extra_args": "--shutdown_t=60", "stop_timeout_s": 60}, "stop_timeout_s (60) must be above"),
         ({"kv_offload": "redis"}, "kv_offload"),
         ({"kv_offload_cpu_gb": 3}, "says nothing without kv_offload"),
         ({"kv_offload": "lmcache", "kv_offload_cpu_gb": 0}, "kv_offload_cpu_gb"),
         ({"kv_offload": "lmcache", "kv_offload_config": "relative.yaml"}, "kv_offload_config"),
         ({"kv_offload": "lmcache", "env": {"LMCACHE_CONFIG_FILE": "/x"}}, "LMCACHE_CONFIG_FILE"),
         ({"kv_offload": "lmcache", "extra_args": ["--kv-transfer-config", "{}"]}, "both choose a connector"),
+        ({"kv_offload": "lmcache", "extra_args": ["--kv-offloading-size", "8"]}, "both choose a connector"),
     ],
 )  # fmt: skip
 def test_what_says_nothing_or_says_two_things_is_refused(options: dict[str, Any], says: str) -> None:
@@ -92,6 +95,8 @@ def test_what_says_nothing_or_says_two_things_is_refused(options: dict[str, Any]
         ("l1", {"extra_args": ["--kv-transfer-config={}"]}, "cannot sleep"),
         ("l1", {"extra_args": ["--kv_transfer", "{}"]}, "cannot sleep"),
         ("l1", {"extra_args": ["--kv-transfer-config.kv_role", "kv_both"]}, "cannot sleep"),
+        ("l1", {"extra_args": ["--kv-offloading-size=8"]}, "cannot sleep"),
+        ("l2", {"extra_args": ["--kv_offloading_s", "8"]}, "cannot sleep"),
         ("l2", {"lora_modules": {"a": "/x"}}, "do not come back from level 2"),
     ],
 )

@@ -57,6 +57,7 @@ TRIED = (
 )
 FATAL = [
     (NO_ROOM, "out-of-memory", 22109, 1024, "gpu_memory_utilization"),
+    (NO_ROOM.replace(" cuda:0", ""), "out-of-memory", 22109, 1024, "gpu_memory_utilization"),  # before 0.15
     (NO_KV, "out-of-memory", 4608, 2304, "16384"),
     ("x larger than the available KV cache memory", "out-of-memory", None, None, "context_size"),
     (TRIED, "out-of-memory", 594, 129, "stop what else"),

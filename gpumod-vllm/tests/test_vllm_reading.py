@@ -106,6 +106,7 @@ def test_the_address_that_it_listens_on() -> None:
         ((), {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}, "PYTORCH_CUDA_ALLOC_CONF"),
         ((), {"PYTORCH_ALLOC_CONF": "a:1,expandable_segments:true"}, "PYTORCH_ALLOC_CONF"),
         (("--kv-transfer-config", "{}"), {}, "--kv-transfer-config"),
+        (("--kv-offloading-size", "8"), {}, "--kv-offloading-size"),
     ],
 )
 def test_what_defeats_sleep_in_a_unit_is_named(more: tuple[str, ...], env: dict[str, str], says: str) -> None:

@@ -143,6 +143,22 @@ def test_a_partitioned_card(make_machine: MakeMachine, driver: Driver) -> None:
     machine.nothing_left()
 
 
+def test_a_vllm_gets_its_share_of_what_the_driver_does_not_keep(make_machine: MakeMachine, driver: Driver) -> None:
+    """CUDA's total, of which vLLM takes its part, is without what the driver keeps for itself."""
+    driver.flags = ("--reserved", "600")
+    machine = make_machine("RTX 4090:24564")
+    words = ("--driver", "vllm", "--vram-mb", "2500", "--model-id", "org/m", "--port", str(machine.unused.pop()))
+    machine.ok("service", "add", "--id", "one", *words)
+    machine.change("service", "start", "one")
+    assert machine.held() == {"one": 2500}
+    machine.change("service", "stop", "one")
+    machine.ok("service", "edit", "one", "--set", "gpu_memory_utilization=0.5")
+    plan = machine.ok("service", "start", "one", "--dry-run").json["plan"]
+    machine.change("service", "start", "one")
+    assert machine.held() == {"one": 12282}
+    assert [gpu["after_mb"] for gpu in plan["gpus"]] == [12282]
+
+
 @pytest.mark.parametrize("fault", ["no-memory", "no-processes"])
 def test_memory_that_is_not_told_by_process(machine: Machine, driver: Driver, fault: str) -> None:
     driver.faults(fault)

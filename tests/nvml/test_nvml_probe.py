@@ -207,11 +207,12 @@ def test_the_driver_is_let_go_of_with_the_probe(reader: Reader) -> None:
         assert reader.read("anew") is False
 
 
-def test_a_place_that_fails_moves_no_other_card(reader: Reader) -> None:
+@pytest.mark.parametrize("function", ["MigDeviceHandleByIndex", "MigMode", "MaxMigDeviceCount"])
+def test_a_place_that_fails_moves_no_other_card(reader: Reader, function: str) -> None:
     reader.cards("gpu 0 40960 0 0 7 GPU-p NVIDIA A100", "mig 0 0 9856 0 MIG-a one", "mig 0 1 9856 0 MIG-b two",
                  "gpu 1 8192 0 0 8 GPU-q RTX 4060")  # fmt: skip
     assert len(reader.read()["gpus"]) == 3
-    reader.faults("nvmlDeviceGetMigDeviceHandleByIndex 999 0")
+    reader.faults(f"nvmlDeviceGet{function} 999 0")
     told = reader.read()["gpus"]
     assert [(g["index"], g["uuid"], g["fault"] is None) for g in told] == [
         (0, "MIG-a", False),

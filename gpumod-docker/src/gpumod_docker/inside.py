@@ -77,12 +77,30 @@ def _needed(service: Service, settings: Settings, options: ContainerOptions) -> 
     taken = {volume.target for volume in options.volumes}
     folders = [folder for folder in common if folder and os.path.isdir(folder)]  # noqa: PTH112 - raises nothing
     models = list(model_places(service))
-    behind = [really for path in models if (really := os.path.realpath(path)) != path]  # where a link leads
+    behind = [really for path in models if not _is_theirs(path, options) for really in _behind(path)]
     for path in (*folders, *map(_folder, models), *map(_folder, behind), *other_files(service)):
         if str(path) not in taken and not any(Path(path).is_relative_to(other) for other in there):
             there.append(Path(path))
             taken.add(str(path))
             yield Volume(str(path), str(path))
+
+
+def _is_theirs(path: str, options: ContainerOptions) -> bool:
+    """Whether the container may write where `path` is: a link there, which it may have made, is not followed."""
+    folders = [volume.source for volume in options.volumes if volume.writable and not volume.is_named]
+    really = Path(os.path.realpath(Path(path).parent))
+    return any(Path(path).is_relative_to(one) or really.is_relative_to(os.path.realpath(one)) for one in folders)
+
+
+def _behind(path: str) -> Iterator[str]:
+    """Where a link leads that a model is. The Hub's cache has a model as links in MODEL/snapshots/REVISION to files in
+    MODEL/blobs. No other link in a model's folder is followed: whoever may write there could have anything mounted."""
+    if (really := os.path.realpath(path)) != path:
+        yield really
+    for revision in (Path(path), Path(path).parent):
+        blobs = revision.parent.parent / "blobs"
+        if revision.parent.name == "snapshots" and os.path.isdir(blobs):  # noqa: PTH112 - as above
+            yield str(blobs)
 
 
 def _folder(path: str) -> str:

@@ -7,11 +7,12 @@ name that was given.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 from gpumod.api import Failed
@@ -20,7 +21,8 @@ SYSTEM = (
     "bin", "boot", "dev", "efi", "etc", "lib", "lib32", "lib64", "libx32", "lost+found", "proc", "run", "sbin", "sys",
     "usr", "root", "var/run", "var/lock", "var/log", "var/spool", "var/backups", "var/cache", "var/mail", "var/www",
     "var/lib/docker", "var/lib/containerd", "var/lib/containers", "var/lib/kubelet", "var/lib/systemd", "var/lib/dpkg",
-    "var/lib/cloud", "var/lib/polkit-1", "var/lib/sudo", "snap", "nix",
+    "var/lib/cloud", "var/lib/polkit-1", "var/lib/sudo", "var/lib/lxd", "var/lib/incus", "var/lib/libvirt",
+    "var/lib/rancher", "var/snap", "snap", "nix",
 )  # fmt: skip
 """Under `/`: these, what is in them, and what holds one of them, may not be mounted."""
 SHARED = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - refused
@@ -63,7 +65,7 @@ def read_volume(value: Any) -> Volume:
         raise ValueError(f"{source!r:.80} is refused: a source is an absolute path, or the name of a volume (SEC-D9)")
     _refuse_odd(rest[0], "target")
     _refuse_target(rest[0])
-    return Volume(source, rest[0], writable=rest[1:] == ["rw"])
+    return Volume(source, str(PurePosixPath(rest[0])), writable=rest[1:] == ["rw"])
 
 
 def _refuse_odd(path: str, what: str) -> None:
@@ -76,8 +78,7 @@ def _refuse_odd(path: str, what: str) -> None:
 
 def _refuse_target(path: str) -> None:
     place = PurePosixPath(path)
-    refused = [PurePosixPath("/", name) for name in INSIDE_REFUSED]
-    if place == PurePosixPath("/") or any(place.is_relative_to(other) for other in refused):
+    if any(touch(place, PurePosixPath("/", name)) for name in INSIDE_REFUSED):
         raise ValueError(f"the target {path!r:.80} is refused: the container's own system is there (SEC-D9)")
 
 
@@ -121,7 +122,7 @@ def _unseen(source: str, error: OSError) -> ValueError:
     return ValueError(f"the volume {source!r:.80} is refused: what is there cannot be seen, {error.strerror} (SEC-D9)")
 
 
-def touch(place: Path, refused: Path) -> bool:
+def touch(place: PurePath, refused: PurePath) -> bool:
     """True where one is in the other."""
     return place.is_relative_to(refused) or refused.is_relative_to(place)
 
@@ -135,6 +136,8 @@ def _homes(place: Path, all_homes: Path) -> Iterable[Path]:
     yield Path(os.path.realpath(os.path.expanduser("~")))  # noqa: PTH111 - raises nothing
     yield Path("/root")
     yield Path(*place.parts[: len(all_homes.parts) + 1]) if place.is_relative_to(all_homes) else all_homes
+    with contextlib.suppress(OSError), os.scandir(all_homes) as found:
+        yield from (Path(os.path.realpath(home.path)) for home in found if home.is_symlink())
 
 
 def _refuse_home(place: Path, told: str, all_homes: Path) -> None:

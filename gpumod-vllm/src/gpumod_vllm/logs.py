@@ -22,7 +22,7 @@ RULES = (
     LogRule(
         "out-of-memory",
         re.compile(
-            r"Free memory on device \S+ \((?P<have>[\d.]+)/[\d.]+ GiB\).*"
+            r"Free memory on device (?:\S+ )?\((?P<have>[\d.]+)/[\d.]+ GiB\).*"
             r"is less than desired GPU memory utilization \([\d.]+, (?P<need>[\d.]+) GiB\)"
         ),
         LESS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -25,6 +26,7 @@ DENIED_FLAGS = (
 )  # fmt: skip
 OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
 """Flags that use GPUs beside those of `tensor_parallel_size`."""
+MOVES_KV = "--kv-transfer-config or --kv-offloading-size"
 MIB = 1024 * 1024
 ALLOC_CONF = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
@@ -124,6 +126,7 @@ def check(service: Service) -> None:
         raise ValueError(f"{who}: say tensor_parallel_size beside {otherwise}: its {gpus} gpus are those of both")
     if parallel > gpus or (parallel < gpus and not otherwise):
         raise ValueError(f"{who}: tensor_parallel_size {parallel} needs as many gpus, not {gpus}")
+    _check_stop(service, options)
     _check_lora(service, options)
     _check_offload(service, options)
     if service.sleep_mode not in ("none", *SLEEP_LEVELS):
@@ -156,6 +159,21 @@ def defeats_sleep(env: Mapping[str, str]) -> str | None:
     return next((name for name in ALLOC_CONF if pattern.search(env.get(name, ""))), None)
 
 
+def _check_stop(service: Service, options: VllmOptions) -> None:
+    """Where vLLM is told to let requests finish when it is stopped, it must not be killed before."""
+    words = [word for arg in options.extra_args for word in arg.split("=", 1)]
+    for flag, value in itertools.pairwise(words):
+        if (
+            flag.replace("_", "-").startswith("--shutdown-t")
+            and value.isdecimal()
+            and int(value) >= options.stop_timeout_s
+        ):
+            raise ValueError(
+                f"service {service.id!r}: stop_timeout_s ({options.stop_timeout_s:g}) must be above --shutdown-timeout"
+                f" {value}: vLLM would be killed while requests finish"
+            )
+
+
 def _check_lora(service: Service, options: VllmOptions) -> None:
     who = f"service {service.id!r}"
     if not options.uses_lora:
@@ -176,20 +194,23 @@ def _check_offload(service: Service, options: VllmOptions) -> None:
     if given and options.kv_offload is None:
         raise ValueError(f"{who}: {given[0]} says nothing without kv_offload")
     if options.kv_offload and moves_kv(options.extra_args):
-        raise ValueError(f"{who}: kv_offload and --kv-transfer-config both choose a connector for the KV cache")
+        raise ValueError(
+            f"{who}: kv_offload and {MOVES_KV} both choose a connector for the KV cache; leave one of them out"
+        )
 
 
 def moves_kv(args: Sequence[str]) -> bool:
-    """True where `args` hold `--kv-transfer-config`, or a beginning or a part of it, as vLLM takes them too."""
-    return any(arg.replace("_", "-").startswith("--kv-t") for arg in args)
+    """True where `args` hold `--kv-transfer-config` or `--kv-offloading-size`, which stands for one; or a beginning or
+    a part of them, as vLLM takes them too."""
+    return any(arg.replace("_", "-").startswith(("--kv-t", "--kv-offloading-s")) for arg in args)
 
 
 def _check_sleep(service: Service, options: VllmOptions) -> None:
     who = f"service {service.id!r}"
     if options.kv_offload or moves_kv(options.extra_args):
         raise ValueError(
-            f"{who}: what moves the KV cache elsewhere (kv_offload, --kv-transfer-config) cannot sleep: sleeping frees "
-            "the memory that it reads and writes, and vLLM does not start so; leave one of them out"
+            f"{who}: what moves the KV cache elsewhere (kv_offload, {MOVES_KV}) cannot sleep: sleeping frees the memory"
+            " that it reads and writes, and vLLM does not start so; leave one of them out"
         )
     if options.uses_lora and service.sleep_mode == "l2":
         raise ValueError(

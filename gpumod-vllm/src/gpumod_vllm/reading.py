@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from gpumod.api import CommandLine, Flag, Told, gpus_in, keep_flags, read_flags, words_from
-from gpumod_vllm.options import DENIED_FLAGS, defeats_sleep, moves_kv
+from gpumod_vllm.options import DENIED_FLAGS, MOVES_KV, defeats_sleep, moves_kv
 
 DEFAULT_PORT = 8000
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # what vLLM listens on where it is not told
@@ -94,7 +94,7 @@ def _why_it_cannot_sleep(command: CommandLine, extra: tuple[str, ...]) -> str:
         return "it runs without VLLM_SERVER_DEV_MODE=1"
     if name := defeats_sleep(command.env):
         return f"with {name}=expandable_segments:True it would say that it sleeps and free nothing"
-    return "what --kv-transfer-config names reads and writes the memory that sleep frees" if moves_kv(extra) else ""
+    return f"what {MOVES_KV} names reads and writes the memory that sleep frees" if moves_kv(extra) else ""
 
 
 def _adapters(words: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -31,6 +31,11 @@ class GpuReading(Frozen):
     compute_capability: str = ""
     fault: ErrorInfo | None = None
 
+    @property
+    def usable_mb(self) -> int:
+        """All that programs can have: what CUDA, and so a share of the card, counts as its total."""
+        return self.total_mb - self.reserved_mb
+
 
 class GpuProfile(Frozen):
     """A GPU as it was when the home was made ready (`gpumod init`); the last two are empty where they are not known."""

@@ -92,7 +92,7 @@ def _estimates(
 
     Where it takes an equal part of each, a part of their mean is in sum what it takes of them.
     """
-    totals_mb = [gpu.total_mb for gpu in cards] or [0]
+    totals_mb = [gpu.usable_mb for gpu in cards] or [0]
     total_mb = -(-sum(totals_mb) // len(totals_mb)) if equal_part else max(totals_mb)
     if not total_mb:
         return ()

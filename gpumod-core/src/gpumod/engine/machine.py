@@ -170,14 +170,14 @@ class Machine:
     ) -> Allocation:
         """Where a service goes and what it may take there: `vram_mb` shared over `placed_on`, as it shares it."""
         by_index = {gpu.index: gpu for gpu in gpus}
-        totals_mb = {gpu.index: gpu.total_mb for gpu in gpus}
+        totals_mb = {gpu.index: gpu.usable_mb for gpu in gpus}
         equal_part = self.driver(service).capabilities(service).equal_part
         share_mb = split(vram_mb, placed_on, totals_mb if equal_part else None)
         shares = tuple(
             GpuShare(
                 index=i,
                 uuid=by_index[i].uuid,
-                total_mb=by_index[i].total_mb,
+                total_mb=totals_mb[i],
                 budget_mb=max(0, by_index[i].total_mb - self.settings.reserve_mb - foreign_mb.get(i, 0)),
                 vram_mb=share_mb.get(i, 0),
             )

@@ -67,7 +67,7 @@ class World:
         self.leases = tuple(leases)
         self.policy = policy or Policy()
         self.gpus = tuple(gpu.index for gpu in snapshot.gpus)
-        self._totals_mb = {gpu.index: gpu.total_mb for gpu in snapshot.gpus}
+        self._totals_mb = {gpu.index: gpu.usable_mb for gpu in snapshot.gpus}
         self._readings = dict(snapshot.services)
         self._now: dict[str, Load] = {}
         self.leased = {lease.service: lease.holder for lease in self.leases if lease.service}

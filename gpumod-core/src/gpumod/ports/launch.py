@@ -10,7 +10,8 @@ from gpumod.domain.base import Frozen
 
 
 class GpuShare(Frozen):
-    """One GPU that a service was placed on: what the card has, what the budget is, and this service's share (MiB)."""
+    """One GPU that a service was placed on: what the card has for programs (without what its driver keeps for itself),
+    what the budget is, and this service's share (MiB)."""
 
     index: int
     uuid: str = ""

@@ -27,7 +27,7 @@ LISTS = ("Compute", "Graphics", "MPSCompute")
 """The lists of processes; one may stand in several."""
 NOT_SUPPORTED = 3
 NOT_THERE = (2, NOT_SUPPORTED, 4, 6, FUNCTION_NOT_FOUND)
-"""Of a place for a MIG instance: no argument, not supported, not permitted to us, none there."""
+"""Of MIG, or of a place for an instance: no argument, not supported, not permitted to us, none there."""
 
 Error: type[Exception] = pynvml.NVMLError
 """What every call here raises; `.value` is the code. (Its instances cannot be hashed or compared.)"""
@@ -134,21 +134,29 @@ def versions() -> dict[str, str]:
 
 
 def mig(handle: Any) -> tuple[bool, bool]:
-    """Whether MIG is on now, and whether it will be after a reset. Cards that have no MIG say that it is off."""
-    told = optional(pynvml.nvmlDeviceGetMigMode, handle)
+    """Whether MIG is on now, and whether it will be after a reset. Cards that have no MIG say that it is off.
+
+    Any other error is raised, here and below: the cards after this one would change places.
+    """
+    told = _of_mig(pynvml.nvmlDeviceGetMigMode, handle)
     return (bool(told[0]), bool(told[1])) if told else (False, False)
 
 
 def mig_instances(handle: Any) -> list[Any]:
-    """The handles of the MIG instances of a card. One that fails is raised: those after it would change places."""
-    found = []
-    for number in range(optional(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
-        try:
-            found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
-        except Error as error:
-            if error_code(error) not in NOT_THERE:
-                raise
-    return found
+    """The handles of the MIG instances of a card."""
+    places = range(_of_mig(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0)
+    found = (_of_mig(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place) for place in places)
+    return [instance for instance in found if instance is not None]
+
+
+def _of_mig(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call says, or None where it says that there is no such thing."""
+    try:
+        return call(*arguments)
+    except Error as error:
+        if error_code(error) not in NOT_THERE:
+            raise
+        return None
 
 
 def process_name(pid: int) -> str:

@@ -47,9 +47,9 @@ def _of_card(card: Card) -> Iterator[Finding]:
 def _of_gpu(number: int, instances: int) -> Iterator[Finding]:
     try:
         handle = calls.handle_of(number)
+        now, later = calls.mig(handle)
     except calls.Error:
         return
-    now, later = calls.mig(handle)
     if now:
         name = calls.optional(calls.name_of, handle) or f"GPU {number}"
         yield Finding(
