@@ -270,6 +270,14 @@ def test_a_lost_database_is_told_until_the_home_is_made_again(home, empty):
     assert home.services()
 
 
+def test_events_that_cannot_be_read_keep_no_command_from_its_answer(home):
+    """`doctor`, and `export`, which saves what there is."""
+    home.sql("DROP TABLE events")
+    assert "- id: glm-code" in home.say("export", code=0).stdout
+    home.sql("DELETE FROM services")
+    assert home.ask("doctor", code=1).json["checks"]
+
+
 def test_a_home_that_was_never_used_has_lost_nothing(bare):
     bare.path.mkdir(mode=0o700)
     assert "note:" not in bare.say("service", "list", code=0).stderr

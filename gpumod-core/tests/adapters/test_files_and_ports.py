@@ -223,6 +223,29 @@ def test_what_gpumod_started_is_told_with_its_home(
         process.kill()
 
 
+@pytest.mark.parametrize("name", ["esc\x1bape", "no\udcfftext"])
+def test_names_that_a_process_chose_to_deceive_are_not_told(tmp_path: Path, name: str) -> None:
+    code = (
+        "import ctypes, socket; ctypes.CDLL(None).prctl(15, b'a\\x1b\\xff', 0, 0, 0)\n"
+        "s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    home = tmp_path / name
+    (home / "services/web").mkdir(parents=True)
+    said = {"GPUMOD_SERVICE": "web", "GPUMOD_HOME_ID": home_id(home)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **said},
+        cwd=home / "services/web",
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        user = port_users([port])[port]
+        process.kill()
+    assert (user.name, user.service, user.home) == ("a??", "web", "")
+
+
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("asked", ["127.0.0.1", "0.0.0.0"])

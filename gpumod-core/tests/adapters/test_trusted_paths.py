@@ -236,6 +236,15 @@ def test_root_gives_nothing_away_in_folders_that_are_not_its_own(
 
 
 @as_root
+@pytest.mark.parametrize("target", ["not-mounted", "state"])
+def test_a_link_to_a_disk_that_is_not_there_is_refused_before_anything_stops(tmp_path: Path, target: str) -> None:
+    (tmp_path / "state").symlink_to(target)
+    with pytest.raises(Failed, match="leads nowhere") as caught:
+        check_folders("0123", NOBODY, tmp_path / "state")
+    assert caught.value.code == "bad-folder"
+
+
+@as_root
 def test_folders_of_services_are_made_whatever_the_umask(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "state").symlink_to("disk")  # root's own: models' caches may be large

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gpumod.domain.run import RunStatus
+from gpumod.domain.errors import Failed
+from gpumod.domain.machine import PortUser
+from gpumod.domain.run import Handle, RunStatus
+from gpumod.engine.preflight import check_ports
+from gpumod.ports import Launch
 from gpumod.testing.world import Stranger
 from gpumod.testing.world_drivers import world_mode, world_service
+from gpumod.testing.world_parts import WorldLocal
 
 WEB = world_service("web", 3000, 9001)
 SMALL = world_service("small", 0, 9002)
@@ -73,3 +80,26 @@ def test_what_ends_just_after_it_answered_says_why(box: Any) -> None:
 def test_a_service_that_binds_late_is_waited_for(box: Any) -> None:
     assert box.switch("web").exit_code == 0
     assert box.world.states() == {"web": "ready"}
+
+
+class Crowded(WorldLocal):
+    """A kernel that tells that this home's web has every port."""
+
+    home_id = ""
+
+    def port_users(self, ports: Collection[int]) -> Mapping[int, PortUser]:
+        return {port: PortUser(pid=7, name="python", service="web", home_id=self.home_id) for port in ports}
+
+
+@pytest.mark.parametrize(("up", "end"), [(True, "`gpumod service stop web` ends it, or "), (False, "end it, or ")])
+def test_a_port_that_another_service_of_this_home_has(box: Any, end: str, *, up: bool) -> None:
+    if up:
+        assert box.switch("web").exit_code == 0
+    machine, local = box.machine(), Crowded(box.world)
+    local.home_id = machine.home_id
+    handle = Handle(service="small", supervisor="process", nonce="", launched=SMALL, started_at=0.0)
+    with pytest.raises(Failed) as refused:
+        check_ports(replace(machine, local=local), [(handle, Launch(argv=("small",)))], box.observe())
+    assert refused.value.info.hint.startswith(end)
+    assert ("does not know it any more" in refused.value.info.why) is not up
+    assert ("web listens there beside its own port" in refused.value.info.why) is up

@@ -148,3 +148,12 @@ def test_a_program_that_the_service_user_may_not_execute(patient: Patient, tmp_p
     (told,) = [said for said in patient.doctor().checks if said.name == "service web" and "nobody" in said.message]
     assert told.level == "problem"
     assert told.message == f"the user nobody, as whom it runs, may not read or execute {program}"
+
+
+def test_one_that_asks_for_a_gpu_that_is_not_there(patient: Patient) -> None:
+    patient.box.define(world_service("far", 100, 9009, gpus=(0, 5)))
+    said = patient.said("service far")
+    assert (said.message, said.hint) == (
+        "it asks for GPU 5, which this machine has not",
+        "gpumod service edit far",
+    )

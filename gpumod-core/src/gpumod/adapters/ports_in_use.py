@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gpumod.adapters.process.proc import start_ticks
 from gpumod.adapters.process.whose import owner_of
+from gpumod.domain.base import has_control_characters
 from gpumod.domain.machine import PortUser
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _owner(connections: Sequence[_Connection]) -> PortUser | None:
 
 
 def _process(pid: int, name: str) -> PortUser:
+    name = "".join("?" if has_control_characters(c) else c for c in name)  # it has given itself that
     owner = owner_of(pid)
     if owner is None:
         return PortUser(pid=pid, name=name)

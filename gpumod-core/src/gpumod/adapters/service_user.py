@@ -80,10 +80,14 @@ def check_folders(home_id: str, user: pwd.struct_passwd, state: Path = STATE) ->
     for folder in (state.parent, state, state / home_id):
         try:
             why = why_not_roots(folder) or ("" if folder.is_dir() else "it is no folder")
-        except FileNotFoundError:  # root makes it, and what is below
-            return
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not folder.is_symlink():
+                return  # root makes it, and what is below
+            hint = f"`namei -l {folder}` shows where: mount the disk that is meant, or remove the link"
+            raise bad_folder(folder, "is a link that leads nowhere", error.strerror or str(error), hint) from error
         if why:
-            hint, name = f"rename it, or: chown root: {folder} && chmod 755 {folder}", user.pw_name
+            name, way = user.pw_name, f"`namei -l {folder}` shows whose each folder on the way is"
+            hint = f"{way}; rename it, or: chown root: {folder} && chmod 755 {folder}"
             if folder == Path(user.pw_dir):
                 hint = f"give {name} another home: usermod --move-home --home /home/{name} {name}"
             raise bad_folder(folder, "is not root's alone", why, hint)

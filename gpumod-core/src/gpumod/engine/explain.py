@@ -131,7 +131,15 @@ def free_port(machine: Machine, service: Service, user: PortUser) -> str:
     end = "end it"
     if user.home and user.home_id != machine.home_id:
         end = f"`gpumod --home {shlex.quote(user.home)} service stop {user.service}` ends it"
+    elif is_known(machine, service, user):
+        end = f"`gpumod service stop {user.service}` ends it"
     return f"{end}, or give the service another port: gpumod service edit {service.id} --port N"
+
+
+def is_known(machine: Machine, service: Service, user: PortUser) -> bool:
+    """Whether `user`, who has the port of `service`, is another service of this home that gpumod looks after."""
+    others = machine.store.handles().keys() - {service.id}
+    return user.home_id == machine.home_id and user.service in others
 
 
 async def ended_because(machine: Machine, handle: Handle, status: ProcessStatus) -> Failed:

@@ -11,7 +11,7 @@ from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, Action
-from gpumod.engine.explain import port_taken
+from gpumod.engine.explain import is_known, port_taken
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
 from gpumod.engine.starting import allocate
@@ -110,7 +110,9 @@ def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> Non
     users = machine.local.port_users(wanted.keys() - ours - {0})
     for port in sorted(users):
         user, why = users[port], "that is not one of this home's services"
-        if user.home_id == machine.home_id:
+        if is_known(machine, wanted[port], user):
+            why = f"{user.service} listens there beside its own port"
+        elif user.home_id == machine.home_id:
             why = "gpumod started it, and does not know it any more: `gpumod doctor` tells how to end it"
         raise port_taken(machine, wanted[port], port, user, why)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from gpumod.domain.errors import ErrorInfo
+from gpumod.domain.errors import ErrorInfo, GpumodError
 from gpumod.engine.machine import Machine
 
 USED = ("services", "sim")
@@ -14,7 +14,10 @@ USED = ("services", "sim")
 def lost_database(machine: Machine) -> ErrorInfo | None:
     """What to say of a home that was used and whose database knows nothing, not even that anything was ever done."""
     store, home = machine.store, machine.home
-    if store.events(1) or store.services():
+    try:
+        if store.services() or store.events(1):
+            return None
+    except GpumodError:  # it is there: whoever needs what cannot be read of it says so
         return None
     signs = [name for name in USED if (home / name).is_dir()]
     if not signs:

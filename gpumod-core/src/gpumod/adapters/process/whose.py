@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpumod.adapters.files import HOME_ID_FILE, is_home_id, open_own
-from gpumod.domain.base import is_id
+from gpumod.domain.base import has_control_characters, is_id
 from gpumod.domain.errors import GpumodError
 
 
@@ -31,8 +31,8 @@ def owner_of(pid: int) -> Owner | None:
     if not (is_id(service) and is_home_id(home_id)):  # anybody may write these
         return None
     home = folder.parent.parent
-    is_home = folder == home / "services" / service and _id_in(home) == home_id
-    return Owner(service, home_id, home if is_home else None)
+    could_be = folder == home / "services" / service and not has_control_characters(str(home))
+    return Owner(service, home_id, home if could_be and _id_in(home) == home_id else None)
 
 
 def _id_in(home: Path) -> str:

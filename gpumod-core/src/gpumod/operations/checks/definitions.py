@@ -61,7 +61,10 @@ def _check_start(case: Case, service: Service) -> None:
     if service.id in case.hindered:
         raise ValueError(case.hindered[service.id])
     gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
-    seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
+    here = [gpu.index for gpu in gpus]
+    seat = here[:1] if service.gpus == "any" else list(service.gpus)
+    if missing := [str(index) for index in seat if index not in here]:
+        raise ValueError(f"it asks for GPU {', '.join(missing)}, which this machine has not")
     allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
     launch = machine.launch(service, allocation, name)
     supervisor.check(handle, launch)
