@@ -17,6 +17,7 @@ BAD = {  # name -> (text, line, field or a word of what is said)
     "key-twice": ("id: x\nid: y\n", 2, "twice"),
     "key-number": ("id: x\n1: y\n", 2, "not text"),
     "port-text": ("id: x\ndriver: fastapi\nport: many\n", 3, "port"),
+    "port-yes": ("id: x\ndriver: fastapi\nport: yes\n", 3, "port"),
     "port-range": ("id: x\ndriver: fastapi\nport: 70000\n", 3, "port"),
     "vram-negative": ("id: x\ndriver: fastapi\nport: 9\nvram_mb: -5\n", 4, "vram_mb"),
     "vram-nan": ("id: x\ndriver: fastapi\nport: 9\nvram_mb: .nan\n", 4, "vram_mb"),
@@ -38,6 +39,7 @@ BYTES = {"not-utf8": b"\xff\xfe\x00", "huge": b"# " + b"x" * 300_000, "binary": 
 MODES = {
     "member-twice": ("kind: mode\nid: m\nservices: [chat, chat]\n", None, "chat"),
     "member-both": ("kind: mode\nid: m\nservices:\n  - {id: chat, asleep: true, sleep_on_idle: true}\n", 4, "asleep"),
+    "member-order": ("kind: mode\nid: m\nservices:\n  - {id: chat, start_order: on}\n", 4, "start_order"),
     "member-path": ("kind: mode\nid: m\nservices: [../x]\n", 3, "services"),
     "kind": ("kind: thing\nid: m\n", 1, "kind"),
 }

@@ -7,6 +7,7 @@ import pytest
 PYDANTIC = re.compile(r"Input should|should match pattern|Field required|Extra inputs|\[key\]|valid integer|\^\[A-Za")
 FIELDS = re.compile(r"\b(vram_mb|start_peak_mb|context_size|kv_cache_per_1k|startup_timeout|timeout_s|gpu_total_mb)\b")
 VLLM = ("service", "add", "--id", "x", "--driver", "vllm", "--port", "9100", "--model-id", "a/b", "--vram-mb", "5000")
+FASTAPI = (*VLLM[:5], "fastapi", "--port", "9100", "--vram-mb", "5", "--set", "command=x")
 WRONG = {
     "vram": ((*VLLM[:-1], "-1"), "--vram-mb: must be at least 0 (given: -1)"),
     "gpus": ((*VLLM, "--gpus", "300"), "--gpus: must be 'any' or indices from 0 to 255"),
@@ -18,6 +19,8 @@ WRONG = {
     "option": ((*VLLM, "--set", "gpu_memory_utilization=3"), "'gpu_memory_utilization': must be at most 1 (got 3)"),
     "whole": ((*VLLM, "--set", "max_num_seqs=x"), "'max_num_seqs': must be a whole number (got 'x')"),
     "word": ((*VLLM, "--set", "dtype=a b"), "'dtype': must be one plain word (got 'a b')"),
+    "path": ((*FASTAPI, "--set", "sleep_path=nap"), "'sleep_path': must be a path that begins with / (got 'nap')"),
+    "empty": ((*FASTAPI[:-1], "command="), "'command': must not be empty (got '')"),
     "field": (("service", "edit", "chat", "--unset", "driver"), "--driver: is missing"),
     "argument": (("service", "edit", "a b", "--port", "3"), "SERVICE: is not a name"),
     "arguments": (("preset", "load", "a b"), "PRESET"),
@@ -30,6 +33,7 @@ WRONG = {
     "want": (("mode", "create", "m", "--services", "chat", "--asleep", "a b"), "--asleep"),
     "limit": (("history", "list", "--limit", "0"), "--limit: must be at least 1"),
     "sim": (("init", "--yes", "--sim", "A:5"), "--sim: must be at least 256"),
+    "take": (("init", "--yes", "--sim", "A:5000", "--take", "x"), "--take goes without --sim"),
     "setting": (("settings", "set", "reserve_mb", "abc"), "must be a whole number"),
     "name": (("settings", "set", "supervisor", "a b"), "is not a name"),
 }
@@ -46,7 +50,9 @@ def test_words_are_those_that_were_typed(home, case):
 
 def test_presets_speak_of_their_keys(home, outside, tmp_path):
     file = tmp_path / "x.yaml"
-    file.write_text("id: 'a b'\ndriver: vllm\nvram_mb: -1\nport: 70000\nstartup_timeout: x\npinned: 3\n")
+    file.write_text(
+        "id: 'a b'\ndriver: vllm\nvram_mb: -1\nport: 70000\nstartup_timeout: x\npinned: 3\ncontext_size: yes\n"
+    )
     problems = home.ask("preset", "validate", str(file), code=1).json["problems"]
     said = "\n".join(problem["message"] for problem in problems)
     for words in (
@@ -55,6 +61,7 @@ def test_presets_speak_of_their_keys(home, outside, tmp_path):
         "field id is not a name",
         "field startup_timeout must be a number, not 'x'",
         "field pinned must be true or false, not 3",
+        "field context_size must be a number, not True",
     ):
         assert words in said
     assert not PYDANTIC.search(said), said

@@ -43,6 +43,9 @@ def test_all_is_well_and_then_something_is_wrong(machine: Machine) -> None:
     port = machine.ports["asr"]
     with socket.create_server(("127.0.0.1", port)):
         assert f"port {port} is taken by" in wrong(machine)["service asr"]["message"]
+    machine.ok("service", "edit", "asr", "--gpus", "7")
+    assert "asks for GPU 7" in wrong(machine)["service asr"]["message"]
+    machine.ok("service", "edit", "asr", "--gpus", "any")
     machine.home.chmod(0o750)
     assert wrong(machine)["home"]["hint"] == f"chmod 700 {machine.home}"
     machine.home.chmod(0o700)

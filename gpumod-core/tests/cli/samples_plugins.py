@@ -7,6 +7,13 @@ from gpumod.domain.errors import ErrorInfo
 from gpumod.operations import plugin_results as pl
 from gpumod.operations import results as r
 
+TWICE = ErrorInfo(
+    code="duplicate-offer",
+    message="the driver 'vllm' is offered twice: by 'vllm' of gpumod-vllm 0.1.0 and by 'mine' of mine 1",
+    why="none of them is used: gpumod does not guess which is meant",
+    hint="uninstall all of them but one",
+)
+
 SAMPLES: dict[str, Frozen] = {
     "plugins-new": pl.PluginNewResult(
         folder="/src/gpumod-acme",
@@ -38,6 +45,24 @@ SAMPLES: dict[str, Frozen] = {
                 version="0.1.0",
                 hooks=("gpumod_drivers",),
                 offers=("driver vllm", "sleep l1", "sleep l2"),
+                problems=(TWICE,),
+            ),
+            r.PluginRow(
+                name="mine",
+                distribution="mine",
+                version="1",
+                hooks=("gpumod_drivers",),
+                offers=("driver vllm",),
+                problems=(TWICE,),
+            ),
+            r.PluginRow(name="core", distribution="gpumod-core", version="0.1.0", hooks=(), offers=("GPU probe nvml",)),
+            r.PluginRow(
+                name="sim",
+                distribution="gpumod-sim",
+                version="0.1.0",
+                hooks=(),
+                offers=(),
+                disabled="GPUMOD_DISABLE_PLUGINS",
             ),
             r.PluginRow(
                 name="odd",

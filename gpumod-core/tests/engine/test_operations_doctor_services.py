@@ -154,6 +154,6 @@ def test_one_that_asks_for_a_gpu_that_is_not_there(patient: Patient) -> None:
     patient.box.define(world_service("far", 100, 9009, gpus=(0, 5)))
     said = patient.said("service far")
     assert (said.message, said.hint) == (
-        "it asks for GPU 5, which this machine has not",
-        "gpumod service edit far",
+        "service 'far' asks for GPU 5, which this machine has not",
+        "set `gpus` to one of these, or to any",
     )

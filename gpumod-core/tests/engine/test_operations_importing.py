@@ -165,6 +165,13 @@ def test_a_port_that_cannot_be_counted_is_said(make_box: Callable[..., Any], tmp
     assert "no port is left for it: counted from 70000 on" in row.why
 
 
+def test_what_is_not_known_of_a_model_can_be_said_by_an_edit(make_box: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({"models": {"m": {"cmd": "ollama serve"}}}))
+    row = Shop(make_box(8000)).row("import_llama_swap", ImportFile(file=str(file)))
+    assert any("`gpumod service edit m --vram-mb MB`" in note for note in row.notes)
+
+
 def test_what_is_not_added_brings_no_notes(make_box: Callable[..., Any], tmp_path: Path) -> None:
     shop, file = Shop(make_box(8000)), tmp_path / "config.yaml"
 

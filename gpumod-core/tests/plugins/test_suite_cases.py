@@ -8,6 +8,7 @@ import pytest
 
 from gpumod.plugins.offers import DriverOffer, SleepStrategyOffer
 from gpumod.testing.check.cases import case_of
+from gpumod.testing.suites.launching import Launching
 from gpumod.testing.suites.powers import Powers
 from gpumod.testing.suites.sleep import SleepStrategySuite
 from gpumod.testing.world import World
@@ -43,6 +44,16 @@ def cases(hook: str, key: str, *services: Any) -> Any:
 def test_a_wrong_answer_is_no_error_that_a_suite_allows() -> None:
     with pytest.raises(AttributeError):
         Powers().test_a_host_may_say_anything(cases("gpumod_drivers", "odd", HOST))
+
+
+def test_what_a_driver_lacks_is_named() -> None:
+    class Mute(WorldHost):
+        probe = None
+
+    offer = DriverOffer(name="odd", summary="", factory=Mute)
+    case = case_of(world_plugins(World(8000), more=(offer,)), "gpumod_drivers", "odd", [HOST])
+    with pytest.raises(AssertionError, match="it lacks probe"):
+        Launching().test_it_is_a_driver(case)
 
 
 def test_an_exit_is_no_error_that_a_suite_wants() -> None:

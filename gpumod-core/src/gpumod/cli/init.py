@@ -30,6 +30,8 @@ def init(context: CliContext, sim: str | None, sim_dir: str | None, take: tuple[
     llama.cpp, ollama and llama-swap, and proposes to manage them. In the home of a simulated machine it proposes only
     what is on that machine's cards. Nothing is started, stopped or changed.
     """
+    if take and (sim is not None or sim_dir is not None):
+        raise click.UsageError("--take goes without --sim and --sim-dir: these look for nothing that could be taken")
     values: dict[str, Any] = {"sim": sim_cards(sim) if sim is not None else (), "sim_dir": sim_dir, "take": take}
     values["take_all"] = yes and not take
     asks = not yes and not context.json and sys.stdin.isatty()

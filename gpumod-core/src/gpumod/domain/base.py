@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MAX_TEXT = 4096
@@ -56,5 +56,13 @@ def is_id(text: str) -> bool:
     return re.fullmatch(ID_PATTERN[1:-1], text) is not None
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004  # pydantic collects ValueError
+    return value
+
+
+Number = BeforeValidator(_no_truth)
+"""Marks a number: YAML's `yes` and `on` are truth values, which pydantic would take for 1."""
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Text = Annotated[str, AfterValidator(clean_text)]

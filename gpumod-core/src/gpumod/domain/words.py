@@ -19,6 +19,8 @@ _KINDS = {
     "dict_type": "must be a mapping",
     "mapping_type": "must be a mapping",
     "string_type": "must be a text",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
 }
 _BEGINNINGS = {"int_": "must be a whole number", "float_": "must be a number", "bool_": "must be true or false"}
 
@@ -37,13 +39,20 @@ def said(item: Mapping[str, Any]) -> str:
         limit = context[key]
         return f"must be {words} {int(limit) if limit == int(limit) else limit}"
     if kind == "string_pattern_mismatch":
-        return f"is not a name: {ID_RULE}" if context.get("pattern") == ID_PATTERN else "must be one plain word"
+        return _asked_for(str(context.get("pattern")))
     if kind in ("literal_error", "enum"):
         return f"must be {context['expected']}"
     for beginning, words in _BEGINNINGS.items():
         if kind.startswith(beginning):
             return words
     return _KINDS.get(kind) or str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+
+
+def _asked_for(pattern: str) -> str:
+    """What a text has to be that does not match `pattern`."""
+    if pattern == ID_PATTERN:
+        return f"is not a name: {ID_RULE}"
+    return "must be a path that begins with /" if pattern.startswith("^/") else "must be one plain word"
 
 
 def _is_nan(value: object) -> bool:

@@ -23,10 +23,10 @@ from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import ServiceRemove
 from gpumod.operations.services import Services
 from gpumod.operations.subjects import (
-    NOT_KNOWN,
     Subject,
     gone,
     held_by,
+    not_known,
     of_container,
     of_process,
     of_unit,
@@ -64,7 +64,7 @@ class Adopting(Services):
             self._keep_measured(service, subject, snapshot)
         footprint = self._footprint(service, snapshot)
         if footprint.vram_mb == 0 and not self._machine.hosts_members(service):
-            notes.append(NOT_KNOWN)
+            notes.append(not_known(service.id))
         return AdoptResult(service=service, footprint=footprint, pids=subject.pids, notes=tuple(notes))
 
     async def service_release(self, params: ReleaseParams) -> ReleaseResult:

@@ -35,6 +35,9 @@ from gpumod.operations.ports import Tools
 from gpumod.operations.results import ChangeResult, StepResult
 from gpumod.plugins.registry import unavailable
 
+MOST_NAMED = 20
+"""So many names are told of what there is."""
+
 OnProgress = Callable[[Progress], None] | None
 
 
@@ -133,7 +136,8 @@ def unknown(kind: str, name: str, known: Iterable[str], command: str) -> Unknown
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3) or [n for n in names if name and n.startswith(name)][:3]
     hint = f"did you mean {' or '.join(close)}?" if close else f"see `{command}`"
-    why = f"there are: {', '.join(names[:20])}" if names else f"no {kind} is defined"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    why = f"there are: {', '.join(names[:MOST_NAMED])}{more}" if names else f"no {kind} is defined"
     if not names and kind in ("service", "mode"):
         hint = "gpumod preset load"
     return UnknownName(f"unknown-{kind}", f"there is no {kind} {name!r:.100}", why=why, hint=hint)

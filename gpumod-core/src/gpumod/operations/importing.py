@@ -20,7 +20,7 @@ from gpumod.operations.adoption_results import ImportResult, ImportRow
 from gpumod.operations.base import bad_input
 from gpumod.operations.llama_swap import SwapModel, models_of
 from gpumod.operations.secrets import told_of_secrets
-from gpumod.operations.subjects import NOT_KNOWN, Subject, of_container, read, slug
+from gpumod.operations.subjects import Subject, not_known, of_container, read, slug
 from gpumod.plugins.commands import CONTAINERS, words_from
 from gpumod.plugins.kit import is_denied
 from gpumod.ports import HttpFailure
@@ -118,7 +118,7 @@ class Importing(Adopting):
         except ValidationError as error:
             raise bad_input("it", error, "gpumod service add") from error
         if self._footprint(service, None).vram_mb == 0 and "gpu_memory_utilization" not in service.unit_vars:
-            notes.append(NOT_KNOWN)
+            notes.append(not_known(service.id))
         return service, (*notes, *told_of_secrets(service))
 
     async def import_ollama(self, params: ImportOllama) -> ImportResult:
@@ -143,7 +143,7 @@ class Importing(Adopting):
         if row.action == "kept" and there:
             said = self._as_it_was(there, await self._seen(), wanted_mb)
         else:
-            said = f"{wanted_mb} MiB are counted: {_MOST}" if wanted_mb else NOT_KNOWN
+            said = f"{wanted_mb} MiB are counted: {_MOST}" if wanted_mb else not_known(params.id)
         return ImportResult(source=source, rows=(row,), notes=(*notes, said), dry_run=params.dry_run)
 
     def _as_it_was(self, there: Service, snapshot: HostSnapshot | None, wanted_mb: int) -> str:

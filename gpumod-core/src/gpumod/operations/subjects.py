@@ -21,6 +21,12 @@ from gpumod.ports.foreign import Container, ContainerFacts, ProcessFacts, Surrou
 
 NOT_KNOWN = "what it takes is not known until it has run: give --vram-mb, else it is counted as nothing until then"
 
+
+def not_known(service: str) -> str:
+    """The same of one that was taken already."""
+    return NOT_KNOWN.replace("give --vram-mb", f"say it by `gpumod service edit {service} --vram-mb MB`")
+
+
 ENGINES = ("docker", "podman", "nerdctl")
 """Those whose `ENGINE stop ID` ends a container."""
 

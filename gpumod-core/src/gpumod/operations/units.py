@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import difflib
 
-from gpumod.domain.base import ID_PATTERN, is_id
+from gpumod.domain.base import is_id
 from gpumod.domain.errors import UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE
+from gpumod.domain.words import ID_RULE
 from gpumod.engine.asking import PATIENCE_S
 from gpumod.engine.footprints import placed_on
 from gpumod.engine.machine import HOSTED
@@ -59,7 +60,10 @@ class Units(Base):
         if not params.template.endswith(UNIT_SUFFIX):
             hint = "gpumod template list"
             raise UsageError(
-                "not-a-unit", f"{params.template!r} does not make a unit", why=f"no {UNIT_SUFFIX}", hint=hint
+                "not-a-unit",
+                f"{params.template!r} does not make a unit",
+                why=f"its name does not end with {UNIT_SUFFIX}",
+                hint=hint,
             )
         self._template(params.template)
         name, writer = self._writer(service, otherwise=ANY_WRITER)
@@ -73,8 +77,12 @@ class Units(Base):
         """
         shelf = self._tools.templates()
         if not is_id(params.template) or not params.template.endswith(".j2"):
-            why = f"it must end with .j2 and match {ID_PATTERN}"
-            raise UsageError("bad-template-name", f"{params.template!r:.100} cannot name a template", why=why)
+            raise UsageError(
+                "bad-template-name",
+                f"{params.template!r:.100} cannot name a template",
+                why=f"it is to end with .j2, and to be of {ID_RULE}",
+                hint="`gpumod template list` shows those that count now",
+            )
         if params.text is None:
             places = shelf.places(params.template)  # raises UnknownName for one that nobody has
             changed = shelf.remove(params.template)

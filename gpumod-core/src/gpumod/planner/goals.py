@@ -175,13 +175,17 @@ def _check_gpus(world: World, goals: Goals) -> None:
         defined = world.definition(goal.service).gpus
         for gpu in goal.gpus or (() if defined == "any" else defined):
             if gpu not in world.gpus:
-                have = ", ".join(str(index) for index in world.gpus) or "none"
-                raise UnknownName(
-                    "unknown-gpu",
-                    f"service {goal.service!r} asks for GPU {gpu}, which this machine has not",
-                    why=f"the machine has: {have}",
-                    hint="set `gpus` to one of these, or to any",
-                )
+                raise no_such_gpu(goal.service, gpu, world.gpus)
+
+
+def no_such_gpu(service: str, gpu: int, known: Iterable[int]) -> UnknownName:
+    """UnknownName `unknown-gpu`: `service` spans `gpu`, and the machine has those that are `known`."""
+    return UnknownName(
+        "unknown-gpu",
+        f"service {service!r} asks for GPU {gpu}, which this machine has not",
+        why=f"the machine has: {', '.join(map(str, known)) or 'none'}",
+        hint="set `gpus` to one of these, or to any",
+    )
 
 
 def _check_ports(world: World, target: Target, goals: Goals) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from gpumod.domain.base import ID_PATTERN, Frozen, Id, Text
+from gpumod.domain.base import ID_PATTERN, Frozen, Id, Number, Text
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import IdleSeconds, Service
 
@@ -78,7 +78,7 @@ class MemberPreset(Frozen):
     id: Id
     sleep_on_idle: bool = False
     asleep: bool = False
-    start_order: int = 0
+    start_order: Annotated[int, Number] = 0
     idle_timeout: IdleSeconds | None = None
 
     @model_validator(mode="after")

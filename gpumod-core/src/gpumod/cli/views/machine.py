@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from gpumod.cli.views.adoption import found
 from gpumod.cli.views.parts import blocks, bullets, commas, heading, line, pairs, problems, stack, state, table, words
-from gpumod.operations.results import DoctorResult, InitResult, PluginsResult
+from gpumod.operations.results import DoctorResult, InitResult, PluginRow, PluginsResult
 
 
 def init(result: InitResult) -> RenderableType:
@@ -49,15 +50,23 @@ def _counted(count: int, what: str) -> str:
 
 
 def plugins(result: PluginsResult) -> RenderableType:
-    """Plugins and what they offer; broken ones with the reason."""
+    """Plugins and what they offer; why one, or an offer of one, is not used."""
     rows = [
-        (p.name, f"{p.distribution} {p.version}".strip(), commas(p.offers), words("broken", "red") if p.error else "ok")
-        for p in result.plugins
+        (p.name, f"{p.distribution} {p.version}".strip(), commas(p.offers), _plugin_state(p)) for p in result.plugins
     ]
+    wrong = [error for p in result.plugins for error in ((p.error,) if p.error else p.problems)]
     commands = [line(words(f"gpumod {name}", "bold"), f"  from {origin}") for name, origin in result.commands.items()]
     return blocks(
         words(f"plugin API {result.plugin_api}"),
         table(("PLUGIN", "DISTRIBUTION", "OFFERS", "STATE"), rows, fold=("OFFERS",)) if rows else words("no plugins"),
         stack(heading("Commands"), *commands) if commands else None,
-        *problems(p.error for p in result.plugins if p.error),
+        *problems(error for n, error in enumerate(wrong) if error not in wrong[:n]),  # of a clash each side has one
     )
+
+
+def _plugin_state(plugin: PluginRow) -> Text:
+    if plugin.error:
+        return words("broken", "red")
+    if plugin.problems:
+        return words("see below", "yellow")
+    return words(f"off: {plugin.disabled}" if plugin.disabled else "ok")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from gpumod.cli.views.bars import Bar, BarChart, Segment
 from gpumod.cli.views.parts import blocks, bullets, expected, heading, line, mb, stack, state, table, words
-from gpumod.domain.plan import Alternative, Plan, PlanGpu, PlanService, Step
+from gpumod.domain.plan import Alternative, Plan, PlanGpu, PlanService, Step, StepGpu
 from gpumod.domain.states import Action
 from gpumod.operations.results import SimulateResult
 
@@ -79,7 +80,7 @@ def _steps(shown: Plan) -> RenderableType:
             step.service,
             " ".join(str(n) for n in step.waits_for),
             "/".join(str(gpu.index) for gpu in step.gpus) if several else "",
-            "/".join(str(gpu.peak_mb) for gpu in step.gpus),
+            "/".join(str(_most_mb(shown, step, gpu)) for gpu in step.gpus),
             "/".join(str(gpu.after_mb) for gpu in step.gpus),
             expected(step.expected_s, measured=step.expected_measured),
             step.why,
@@ -88,7 +89,25 @@ def _steps(shown: Plan) -> RenderableType:
     ]
     columns = ("N", "STEP", "SERVICE", "WAITS", "GPU", "PEAK", "AFTER", "TAKES", "WHY")
     numbers = ("N", "PEAK", "AFTER")
-    return stack(heading("Steps"), table(columns, rows, right=numbers, fold=("WAITS", "WHY")))
+    return stack(
+        heading("Steps"),
+        table(columns, rows, right=numbers, fold=("WAITS", "WHY")),
+        words("PEAK, AFTER: MiB held while and after a step, with those that run beside it", "dim")
+        if any(_overlap(*pair) for pair in pairwise(shown.steps))
+        else None,
+    )
+
+
+def _overlap(step: Step, later: Step) -> bool:
+    """True where `later`, which does not begin before `step`, begins while that runs."""
+    return step.n not in later.waits_for and later.starts_at_s < step.starts_at_s + (step.expected_s or 0)
+
+
+def _most_mb(shown: Plan, step: Step, gpu: StepGpu) -> int:
+    """The most MiB that are held on `gpu` from the begin of `step` to its end: what begins meanwhile counts."""
+    beside = [later for later in shown.steps if later.n > step.n and _overlap(step, later)]
+    peaks = [other.peak_mb for later in beside for other in later.gpus if other.index == gpu.index]
+    return max(gpu.peak_mb, gpu.after_mb, *peaks)
 
 
 def _action(step: Step) -> str:

@@ -11,6 +11,7 @@ from gpumod.engine.machine import HOSTED
 from gpumod.engine.variables import check_secrets
 from gpumod.operations.checks.case import Case, problem
 from gpumod.operations.results import Check
+from gpumod.planner.goals import no_such_gpu
 from gpumod.plugins.isolation import reason
 
 
@@ -61,10 +62,11 @@ def _check_start(case: Case, service: Service) -> None:
     if service.id in case.hindered:
         raise ValueError(case.hindered[service.id])
     gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
-    here = [gpu.index for gpu in gpus]
-    seat = here[:1] if service.gpus == "any" else list(service.gpus)
-    if missing := [str(index) for index in seat if index not in here]:
-        raise ValueError(f"it asks for GPU {', '.join(missing)}, which this machine has not")
+    seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
+    there = [gpu.index for gpu in gpus]
+    for index in seat:
+        if index not in there:
+            raise no_such_gpu(service.id, index, there)
     allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
     launch = machine.launch(service, allocation, name)
     supervisor.check(handle, launch)

@@ -15,6 +15,8 @@ from gpumod.testing.suites.cases import DriverCase, asked, place
 from gpumod.testing.suites.odd import CANARY, EVERYWHERE, FLAG_LIKE, ONE_WORD, SECRET
 
 MODEL_FIELDS = ("model_id", "model_path")
+NEEDED = ("check", "capabilities", "launch", "probe")
+"""What every driver can do."""
 
 
 def refusal(case: DriverCase, service: Service) -> str:
@@ -38,7 +40,9 @@ class Launching:
     """Part of :class:`gpumod.testing.DriverSuite`."""
 
     def test_it_is_a_driver(self, case: DriverCase) -> None:
-        assert isinstance(case.driver, Driver)
+        lacking = sorted(name for name in NEEDED if not callable(getattr(case.driver, name, None)))
+        assert not lacking, f"it lacks {', '.join(lacking)}"
+        assert isinstance(case.driver, Driver), "it lacks a name"
         assert is_id(case.driver.name)
         assert case.services, "give at least one service that it accepts"
         assert {service.driver for service in case.services} == {case.driver.name}
@@ -105,7 +109,7 @@ class Launching:
                 continue
             moved = service.model_copy(update={"port": port})
             launch = launched(case, moved)
-            assert launch.ports == (port,)
+            assert launch.ports == (port,), f"the launch tells the ports {launch.ports}, the service has {port}"
             texts = (*launch.argv, *launch.env.values(), *(file.content for file in launch.files))
             # where the options place it, what keeps the process does: ports of a container are mapped
             placed = "{port}" in moved.model_dump_json(include={"unit_vars"})
