@@ -167,3 +167,22 @@ def test_who_is_put_to_sleep_by_a_timer_does_not_wait_for_who_does_not_fall_asle
             box.ask("auto_sleep_idle", SleepIdleParams())
         assert {s for s, state in box.world.states().items() if state == "ready"} == {*left}
         box.world.faults.pop("two", None)
+
+
+def test_a_run_of_its_own_that_was_cut_off_is_closed_by_the_next_watch(box: Any) -> None:
+    box.define(world_mode("two", "small", "hyde"))
+    box.switch("two")
+    seen = box.look()
+    box.crash("small")
+    killed: list[Any] = []
+    box.when("start small after", lambda: killed.append(box.copy("killed")))
+    box.look(seen)
+    (cut,) = killed
+    assert cut.store.open_run() is not None
+    (done,) = cut.look().mended
+    assert (done.what, done.subject, done.error) == ("recover", "watch: restart small", None)
+    assert cut.store.open_run() is None
+    cut.pass_time(15)
+    assert [again.subject for again in cut.look().mended] == ["small"]
+    assert cut.world.states() == {"hyde": "ready", "small": "ready"}
+    cut.close()

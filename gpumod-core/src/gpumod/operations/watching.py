@@ -9,7 +9,7 @@ from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale, UnknownNam
 from gpumod.domain.health import Pulse, Transition, tried_now
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
-from gpumod.domain.run import Event, Run
+from gpumod.domain.run import Event, Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE
 from gpumod.domain.states import GONE
@@ -40,6 +40,8 @@ from gpumod.planner.changes import with_needs
 
 BOOT_TRIES = 12
 """About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
+RESTART = f"{OWN}restart "
+"""Begins the commands of runs that start again what ended by itself."""
 LOOK_BACK = 200
 """So many of the last runs are looked at for the first one of a boot."""
 NOTHING: Mapping[str, int] = {}
@@ -81,7 +83,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         elif boot.pending:
             mended += await self._restore(boot, notes, progress)
         elif (run := left_half_way(machine)[0]) is not None:
-            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
+            mended += await self._cut_off(run, notes, progress)
         elif store.open_run() is None:
             clear_lost(machine)
             mended += (
@@ -236,6 +238,20 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             notes.append(f"{done[-1].subject} is given up after {BOOT_TRIES} tries: gpumod switch, when it can be")
         return done
 
+    async def _cut_off(self, run: Run, notes: list[str], progress: OnProgress) -> list[Mended]:
+        """Close a run of its own in the middle of which a watch was killed: that is nobody's decision. What it was to
+        restart counts as tried. Any other is a person's to close."""
+        own = run.command.startswith(OWN) and run.boot == self._machine.boot()
+        if not own or run.status is not RunStatus.RUNNING:
+            notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
+            return []
+        done = await self._closed(progress)
+        if run.command.startswith(RESTART) and all(m.error is None for m in done):
+            for member in run.target.members:
+                told = {"why": done[0].why, "failed": done[0].why}
+                self._machine.store.add_event(self._event("watch-restart", member.service, **told))
+        return done
+
     async def _closed(self, progress: OnProgress) -> list[Mended]:
         """Close a run that the machine's going down, or the end of this gpumod, has cut off."""
         run = self._machine.store.open_run()
@@ -317,7 +333,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             return Wanted(target, {**services, **{s: launched[s] for s in due}})
 
         try:
-            outcome = await change(self._machine, f"{OWN}restart {names}", build, Options(), reporter(progress))
+            outcome = await change(self._machine, f"{RESTART}{names}", build, Options(), reporter(progress))
             if not due:
                 return []
             done = mended_by("restart", names, told, change_result(outcome, mode.id, store.current_mode()))
