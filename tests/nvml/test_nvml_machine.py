@@ -179,3 +179,29 @@ def test_memory_that_is_not_told_by_process(machine: Machine, driver: Driver, fa
     machine.whole("code")
     machine.change("switch", "blank")
     machine.nothing_left()
+
+
+def test_a_router_whose_cards_are_others_now(make_machine: MakeMachine) -> None:
+    """A card is left out while a member is on it: a router counts the cards that it saw when it was started."""
+    machine = make_machine(TWO)
+    for name, gpu in (("here", "0"), ("there", "1"), ("more", "0")):
+        words = ("--driver", "llamacpp", "--host-service", "llama-router", "--gpus", gpu, "--sleep-mode", "router")
+        machine.ok("service", "add", "--id", name, *words, "--vram-mb", "1000", "--model-path", f"/m/{name}.gguf")
+    machine.change("service", "start", "here")
+    machine.change("service", "start", "there")
+    loaded = machine.sql("SELECT service, started_at FROM handles WHERE service = 'here'")
+    machine.ok("settings", "set", "cuda_devices", "0")
+    machine.change("service", "start", "more")
+    ini = Path(machine.home, "services", "llama-router", "models.ini").read_text()
+    assert ini.count("device = CUDA0") == 2, ini
+    assert ini.count("device = CUDA1") == 1, ini
+    assert machine.held() == pytest.approx({"here": 1000, "there": 1000, "more": 1000}, abs=64)
+    assert machine.sql("SELECT service, started_at FROM handles WHERE service = 'here'") == loaded
+    machine.change("service", "stop", "llama-router", "--cascade")
+    machine.change("service", "start", "here")
+    assert "device" not in Path(machine.home, "services", "llama-router", "models.ini").read_text()
+    machine.ok("settings", "set", "cuda_devices", "--default")
+    refused = machine.change("service", "start", "there", code=6)
+    assert refused.error["code"] == "card-not-seen", refused
+    assert "service restart llama-router" in refused.error["hint"]
+    assert machine.states()["here"] == "running"

@@ -83,7 +83,8 @@ class Handle(Frozen):
     the spawn is under way. `launched` is the definition used, and `altered` says which alternative had changed it.
     `device_mb` maps GPU index to the MiB by which the whole device's use differs since the service was started, slept
     or woken, where the driver told no process for it. `slept_mb` is what it kept when it fell asleep, where nothing but
-    its memory tells whether it sleeps.
+    its memory tells whether it sleeps. `visible` are the GPUs that its process was shown, in the order in which it
+    counts them; empty where that is not known.
     """
 
     service: str
@@ -93,6 +94,7 @@ class Handle(Frozen):
     launched: Service
     altered: str = ""
     gpus: tuple[int, ...] = ()
+    visible: tuple[int, ...] = ()
     started_at: float
     device_mb: Mapping[int, int] = {}
     slept_mb: int | None = None

@@ -33,12 +33,26 @@ async def start_member(ctx: RunContext, step: Step, service: Service, load: Load
     async with explained(machine, service, host, "start"):
         async with machine.host_lock(host.service):
             seat = allocate(machine, ctx.snapshot, service, step.placed_on)
+            _refuse_unseen(host, service, seat)
             await _configure(ctx, host, driver, port, {service.id: seat})
         ctx.waiting(step, f"{host.service} to load it")
         async with within(bounded.startup_timeout + GRACE_S, service, "load") as load.limit:
             await driver.load(bounded, port, machine.http, load.clock)
     loaded = Event(at=machine.clock.now(), kind="ready", subject=service.id, data=data)
     machine.store.put_handle(handle, event=loaded)
+
+
+def _refuse_unseen(host: Handle, member: Service, seat: Allocation) -> None:
+    """Raise Failed `card-not-seen` for a member on a GPU that was not used when its host was started."""
+    unseen = [share.index for share in seat.gpus if share.index not in seat.visible]
+    if unseen:
+        raise Failed(
+            "card-not-seen",
+            f"{host.service} does not see GPU {unseen[0]}, which is meant for {member.id}",
+            why=f"it was started when only {', '.join(map(str, seat.visible)) or 'none'} could be used",
+            hint=f"restart {host.service}: gpumod service restart {host.service}",
+            service=member.id,
+        )
 
 
 async def stop_member(ctx: RunContext, handle: Handle, handles: Mapping[str, Handle]) -> str:

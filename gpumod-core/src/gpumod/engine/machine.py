@@ -57,6 +57,10 @@ def chosen(reading: Reading, devices: Sequence[str]) -> Reading:
     return kept, tuple(process for process in processes if process.gpu in indices)
 
 
+def _gone(index: int) -> GpuReading:
+    return GpuReading(index=index, name="", total_mb=0, used_mb=0, free_mb=0)
+
+
 @dataclass(frozen=True)
 class Machine:
     """One home on one machine. Everything that touches the world is reached from here."""
@@ -168,10 +172,13 @@ class Machine:
         gpus: Sequence[GpuReading],
         foreign_mb: Mapping[int, int],
     ) -> Allocation:
-        """Where a service goes and what it may take there: `vram_mb` shared over `placed_on`, as it shares it."""
-        by_index = {gpu.index: gpu for gpu in gpus}
-        totals_mb = {gpu.index: gpu.usable_mb for gpu in gpus}
-        equal_part = self.driver(service).capabilities(service).equal_part
+        """Where a service goes and what it may take there: `vram_mb` shared over `placed_on`, as it shares it.
+
+        A card that is not used any more, on which it still is, has nothing to give.
+        """
+        by_index = {i: _gone(i) for i in placed_on} | {gpu.index: gpu for gpu in gpus}
+        totals_mb = {i: gpu.usable_mb for i, gpu in by_index.items()}
+        equal_part = self.driver(service).capabilities(service).equal_part and any(totals_mb[i] for i in placed_on)
         share_mb = split(vram_mb, placed_on, totals_mb if equal_part else None)
         shares = tuple(
             GpuShare(
@@ -183,8 +190,16 @@ class Machine:
             )
             for i in placed_on
         )
-        sees_all = service.host is not None or self.hosts_members(service)
-        return Allocation(gpus=shares, visible=tuple(by_index) if sees_all else tuple(placed_on))
+        return Allocation(gpus=shares, visible=self._seen(service, placed_on, gpus))
+
+    def _seen(self, service: Service, placed_on: Sequence[int], gpus: Sequence[GpuReading]) -> tuple[int, ...]:
+        """The GPUs that its process sees: a host all that can be used when it is started, and its members the same."""
+        if service.host is None and not self.hosts_members(service):
+            return tuple(placed_on)
+        host = self.store.handles().get(service.host or "")
+        if host is not None and host.visible:
+            return host.visible
+        return tuple(gpu.index for gpu in gpus if gpu.fault is None)
 
     def capabilities(self, service: Service) -> Capabilities:
         """What `service` can do; nothing of all that where its driver is missing, or breaks, so that others go on."""

@@ -66,7 +66,7 @@ async def start_process(ctx: RunContext, step: Step, service: Service, clock: Cl
     allocation = allocate(machine, ctx.snapshot, service, step.placed_on)
     name = machine.supervisor_name(service)
     launch = await launch_of(machine, service, allocation, name)
-    handle = new_handle(ctx, step, service, name)
+    handle = new_handle(ctx, step, service, name).model_copy(update={"visible": allocation.visible})
     data = {"run": ctx.run_id}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
     token = await machine.supervisor(name).start(handle, launch, await service_env(machine, service, allocation))
