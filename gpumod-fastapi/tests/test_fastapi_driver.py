@@ -302,3 +302,22 @@ def test_a_port_that_is_taken_is_read_from_the_log(line: str) -> None:
 
 def test_what_a_program_says_of_another_port_is_not_its_end() -> None:
     assert DRIVER.fatal_line(a_service(), ["INFO: retry: [Errno 98] on 8001"]) is None
+
+
+def test_why_an_app_could_not_start_up_is_read_from_before_uvicorns_own_end() -> None:
+    log = [
+        "INFO:     Waiting for application startup.",
+        "RuntimeError: no weights",
+        "ERROR:    load failed: RuntimeError: no weights",
+        "",
+        "ERROR:    Application startup failed. Exiting.",
+        "SystemExit: 3",
+        "asyncio.exceptions.CancelledError",
+    ]
+    found = DRIVER.fatal_line(a_service(), log)
+    assert found is not None
+    assert (found.code, found.line) == ("crashed", "load failed: RuntimeError: no weights")
+    memory = DRIVER.fatal_line(a_service(), ["torch.OutOfMemoryError: CUDA out of memory.", *log])
+    assert memory is not None
+    assert memory.code == "out-of-memory"
+    assert DRIVER.fatal_line(a_service(), log[:2]) is None

@@ -19,6 +19,15 @@ from gpumod.cli.main import main
 main()
 """
 
+WHERE_NOBODY_HEARS = """
+import signal, sys
+class Lost:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+sys.addaudithook(lambda event, args: Lost() and None if event == "import" and args[0] == "gpumod.bootstrap" else None)
+from gpumod.cli.main import main
+main()
+"""
 
 CASES = [(("switch", "code"), "nothing was changed"), (("free", "100"), ""), (("status",), "")]
 
@@ -30,3 +39,11 @@ def test_a_key_before_the_command_has_begun(command: tuple[str, ...], sure: str,
     assert done.returncode == INTERRUPTED, done
     told = json.loads(done.stdout)["error"]
     assert (told["code"], told["why"]) == ("interrupted", sure)
+
+
+def test_a_key_that_a_library_lost_is_told_again(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", WHERE_NOBODY_HEARS, "--home", str(tmp_path), "status", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == INTERRUPTED, done
+    assert json.loads(done.stdout)["error"]["code"] == "interrupted"
+    assert "Traceback" not in done.stderr

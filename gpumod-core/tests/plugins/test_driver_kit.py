@@ -48,6 +48,14 @@ def test_options_are_typed_and_every_problem_is_told_at_once() -> None:
         assert text in str(caught.value)
 
 
+def test_what_is_missing_was_not_given() -> None:
+    class Needs(Options):
+        image: Word
+
+    with pytest.raises(ValueError, match=r"option 'image': is missing$"):
+        parse_options(Needs, Service(id="x", driver="d"))
+
+
 @pytest.mark.parametrize(
     "env",
     [

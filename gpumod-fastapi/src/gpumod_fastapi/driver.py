@@ -20,7 +20,7 @@ from gpumod.api import (
     first_fatal,
 )
 from gpumod_fastapi.health import PROBE_TIMEOUT_S, ask_asleep, ask_health, count_at, failure, number_at, tells_asleep
-from gpumod_fastapi.logs import RULES
+from gpumod_fastapi.logs import RULES, startup_failed
 from gpumod_fastapi.options import HTTP_LEVEL, check, command_of, fastapi_options, folder_of, says_port
 from gpumod_fastapi.reading import read_command
 
@@ -92,7 +92,7 @@ class FastApiDriver:
 
     def fatal_line(self, service: Service, lines: Sequence[str]) -> FatalLine | None:
         """Why it ended, in the words of its own log; asked only of one that did not become ready."""
-        return first_fatal(RULES, lines)
+        return first_fatal(RULES, lines) or startup_failed(lines)
 
 
 def _not_listening(service: Service, port: int) -> str:

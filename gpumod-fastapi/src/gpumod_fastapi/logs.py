@@ -7,8 +7,10 @@ which a program's format of its log may come before.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 
-from gpumod.api import LogRule
+from gpumod.api import FatalLine, LogRule
 
 LESS = "stop what else is on the GPU, or raise vram_mb to what it really takes"
 
@@ -28,3 +30,14 @@ RULES = (
         "give the service another port, or stop what listens there",
     ),
 )
+
+STARTUP_FAILED = re.compile(r"^ERROR:\s+Application startup failed")
+"""What uvicorn writes after the reason, and before a traceback of its own end."""
+
+
+def startup_failed(lines: Sequence[str]) -> FatalLine | None:
+    """Why an app could not start up, where uvicorn says that it could not: the line before."""
+    for before, line in pairwise(line for line in lines if line.strip()):
+        if STARTUP_FAILED.match(line):
+            return FatalLine(code="crashed", line=before.removeprefix("ERROR:").strip())
+    return None

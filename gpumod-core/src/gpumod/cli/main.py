@@ -19,6 +19,7 @@ from gpumod.cli.inputs import Folder
 from gpumod.cli.last_word import LAST_WORD
 from gpumod.cli.lazy import LazyGroup
 from gpumod.cli.table import COMMANDS
+from gpumod.cli.unheard import tell_again
 
 
 class Program(LazyGroup):
@@ -98,4 +99,5 @@ def root(ctx: click.Context, home: Path | None, as_json: bool, debug: bool) -> N
 
 def main() -> NoReturn:
     """Run the program and leave with its exit status."""
+    sys.unraisablehook = tell_again
     root.main(leaving=True)

@@ -68,7 +68,8 @@ def _problem(item: Mapping[str, Any], model: type[Options]) -> str:
         advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(sorted(model.model_fields))}"
         return f"unknown option {name!r} ({advice})"
     # The environment may hold secrets, so its values are not repeated; nor are those that are known by their names.
-    given = "" if item["loc"][:1] and item["loc"][0] in UNTOLD else f" (got {hidden(item['input'], name)!r:.80})"
+    untold = item["type"] == "missing" or (item["loc"][:1] and item["loc"][0] in UNTOLD)
+    given = "" if untold else f" (got {hidden(item['input'], name)!r:.80})"
     return f"option {name!r}: {said(item)}{given}"
 
 
