@@ -39,6 +39,8 @@ def test_a_driver_that_is_kept_out_is_named_before_anything_happens(home):
         done = home.ask(*args, code=4, env=without)
         assert done.error["code"] == "unknown-driver", args
         assert "GPUMOD_DISABLE_PLUGINS" in done.error["hint"], args
+    notes = home.ask("simulate", "--mode", "code", env=without).json["notes"]
+    assert any("embedding-code could not be started here: its driver vllm is not there" in note for note in notes)
     home.ask("switch", "blank", code=0, env=without)
     home.ask("status", code=0, env=without)
     home.ask("preset", "load", code=0, env=without)

@@ -110,10 +110,21 @@ def plan_for(machine: Machine, snapshot: HostSnapshot, wanted: Wanted, options: 
             taken = taken_away(plan, snapshot, used)
             passed = passed_over(taken) if options.force and options.leases else ()
             awake = _left_awake(machine, snapshot, plan) if options.leases and not wanted.turn else ()
-            noted = plan.model_copy(update={"notes": (*plan.notes, *told, *passed, *awake)})
+            lacking = _without_driver(machine, plan, services)
+            noted = plan.model_copy(update={"notes": (*plan.notes, *lacking, *told, *passed, *awake)})
             keeping = () if options.force else kept
             return Planned(noted, services, prints, snapshot, wanted.holding, keeping, taken, wanted.turn)
         begun |= more  # dependents that restart too, or move: seen only in the plan
+
+
+def _without_driver(machine: Machine, plan: Plan, services: Mapping[str, Service]) -> tuple[str, ...]:
+    """What is counted, and could not be started: a change is refused for it, a simulation goes on without."""
+    starts = [services[step.service] for step in plan.steps if step.action is Action.START]
+    return tuple(
+        f"{service.id} could not be started here: its driver {service.driver} is not there (gpumod plugins)"
+        for service in starts
+        if service.driver not in machine.plugins.drivers
+    )
 
 
 def _left_awake(machine: Machine, snapshot: HostSnapshot, plan: Plan) -> tuple[str, ...]:
