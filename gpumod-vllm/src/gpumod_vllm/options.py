@@ -23,7 +23,9 @@ DENIED_FLAGS = (
     "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
     "--enable-lora", "--lora-modules", "--max-loras", "--max-cpu-loras", "--max-lora-rank",
     "--disable-log-stats", "--disable-access-log-for-endpoints", "--hf-token",
+    "--allowed-local-media-path",
 )  # fmt: skip
+"""Flags that have an option of their own, are gpumod's to give, hold a secret, or open files to whoever asks."""
 OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
 """Flags that use GPUs beside those of `tensor_parallel_size`."""
 MOVES_KV = "--kv-transfer-config or --kv-offloading-size"
