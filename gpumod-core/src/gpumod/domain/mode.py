@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from gpumod.domain.base import Frozen, Id, Number, Text
 from gpumod.domain.service import IdleSeconds
 
-StartOrder = Annotated[int, Number, Field(ge=-1_000_000, le=1_000_000)]
+StartOrder = Annotated[int, Field(ge=-1_000_000, le=1_000_000), Number]
 
 
 class Want(StrEnum):

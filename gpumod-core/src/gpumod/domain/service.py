@@ -11,10 +11,10 @@ from pydantic import AfterValidator, Field, JsonValue, field_validator, model_va
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.base import Frozen, Id, Number, Text, clean_json, is_id
 
-Port = Annotated[int, Number, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=1, le=65535), Number]
 MAX_MB = 100_000_000
-Mb = Annotated[int, Number, Field(ge=0, le=MAX_MB)]
-IdleSeconds = Annotated[float, Number, Field(ge=0, le=31_536_000)]
+Mb = Annotated[int, Field(ge=0, le=MAX_MB), Number]
+IdleSeconds = Annotated[float, Field(ge=0, le=31_536_000), Number]
 """Idle time after which something sleeps; 0 is never."""
 CleanVars = Annotated[Mapping[str, JsonValue], AfterValidator(clean_json)]
 
@@ -41,19 +41,19 @@ class Service(Frozen):
     vram_mb: Mb = 0
     start_peak_mb: Mb | None = None
     asleep_mb: Mb | None = None
-    context_size: Annotated[int, Number, Field(ge=1, le=100_000_000)] | None = None
-    kv_cache_per_1k: Annotated[float, Number, Field(ge=0, le=1_000_000)] | None = None
+    context_size: Annotated[int, Field(ge=1, le=100_000_000), Number] | None = None
+    kv_cache_per_1k: Annotated[float, Field(ge=0, le=1_000_000), Number] | None = None
     model_id: Text | None = None
     model_path: Text | None = None
     health_endpoint: Text = "/health"
-    startup_timeout: Annotated[float, Number, Field(gt=0, le=86_400)] = 600.0
+    startup_timeout: Annotated[float, Field(gt=0, le=86_400), Number] = 600.0
     sleep_mode: Id = "none"
     idle_timeout: IdleSeconds | None = None
     unit_template: Text | None = None
     unit_vars: CleanVars = {}
     role: Id | None = None
     depends_on: tuple[Id, ...] = ()
-    gpus: Literal["any"] | tuple[Annotated[int, Number, Field(ge=0, le=255)], ...] = "any"
+    gpus: Literal["any"] | tuple[Annotated[int, Field(ge=0, le=255), Number], ...] = "any"
     host: Id | None = None
     run_with: Id | None = None
     pinned: bool = False

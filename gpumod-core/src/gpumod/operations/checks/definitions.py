@@ -53,6 +53,12 @@ def _check_start(case: Case, service: Service) -> None:
         return
     if service.adopted and service.adopted.pid:  # it runs, or somebody else starts it
         return
+    gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
+    there = [gpu.index for gpu in gpus]
+    seat = there[:1] if service.gpus == "any" else list(service.gpus)
+    for index in seat:
+        if index not in there:
+            raise no_such_gpu(service.id, index, there)
     check_secrets(machine, service)
     supervisor = machine.supervisor(name)
     handle = Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=0)
@@ -61,12 +67,6 @@ def _check_start(case: Case, service: Service) -> None:
         return
     if service.id in case.hindered:
         raise ValueError(case.hindered[service.id])
-    gpus = case.snapshot.gpus if case.snapshot else machine.look_at_gpus()[0]
-    seat = [gpu.index for gpu in gpus][:1] if service.gpus == "any" else list(service.gpus)
-    there = [gpu.index for gpu in gpus]
-    for index in seat:
-        if index not in there:
-            raise no_such_gpu(service.id, index, there)
     allocation = machine.allocation(service, seat, service.vram_mb, gpus, {})
     launch = machine.launch(service, allocation, name)
     supervisor.check(handle, launch)
