@@ -133,6 +133,12 @@ def test_what_cannot_be_checked_is_told(home: Path, name: str, exit_code: int, c
     assert (found, refused["error"]["code"]) == (exit_code, code)
 
 
+def test_why_a_plugin_offers_nothing_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUMOD_PLUGINS", "core,sim,ghost")
+    code, refused = gpumod(home, "plugins", "check", "ghost")
+    assert (code, refused["error"]["code"]) == (1, "plugin-not-installed")
+
+
 def test_a_suite_without_an_example_asks_for_one(home: Path) -> None:
     code, refused = gpumod(home, "plugins", "check", "l2")
     assert (code, refused["error"]["code"]) == (2, "no-example")

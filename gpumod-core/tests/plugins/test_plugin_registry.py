@@ -136,6 +136,15 @@ def test_an_installed_plugin_that_is_kept_out_or_broken_is_not_to_be_installed_a
         assert hint in caught.value.info.hint
 
 
+def test_what_is_for_adopted_services_alone_is_no_choice_that_is_named() -> None:
+    found = (("process", False), ("adopted-process", True))
+    made = [offers.SupervisorOffer(name=name, summary="", factory=list, adopts=adopts) for name, adopts in found]
+    registry: Registry[Any] = Registry("supervisor", offered("supervisor", *made))
+    with pytest.raises(UnknownName) as caught:
+        registry.offer("processes")
+    assert (caught.value.info.why, caught.value.info.hint) == ("there are: process", "did you mean process?")
+
+
 def test_a_name_that_two_claim_is_a_usage_error():
     conflict = ErrorInfo(code="duplicate-offer", message="twice", details={"distributions": ["a", "b"]})
     registry: Registry[Any] = Registry("driver", {}, {"acme": conflict})

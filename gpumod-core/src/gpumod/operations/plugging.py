@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpumod.domain.errors import GpumodError, UnknownName, UsageError
+from gpumod.domain.errors import Failed, GpumodError, UnknownName, UsageError
 from gpumod.domain.service import Service
 from gpumod.operations.base import Base
 from gpumod.operations.plugin_results import (
@@ -86,6 +86,9 @@ class Plugging(Base):
         if checkable:
             return checkable
         others = sorted({offer.name for record in plugins.records for offer in record.offers})
+        broken = next((record.error for record in plugins.records if record.error and record.name == name), None)
+        if broken is not None:
+            raise Failed(broken.code, broken.message, why=broken.why, hint=broken.hint)
         if name not in others:
             raise UnknownName(
                 "unknown-offer",

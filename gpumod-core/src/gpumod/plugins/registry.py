@@ -145,7 +145,7 @@ class Registry(Generic[T]):
         raise UnknownName(
             f"unknown-{self.kind.lower().replace(' ', '-')}",
             f"there is no {self.kind} {name!r}",
-            why=f"there are: {', '.join(self.names())}" if self._offered else f"no plugin offers a {self.kind}",
+            why=f"there are: {', '.join(self._choice())}" if self._offered else f"no plugin offers a {self.kind}",
             hint=self._hint(name),
         )
 
@@ -154,10 +154,14 @@ class Registry(Generic[T]):
         object). Raises what :meth:`offer` and :meth:`Offered.make` raise."""
         return self.offer(name).make(*args)
 
+    def _choice(self) -> tuple[str, ...]:
+        """What somebody may ask for by its name: supervisors for what was adopted are nobody's choice."""
+        return tuple(name for name in self.names() if not getattr(self._offered[name].offer, "adopts", False))
+
     def _hint(self, name: str) -> str:
         if name in self._hints:
             return self._hints[name]
-        if close := difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5):
+        if close := difflib.get_close_matches(name, self._choice(), n=3, cutoff=0.5):
             return f"did you mean {' or '.join(close)}?"
         close = difflib.get_close_matches(name, self._hints, n=1, cutoff=0.75)
         return f"did you mean {close[0]}? {self._hints[close[0]]}" if close else "`gpumod plugins` lists what there is"
