@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from gpumod.adapters.clock import SystemClock
+from gpumod.adapters.foreign.unit_facts import facts
 from gpumod.adapters.foreign.units import AdoptedUnits
+from gpumod.adapters.systemd.manager import Manager
 from gpumod.domain.adopted import Adopted
 from gpumod.domain.run import Handle
 from gpumod.domain.service import Service
@@ -100,6 +102,28 @@ async def test_starts_that_fail_are_seen_by_the_status(keeper: AdoptedUnits, wri
     assert "failed" in (await keeper.status([missing]))["missing"].detail
     await keeper.start(failing, LAUNCH, {})  # it has failed before: that is not taken for its present state
     await gone_within(keeper, failing, 10)
+
+
+async def test_a_unit_that_became_an_alias_is_the_one_that_it_stands_for(keeper: AdoptedUnits, write: Write) -> None:
+    handle = write("old-name.service", "ExecStart=/bin/sleep 600")
+    write("new-name.service", "ExecStart=/bin/sleep 600")
+    (FOLDER / "old-name.service").unlink()
+    (FOLDER / "old-name.service").symlink_to("new-name.service")
+    systemctl("daemon-reload")
+    assert not await alive(keeper, handle)
+    await keeper.start(handle, LAUNCH, {})
+    assert await alive(keeper, handle)
+    assert systemctl("is-active", "new-name.service") == "active"
+    await keeper.stop(handle, LAUNCH)
+    assert systemctl("is-active", "new-name.service") == "inactive"
+
+
+def test_the_command_of_a_unit_has_the_variables_that_the_unit_sets(write: Write) -> None:
+    environment = "Environment=PORT=9000 'MORE=--ctx-size 4096' EMPTY="
+    write("words.service", environment, "ExecStart=/bin/x --port ${PORT} $MORE $EMPTY -m /m/${PORT}.gguf ${GONE} $GONE")
+    (told,) = facts(Manager("system", os.environ), ["words.service"])
+    words = ("/bin/x", "--port", "9000", "--ctx-size", "4096", "-m", "/m/9000.gguf", "${GONE}", "$GONE")
+    assert told.command.argv == words
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ def test_from_cron_the_users_manager_is_found(ann: User) -> None:
     unit = ann.gpumod("service", "unit", "tts", XDG_RUNTIME_DIR="/nowhere")
     assert (unit["there"], unit["difference"]) == (True, "")
     assert Path(unit["path"]).is_relative_to(ann.entry.pw_dir)
+    assert ann.gpumod("service", "unit", "tts", XDG_RUNTIME_DIR="/run/user/0") == unit  # as `su` leaves it: root's
     ann.gpumod("service", "stop", "tts", XDG_RUNTIME_DIR="/nowhere")
     ann.gpumod("service", "remove", "tts", "--cascade")
     assert not Path(unit["path"]).exists()

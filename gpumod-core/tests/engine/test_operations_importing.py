@@ -13,16 +13,17 @@ import pytest
 from gpumod.adapters.foreign.programs import read_config
 from gpumod.api import CommandLine, ContainerFacts, Handle, ProcessStatus, Told, UnknownName, words_from
 from gpumod.bootstrap import preset_tools
-from gpumod.domain.adopted import Adopted
+from gpumod.domain.adopted import Adopted, Manager
+from gpumod.domain.errors import UsageError
 from gpumod.domain.machine import PortUser
 from gpumod.operations.adoption_params import ImportFile, ImportOllama
 from gpumod.operations.adoption_results import ImportRow
 from gpumod.operations.gpumod import Gpumod
 from gpumod.plugins.offers import DriverOffer, SupervisorOffer
 from gpumod.ports import HttpReply
-from gpumod.ports.foreign import ProcessFacts
+from gpumod.ports.foreign import ProcessFacts, UnitFacts
 from gpumod.testing.tools import bare_tools
-from gpumod.testing.world_drivers import WorldDriver
+from gpumod.testing.world_drivers import WorldDriver, world_service
 from gpumod.testing.world_parts import WorldLocal
 
 SERVE = ("/bin/ollama", "serve")
@@ -101,11 +102,21 @@ class Around:
         return {}
 
 
+class System(Around):
+    """A machine whose ollama.service, another user's, serves on the usual port."""
+
+    def managers(self) -> tuple[Manager, ...]:
+        return ("system",)
+
+    def unit(self, name: str, manager: Manager) -> UnitFacts:
+        return UnitFacts(name=name, manager=manager, command=CommandLine(argv=SERVE), active=True, pids=(800,))
+
+
 class Shop:
     """A computer with `engine`; `found` is what an import of the ollama on a port would adopt."""
 
-    def __init__(self, box: Any) -> None:
-        self.box, self.engine, self.kernel = box, Engine(), Kernel(box.world)
+    def __init__(self, box: Any, around: type[Around] = Around) -> None:
+        self.box, self.engine, self.kernel, self.around = box, Engine(), Kernel(box.world), around
         box.offers = (
             DriverOffer(name="ollama", summary="", factory=Ollama),
             SupervisorOffer(name=Engine.name, summary="", factory=lambda *_: self.engine, adopts=True),
@@ -113,7 +124,7 @@ class Shop:
 
     def rows(self, verb: str, asked: ImportOllama | ImportFile) -> tuple[ImportRow, ...]:
         machine = replace(self.box.machine(), http=Tags(), local=self.kernel)
-        gpumod = Gpumod(machine, bare_tools(surroundings=Around, presets=preset_tools))
+        gpumod = Gpumod(machine, bare_tools(surroundings=self.around, presets=preset_tools))
         rows: tuple[ImportRow, ...] = self.box.world.clock.run(getattr(gpumod, verb)(asked)).rows
         return rows
 
@@ -155,6 +166,21 @@ def test_in_a_network_of_its_own_it_is_the_one_that_publishes_the_port(make_box:
     assert (shop.found(11434), shop.found(11500)) == ("chat", "more")
     shop.kernel.pid = 4711  # its engine's, which passes connections on
     assert shop.found(11500) == "more"
+
+
+def test_the_usual_unit_is_not_who_answers_where_it_serves_elsewhere(make_box: Callable[..., Any]) -> None:
+    shop = Shop(make_box(8000), System)
+    assert shop.row("import_ollama", ImportOllama(port=11434, dry_run=True)).service.adopted.unit == "ollama.service"
+    with pytest.raises(UsageError, match="answers on port 11500"):
+        shop.found(11500)
+
+
+def test_what_is_secret_is_not_told(make_box: Callable[..., Any]) -> None:
+    shop = Shop(make_box(8000))
+    shop.box.define(world_service("ollama", 100, 9009, unit_vars={"env": {"HF_TOKEN": "hf_of_ann"}}))
+    shop.engine.add("chat", *SERVE, shares_network=True)
+    row = shop.row("import_ollama", ImportOllama(port=11434))
+    assert (row.action, "hf_of_ann" in row.model_dump_json()) == ("kept", False)
 
 
 def test_a_port_that_cannot_be_counted_is_said(make_box: Callable[..., Any], tmp_path: Path) -> None:

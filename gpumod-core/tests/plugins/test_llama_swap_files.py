@@ -32,6 +32,19 @@ def test_commands_over_lines_with_comments() -> None:
     assert one({"cmd": said}).at(1) == ("llama-server", "--port", "1", "-m", "my model.gguf")
 
 
+def test_variables_before_the_command_are_its_own() -> None:
+    model = one({"cmd": "env CUDA_VISIBLE_DEVICES=1 A=b=c llama-server -m x=y", "env": ["A=0", "B=1"]})
+    assert model.words == ("llama-server", "-m", "x=y")
+    assert model.env == {"A": "b=c", "B": "1", "CUDA_VISIBLE_DEVICES": "1"}
+    assert one({"cmd": "env -i A=b x"}).words == ("env", "-i", "A=b", "x")
+    assert one({"cmd": "env"}).words == ("env",)
+
+
+def test_a_name_may_be_a_number() -> None:
+    (model,) = models_of({"models": {7: {"cmd": "x"}}}, {})
+    assert (model.name, model.problem) == ("7", "")
+
+
 def test_ports_are_counted_by_name_over_those_that_use_them() -> None:
     models = {"b": {"cmd": "x ${PORT}"}, "a": {"cmd": "x ${PORT}"}, "aa": {"cmd": "x 1", "proxy": "http://localhost:7"}}
     found = {model.name: (model.port, model.counted) for model in models_of({"models": models}, {})}

@@ -164,7 +164,8 @@ def what_was(run: Run, snapshot: HostSnapshot, defined: Mapping[str, Service]) -
     members, again = [], []
     for member in was.members:
         now, before = snapshot.reading(member.service), run.before[member.service]
-        other = now.launched is not None and now.launched != run.definitions[member.service]
+        # of what was adopted the definition of today is told: nothing was launched from it
+        other = now.launched is not None and not now.adopted and now.launched != run.definitions[member.service]
         if other or now.state != before.state:
             members.append(member)
         if other:

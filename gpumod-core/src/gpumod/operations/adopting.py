@@ -15,6 +15,7 @@ from gpumod.domain.run import Sample
 from gpumod.domain.service import Service
 from gpumod.engine.asking import ask_supervisors
 from gpumod.engine.footprints import key_of
+from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.operations import containers
 from gpumod.operations.adoption_params import AdoptParams, ReleaseParams
 from gpumod.operations.adoption_results import AdoptResult, ReleaseResult
@@ -79,6 +80,7 @@ class Adopting(Services):
                     hint=f"gpumod service remove {service.id}",
                 )
             self._removable(ServiceRemove(service=service.id, cascade=params.cascade))
+            refuse_in_use(self._machine, f"service release {service.id}", lambda run: uses_service(run, service.id))
             modes = store.modes()
             for mode_id in modes_naming(modes, service.id):
                 event = self._event("mode-edited", mode_id, removed=service.id)

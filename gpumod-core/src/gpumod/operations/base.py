@@ -174,6 +174,8 @@ def drift(service: Service, reading: ServiceReading) -> tuple[str, ...]:
     """The fields in which the definition differs from what runs, and that hold only after a restart."""
     if reading.launched is None or reading.state in GONE:
         return ()
+    if service.adopted and service.adopted == reading.launched.adopted:  # whoever set it up says how it is started
+        return ()
     now, then = service.model_dump(), reading.launched.model_dump()
     return tuple(sorted(field for field in now if now[field] != then[field] and field not in AT_ONCE))
 

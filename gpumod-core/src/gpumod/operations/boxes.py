@@ -212,6 +212,12 @@ class Boxes(Services, Targets):
                 hint="name another boot_mode in the document, or this mode",
             )
         if removed.kind == "service":
+            if self._machine.store.services()[removed.id].adopted:
+                raise Failed(
+                    "adopted",
+                    f"service {removed.id!r} would be removed, and was adopted: it is somebody else's",
+                    hint=f"gpumod service release {removed.id}, or name it in the document too",
+                )
             naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]
             naming += [f"service {s}" for s, found in then.services.items() if removed.id in found.needs]
             if naming:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from gpumod.domain.errors import ErrorInfo, GpumodError, MachineLacks, UsageError
 from gpumod.domain.machine import HostSnapshot, PortUser
+from gpumod.domain.secrets import discreet
 from gpumod.domain.service import Service
 from gpumod.operations import containers
 from gpumod.operations.adopting import Adopting
@@ -21,7 +22,7 @@ from gpumod.operations.base import bad_input
 from gpumod.operations.llama_swap import SwapModel, models_of
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.subjects import Subject, not_known, of_container, read, slug
-from gpumod.plugins.commands import CONTAINERS, words_from
+from gpumod.plugins.commands import CONTAINERS, gpus_in, words_from
 from gpumod.plugins.kit import is_denied
 from gpumod.ports import HttpFailure
 from gpumod.ports.commands import CommandLine
@@ -30,6 +31,7 @@ from gpumod.ports.foreign import ContainerFacts
 MIB = 1024 * 1024
 ASK_S = 5.0
 OLLAMA = "ollama"
+UNIT = "ollama.service"
 _MOST = "its largest model, or what it has loaded now"
 SWAPPING = ("groups", "matrix")
 
@@ -52,7 +54,8 @@ class Importing(Adopting):
             if row.service and row.service.port:
                 taken[row.service.port] = row.id
             rows.append(row)
-        return ImportResult(source=str(path), rows=tuple(rows), notes=tuple(notes), dry_run=params.dry_run)
+        shown = tuple(map(_shown, rows))
+        return ImportResult(source=str(path), rows=shown, notes=tuple(notes), dry_run=params.dry_run)
 
     def _model_row(
         self, model: SwapModel, service_id: str, folder: Path, taken: Mapping[int, str], params: ImportFile
@@ -144,7 +147,7 @@ class Importing(Adopting):
             said = self._as_it_was(there, await self._seen(), wanted_mb)
         else:
             said = f"{wanted_mb} MiB are counted: {_MOST}" if wanted_mb else not_known(params.id)
-        return ImportResult(source=source, rows=(row,), notes=(*notes, said), dry_run=params.dry_run)
+        return ImportResult(source=source, rows=(_shown(row),), notes=(*notes, said), dry_run=params.dry_run)
 
     def _as_it_was(self, there: Service, snapshot: HostSnapshot | None, wanted_mb: int) -> str:
         """What is counted for a service that is left as it is, and what might be."""
@@ -162,6 +165,8 @@ class Importing(Adopting):
         if there is None:
             await self._refuse_adopted(subject)
         if not subject.pids or not any(words_from(command.argv, OLLAMA) for command in subject.commands):
+            raise _not_itself(asked, subject)
+        if asked.what == UNIT and self._serves_elsewhere(subject, asked.port):
             raise _not_itself(asked, subject)
         snapshot = await self._seen()
         service, more = await self._as_service(subject, asked, snapshot)
@@ -202,7 +207,13 @@ class Importing(Adopting):
                 if any(facts.pid == unit.main_pid for facts in main):
                     return {"what": owner[1], "manager": owner[0]}
             return {"what": str(user.pid)}
-        return {"what": "ollama.service"}
+        return {"what": UNIT}
+
+    def _serves_elsewhere(self, subject: Subject, port: int | None) -> bool:
+        """Whether the unit, which was guessed, is told to serve on another port, and somebody does there."""
+        told = read(self._machine, subject.commands, OLLAMA)
+        said = told[1].fields.get("port") if told else None
+        return isinstance(said, int) and said != port and bool(self._machine.local.port_users([said]))
 
     def _serves(self, box: ContainerFacts, port: int, user: PortUser | None) -> bool:
         """Whether `box` answers on `port` of this machine, on which `user` listens: who that is need not be told."""
@@ -225,6 +236,10 @@ def _not_itself(asked: AdoptParams, subject: Subject) -> UsageError:
     )
 
 
+def _shown(row: ImportRow) -> ImportRow:
+    return row.model_copy(update={"service": row.service and discreet(row.service)})
+
+
 def _ids(models: Iterable[SwapModel]) -> dict[str, str]:
     found: dict[str, str] = {}
     for model in models:
@@ -235,7 +250,8 @@ def _ids(models: Iterable[SwapModel]) -> dict[str, str]:
 def _environment(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The variables that a service may be given, and the names of the others; the GPUs are a field of their own."""
     kept = {k: v for k, v in env.items() if not is_denied(k)}
-    return kept, sorted(set(env) - set(kept) - {"CUDA_VISIBLE_DEVICES"})
+    told = {"CUDA_VISIBLE_DEVICES"} if gpus_in(env) is not None else set()
+    return kept, sorted(set(env) - set(kept) - told)
 
 
 def _loaded(model: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,8 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import PurePosixPath
 from typing import Any
 
 from gpumod.domain.errors import UsageError
@@ -60,12 +62,22 @@ def models_of(config: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Sw
     timeout = config.get("healthCheckTimeout")
     timeout_s = max(LEAST_TIMEOUT_S, float(timeout)) if isinstance(timeout, int | float) else HEALTH_TIMEOUT_S
     out = []
-    for name in sorted(map(str, models)):
-        said = models.get(name)
+    for name, said in sorted(((str(key), said) for key, said in models.items()), key=lambda model: model[0]):
         model = _model(name, said, shared, port, timeout_s, environ) if isinstance(said, Mapping) else _bad(name)
         port += model.counted
         out.append(model)
     return tuple(out)
+
+
+def _without_env(words: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Of `env NAME=VALUE ... PROGRAM ...` the variables and the rest; options of env's own are left to who reads it."""
+    if not words or PurePosixPath(words[0]).name != "env":
+        return {}, words
+    given = tuple(takewhile(lambda word: "=" in word and not word.startswith("-"), words[1:]))
+    rest = words[1 + len(given) :]
+    if not rest or rest[0].startswith("-"):
+        return {}, words
+    return dict(word.split("=", 1) for word in given), rest
 
 
 def _bad(name: str) -> SwapModel:
@@ -87,7 +99,7 @@ def _model(
         title = _text(said.get("name"))
         texts = {key: _filled(_text(value), macros, environ) for key, value in raw.items()}
         env = _environment(said.get("env"), macros, environ)
-        words = tuple(shlex.split("\n".join(_lines(texts["cmd"]))))
+        given, words = _without_env(tuple(shlex.split("\n".join(_lines(texts["cmd"])))))
     except ValueError as error:
         return SwapModel(name=name, problem=f"its command cannot be read: {error}")
     counted = PORT in texts["cmd"]
@@ -99,7 +111,7 @@ def _model(
         name=name,
         title=title,
         words=words,
-        env=env,
+        env={**env, **given},
         port=int(proxy[1] or 80) if proxy else port if counted else None,
         counted=counted,
         health=texts["check"] if texts["check"].startswith("/") else None,

@@ -104,7 +104,7 @@ def contexts(base: Base) -> Iterator[Candidate]:
     """Members whose memory falls with their context: not those whose options decide what they take."""
     for service in sorted(base.crowded):
         definition = base.services[service]
-        if not definition.context_size or not definition.kv_cache_per_1k:
+        if definition.adopted or not definition.context_size or not definition.kv_cache_per_1k:
             continue
         if definition.context_size <= MIN_CONTEXT or base.foot(service).source is Source.EXPLICIT:
             continue
@@ -116,6 +116,8 @@ def contexts(base: Base) -> Iterator[Candidate]:
 def by_variants(base: Base) -> Iterator[Candidate]:
     """What the drivers offer: a smaller KV type, CPU offload."""
     for service in sorted(base.crowded):
+        if base.services[service].adopted:  # whoever set it up says its options
+            continue
         for variant in base.variants.get(service, ()):
             vram_mb = max(0, base.foot(service).vram_mb - variant.saves_mb)
             changes = Changes(unit_vars={service: variant.unit_vars}, vram_mb={service: vram_mb})

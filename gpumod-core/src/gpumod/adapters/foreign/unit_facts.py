@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpumod.adapters.systemd import states
 from gpumod.adapters.systemd.manager import Answer, Manager, Properties, refused
@@ -49,12 +49,13 @@ def _facts(manager: Manager, shown: Properties) -> UnitFacts:
     active = states.is_active(shown)
     match = _ARGV.search(shown.get("ExecStart", ""))
     pairs = (word.partition("=") for word in _words(shown.get("Environment", "")))
+    env = {name: value for name, equals, value in pairs if equals}
     return UnitFacts(
         name=shown["Id"],
         manager=manager.scope,
         command=CommandLine(
-            argv=_words(match[1] if match else ""),
-            env={name: value for name, equals, value in pairs if equals},
+            argv=_filled(_words(match[1] if match else ""), env),
+            env=env,
             cwd=shown.get("WorkingDirectory", "").lstrip("!-"),
         ),
         active=active,
@@ -62,6 +63,19 @@ def _facts(manager: Manager, shown: Properties) -> UnitFacts:
         pids=states.pids_of(shown) if active else (),
         file=shown.get("FragmentPath", ""),
     )
+
+
+def _filled(words: Sequence[str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """`words` with the variables that the unit itself sets, as systemd fills them in: `$NAME` alone is several words,
+    `${NAME}` a part of one. What comes from elsewhere (EnvironmentFile=) stays as it is written."""
+    filled: list[str] = []
+    for word in words:
+        alone = re.fullmatch(r"\$(\w+)", word)
+        if alone and alone[1] in env:
+            filled += env[alone[1]].split()
+        else:
+            filled.append(re.sub(r"\$\{(\w+)\}", lambda named: env.get(named[1], named[0]), word))
+    return tuple(filled)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -97,9 +97,9 @@ def _with_adopted(session: Session, stored: Mapping[str, Handle]) -> dict[str, H
     """A handle for each adopted service. Its definition is today's: what runs was not launched from it anyhow."""
     found = {}
     for service in _adopted(session).values():
-        if service.adopted:
+        known = stored.get(service.id)
+        if service.adopted and not (known and known.launched.adopted is None):  # else gpumod's own still runs
             made = {"service": service.id, "supervisor": service.adopted.keeper, "nonce": "adopted", "started_at": 0.0}
-            known = stored.get(service.id)
             kept = {"token": known.token, "gpus": known.gpus, "device_mb": known.device_mb} if known else {}
             found[service.id] = Handle.model_validate({**made, **kept, "launched": service})
     return found

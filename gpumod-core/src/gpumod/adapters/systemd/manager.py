@@ -49,7 +49,8 @@ class Manager:
         if answer.code:
             raise refused(self.scope, "cannot be asked", answer)
         shown = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in answer.out.split("\n\n")]
-        return {block["Id"]: block for block in shown if "Id" in block}
+        # by the name that was asked for: an alias is told as what it stands for
+        return {unit: block for unit, block in zip(units, shown, strict=False) if "Id" in block}
 
     async def call(self, verb: str, *arguments: str, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
         """`systemctl VERB ...`. Raises MachineLacks where there is no such manager, Failed `systemd-hangs`."""
@@ -115,7 +116,8 @@ def runtime_dir(environ: Mapping[str, str]) -> Path:
     usual = Path(f"/run/user/{os.geteuid()}")
     given = environ.get("XDG_RUNTIME_DIR")
     for folder in (Path(given), usual) if given else (usual,):
-        if (folder / "systemd").is_dir() and folder.stat().st_uid == os.geteuid():
+        there = os.path.isdir(folder / "systemd")  # noqa: PTH112 - raises nothing where it is another's
+        if there and folder.stat().st_uid == os.geteuid():
             return folder
     raise MachineLacks(
         "no-user-manager",
