@@ -73,7 +73,7 @@ def test_what_a_model_of_the_hubs_cache_is_made_of_is_there_too(tmp_path: Path) 
     assert mapped.service.model_path == "/models/snapshots/1"
 
 
-@pytest.mark.parametrize("named", ["models/a.gguf", "models/sub/a.gguf", "by-link/a.gguf"])
+@pytest.mark.parametrize("named", ["models/a.gguf", "models/sub/a.gguf", "by-link/a.gguf", "by-link/sub/a.gguf"])
 def test_no_link_is_followed_that_the_container_itself_may_have_made(named: str, tmp_path: Path) -> None:
     """It may write its models, and could put a link in the place of one: to be mounted what it leads to."""
     (models := tmp_path / "models").mkdir()

@@ -6,7 +6,7 @@ from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import GpuProcess
 from gpumod.domain.plan import Lease, TargetMember, VerdictKind
 from gpumod.domain.states import State
-from gpumod.testing.examples import SERVICES, acts, asleep, machine, plan, reading, want
+from gpumod.testing.examples import SERVICES, acts, asleep, machine, plan, reading, turns, want
 
 
 def test_a_service_that_is_still_starting_counts_with_its_peak() -> None:
@@ -136,3 +136,14 @@ def test_what_restarts_holds_until_then_what_it_was_started_with() -> None:
     assert made.fits
     assert made.gpus[0].before_mb == found.gpus[0].used_mb == weak.vram_mb + 6000
     assert made.gpus[0].peak_mb <= made.gpus[0].budget_mb
+
+
+def test_who_has_a_turn_is_up_while_others_start_beside_it() -> None:
+    """It counts as at rest when the next one has a turn, and as awake until then."""
+    cold = {"x": SERVICES["chat"].model_copy(update={"id": "x", "port": 9, "vram_mb": 5000, "start_peak_mb": 15000})}
+    services = SERVICES | cold
+    held = tuple(Lease(id=name, holder="ann", service=name) for name in ("hyde", "reranker"))
+    up = machine(reading("hyde", State.RUNNING, 5000), reading("reranker", State.RUNNING, 6000), totals=(24564, 24564))
+    made = plan(up, want("x", *turns("hyde", "reranker")), services=services, leases=held)
+    (start,) = (step for step in made.steps if step.service == "x")
+    assert (made.fits, start.placed_on) == (True, (1,))

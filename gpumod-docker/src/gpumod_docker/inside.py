@@ -23,6 +23,8 @@ ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # in the container's own network, of wh
 HF_HOME = "HF_HOME"
 HF_MODELS = "hub"
 """What of `hf_home` an image may read unasked: beside it lies the user's token."""
+MOST_LINKS = 40
+"""So many links the kernel follows on the way to a file."""
 
 
 class View(NamedTuple):
@@ -79,17 +81,38 @@ def _needed(service: Service, settings: Settings, options: ContainerOptions) -> 
     models = list(model_places(service))
     behind = [really for path in models if not _is_theirs(path, options) for really in _behind(path)]
     for path in (*folders, *map(_folder, models), *map(_folder, behind), *other_files(service)):
-        if str(path) not in taken and not any(Path(path).is_relative_to(other) for other in there):
+        known = str(path) in taken or any(Path(path).is_relative_to(other) for other in there)
+        if not known and not _leads_out(path, options):
             there.append(Path(path))
             taken.add(str(path))
             yield Volume(str(path), str(path))
 
 
 def _is_theirs(path: str, options: ContainerOptions) -> bool:
-    """Whether the container may write where `path` is: a link there, which it may have made, is not followed."""
-    folders = [volume.source for volume in options.volumes if volume.writable and not volume.is_named]
-    really = Path(os.path.realpath(Path(path).parent))
-    return any(Path(path).is_relative_to(one) or really.is_relative_to(os.path.realpath(one)) for one in folders)
+    """Whether the container may write anywhere on the way to `path`: a link there, which it may have made, is not
+    followed."""
+    folders = [Path(os.path.realpath(one.source)) for one in options.volumes if one.writable and not one.is_named]
+    return any(one in place.parents for place in _way(path) for one in folders)
+
+
+def _leads_out(path: str, options: ContainerOptions) -> bool:
+    """Whether a link that the container may have made leads to what no volume shows it."""
+    shown = [os.path.realpath(one.source) for one in options.volumes if not one.is_named]
+    really = Path(os.path.realpath(path))
+    return _is_theirs(path, options) and not any(really.is_relative_to(one) for one in shown)
+
+
+def _way(path: str) -> Iterator[Path]:
+    """Every place that is looked up on the way to `path`, with those that links lead over."""
+    here, left, links = Path("/"), list(Path(path).parts[1:]), 0
+    while left:
+        name = left.pop(0)
+        here = here.parent if name == ".." else here / name
+        yield here
+        if os.path.islink(here) and (links := links + 1) <= MOST_LINKS:  # noqa: PTH114 - raises nothing
+            target = Path(os.readlink(here))  # noqa: PTH115 - as above
+            here = Path("/") if target.is_absolute() else here.parent
+            left[:0] = [part for part in target.parts if part != "/"]
 
 
 def _behind(path: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import sys
 import threading
 
@@ -16,6 +16,7 @@ def tell_again(lost: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(lost)
         return
     # from a thread: here it would be raised inside this hook, and lost again
-    again = threading.Timer(AGAIN_S, _thread.interrupt_main)
+    # as a signal: it ends a wait, and keeps to what is masked, which `interrupt_main` does not
+    again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     again.daemon = True
     again.start()

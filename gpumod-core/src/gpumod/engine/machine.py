@@ -197,8 +197,8 @@ class Machine:
         if service.host is None and not self.hosts_members(service):
             return tuple(placed_on)
         host = self.store.handles().get(service.host or "")
-        if host is not None and host.visible:
-            return host.visible
+        if host is not None:  # one that an older gpumod started was shown all, also those that failed
+            return host.visible or tuple(gpu.index for gpu in gpus)
         return tuple(gpu.index for gpu in gpus if gpu.fault is None)
 
     def capabilities(self, service: Service) -> Capabilities:

@@ -18,6 +18,7 @@ def wrong_in(snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping
     """Services that are not as they were left, and why. What was stopped by hand has no handle, so it is not here."""
     found: dict[str, str] = {}
     now = held_by(snapshot)
+    telling = {gpu.index for gpu in snapshot.gpus if gpu.per_process and not gpu.fault}
     for service in launched:
         reading = snapshot.reading(service)
         before = held.get(service)
@@ -29,7 +30,7 @@ def wrong_in(snapshot: HostSnapshot, held: Mapping[str, Held], launched: Mapping
             and before.pid == reading.pid
             and before.vram_mb >= LEAST_LOST_MB
             and service not in now
-            and all(snapshot.gpu(gpu).per_process and not snapshot.gpu(gpu).fault for gpu in reading.gpus)
+            and telling.issuperset(reading.gpus)
         ):
             found[service] = f"it answers, but lost its {before.vram_mb} MiB of GPU memory (a reset, or the CPU)"
     return found

@@ -15,7 +15,7 @@ from gpumod.engine.change import change
 from gpumod.engine.idling import Idle, Idling
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.operations.base import OnProgress, change_result, reporter
+from gpumod.operations.base import OnProgress, change_result, is_interrupted, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets, mode_of
@@ -45,8 +45,14 @@ class SleepingIdle(Targets):
         if params.dry_run:
             planned = plan_for(self._machine, snapshot, self._asleep(due, snapshot), options)
             return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode(), options))
-        done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
-        if done is not None and done.exit_code:
+        try:
+            done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
+        except Busy:
+            raise
+        except GpumodError as error:
+            self._note_failures(due, error.info.message)
+            raise
+        if done is not None and done.exit_code and not is_interrupted(done.error):
             self._note_failures(due, done.error.message if done.error else "")
         notes = () if done else ("what was to sleep was used again just now",)
         return SleepIdleResult(services=rows, change=done, notes=notes)
@@ -70,7 +76,7 @@ class SleepingIdle(Targets):
         except GpumodError as error:
             self._note_failures(due, error.info.message)
             return names, why, error
-        if done is not None and done.exit_code:
+        if done is not None and done.exit_code and not is_interrupted(done.error):
             self._note_failures(due, done.error.message if done.error else "")
         return (names, why, done) if done is not None else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from gpumod.domain.box import Box
-from gpumod.domain.errors import ErrorInfo, GpumodError, Stale, UnknownName, UsageError
+from gpumod.domain.errors import ErrorInfo, GpumodError, Stale, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.plan import Alternative, Plan, Target, TargetMember
@@ -84,7 +84,7 @@ class Targets(Base):
             return as_wanted(plain, snapshot), None
         try:
             return self._alternative(mode.id, alternative, snapshot, defined), None
-        except (Stale, UnknownName, UsageError) as error:
+        except GpumodError as error:  # also a definition that cannot be read
             return as_wanted(plain, snapshot), error.info
 
     def _alternative(self, mode_id: str, alternative_id: str, snapshot: HostSnapshot, defined: Box) -> Wanted:

@@ -246,7 +246,9 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             notes.append(f"run {run.id} ({run.command}) is not closed: gpumod recover")
             return []
         done = await self._closed(progress)
-        if run.command.startswith(RESTART) and all(m.error is None for m in done):
+        notes += [f"{m.subject} is not closed yet: {m.error.message}" for m in done if m.error and m.change is None]
+        done = [m for m in done if m.change is not None]  # what keeps it from being closed may be over soon
+        if done and run.command.startswith(RESTART) and all(m.error is None for m in done):
             for member in run.target.members:
                 told = {"why": done[0].why, "failed": done[0].why}
                 self._machine.store.add_event(self._event("watch-restart", member.service, **told))
@@ -313,7 +315,10 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         later = "is restarted when nobody uses it"
         notes += [f"{s} {later}: {in_words(used[s][0])}; {why}" for s, why in found.items() if s in wait]
         due = {s: w for s, w in found.items() if s not in {*meant, *wait} and self._may_restart(s, w, notes)}
-        due = {s: due[s] for s in tried_now([*due], down)}
+        needs = {s: with_needs(defined, [s]) & gone - {s} for s in due}
+        due = {s: why for s, why in due.items() if needs[s] <= due.keys()}
+        tried = tried_now(sorted(due, key=lambda s: len(needs[s])), down)
+        due = {s: why for s, why in due.items() if s in tried}
         if not due:
             return []
         told = "; ".join(f"{s}: {why}" for s, why in due.items())
@@ -342,8 +347,8 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         except GpumodError as error:
             done = Mended(what="restart", subject=names, why=told, error=error.info)
         failed = done.error.message if done.error is not None else ""
-        for service, why in due.items():
-            store.add_event(self._event("watch-restart", service, why=why, failed=failed))
+        for service in dict.fromkeys([*due, *(need for s in due for need in sorted(needs[s]))]):
+            store.add_event(self._event("watch-restart", service, why=found[service], failed=failed))
         return [done]
 
     def _unloads_itself(self, service: Service) -> bool:

@@ -15,8 +15,8 @@ Places = dict[str, tuple[int, ...]]
 
 
 class Resting:
-    """What rests on each GPU when the plan is done; `wake` is the largest step up that a turn takes there,
-    `excess` the most that a start takes there for a moment.
+    """What rests on each GPU when the plan is done; `wake` is the largest step up that a turn takes there, `end` what
+    is there then with those that stay awake for turns they have, `excess` the most that a start takes for a moment.
     """
 
     def __init__(self, world: World, goals: Goals) -> None:
@@ -27,11 +27,13 @@ class Resting:
             if service not in goals.members and service not in goals.stops:
                 add(self.kept, world.now(service))
         self.idle: Load = dict(self.kept)
+        self.end: Load = dict(self.kept)
         self.wake: Load = dict.fromkeys(self.kept, 0)
         self.excess: Load = dict.fromkeys(self.kept, 0)
 
     def put(self, goal: Goal, gpus: tuple[int, ...]) -> None:
         add(self.idle, self.final(self.at_rest(goal), gpus))
+        add(self.end, self.final(goal, gpus))
         for key, amount in self.step_up(goal, gpus).items():
             self.wake[key] = max(self.wake[key], amount)
         for gpu in gpus:
@@ -68,16 +70,17 @@ class Resting:
 
     def room(self, goal: Goal, gpu: int) -> int:
         """MiB left on `gpu` if `goal` were put there; negative when it does not fit."""
-        final = self.final(self.at_rest(goal), (gpu,)).get(gpu, 0)
+        rest = self.final(self.at_rest(goal), (gpu,)).get(gpu, 0)
         wake = max(self.wake[gpu], self.step_up(goal, (gpu,)).get(gpu, 0))
-        return self.world.budgets[gpu] - self.idle[gpu] - final - wake
+        end = self.end[gpu] + self.final(goal, (gpu,)).get(gpu, 0)
+        return self.world.budgets[gpu] - max(self.idle[gpu] + rest + wake, end)
 
     def starts(self, goal: Goal, gpu: int) -> bool:
         """True when all that goes to `gpu` can be started there, in whatever order, and it beside what stays up."""
         peak = self.world.peak(goal.service, (gpu,)).get(gpu, 0)
         final = self.final(goal, (gpu,)).get(gpu, 0)
         excess = max(self.excess[gpu], self.start_excess(goal, (gpu,)).get(gpu, 0))
-        load = max(self.kept[gpu] + peak, self.idle[gpu] + final + excess)
+        load = max(self.kept[gpu] + peak, self.end[gpu] + final + excess)
         return load <= self.world.budgets[gpu]
 
 

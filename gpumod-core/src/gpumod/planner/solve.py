@@ -49,7 +49,7 @@ def solve(world: World, target: Target) -> Solution:
 def unfit_in_the_end(world: World, solution: Solution) -> dict[int, int]:
     """GPUs on which the end state (and each turn) does not fit, with the MiB missing. Empty: only the way is narrow."""
     resting = solution.resting
-    loads = {gpu: resting.idle[gpu] + resting.wake[gpu] for gpu in world.gpus}
+    loads = {gpu: max(resting.idle[gpu] + resting.wake[gpu], resting.end[gpu]) for gpu in world.gpus}
     return {gpu: load - world.budgets[gpu] for gpu, load in loads.items() if load > world.budgets[gpu]}
 
 
@@ -107,8 +107,8 @@ def _may_be_late(world: World, solution: Solution, service: str, late: frozenset
 
 def _over_whatever_comes_first(world: World, solution: Solution) -> bool:
     """True where a GPU is over, and what rests there in the end is more than its budget: no other order helps."""
-    accounts, idle = solution.schedule.accounts, solution.resting.idle
-    return any(accounts[gpu].over and idle[gpu] > world.budgets[gpu] for gpu in world.gpus)
+    accounts, end = solution.schedule.accounts, solution.resting.end
+    return any(accounts[gpu].over and end[gpu] > world.budgets[gpu] for gpu in world.gpus)
 
 
 def _best_order(
