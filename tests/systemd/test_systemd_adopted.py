@@ -119,11 +119,15 @@ async def test_a_unit_that_became_an_alias_is_the_one_that_it_stands_for(keeper:
 
 
 def test_the_command_of_a_unit_has_the_variables_that_the_unit_sets(write: Write) -> None:
-    environment = "Environment=PORT=9000 'MORE=--ctx-size 4096' EMPTY="
-    write("words.service", environment, "ExecStart=/bin/x --port ${PORT} $MORE $EMPTY -m /m/${PORT}.gguf ${GONE} $GONE")
+    environment = """Environment=PORT=9000 "MORE=--alias 'my model'" EMPTY="""
+    run = "ExecStart=/bin/x --port ${PORT} $MORE $EMPTY -m /m/${PORT}.gguf ${GONE} $GONE $${PORT}"
+    write("words.service", environment, run)
     (told,) = facts(Manager("system", os.environ), ["words.service"])
-    words = ("/bin/x", "--port", "9000", "--ctx-size", "4096", "-m", "/m/9000.gguf", "${GONE}", "$GONE")
+    words = ("/bin/x", "--port", "9000", "--alias", "my model", "-m", "/m/9000.gguf", "${GONE}", "$GONE", "${PORT}")
     assert told.command.argv == words
+    write("words.service", environment, "EnvironmentFile=-/etc/default/words", run)  # whose variables would win
+    (told,) = facts(Manager("system", os.environ), ["words.service"])
+    assert "${PORT}" in told.command.argv
 
 
 @pytest.mark.slow

@@ -198,6 +198,16 @@ def test_what_is_not_known_of_a_model_can_be_said_by_an_edit(make_box: Callable[
     assert any("`gpumod service edit m --vram-mb MB`" in note for note in row.notes)
 
 
+def test_variables_that_say_where_it_serves_are_its_port(make_box: Callable[..., Any], tmp_path: Path) -> None:
+    shop, file = Shop(make_box(8000)), tmp_path / "config.yaml"
+    cmd = "env OLLAMA_HOST=127.0.0.1:${PORT} CUDA_VISIBLE_DEVICES=GPU-5b4e ollama serve"
+    file.write_text(json.dumps({"models": {"a": {"cmd": cmd}}}))
+    row = shop.row("import_llama_swap", ImportFile(file=str(file)))
+    assert (row.action, row.why, row.service.port) == ("added", "", 5800)
+    assert row.service.unit_vars == {}
+    assert "variables left out: CUDA_VISIBLE_DEVICES, OLLAMA_HOST" in row.notes
+
+
 def test_what_is_not_added_brings_no_notes(make_box: Callable[..., Any], tmp_path: Path) -> None:
     shop, file = Shop(make_box(8000)), tmp_path / "config.yaml"
 

@@ -10,7 +10,7 @@ import yaml
 from gpumod.adapters.settings import check_setting
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.adopted import Adopted
-from gpumod.domain.errors import HalfWay, UsageError
+from gpumod.domain.errors import Failed, HalfWay, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.operations.adoption_params import ReleaseParams
 from gpumod.operations.params import ApplyParams, NoParams, ServiceChange, SimulateParams
@@ -97,6 +97,8 @@ def test_a_document_that_calls_a_running_one_adopted_loses_no_process(box: Any) 
             entry["adopted"] = {"unit": "theirs-too.service", "manager": "system"}
     apply(box, data)
     assert box.states() == {"theirs": "running", "own": "running"}
+    with pytest.raises(Failed, match="was not stopped yet"):
+        box.ask("service_release", ReleaseParams(service="own", cascade=True))
     box.ask("service_stop", ServiceChange(service="own"))
     assert box.world.states() == {"theirs": "ready"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpumod.domain.errors import GpumodError
+from gpumod.domain.errors import GpumodError, HalfWay
 from gpumod.domain.plan import AlternativeKind
 from gpumod.operations.params import SwitchParams
 from gpumod.operations.use_results import SleepIdleParams
@@ -60,6 +60,16 @@ def test_who_cannot_be_planned_keeps_nobody_awake(two_cards: Any) -> None:
         except GpumodError as error:
             assert error.code == "unknown-gpu"  # noqa: PT017 - some of these are to fail, others not
     assert two_cards.world.states()["y"] == "asleep"
+
+
+def test_a_run_that_is_open_is_no_fault_of_who_was_to_sleep(two_cards: Any) -> None:
+    assert two_cards.ask("auto_sleep_idle", SleepIdleParams()).change is None
+    two_cards.pass_time(30)
+    two_cards.world.fault("y", "oom-at-start")
+    assert two_cards.start("y", restart=True, rollback=False).exit_code == 7
+    with pytest.raises(HalfWay):
+        two_cards.ask("auto_sleep_idle", SleepIdleParams())
+    assert two_cards.store.events_of("idle-sleep-failed", 9) == ()
 
 
 def test_a_member_that_cannot_be_read_lets_the_others_be_kept(make_box: Any) -> None:

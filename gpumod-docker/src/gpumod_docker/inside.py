@@ -82,7 +82,7 @@ def _needed(service: Service, settings: Settings, options: ContainerOptions) -> 
     behind = [really for path in models if not _is_theirs(path, options) for really in _behind(path)]
     for path in (*folders, *map(_folder, models), *map(_folder, behind), *other_files(service)):
         known = str(path) in taken or any(Path(path).is_relative_to(other) for other in there)
-        if not known and not _leads_out(path, options):
+        if not known and not _leads_out(path, options, there):
             there.append(Path(path))
             taken.add(str(path))
             yield Volume(str(path), str(path))
@@ -95,9 +95,9 @@ def _is_theirs(path: str, options: ContainerOptions) -> bool:
     return any(one in place.parents for place in _way(path) for one in folders)
 
 
-def _leads_out(path: str, options: ContainerOptions) -> bool:
-    """Whether a link that the container may have made leads to what no volume shows it."""
-    shown = [os.path.realpath(one.source) for one in options.volumes if not one.is_named]
+def _leads_out(path: str, options: ContainerOptions, there: Sequence[Path]) -> bool:
+    """Whether a link that the container may have made leads to what it is not shown: `there` is what is mounted."""
+    shown = [os.path.realpath(place) for place in there]
     really = Path(os.path.realpath(path))
     return _is_theirs(path, options) and not any(really.is_relative_to(one) for one in shown)
 

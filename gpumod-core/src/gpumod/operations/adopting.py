@@ -80,6 +80,14 @@ class Adopting(Services):
                     hint=f"gpumod service remove {service.id}",
                 )
             self._removable(ServiceRemove(service=service.id, cascade=params.cascade))
+            handle = store.handles().get(service.id)
+            if handle is not None and handle.launched.adopted is None:
+                raise Failed(
+                    "still-running",
+                    f"what gpumod started as {service.id!r}, before it was called adopted, was not stopped yet",
+                    why="nobody would know its process any more",
+                    hint=f"gpumod service stop {service.id}",
+                )
             refuse_in_use(self._machine, f"service release {service.id}", lambda run: uses_service(run, service.id))
             modes = store.modes()
             for mode_id in modes_naming(modes, service.id):

@@ -212,7 +212,7 @@ class Boxes(Services, Targets):
                 hint="name another boot_mode in the document, or this mode",
             )
         if removed.kind == "service":
-            if self._machine.store.services()[removed.id].adopted:
+            if (stored := self._machine.store.services().get(removed.id)) and stored.adopted:
                 raise Failed(
                     "adopted",
                     f"service {removed.id!r} would be removed, and was adopted: it is somebody else's",

@@ -19,7 +19,7 @@ from gpumod.operations.adopting import Adopting
 from gpumod.operations.adoption_params import AdoptParams, ImportFile, ImportOllama
 from gpumod.operations.adoption_results import ImportResult, ImportRow
 from gpumod.operations.base import bad_input
-from gpumod.operations.llama_swap import SwapModel, models_of
+from gpumod.operations.llama_swap import PORT, SwapModel, models_of
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.subjects import Subject, not_known, of_container, read, slug
 from gpumod.plugins.commands import CONTAINERS, gpus_in, words_from
@@ -34,6 +34,8 @@ OLLAMA = "ollama"
 UNIT = "ollama.service"
 _MOST = "its largest model, or what it has loaded now"
 SWAPPING = ("groups", "matrix")
+PLACES = frozenset({"OLLAMA_HOST", "LLAMA_ARG_HOST", "LLAMA_ARG_PORT"})
+"""Variables that say where a runtime serves, which is gpumod's to say."""
 
 
 class Importing(Adopting):
@@ -102,14 +104,15 @@ class Importing(Adopting):
             if port is None:
                 why = f"counted from {first} on, there is none up to 65535"
                 raise UsageError("no-port", "no port is left for it", why=why, hint="startPort: 5800")
-        found = read(self._machine, [CommandLine(argv=model.at(port), env=model.env or {}, cwd=str(folder))])
+        given = {name: value.replace(PORT, str(port)) for name, value in (model.env or {}).items()}
+        found = read(self._machine, [CommandLine(argv=model.at(port), env=given, cwd=str(folder))])
         if found is None:
             raise UsageError("not-recognised", "no driver knows its command", hint='pip install "gpumod[all]"')
         driver, told = found
         fields: dict[str, Any] = {**told.fields, "id": service_id, "name": model.title or model.name, "driver": driver}
         fields |= {"port": port or fields.get("port"), "startup_timeout": model.timeout_s}
         fields |= {"health_endpoint": model.health} if model.health else {}
-        env, refused = _environment(model.env or {})
+        env, refused = _environment(given)
         fields["unit_vars"] = {**fields["unit_vars"], **({"env": env} if env else {})}
         notes = [*model.notes, *told.notes, *([f"variables left out: {', '.join(refused)}"] if refused else [])]
         if said := fields.get("model_path"):
@@ -249,7 +252,7 @@ def _ids(models: Iterable[SwapModel]) -> dict[str, str]:
 
 def _environment(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """The variables that a service may be given, and the names of the others; the GPUs are a field of their own."""
-    kept = {k: v for k, v in env.items() if not is_denied(k)}
+    kept = {k: v for k, v in env.items() if not is_denied(k) and k not in PLACES}
     told = {"CUDA_VISIBLE_DEVICES"} if gpus_in(env) is not None else set()
     return kept, sorted(set(env) - set(kept) - told)
 

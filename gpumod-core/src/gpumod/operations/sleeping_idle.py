@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpumod.domain.errors import Busy, Failed, GpumodError
+from gpumod.domain.errors import Busy, Failed, GpumodError, HalfWay, Interrupted
 from gpumod.domain.health import Budget, restart_at, tried_now
 from gpumod.domain.idling import idle_s
 from gpumod.domain.machine import HostSnapshot
@@ -47,7 +47,7 @@ class SleepingIdle(Targets):
             return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode(), options))
         try:
             done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
-        except Busy:
+        except (Busy, HalfWay, Interrupted):  # no fault of those that were to sleep
             raise
         except GpumodError as error:
             self._note_failures(due, error.info.message)
@@ -74,7 +74,8 @@ class SleepingIdle(Targets):
         except Busy:
             raise
         except GpumodError as error:
-            self._note_failures(due, error.info.message)
+            if not isinstance(error, HalfWay | Interrupted):
+                self._note_failures(due, error.info.message)
             return names, why, error
         if done is not None and done.exit_code and not is_interrupted(done.error):
             self._note_failures(due, done.error.message if done.error else "")

@@ -12,7 +12,7 @@ from gpumod.domain.plan import Target
 from gpumod.domain.run import Event, Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE
-from gpumod.domain.states import GONE
+from gpumod.domain.states import GONE, Action
 from gpumod.engine.change import change
 from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
@@ -249,9 +249,10 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         notes += [f"{m.subject} is not closed yet: {m.error.message}" for m in done if m.error and m.change is None]
         done = [m for m in done if m.change is not None]  # what keeps it from being closed may be over soon
         if done and run.command.startswith(RESTART) and all(m.error is None for m in done):
-            for member in run.target.members:
+            started = (record.step.service for record in run.steps if record.step.action is Action.START)
+            for service in dict.fromkeys([*(member.service for member in run.target.members), *started]):
                 told = {"why": done[0].why, "failed": done[0].why}
-                self._machine.store.add_event(self._event("watch-restart", member.service, **told))
+                self._machine.store.add_event(self._event("watch-restart", service, **told))
         return done
 
     async def _closed(self, progress: OnProgress) -> list[Mended]:

@@ -12,8 +12,12 @@ from gpumod.domain.adopted import MANAGERS, OWN, UNIT_PATTERN
 from gpumod.ports.commands import CommandLine
 from gpumod.ports.foreign import UnitFacts
 
-ASKED = ("LoadState", "ActiveState", "MainPID", "ControlGroup", "ExecStart", "Environment", "WorkingDirectory")
+ASKED = (
+    *("LoadState", "ActiveState", "MainPID", "ControlGroup", "ExecStart", "Environment", "EnvironmentFiles"),
+    "WorkingDirectory",
+)
 _ARGV = re.compile(r"argv\[\]=(.*?) ; ignore_errors=")
+_NAMED = re.compile(r"\$\$|\$\{(\w+)\}")
 
 
 def names(manager: Manager) -> tuple[str, ...]:
@@ -54,7 +58,8 @@ def _facts(manager: Manager, shown: Properties) -> UnitFacts:
         name=shown["Id"],
         manager=manager.scope,
         command=CommandLine(
-            argv=_filled(_words(match[1] if match else ""), env),
+            # variables of a file win over those of the unit, and are not seen here
+            argv=_filled(_words(match[1] if match else ""), {} if shown.get("EnvironmentFiles") else env),
             env=env,
             cwd=shown.get("WorkingDirectory", "").lstrip("!-"),
         ),
@@ -72,9 +77,9 @@ def _filled(words: Sequence[str], env: Mapping[str, str]) -> tuple[str, ...]:
     for word in words:
         alone = re.fullmatch(r"\$(\w+)", word)
         if alone and alone[1] in env:
-            filled += env[alone[1]].split()
+            filled += _words(env[alone[1]])
         else:
-            filled.append(re.sub(r"\$\{(\w+)\}", lambda named: env.get(named[1], named[0]), word))
+            filled.append(_NAMED.sub(lambda named: env.get(named[1], named[0]) if named[1] else "$", word))
     return tuple(filled)
 
 
