@@ -125,8 +125,8 @@ def test_the_command_of_a_unit_has_the_variables_that_the_unit_sets(write: Write
     (told,) = facts(Manager("system", os.environ), ["words.service"])
     words = ("/bin/x", "--port", "9000", "--alias", "my model", "-m", "/m/9000.gguf", "${GONE}", "$GONE", "${PORT}")
     assert told.command.argv == words
-    write("words.service", environment, "EnvironmentFile=-/etc/default/words", run)  # whose variables would win
-    (told,) = facts(Manager("system", os.environ), ["words.service"])
+    write("more-words.service", environment, "EnvironmentFile=-/etc/default/words", run)  # whose variables would win
+    (told,) = facts(Manager("system", os.environ), ["more-words.service"])
     assert "${PORT}" in told.command.argv
 
 
