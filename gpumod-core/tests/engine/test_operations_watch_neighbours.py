@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_a_member_that_cannot_be_read_lets_the_others_be_kept(make_box: Any) -> 
     shared = next(one.id for one in refused.plan.alternatives if one.kind is AlternativeKind.TIME_SHARE)
     assert box.ask("switch", SwitchParams(mode="both", alternative=shared)).exit_code == 0
     seen = box.look()
-    with sqlite3.connect(box.folder / "gpumod.db") as database:
+    with contextlib.closing(sqlite3.connect(box.folder / "gpumod.db")) as database, database:
         database.execute("UPDATE services SET vram_mb = -5 WHERE id = 'rank'")
     box.crash("tiny")
     (done,) = box.look(seen).mended
