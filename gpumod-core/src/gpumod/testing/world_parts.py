@@ -145,14 +145,13 @@ class WorldProbe:
                     per_process=world.tells_processes and world.names_processes,
                 )
             )
-        ours = [
-            GpuProcess(pid=p.pid, name=p.service, gpu=gpu, vram_mb=mb if world.tells_processes else None)
-            for p in world.procs.values()
-            for gpu, mb in p.mb.items()
-            if mb
-        ]
-        theirs = [GpuProcess(pid=s.pid, name=s.name, gpu=s.gpu, vram_mb=s.mb) for s in world.strangers if s.mb]
-        named = (p for p in (*ours, *theirs) if world.names_processes and p.gpu not in world.lost)
+        ours = [(p.pid, p.service, gpu, mb) for p in world.procs.values() for gpu, mb in p.mb.items()]
+        theirs = [(s.pid, s.name, s.gpu, s.mb) for s in world.strangers]
+        named = (
+            GpuProcess(pid=pid, name=name, gpu=gpu, vram_mb=mb if world.tells_processes else None)
+            for pid, name, gpu, mb in (*ours, *theirs)
+            if mb and world.names_processes and gpu not in world.lost
+        )
         return tuple(cards), tuple(named)
 
     def ram(self) -> Ram:
