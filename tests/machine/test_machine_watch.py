@@ -52,6 +52,11 @@ def test_it_goes_on_until_it_is_asked_to_end(machine: Machine, until) -> None:
         until(lambda: machine.status()["busy"] is None, "that to be done")
         machine.ok("service", "stop", "embedding")
         machine.ok("service", "start", "embedding")
+    shown = machine.begin(argv=[word for word in machine.argv("watch") if word != "--json"])
+    said = machine.said(machine.started.index(shown))
+    until(lambda: said.read_text() == "watching mode talk; Ctrl-C ends it\n", "it to say that it is at work")
+    shown.send_signal(signal.SIGTERM)
+    assert machine.end(shown).code == 0
     process.send_signal(signal.SIGTERM)
     outcome = machine.end(process)
     assert outcome.code == 0, outcome

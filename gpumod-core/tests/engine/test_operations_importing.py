@@ -112,6 +112,13 @@ class System(Around):
         return UnitFacts(name=name, manager=manager, command=CommandLine(argv=SERVE), active=True, pids=(800,))
 
 
+class Filed(System):
+    """The same, whose unit reads variables from a file as well."""
+
+    def unit(self, name: str, manager: Manager) -> UnitFacts:
+        return super().unit(name, manager).model_copy(update={"unseen_env": True})
+
+
 class Shop:
     """A computer with `engine`; `found` is what an import of the ollama on a port would adopt."""
 
@@ -171,8 +178,13 @@ def test_in_a_network_of_its_own_it_is_the_one_that_publishes_the_port(make_box:
 def test_the_usual_unit_is_not_who_answers_where_it_serves_elsewhere(make_box: Callable[..., Any]) -> None:
     shop = Shop(make_box(8000), System)
     assert shop.row("import_ollama", ImportOllama(port=11434, dry_run=True)).service.adopted.unit == "ollama.service"
-    with pytest.raises(UsageError, match="answers on port 11500"):
+    with pytest.raises(UsageError, match="answers on port 11500") as refused:
         shop.found(11500)
+    assert refused.value.info.why.startswith("it serves on port 11434")
+    shop.around = Filed  # which may say a port
+    row = shop.row("import_ollama", ImportOllama(port=11500, dry_run=True))
+    assert (row.service.adopted.unit, row.service.port) == ("ollama.service", 11500)
+    assert any("reads variables from a file" in note for note in row.notes)
 
 
 def test_what_is_secret_is_not_told(make_box: Callable[..., Any]) -> None:
@@ -206,6 +218,30 @@ def test_variables_that_say_where_it_serves_are_its_port(make_box: Callable[...,
     assert (row.action, row.why, row.service.port) == ("added", "", 5800)
     assert row.service.unit_vars == {}
     assert "variables left out: CUDA_VISIBLE_DEVICES, OLLAMA_HOST" in row.notes
+
+
+@pytest.mark.parametrize(
+    ("command", "left_out"),
+    [
+        ("nice -n 5 env HF_HOME=/x ollama serve --port ${PORT}", ["HF_HOME"]),
+        (
+            "bash -c 'CUDA_VISIBLE_DEVICES=1 OMP_NUM_THREADS=4 ollama serve'",
+            ["CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"],
+        ),
+        ("env -u LANG A=1 ollama serve", ["A"]),
+        ("ollama serve -ot EXPS=CPU --kind B=2", []),
+        ("env CUDA_VISIBLE_DEVICES=1 ollama serve", []),
+    ],
+)
+def test_variables_that_are_not_carried_are_named(
+    make_box: Callable[..., Any], tmp_path: Path, command: str, left_out: list[str]
+) -> None:
+    shop, file = Shop(make_box(8000)), tmp_path / "config.yaml"
+    file.write_text(json.dumps({"models": {"a": {"cmd": command}}}))
+    row = shop.row("import_llama_swap", ImportFile(file=str(file)))
+    assert row.action == "added"
+    said = [note for note in row.notes if note.startswith("left out before the command")]
+    assert said == ([f"left out before the command: {', '.join(left_out)}"] if left_out else [])
 
 
 def test_what_is_not_added_brings_no_notes(make_box: Callable[..., Any], tmp_path: Path) -> None:

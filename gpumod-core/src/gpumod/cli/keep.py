@@ -56,6 +56,7 @@ def _again_and_again(context: CliContext, heard: Sequence[int], wait: Callable[[
 
     known: Mapping[str, Any] = {}
     told: object = None
+    begun = context.json
     while not heard:
         begin = time.time()
         interval_s = 10.0
@@ -71,6 +72,10 @@ def _again_and_again(context: CliContext, heard: Sequence[int], wait: Callable[[
                 return
         else:
             known, news = {"held": seen.held, "pulses": seen.pulses}, seen.notes
+            if not begun:
+                what = f"mode {seen.mode}" if seen.mode else "without a mode"
+                click.echo(f"watching {what}; Ctrl-C ends it", err=True)
+                begun = True
             if seen.mended or seen.transitions or (seen.notes and news != told):
                 _say(context, seen)
             if seen.interrupted:

@@ -232,6 +232,8 @@ class Adopting(Services):
         fields, notes = service_fields(self._machine, subject, params, held, cards, listening)
         if subject.container:
             notes.append(f"it runs in a {subject.container}: its port and paths are told as they are in there")
+        if subject.unseen_env:
+            notes.append("its unit reads variables from a file, which are not seen: see that port and GPUs are right")
         known = {*self._machine.store.services(), *taken}
         try:
             service = Service.model_validate({**fields, "id": params.id or slug(_stem(subject, fields), known)})

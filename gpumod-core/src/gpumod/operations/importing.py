@@ -169,8 +169,8 @@ class Importing(Adopting):
             await self._refuse_adopted(subject)
         if not subject.pids or not any(words_from(command.argv, OLLAMA) for command in subject.commands):
             raise _not_itself(asked, subject)
-        if asked.what == UNIT and self._serves_elsewhere(subject, asked.port):
-            raise _not_itself(asked, subject)
+        if asked.what == UNIT and (port := self._elsewhere(subject, asked.port)):
+            raise _not_itself(asked, subject, port)
         snapshot = await self._seen()
         service, more = await self._as_service(subject, asked, snapshot)
         action = "unchanged" if service == there else "updated" if there else "added"
@@ -212,11 +212,11 @@ class Importing(Adopting):
             return {"what": str(user.pid)}
         return {"what": UNIT}
 
-    def _serves_elsewhere(self, subject: Subject, port: int | None) -> bool:
-        """Whether the unit, which was guessed, is told to serve on another port, and somebody does there."""
-        told = read(self._machine, subject.commands, OLLAMA)
+    def _elsewhere(self, subject: Subject, port: int | None) -> int | None:
+        """The other port on which the unit, which was guessed, is told to serve, if somebody does there."""
+        told = None if subject.unseen_env else read(self._machine, subject.commands, OLLAMA)
         said = told[1].fields.get("port") if told else None
-        return isinstance(said, int) and said != port and bool(self._machine.local.port_users([said]))
+        return said if isinstance(said, int) and said != port and self._machine.local.port_users([said]) else None
 
     def _serves(self, box: ContainerFacts, port: int, user: PortUser | None) -> bool:
         """Whether `box` answers on `port` of this machine, on which `user` listens: who that is need not be told."""
@@ -228,9 +228,9 @@ class Importing(Adopting):
         return found is not None and found[1].fields.get("port") == port
 
 
-def _not_itself(asked: AdoptParams, subject: Subject) -> UsageError:
+def _not_itself(asked: AdoptParams, subject: Subject, port: int | None = None) -> UsageError:
     words = " ".join(subject.commands[0].argv[:3]) if subject.pids and subject.commands else ""
-    what = f"it runs {words:.100}" if words else "it is down"
+    what = f"it serves on port {port}" if port else f"it runs {words:.100}" if words else "it is down"
     return UsageError(
         "not-itself",
         f"an ollama answers on port {asked.port}, and {subject.adopted} is not it",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +21,9 @@ HEALTH_TIMEOUT_S, LEAST_TIMEOUT_S = 120.0, 15.0
 MOST = 100_000
 """So many characters may macros put into one text: more is no command line that a kernel takes."""
 PORT = "${PORT}"
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*=")
+_TENSORS = ("-ot", "-otd")
+"""Options of llama-server whose value looks like a variable."""
 _MACRO = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 _PROXY_PORT = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?::([0-9]+))?(?:/|$)")
 PROXYS_OWN = ("aliases", "useModelName", "filters", "concurrencyLimit", "unlisted", "metadata", "timeouts", "cmdStop")
@@ -80,6 +83,14 @@ def _without_env(words: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...
     return dict(word.split("=", 1) for word in given), rest
 
 
+def _not_carried(words: Sequence[str]) -> tuple[str, ...]:
+    """A note of the variables that something else than `env` alone, before the program, would set."""
+    plain = ["", *(part for word in words for part in word.split())]  # a shell's command is one word
+    before = takewhile(lambda pair: not pair[1].startswith("--"), pairwise(plain))
+    found = [word.partition("=")[0] for last, word in before if _VARIABLE.match(word) and last not in _TENSORS]
+    return (f"left out before the command: {', '.join(found)}",) if found else ()
+
+
 def _bad(name: str) -> SwapModel:
     return SwapModel(name=name, problem="it is no mapping")
 
@@ -116,7 +127,7 @@ def _model(
         counted=counted,
         health=texts["check"] if texts["check"].startswith("/") else None,
         timeout_s=timeout_s,
-        notes=_notes(said),
+        notes=(*_notes(said), *_not_carried(words)),
         problem=problem,
     )
 

@@ -35,7 +35,7 @@ ENGINES = ("docker", "podman", "nerdctl")
 class Subject:
     """Something that somebody else set up. `commands` are its command lines, the most telling first; `pids` all its
     processes, none where it is down; `stem` is what an id is made of. `container`: that in which it runs; `box`: the
-    one that it is."""
+    one that it is. `unseen_env`: its variables may be others than those of the commands."""
 
     adopted: Adopted
     stem: str
@@ -43,6 +43,7 @@ class Subject:
     pids: tuple[int, ...] = ()
     container: Container | None = None
     box: ContainerFacts | None = None
+    unseen_env: bool = False
 
     @property
     def what(self) -> str:
@@ -63,7 +64,9 @@ def of_unit(around: Surroundings, unit: UnitFacts) -> Subject:
     container = next((facts.container for facts in found if facts.container), None)
     adopted = Adopted(unit=unit.name, manager=unit.manager)
     stem = unit.name.removesuffix(".service").replace("@", "-")
-    return Subject(adopted, stem, (*lines, *([unit.command] if unit.command.argv else [])), unit.pids, container)
+    commands = (*lines, *([unit.command] if unit.command.argv else []))
+    unseen_env = unit.unseen_env and not any(facts.command.env for facts in found)
+    return Subject(adopted, stem, commands, unit.pids, container, unseen_env=unseen_env)
 
 
 def of_container(around: Surroundings, box: ContainerFacts) -> Subject:

@@ -15,7 +15,8 @@ from gpumod.ports.commands import CommandLine
 
 class UnitFacts(Frozen):
     """A service unit: `command` is its first ExecStart=, as far as systemd tells it (its quoting is lost); `pids` are
-    all its processes, none where it is down. `file` is where it was read from."""
+    all its processes, none where it is down. `file` is where it was read from. `unseen_env`: it also reads variables
+    from a file, which win over those of the command here, and are not known."""
 
     name: str
     manager: Manager
@@ -24,6 +25,7 @@ class UnitFacts(Frozen):
     main_pid: int | None = None
     pids: tuple[int, ...] = ()
     file: str = ""
+    unseen_env: bool = False
 
 
 class Container(Frozen):

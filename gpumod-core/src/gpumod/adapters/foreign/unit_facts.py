@@ -54,12 +54,12 @@ def _facts(manager: Manager, shown: Properties) -> UnitFacts:
     match = _ARGV.search(shown.get("ExecStart", ""))
     pairs = (word.partition("=") for word in _words(shown.get("Environment", "")))
     env = {name: value for name, equals, value in pairs if equals}
+    unseen_env = bool(shown.get("EnvironmentFiles"))
     return UnitFacts(
         name=shown["Id"],
         manager=manager.scope,
         command=CommandLine(
-            # variables of a file win over those of the unit, and are not seen here
-            argv=_filled(_words(match[1] if match else ""), {} if shown.get("EnvironmentFiles") else env),
+            argv=_filled(_words(match[1] if match else ""), {} if unseen_env else env),
             env=env,
             cwd=shown.get("WorkingDirectory", "").lstrip("!-"),
         ),
@@ -67,6 +67,7 @@ def _facts(manager: Manager, shown: Properties) -> UnitFacts:
         main_pid=states.number(shown, "MainPID") or None,
         pids=states.pids_of(shown) if active else (),
         file=shown.get("FragmentPath", ""),
+        unseen_env=unseen_env,
     )
 
 
