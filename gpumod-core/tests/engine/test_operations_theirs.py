@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from gpumod.domain.adopted import Adopted
 from gpumod.domain.errors import Failed, HalfWay, UsageError
 from gpumod.domain.plan import AlternativeKind
 from gpumod.operations.adoption_params import ReleaseParams
+from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ApplyParams, NoParams, ServiceChange, SimulateParams
 from gpumod.plugins.offers import SupervisorOffer
+from gpumod.testing.tools import bare_tools
 from gpumod.testing.world_drivers import quiet, world_mode, world_service
 from gpumod.testing.world_parts import WorldSupervisor
 
@@ -59,6 +62,11 @@ def document(box: Any, **fields: Any) -> Any:
     return data
 
 
+def unadopted(data: Any) -> Any:
+    """A document that does not say any more what was adopted."""
+    return data | {"services": [{k: v for k, v in entry.items() if k != "adopted"} for entry in data["services"]]}
+
+
 def apply(box: Any, data: Any, **more: Any) -> Any:
     asked = ApplyParams(text=yaml.safe_dump(data), source="box.yaml", **more)
     return box.ask("apply", asked, presets=preset_tools, check_setting=check_setting)
@@ -87,6 +95,59 @@ def test_a_document_without_it_does_not_remove_it(box: Any, now: bool) -> None:
     assert "would be removed, and was adopted: it is somebody else's" in str(caught.value.info)
     assert "gpumod service release theirs" in str(caught.value.info)
     assert (box.world.states(), "theirs" in box.store.services()) == ({"theirs": "ready"}, True)
+
+
+ELSEWHERE = {"unit": "another.service", "manager": "system"}
+
+
+@pytest.mark.parametrize("now", [False, True])
+@pytest.mark.parametrize(
+    ("adopted", "becomes"),
+    [(None, "be gpumod's own"), (ELSEWHERE, "stand for the system unit another.service")],
+    ids=["own", "elsewhere"],
+)
+def test_a_document_makes_nothing_else_of_it(box: Any, adopted: Any, becomes: str, now: bool) -> None:
+    before = pids(box)
+    data = document(box, adopted=adopted) if adopted else unadopted(document(box, name="mine"))
+    with pytest.raises(UsageError) as caught:
+        apply(box, data, now=now)
+    told = f"service 'theirs' would {becomes}, and was adopted from the system unit theirs.service"
+    assert (caught.value.code, caught.value.info.why) == ("bad-box", told)
+    assert caught.value.info.hint == (
+        'gpumod service release theirs, or write in the document adopted: {"unit":"theirs.service","manager":"system"}'
+    )
+    assert (pids(box), box.store.services()["theirs"].adopted) == (before, TOLD)
+
+
+def test_what_the_hint_says_is_taken(box: Any) -> None:
+    told = yaml.safe_load(TOLD.model_dump_json(exclude_defaults=True))
+    assert not apply(box, document(box, adopted=told)).changes
+
+
+@pytest.mark.parametrize("prune", [False, True], ids=["defined by it", "removed by it"])
+def test_what_is_adopted_while_a_document_is_brought_about_is_left_alone(box: Any, prune: bool) -> None:
+    """To the document it is a service of gpumod's own; meanwhile its name is given to what somebody else set up."""
+    before = pids(box)
+    data = unadopted(document(box, vram_mb=3900))
+    box.ask("service_release", ReleaseParams(service="theirs", cascade=True))
+    if prune:
+        box.define(THEIRS.model_copy(update={"adopted": None}))
+        for key in ("services", "modes"):
+            data[key] = [one for one in data[key] if one["id"] not in ("theirs", "both")]
+    box.start("own")
+    box.world.fault("own", "hang")  # the look before the plan takes long
+
+    async def both() -> Any:
+        asked = ApplyParams(text=yaml.safe_dump(data), source="box.yaml", now=True, prune=prune)
+        tools = bare_tools(presets=preset_tools, check_setting=check_setting)
+        bringing = asyncio.create_task(Gpumod(box.machine(), tools).apply(asked))
+        await box.world.clock.sleep(1)
+        box.define(THEIRS)
+        return await bringing
+
+    with pytest.raises(UsageError, match="is not right"):
+        box.world.clock.run(both())
+    assert (pids(box)["theirs"], box.store.services()["theirs"]) == (before["theirs"], THEIRS)
 
 
 def test_a_document_that_calls_a_running_one_adopted_loses_no_process(box: Any) -> None:

@@ -245,7 +245,7 @@ def test_what_was_put_to_sleep_meanwhile_has_lost_nothing(box: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_that_cannot_be_mended_is_told_in_the_end(box: Any) -> None:
+def test_a_loss_that_cannot_be_mended_is_told_and_mended_when_it_can_be(box: Any) -> None:
     box.switch("on")
     seen = box.look()
     box.world.alive()["nap"].mb.clear()
@@ -255,8 +255,12 @@ def test_a_loss_that_cannot_be_mended_is_told_in_the_end(box: Any) -> None:
         seen = box.look(seen)
         errors += [done.error.code for done in seen.mended]
         box.pass_time(10)
-    assert errors == ["does-not-fit"] * 3
-    assert "nap is left alone, it was restarted 3 times" in seen.notes[0]
+    assert errors == ["does-not-fit"]
+    assert seen.notes[0].startswith("nap is not restarted yet: ")
+    box.world.strangers.clear()
+    box.pass_time(300)
+    (done,) = box.look(seen).mended
+    assert (done.subject, done.error, box.world.managed_mb()["nap"]) == ("nap", None, 4000)
 
 
 def test_what_puts_its_model_away_by_itself_has_lost_nothing(box: Any) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gpumod.adapters.presets import dump_mode_preset, dump_service_preset, load_presets, merge_for_reload
 from gpumod.adapters.presets.strict_yaml import BadYaml, parse_document
+from gpumod.domain.adopted import Adopted
 from gpumod.domain.base import has_control_characters
 from gpumod.domain.mode import Mode, ModeMember, Want
 from gpumod.domain.service import Service
@@ -108,6 +109,13 @@ def test_loading_again_keeps_what_the_user_edited(
     old: Service | None, edited: set[str], update: bool, merged: Service, kept: tuple[str, ...]
 ) -> None:
     assert merge_for_reload(old, NEW, frozenset(edited), update) == (merged, kept)
+
+
+@pytest.mark.parametrize("adopted", [None, Adopted(unit="another.service", manager="system")])
+def test_no_preset_makes_something_else_of_what_was_adopted(adopted: Adopted | None) -> None:
+    old = OLD.model_copy(update={"adopted": Adopted(unit="theirs.service", manager="system")})
+    new = NEW.model_copy(update={"adopted": adopted})
+    assert merge_for_reload(old, new, frozenset(), update=True) == (old, ("adopted",))
 
 
 def test_a_merge_that_would_contradict_itself_leaves_what_is_stored() -> None:

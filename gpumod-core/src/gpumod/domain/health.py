@@ -120,6 +120,11 @@ def restart_at(tries: Sequence[float], budget: Budget, now: float) -> float | No
     return within[-1] + budget.first_s * budget.factor ** (len(within) - 1)
 
 
+def wait_after_s(tries: int) -> float:
+    """Seconds from the last of so many tries in vain to the next one: 5, 10, 20 ... 300."""
+    return min(300.0, 5.0 * 2.0 ** min(tries - 1, 30))
+
+
 def tried_now(due: Sequence[str], failed: Collection[str]) -> list[str]:
     """Of what is `due`, what is tried in one plan: all that has not `failed` before; else one of those alone, so that
     who fails takes nobody along twice."""

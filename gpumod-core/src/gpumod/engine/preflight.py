@@ -76,8 +76,8 @@ def check_disk(machine: Machine) -> None:
     if free_mb < machine.settings.min_free_disk_mb:
         raise MachineLacks(
             "disk-full",
-            f"the disk of {machine.home} has {free_mb} MiB left",
-            why=f"a change needs {machine.settings.min_free_disk_mb} MiB for its journal and logs",
+            f"the disk of {machine.home} is nearly full",
+            why=f"{free_mb} MiB are left; a change needs {machine.settings.min_free_disk_mb} for its journal and logs",
             hint="free some space, or lower the setting min_free_disk_mb",
         )
 

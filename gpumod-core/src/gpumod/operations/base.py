@@ -13,6 +13,7 @@ from gpumod.domain.errors import (
     Failed,
     GpumodError,
     HalfWay,
+    Interrupted,
     MachineLacks,
     RolledBack,
     UnknownName,
@@ -164,6 +165,12 @@ def failure_of(outcome: Outcome | ChangeResult) -> GpumodError:
 def is_interrupted(error: ErrorInfo | None) -> bool:
     """True where a signal has ended a change: it did not fail."""
     return error is not None and error.code == INTERRUPTED.code
+
+
+def may_be_over_soon(error: GpumodError) -> bool:
+    """True for what kept a change from its first step and is no matter of its services: a full disk, a signal, a run
+    that is open."""
+    return isinstance(error, HalfWay | Interrupted) or error.code == "disk-full"
 
 
 def reporter(progress: OnProgress) -> Report:

@@ -30,6 +30,7 @@ from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoPar
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.secrets import told_of_secrets
 from gpumod.operations.services import Services
+from gpumod.operations.staying_adopted import refuse_unadopted
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets, in_words
 from gpumod.planner import check_needs
@@ -182,6 +183,7 @@ class Boxes(Services, Targets):
                 elif change_.action == "remove":
                     self._check_removal(change_, then)
                 elif change_.kind == "service":
+                    refuse_unadopted(self._machine.store.services().get(change_.id), then.services[change_.id])
                     self._check(then.services[change_.id], then.services)
                 elif change_.kind == "mode":
                     for service in then.modes[change_.id].services:
@@ -212,12 +214,7 @@ class Boxes(Services, Targets):
                 hint="name another boot_mode in the document, or this mode",
             )
         if removed.kind == "service":
-            if (stored := self._machine.store.services().get(removed.id)) and stored.adopted:
-                raise Failed(
-                    "adopted",
-                    f"service {removed.id!r} would be removed, and was adopted: it is somebody else's",
-                    hint=f"gpumod service release {removed.id}, or name it in the document too",
-                )
+            refuse_unadopted(self._machine.store.services().get(removed.id), None)
             naming = [f"mode {m}" for m in modes_naming(then.modes, removed.id)]
             naming += [f"service {s}" for s, found in then.services.items() if removed.id in found.needs]
             if naming:
@@ -343,15 +340,17 @@ def _beside(read: ReadBox, now: Box) -> Box:
 def _renewed(asked: Wanted, snapshot: HostSnapshot, removed: Iterable[str]) -> Wanted:
     """`asked`, where what is up with another definition than is wanted restarts, and what is `removed` stops.
 
-    With a mode, what is neither of it nor pinned stops anyhow.
+    What is somebody else's is left: it may have been adopted since the document was checked. With a mode, what is
+    neither of it nor pinned stops anyhow.
     """
     services, target = asked.services, asked.target
-    up = [r.service for r in snapshot.services.values() if r.state in SERVING]
-    again = [s for s in up if s in services and drift(services[s], snapshot.reading(s))]
+    own = {s: reading for s, reading in snapshot.services.items() if not reading.adopted}
+    up = [s for s, reading in own.items() if reading.state in SERVING]
+    again = [s for s in up if s in services and drift(services[s], own[s])]
     if target.mode is not None:
         pinned = [s for s in again if services[s].pinned]
         kept = with_needs(services, [*(member.service for member in target.members), *pinned])
         again = [s for s in again if s in kept]
     restart = tuple(dict.fromkeys((*target.restart, *again)))
-    stop = tuple(s for s in removed if s in snapshot.services)
+    stop = tuple(s for s in removed if s in own)
     return Wanted(target.model_copy(update={"stop": stop, "restart": restart}), services)

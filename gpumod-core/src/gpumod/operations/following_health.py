@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from gpumod.domain.health import Budget, Health, Pulse, Transition, restart_at
+from gpumod.domain.health import Budget, Health, Pulse, Transition, restart_at, wait_after_s
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.run import Event
+from gpumod.domain.run import Event, RunStatus
 from gpumod.domain.states import GONE
 from gpumod.engine.interrupts import listening
 from gpumod.engine.monitor import Monitor, limits_of, unhealthy
 from gpumod.operations.base import Base
+from gpumod.operations.watch_results import Mended
 
 OWN = "watch: "
 """Begins the commands of runs that are watch's own."""
-GIVEN_UP = "restart-given-up"
+RESTARTED, REFUSED, GIVEN_UP = "watch-restart", "restart-refused", "restart-given-up"
+"""Events: it was restarted, perhaps in vain; that was refused before the first step; it is left alone."""
 LOOK_BACK = 50
 """So many of the last runs are looked at for somebody who has touched a service."""
+LATELY_S = 3600.0
+"""What was refused longer ago is tried as if it were the first time."""
 
 
 class FollowingHealth(Base):
@@ -39,7 +43,7 @@ class FollowingHealth(Base):
         else has touched since: why it failed."""
         store = self._machine.store
         last: dict[str, Event] = {}
-        for event in store.events_of("watch-restart", 200):
+        for event in store.events_of(RESTARTED, 200):
             last.setdefault(event.subject, event)
         tried = {s: e for s, e in last.items() if e.data.get("failed") and e.at > since}
         if not tried:
@@ -53,13 +57,15 @@ class FollowingHealth(Base):
         }
 
     def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
-        """True when it may be restarted now. Once its budget is spent that is noted, with the reason."""
+        """True when it may be restarted now: not too soon after it was, nor after that was refused. Once its budget is
+        spent that is noted, with the reason."""
         settings, store, now = self._machine.settings, self._machine.store, self._machine.clock.now()
         budget = Budget(restarts=settings.restart_budget, window_s=settings.restart_window_s)
-        tries = [e.at for e in store.events_of("watch-restart", 200) if e.subject == service]
+        tries = [e.at for e in store.events_of(RESTARTED, 200) if e.subject == service]
         at = restart_at(tries, budget, now)
         if at is not None:
-            return at <= now
+            refusals = self._refusals(service)
+            return at <= now and (not refusals or refusals[0].at + wait_after_s(len(refusals)) <= now)
         window = "an hour" if budget.window_s == 3600 else f"{budget.window_s:g} s"
         done = sum(at > now - budget.window_s for at in tries)
         notes.append(
@@ -71,10 +77,46 @@ class FollowingHealth(Base):
             store.add_event(self._event(GIVEN_UP, service, why=why, restarts=done))
         return False
 
+    def _refusals(self, service: str) -> list[Event]:
+        """Refusals to restart it since it was last restarted, as far as they are not long ago, the newest first."""
+        store = self._machine.store
+        restarts = (e.at for e in store.events_of(RESTARTED, 200) if e.subject == service)
+        since = max(next(restarts, 0.0), self._machine.clock.now() - LATELY_S)
+        return [e for e in store.events_of(REFUSED, 200) if e.subject == service and e.at > since]
+
+    def _refused(self, services: Iterable[str]) -> Mapping[str, str]:
+        """Which of `services` were not restarted lately, for that was refused: with what words."""
+        found = {s: self._refusals(s) for s in services}
+        return {s: str(refusals[0].data["refused"]) for s, refusals in found.items() if refusals}
+
+    def _tried(self, done: Mended, found: Mapping[str, str], notes: list[str]) -> list[Mended]:
+        """Keep how a restart of what was `found` went, and why it was due, and give what is news of it.
+
+        What was refused before its first step (it does not fit, its port is taken) was no restart: it is told once.
+        """
+        store, error = self._machine.store, done.error
+        if error is None or (done.change is not None and done.change.status is not RunStatus.REFUSED):
+            for service, why in found.items():
+                store.add_event(self._event(RESTARTED, service, why=why, failed=error.message if error else ""))
+            return [done]
+        told = {s: next((e.data["code"] for e in self._refusals(s)), "") for s in found}
+        for service, why in found.items():
+            data = {"why": why, "refused": error.message, "code": error.code}
+            store.add_event(self._event(REFUSED, service, **data))
+        if any(code != error.code for code in told.values()):
+            return [done]
+        notes += [not_yet(s, error.message) for s in found]
+        return []
+
 
 def _first(news: Transition) -> bool:
     """True for what turns out to be well when it is looked at first: nobody had doubted it."""
     return news.before is Health.UNKNOWN and news.now is Health.HEALTHY
+
+
+def not_yet(service: str, why: str) -> str:
+    """What to say of a restart that was refused before its first step: `watch` goes on trying."""
+    return f"{service} is not restarted yet: {why}"
 
 
 def not_well(pulses: Mapping[str, Pulse]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpumod.domain.errors import Busy, Failed, GpumodError, HalfWay, Interrupted
+from gpumod.domain.errors import Busy, Failed, GpumodError
 from gpumod.domain.health import Budget, restart_at, tried_now
 from gpumod.domain.idling import idle_s
 from gpumod.domain.machine import HostSnapshot
@@ -15,7 +15,7 @@ from gpumod.engine.change import change
 from gpumod.engine.idling import Idle, Idling
 from gpumod.engine.observe import observe
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.operations.base import OnProgress, change_result, is_interrupted, reporter
+from gpumod.operations.base import OnProgress, change_result, is_interrupted, may_be_over_soon, reporter
 from gpumod.operations.results import ChangeResult
 from gpumod.operations.switching import dry
 from gpumod.operations.targets import Targets, mode_of
@@ -47,10 +47,11 @@ class SleepingIdle(Targets):
             return SleepIdleResult(services=rows, change=dry(planned, self._machine.store.current_mode(), options))
         try:
             done = await self._put_to_sleep("service sleep-idle", idling, due, options, progress)
-        except (Busy, HalfWay, Interrupted):  # no fault of those that were to sleep
+        except Busy:
             raise
         except GpumodError as error:
-            self._note_failures(due, error.info.message)
+            if not may_be_over_soon(error):
+                self._note_failures(due, error.info.message)
             raise
         if done is not None and done.exit_code and not is_interrupted(done.error):
             self._note_failures(due, done.error.message if done.error else "")
@@ -74,8 +75,11 @@ class SleepingIdle(Targets):
         except Busy:
             raise
         except GpumodError as error:
-            if not isinstance(error, HalfWay | Interrupted):
+            if not may_be_over_soon(error):
                 self._note_failures(due, error.info.message)
+            elif not is_interrupted(error.info):
+                notes += [f"{one.service} stays awake: {error.info.message}" for one in due]
+                return None
             return names, why, error
         if done is not None and done.exit_code and not is_interrupted(done.error):
             self._note_failures(due, done.error.message if done.error else "")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale, UnknownName, UsageError
-from gpumod.domain.health import Pulse, Transition, tried_now
+from gpumod.domain.health import Pulse, Transition, tried_now, wait_after_s
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
 from gpumod.domain.run import Event, Run, RunStatus
@@ -18,8 +18,8 @@ from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.turns import begun_turns, clear_lost, in_words, users
-from gpumod.operations.base import OnProgress, change_result, reporter
-from gpumod.operations.following_health import OWN, FollowingHealth, not_well
+from gpumod.operations.base import OnProgress, change_result, is_interrupted, may_be_over_soon, reporter
+from gpumod.operations.following_health import OWN, RESTARTED, FollowingHealth, not_well, not_yet
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
 from gpumod.operations.not_as_left import held_by, members_of, still_held, wrong_in
@@ -39,7 +39,7 @@ from gpumod.operations.watching_turns import WatchingTurns
 from gpumod.planner.changes import with_needs
 
 BOOT_TRIES = 12
-"""About half an hour, with the waits of `_boot_wait_s`: a driver that is still being loaded comes up sooner."""
+"""About half an hour, with the waits of `wait_after_s`: a driver that is still being loaded comes up sooner."""
 RESTART = f"{OWN}restart "
 """Begins the commands of runs that start again what ended by itself."""
 LOOK_BACK = 200
@@ -225,7 +225,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
     async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
         store, now = self._machine.store, self._machine.clock.now()
         tries = [e for e in store.events_of("boot-try", BOOT_TRIES) if e.data.get("boot") == boot.id]
-        if tries and now < tries[0].at + _boot_wait_s(len(tries)):
+        if tries and now < tries[0].at + wait_after_s(len(tries)):
             return []
         store.add_event(self._event("boot-try", "machine", boot=boot.id))
         done = await self._closed(progress)
@@ -252,7 +252,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             started = (record.step.service for record in run.steps if record.step.action is Action.START)
             for service in dict.fromkeys([*(member.service for member in run.target.members), *started]):
                 told = {"why": done[0].why, "failed": done[0].why}
-                self._machine.store.add_event(self._event("watch-restart", service, **told))
+                self._machine.store.add_event(self._event(RESTARTED, service, **told))
         return done
 
     async def _closed(self, progress: OnProgress) -> list[Mended]:
@@ -315,11 +315,13 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         wait = {*used} - gone
         later = "is restarted when nobody uses it"
         notes += [f"{s} {later}: {in_words(used[s][0])}; {why}" for s, why in found.items() if s in wait]
+        refused = self._refused(found)
         due = {s: w for s, w in found.items() if s not in {*meant, *wait} and self._may_restart(s, w, notes)}
         needs = {s: with_needs(defined, [s]) & gone - {s} for s in due}
         due = {s: why for s, why in due.items() if needs[s] <= due.keys()}
-        tried = tried_now(sorted(due, key=lambda s: len(needs[s])), down)
+        tried = tried_now(sorted(due, key=lambda s: len(needs[s])), {*down, *refused})
         due = {s: why for s, why in due.items() if s in tried}
+        notes += [not_yet(s, refused[s]) for s in refused if s not in {*due, *meant, *wait}]
         if not due:
             return []
         told = "; ".join(f"{s}: {why}" for s, why in due.items())
@@ -347,17 +349,19 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
             return _said(busy, notes)
         except GpumodError as error:
             done = Mended(what="restart", subject=names, why=told, error=error.info)
-        failed = done.error.message if done.error is not None else ""
-        for service in dict.fromkeys([*due, *(need for s in due for need in sorted(needs[s]))]):
-            store.add_event(self._event("watch-restart", service, why=found[service], failed=failed))
-        return [done]
+            if may_be_over_soon(error):
+                return [done] if is_interrupted(done.error) else _noted(due, error.info.message, notes)
+        tried = [*dict.fromkeys([*due, *(need for s in due for need in sorted(needs[s]))])]
+        return self._tried(done, {s: found[s] for s in tried}, notes)
 
     def _unloads_itself(self, service: Service) -> bool:
         return self._machine.capabilities(service).unloads_itself
 
 
-def _boot_wait_s(tries: int) -> float:
-    return float(min(300.0, 5.0 * 2 ** (tries - 1)))
+def _noted(services: Iterable[str], why: str, notes: list[str]) -> list[Mended]:
+    """What hinders the restart of `services` for a moment is no try: it is said, and the next look tries again."""
+    notes += [not_yet(s, why) for s in services]
+    return []
 
 
 def _said(busy: Busy, notes: list[str]) -> list[Mended]:

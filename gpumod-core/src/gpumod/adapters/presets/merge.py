@@ -16,7 +16,7 @@ def merge_for_reload(
     `update` the preset wins everywhere, but over what was adopted, which stays as it is. Where the user's fields
     contradict the preset's others (a peak below the preset's new `vram_mb`), everything stays as it is stored.
     """
-    if old is not None and old.adopted and new.adopted is None:
+    if old is not None and old.adopted and old.adopted != new.adopted:
         return old, ("adopted",)
     if old is None or update:
         return new, ()

@@ -18,8 +18,8 @@ KEPT_EVENTS = 10_000
 KEPT_OF_A_KIND = 200
 """So many of each kind of those."""
 ASKED_LATER = (
-    "boot-seen", "boot-restored", "boot-try", "watch-restart", "restart-given-up", "idle-sleep-failed", "mode-changed",
-    STOPPED_INSTEAD,
+    "boot-seen", "boot-restored", "boot-try", "watch-restart", "restart-refused", "restart-given-up",
+    "idle-sleep-failed", "mode-changed", STOPPED_INSTEAD,
 )  # fmt: skip
 
 _ADD = "INSERT INTO events (at, kind, subject, data) VALUES (:at, :kind, :subject, :data)"
