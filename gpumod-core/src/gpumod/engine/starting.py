@@ -40,8 +40,9 @@ def allocate(machine: Machine, snapshot: HostSnapshot, service: Service, placed_
 async def gpu_env(machine: Machine, launch: Launch, gpus: Sequence[int], keeper: str) -> Mapping[str, str]:
     """What makes a process of `keeper` see just these GPUs, in words that its program takes. Raises MachineLacks."""
     probe = machine.probe
-    by_number = launch.gpus_by_number and machine.inside(keeper) is None and isinstance(probe, NumbersGpus)
-    return await asyncio.to_thread(probe.numbered_env if by_number else probe.child_env, gpus)
+    if launch.gpus_by_number and machine.inside(keeper) is None and isinstance(probe, NumbersGpus):
+        return await asyncio.to_thread(probe.numbered_env, gpus)
+    return await asyncio.to_thread(probe.child_env, gpus)
 
 
 async def service_env(
