@@ -113,6 +113,21 @@ def test_an_image_that_asks_for_all_gpus_gets_none() -> None:
         assert ("NVIDIA_VISIBLE_DEVICES=void" in config["Env"]) == (requests is None)
 
 
+def test_a_program_that_takes_gpus_by_number_counts_those_of_its_container() -> None:
+    """The engine is asked for them by UUID all the same."""
+    service = Service(id="svc", driver="docker", port=7850, unit_vars={"image": "a"})
+    supervisor = DockerSupervisor(Path("/nowhere"), "0123456789ab", Settings(), SystemClock())
+    launch = supervisor.launch(DockerDriver(), service, Allocation(), Settings())
+    handle = Handle(service="svc", supervisor="docker", nonce="n", launched=service, started_at=0.0)
+    for told, inside in (("GPU-a,GPU-b", "0,1"), ("MIG-a", "0"), ("", ""), ("1", "1")):
+        env = {"CUDA_VISIBLE_DEVICES": told}
+        named = supervisor.draft(handle, launch, env)
+        numbered = supervisor.draft(handle, launch.model_copy(update={"gpus_by_number": True}), env)
+        assert f"CUDA_VISIBLE_DEVICES={told}" in named["Env"]
+        assert f"CUDA_VISIBLE_DEVICES={inside}" in numbered["Env"]
+        assert numbered["HostConfig"].get("DeviceRequests") == named["HostConfig"].get("DeviceRequests")
+
+
 def test_what_the_engine_keeps_is_not_mounted_wherever_it_is(tmp_path: Path) -> None:
     """Its data is often moved to the disk that models are on."""
     (tmp_path / "docker").mkdir()

@@ -83,7 +83,8 @@ def test_vllm(settings: Settings) -> None:
     assert words[words.index("--host") + 1] == "0.0.0.0"
     assert "--enable-sleep-mode" in words
     assert launch.ports == (7842,)
-    assert "HF_HOME=/hf" in config["Env"]
+    assert {"HF_HOME=/hf", "CUDA_VISIBLE_DEVICES=0"} <= set(config["Env"]), "its version is not known: GPUs by number"
+    assert config["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == ["GPU-1"]
     there = mounts(config)
     assert there["/hf"] == ("gpumod-hf", False), "a folder of somebody's could not be written by root in there"
     assert there[str(settings.models_dir)] == (settings.models_dir, True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -107,6 +109,24 @@ def test_a_wake_without_memory_fails_and_it_still_sleeps(box, vllm, http):
     assert http(base, "GET", "/is_sleeping").json == {"is_sleeping": True}
     box.ledger.hold("other", {0: 0})
     assert http(base, "POST", "/wake_up").json["status"] == "awake"
+
+
+def test_a_wake_while_a_sleep_waits_calls_it_not_off(box, vllm, http, until):
+    """It falls asleep under a scheduler that runs, and dies of the next request."""
+    base = vllm(*SHARE, "--enable-sleep-mode")
+    body = {"prompt": "x", "max_tokens": 20_000}
+    threads = [threading.Thread(target=http, args=(base, "POST", "/v1/completions", body))]
+    threads[0].start()
+    until(lambda: re.search(r"num_requests_running\{.*\} 1\.0", http(base, "GET", "/metrics").text))
+    threads.append(threading.Thread(target=http, args=(base, "POST", "/sleep?level=1&mode=wait")))
+    threads[1].start()
+    until(lambda: http(base, "GET", "/is_sleeping").json == {"is_sleeping": True})
+    assert http(base, "POST", "/wake_up").json["status"] == "awake"
+    for thread in threads:
+        thread.join(30)
+    assert http(base, "GET", "/is_sleeping").json == {"is_sleeping": True}
+    assert http(base, "POST", "/v1/completions", body).status == 500
+    assert box.started[0].wait(10) == 1
 
 
 def test_l1_needs_host_ram(box, vllm, http):

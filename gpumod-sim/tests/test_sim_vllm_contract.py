@@ -151,6 +151,7 @@ def test_a_sleep_that_waits_says_at_once_that_it_sleeps(base, http, until, model
     threads.append(threading.Thread(target=post, args=("/sleep?level=1&mode=wait",)))
     threads[1].start()
     until(lambda: http(base, "GET", "/is_sleeping").json == {"is_sleeping": True})
+    assert re.search(r'engine_sleep_state\{.*sleep_state="awake".*\} 1\.0', http(base, "GET", "/metrics").text)
     assert not answers, "it still works, and holds its memory"
     for thread in threads:
         thread.join(30)

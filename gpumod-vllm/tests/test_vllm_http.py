@@ -34,7 +34,7 @@ class Engine:
         self.kind = faults.pop("kind", "generate")
         self.empty = faults.pop("empty", False)
         self.ignores_sleep = faults.pop("ignores_sleep", False)
-        self.level: int | None = None  # as its metrics tell it
+        self.level: int | None = None  # as its metrics tell it: 0 is awake or paused, None one that does not tell
         self.running: list[tuple[int, int]] = []  # requests in flight and ended, look by look
 
     def __call__(self, call: Call) -> Answer | None:
@@ -54,7 +54,7 @@ class Engine:
     def metrics(self) -> str:
         running, ended = self.running.pop(0) if self.running else (0, 9)
         counted = f"vllm:num_requests_running{{}} {running}.0\nvllm:request_success_total{{}} {ended}.0\n"
-        return counted + state_metrics(self.level if self.asleep else None)
+        return counted + state_metrics(self.level if self.asleep else 0)
 
     def sleeps(self, call: Call) -> Answer | None:
         query = dict(call.query)
@@ -82,7 +82,7 @@ class Engine:
 
 
 def state_metrics(level: int | None) -> str:
-    names = {None: "awake", 1: "weights_offloaded", 2: "discard_all"}
+    names = {} if level is None else {0: "awake", 1: "weights_offloaded", 2: "discard_all"}
     line = 'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="{}"}} {}\n'
     return "".join(line.format(name, float(number == level)) for number, name in names.items())
 
@@ -196,6 +196,8 @@ WAKE_2 = ["/wake_up weights", "/collective_rpc", "/wake_up kv_cache", "/reset_pr
         (1, "wake", "l2", ["/wake_up"]),
         (None, "wake", "l2", WAKE_2),
         (None, "sleep", "l2", []),
+        (0, "sleep", "l1", ["/sleep 1"]),
+        (0, "sleep", "l2", ["/sleep 2"]),
     ],
 )
 async def test_another_level_is_reached_and_left_as_it_must_be(
@@ -212,6 +214,23 @@ async def test_another_level_is_reached_and_left_as_it_must_be(
     done = [" ".join((path, *values)) for path, values in said if path not in ("/is_sleeping", "/metrics")]
     assert done == posts
     assert bool(engine.asleep) is (verb == "sleep")
+
+
+async def test_one_that_is_only_paused_is_not_woken() -> None:
+    """What was asked of it comes about all the same when its requests end."""
+    engine = Engine()
+    engine.asleep, engine.level = {"weights", "kv_cache"}, 0
+    error = await failure("l1", "wake", engine)
+    assert (error.code, "paused" in error.info.why) == ("wake-timeout", True)
+    assert engine.asleep, "and is told nothing"
+
+
+async def test_what_waits_behind_a_pause_does_not_keep_it_from_sleeping() -> None:
+    engine = Engine()
+    engine.asleep, engine.level, engine.running = {"weights", "kv_cache"}, 0, [(3, 0)] * 1000
+    async with FakeWeb(engine) as web:
+        await L2Sleep().sleep(a_service("l2", sleep_timeout_s=0.2), web.port, HTTP, QuickClock())
+    assert (engine.level, engine.weights) == (2, False)
 
 
 async def test_a_wake_without_weights_is_found_by_the_canary() -> None:

@@ -66,6 +66,15 @@ FATAL = [
     ("Failed to load model - not enough GPU memory. Try lowering", "out-of-memory", None, None, ""),
     ("OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
     ("(APIServer pid=7) OSError: [Errno 98] Address already in use", "port-taken", None, None, "port"),
+    ("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:5570')", "port-taken", None, None, "port"),
+    (
+        "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name'",
+        "bad-model",
+        None,
+        None,
+        "model_path",
+    ),
+    ("torch.OutOfMemoryError: no more", "out-of-memory", None, None, ""),
     ("vllm: error: unrecognized arguments: --nope", "bad-option", None, None, "unit_vars"),
     ("OSError: no/such is not a local folder and is not a valid model identifier", "bad-model", None, None, "model_id"),
     ("RuntimeError: Engine core initialization failed. See root cause above.", "crashed", None, None, ""),
@@ -93,6 +102,23 @@ def test_fatal_lines_are_read_with_their_numbers(
 def test_ordinary_lines_are_not_fatal() -> None:
     lines = ["INFO Free memory on device cuda:0 (20/24 GiB)", "WARNING retrying", "INFO It took 3 seconds to sleep"]
     assert VllmDriver().fatal_line(SERVICE, lines) is None
+
+
+GETS_OVER = (
+    "ERROR 08-06 20:11:02 [config.py:130] Error retrieving safetensors: Repo id must be in the form 'repo_name' or "
+    "'namespace/repo_name': '/models/gpt-oss-20b'. Use `repo_type` argument if needed., retrying 1 of 2\n"
+    "(EngineCore_DP0 pid=7) No valid triton configs. OutOfMemoryError: out of resource: triton_mm Required: 131072 "
+    "Hardware limit:101376 Reducing block sizes or `num_stages` may help.\n"
+    "WARNING 11-20 10:00:00 [parallel.py:746] Address already in use. Retrying with a new port.\n"
+    "[W1120 10:00:00.1 socket.cpp:209] [c10d] The server socket has failed to bind to [::]:29500 (errno: 98 - "
+    "Address already in use)."
+).splitlines()
+
+
+@pytest.mark.parametrize("line", GETS_OVER)
+def test_what_it_gets_over_is_not_fatal(line: str) -> None:
+    """A start that goes on would be ended for it."""
+    assert VllmDriver().fatal_line(SERVICE, ["INFO loading", line]) is None
 
 
 def test_the_unit_holds_hostile_values_as_they_are(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_kind_of_model_is_said_in_the_words_of_its_version(options: dict[str
     ]
     for version in ("0.10.1", "0.33.0", "1.0.0"):
         newest, same = suited(version, **options)
-        assert same == newest
+        assert same.argv == newest.argv
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,17 @@ def test_one_that_is_too_old_is_named_with_what_to_do(
         suited(version, sleep_mode, **options)
     assert says in str(caught.value)
     newest, same = suited(newer, sleep_mode, **options)
-    assert same == newest
+    assert same.argv == newest.argv
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("0.10.2", True), ("0.23.1", True), ("0.24.0", False), ("0.33.0", False), ("0.1.dev7557+g977180c", True)],
+)
+def test_gpus_have_names_where_its_version_takes_them(version: str, numbers: bool) -> None:
+    asked_nothing, told = suited(version)
+    assert asked_nothing.gpus_by_number, "every version takes numbers"
+    assert told.gpus_by_number is numbers
 
 
 @pytest.mark.parametrize("answer", [Answer(exit_code=None, output="0.1.0"), Answer(exit_code=1, output="0.1.0")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,6 +110,26 @@ def test_what_somebody_else_put_to_sleep_deeper_is_woken_as_that_needs(machine: 
     machine.change("service", "wake", SLEEPER)
     body = {"model": "Qwen/Qwen3-1.7B", "prompt": "x", "max_tokens": 8}
     assert "!!!" not in fetch(f"{base}/v1/completions", body)
+
+
+@pytest.mark.slow
+def test_one_that_is_only_paused_is_started_anew_and_not_woken(machine: Machine, until) -> None:
+    """Woken, it would fall asleep all the same when its request ends, and die of the next one."""
+    prepare(machine, "l1")
+    machine.change("switch", "think")
+    base = f"http://127.0.0.1:{machine.ports[SLEEPER]}"
+    body = {"model": "Qwen/Qwen3-1.7B", "prompt": "x", "max_tokens": 10_000_000}
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(fetch, f"{base}/v1/completions", body)]
+        until(lambda: re.search(r"num_requests_running\{.*\} 1\.0", fetch(f"{base}/metrics")), "the request to run")
+        asked.append(pool.submit(fetch, f"{base}/sleep?level=1&mode=wait", {}))
+        until(lambda: machine.states() == {SLEEPER: "sleeping"}, "the pause")
+        named(machine.change("service", "wake", SLEEPER, code=6), "wake-timeout")
+    assert machine.states() == {SLEEPER: "sleeping"}
+    assert machine.held()[SLEEPER] <= RESIDUE_MB, "another one, which sleeps as it was seen to"
+    machine.change("service", "wake", SLEEPER)
+    machine.ask(SLEEPER)
+    machine.agrees()
 
 
 @pytest.mark.slow

@@ -15,7 +15,10 @@ pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
 
 def be_old(machine: Machine, version: str, folder: Path) -> str:
-    """A vllm that says so of itself, notes what it was told, and serves without the flags of its time."""
+    """A vllm that says so of itself, notes what it was told, and serves without the flags of its time.
+
+    It knows GPUs as the real one of its time does: before 0.24 by `int()` of each word.
+    """
     real = Path(machine.sim.folder, "bin", "vllm")
     program = folder / f"vllm-{version}"
     lines = [
@@ -24,6 +27,8 @@ def be_old(machine: Machine, version: str, folder: Path) -> str:
         "if sys.argv[1:] == ['--version']:",
         f"    print({version!r})",
         "    sys.exit(0)",
+        f"if {tuple(map(int, version.split('.')))} < (0, 24):",
+        "    [int(word) for word in os.environ['CUDA_VISIBLE_DEVICES'].split(',')]",
         "words = sys.argv[1:]",
         f"open({str(folder / 'told')!r}, 'w').write('\\n'.join(words))",
         "if '--task' in words:",

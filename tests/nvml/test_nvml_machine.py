@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.machine.test_machine_versions import be_old
 from tests.nvml.driver import Driver, build
 
 if TYPE_CHECKING:
@@ -141,6 +142,33 @@ def test_a_partitioned_card(make_machine: MakeMachine, driver: Driver) -> None:
     refused = machine.quick("service", "start", "wide")
     assert (refused.code, refused.error["code"]) == (9, "mig-one-instance"), refused
     machine.nothing_left()
+
+
+def test_an_older_vllm_is_told_its_gpu_by_number(make_machine: MakeMachine, tmp_path: Path) -> None:
+    machine = make_machine(TWO)
+    for version in ("0.22.0", "0.24.0"):
+        program = be_old(machine, version, tmp_path)
+        machine.ok("service", "edit", "reranker", "--gpus", "1", "--set", f"vllm_bin={program}")
+        machine.change("service", "start", "reranker")
+        assert {row["gpu"] for row in machine.allocations()} == {1}
+        machine.change("service", "stop", "reranker")
+
+
+def test_an_older_vllm_on_a_partitioned_card_is_refused_before_anything_is_stopped(
+    make_machine: MakeMachine, driver: Driver, tmp_path: Path
+) -> None:
+    driver.flags = ("--mig",)
+    machine = make_machine("A100 MIG 1g.10gb:9856")
+    machine.ok("mode", "create", "rank", "--services", "reranker")
+    machine.change("service", "start", "embedding")
+    machine.ok("service", "edit", "reranker", "--set", f"vllm_bin={be_old(machine, '0.23.0', tmp_path)}")
+    refused = machine.quick("switch", "rank")
+    assert (refused.code, refused.error["code"]) == (9, "gpus-by-number"), refused
+    assert "is a MIG instance" in refused.error["why"]
+    assert machine.states() == {"embedding": "running"}
+    machine.ok("service", "edit", "reranker", "--set", f"vllm_bin={be_old(machine, '0.24.0', tmp_path)}")
+    machine.change("switch", "rank")
+    machine.whole("rank")
 
 
 def test_a_vllm_gets_its_share_of_what_the_driver_does_not_keep(make_machine: MakeMachine, driver: Driver) -> None:

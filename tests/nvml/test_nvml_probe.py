@@ -26,7 +26,15 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.settings import Settings
 
 probe = NvmlProbe(Settings(), timeout_s=float(sys.argv[1]))
-answers = []
+
+
+def numbered(gpu):
+    try:
+        return probe.numbered_env([gpu])
+    except GpumodError as error:
+        return error.info.model_dump()
+
+
 for line in sys.stdin:
     if line == "anew\\n":
         probe = None
@@ -41,7 +49,8 @@ for line in sys.stdin:
         gpus, processes = probe.read()
         told = [finding.model_dump() for finding in probe.findings()]
         env = {gpu.index: dict(probe.child_env([gpu.index])) for gpu in gpus}
-        answer = {"gpus": [g.model_dump(mode="json") for g in gpus], "findings": told, "env": env}
+        numbers = {gpu.index: numbered(gpu.index) for gpu in gpus}
+        answer = {"gpus": [g.model_dump(mode="json") for g in gpus], "findings": told, "env": env, "numbers": numbers}
         answer["processes"] = [p.model_dump() for p in processes]
     except GpumodError as error:
         answer = {"error": error.info.model_dump()}
@@ -179,6 +188,20 @@ def test_a_partitioned_card_is_its_instances(reader: Reader, sleeper: int) -> No
     assert [(p["pid"], p["gpu"], p["vram_mb"]) for p in told["processes"]] == [(sleeper, 1, 700)]
     assert told["env"]["2"]["CUDA_VISIBLE_DEVICES"] == "MIG-b"
     assert any("its 2 instances are used in its place" in finding["message"] for finding in told["findings"])
+    # beside a partitioned GPU, CUDA's numbers are not NVML's: none of these can be told by number
+    assert {told["numbers"][gpu]["code"] for gpu in "012"} == {"gpus-by-number"}
+    assert "GPU 1 (NVIDIA A100 MIG 1g.10gb) is a MIG instance" in told["numbers"]["0"]["why"]
+
+
+def test_cards_are_numbered_where_numbers_tell_them(reader: Reader) -> None:
+    reader.cards(CARD.format(used=0), "gpu 1 24564 0 0 8 GPU-two RTX 3090", "gpu 2 8192 0 0 8 GPU-three RTX 4060")
+    told = reader.read()["numbers"]
+    assert told == {n: {"CUDA_VISIBLE_DEVICES": n, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} for n in "012"}
+    reader.faults("device 15 1")  # CUDA does not count a card that is lost
+    told = reader.read()["numbers"]
+    assert told["0"]["CUDA_VISIBLE_DEVICES"] == "0"
+    assert told["2"]["code"] == "gpus-by-number"
+    assert told["2"]["why"] == "GPU 1 (RTX 3090) cannot be read: numbers may mean another one"
 
 
 def test_a_driver_that_cannot_be_used_says_why(reader: Reader) -> None:

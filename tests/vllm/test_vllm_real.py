@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,9 +15,9 @@ import pytest
 from gpumod.adapters.asking import Asker
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.http import LoopbackHttp
-from gpumod.api import Launch, Service, Settings
+from gpumod.api import Failed, Launch, Service, Settings
 from gpumod_vllm.driver import VllmDriver
-from gpumod_vllm.sleep import L1Sleep, L2Sleep, level_of
+from gpumod_vllm.sleep import AWAKE, L1Sleep, L2Sleep, level_of
 from gpumod_vllm.versions import version_in
 from tests.vllm.serve import begin, end, free_port, launch_of
 
@@ -59,6 +60,29 @@ async def test_another_level_goes_through_a_wake() -> None:
     await L2Sleep().sleep(tiny("l2"), PORT, HTTP, CLOCK)
     assert await level_of(PORT, HTTP) == 2
     await L1Sleep().wake(tiny("l1"), PORT, HTTP, CLOCK)  # by what it is, not by what is believed
+    await complete(2)
+
+
+async def test_one_that_is_only_paused_is_waited_for_and_not_woken() -> None:
+    """A sleep that nobody waits for any more, while a request is in flight."""
+    working = asyncio.create_task(complete(600))
+    while True:
+        activity = await DRIVER.activity(tiny("l1"), PORT, HTTP)
+        if activity is not None and activity.in_flight:
+            break
+    query = [("level", "1"), ("mode", "wait")]
+    pausing = asyncio.create_task(HTTP.request("POST", PORT, "/sleep", query=query, timeout_s=60))
+    while (await DRIVER.probe(tiny("l1"), PORT, HTTP)).state != "sleeping":
+        pass
+    assert await level_of(PORT, HTTP) == AWAKE
+    with pytest.raises(Failed, match="did not wake"):
+        await L1Sleep().wake(tiny("l1"), PORT, HTTP, CLOCK)
+    assert not working.done()
+    await L1Sleep().sleep(tiny("l1"), PORT, HTTP, CLOCK)
+    await working
+    assert (await pausing).ok
+    assert await level_of(PORT, HTTP) == 1
+    await L1Sleep().wake(tiny("l1"), PORT, HTTP, CLOCK)
     await complete(2)
 
 

@@ -49,7 +49,7 @@ HOOKS = {
     "supervisors": ("gpumod_supervisors", offers.SupervisorOffer, api.Supervisor, api.Handle, api.ProcessStatus,
                     api.AsksPrograms),
     "gpu-probes": ("gpumod_gpu_probes", offers.GpuProbeOffer, api.GpuProbe, api.GpuReading, api.GpuProcess, api.Ram,
-                   api.TellsFindings),
+                   api.NumbersGpus, api.TellsFindings),
     "presets": ("gpumod_presets", offers.PresetsOffer),
     "templates": ("gpumod_templates", offers.TemplatesOffer),
     "driver-powers": (None, api.ReadsItsLog, api.FatalLine, api.ChecksVariables, api.OffersVariants, api.Variant,

@@ -69,8 +69,8 @@ def check_words(wanted: Wanted) -> None:
 def config_of(wanted: Wanted, folder: Path, settings: Settings, cdi: bool) -> Config:
     """The body of the engine's request, without labels. `cdi`: GPUs are given by CDI, not by NVIDIA's own runtime."""
     launch, options = wanted.launch, wanted.options
-    variables = {**launch.env, **options.environment, **wanted.told}
     gpus = gpus_of(wanted.told)
+    variables = {**launch.env, **options.environment, **wanted.told, **_numbered(launch, gpus)}
     own = Volume(str(folder), str(folder)) if uses_folder(launch, wanted.told) else None
     argv = [filled(word, folder) for word in launch.argv]
     of_image = argv[0] == OF_THE_IMAGE
@@ -145,6 +145,11 @@ def gpus_of(told: Mapping[str, str]) -> tuple[str, ...]:
     """The real GPUs that the service is to see, by UUID: a simulated machine numbers its own."""
     named = told.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return tuple(gpu for gpu in named if gpu.startswith(("GPU-", "MIG-")))
+
+
+def _numbered(launch: Launch, gpus: Sequence[str]) -> dict[str, str]:
+    """A container has no other GPUs than these, so that in there they are the first ones, a MIG instance too."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(gpus))))} if launch.gpus_by_number and gpus else {}
 
 
 def given_by_cdi(access: str, gpus: Sequence[str], info: Mapping[str, Any]) -> bool:

@@ -73,6 +73,10 @@ class Engine:
             await self.awake.wait()
         finally:
             self.waiting -= 1
+        if self.asleep:
+            self.owner.log("RuntimeError: CUDA error: an illegal memory access was encountered", "EngineDeadError")
+            self.owner.end(1)
+            raise EngineError("EngineCore encountered an issue.")
         generation = Generation(tokens)
         self.running.add(generation)
         self.idle.clear()
@@ -108,14 +112,17 @@ class Engine:
         """Pause, and at level 1 or 2 free memory. `mode` is abort, wait or keep. Raises EngineError.
 
         The scheduler is paused first: with `wait` it says that it sleeps while requests still run and all memory is
-        held.
+        held. A wake meanwhile resumes it, and does not call off what is to come: it falls asleep under a scheduler
+        that runs.
         """
         self.awake.clear()
-        if mode == "wait":
+        is_late = mode == "wait" and bool(self.running)
+        if is_late:
             await self.idle.wait()
         async with self._turn:
-            self.awake.clear()
-            self.stands_still = True
+            if not is_late:
+                self.awake.clear()
+            self.stands_still = not self.awake.is_set()
             if mode == "abort":
                 self.abort_all()
             self.level = level

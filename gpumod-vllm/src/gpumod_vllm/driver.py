@@ -97,6 +97,7 @@ class VllmDriver:
             files=offload_files(service, options),
             ports=(service.port,) if service.port else (),
             stop_timeout_s=options.stop_timeout_s,
+            gpus_by_number=True,  # as every version takes them; where it is asked for its own, it may take more
         )
 
     def questions(self, service: Service, launch: Launch, settings: Settings) -> tuple[tuple[str, ...], ...]:

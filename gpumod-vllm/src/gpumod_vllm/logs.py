@@ -1,4 +1,8 @@
-"""The lines with which a vLLM says why it will never be ready, most telling first."""
+"""The lines with which a vLLM says why it will never be ready, most telling first.
+
+A start is ended at the first of them, so that none may be of what vLLM gets over: a look for a model's files that is
+tried again, a kernel that the autotuner leaves out, a port within the engine that was taken.
+"""
 
 from __future__ import annotations
 
@@ -79,17 +83,18 @@ RULES = (
         re.compile(r"No available memory for the cache blocks"),
         "raise gpu_memory_utilization (or vram_mb), or set a smaller context_size",
     ),
-    LogRule("out-of-memory", re.compile(r"CUDA (error: )?out of memory|OutOfMemoryError"), LESS),
+    LogRule("out-of-memory", re.compile(r"CUDA (error: )?out of memory|OutOfMemoryError(?!: out of resource)"), LESS),
     LogRule(
         "port-taken",
-        re.compile(r"\[Errno 98\]|[Aa]ddress already in use"),
+        re.compile(r"\[Errno 98\]|Error: [Aa]ddress already in use"),
         "give the service another port, or stop what listens there",
     ),
     LogRule(
         "bad-model",
         re.compile(
             r"Invalid repository ID or local directory|is not a valid model identifier|"
-            r"Model architectures .* are not supported|does not recognize this architecture|Repo id must"
+            r"Model architectures .* are not supported|does not recognize this architecture|"
+            r"HFValidationError: Repo id must"
         ),
         "check model_id and model_path, and that this vLLM knows the model",
     ),

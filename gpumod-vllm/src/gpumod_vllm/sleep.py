@@ -11,8 +11,10 @@ from gpumod_vllm.options import vllm_options
 
 RESIDUE_MB = 1100
 SETTLE_S = 5.0
-LEVELS = {'sleep_state="weights_offloaded"': 1, 'sleep_state="discard_all"': 2}
-"""Labels of the metric that tells at which level an engine sleeps."""
+AWAKE = 0
+LEVELS = {'sleep_state="awake"': AWAKE, 'sleep_state="weights_offloaded"': 1, 'sleep_state="discard_all"': 2}
+"""Labels of the metric that tells at which level an engine sleeps. One that says that it sleeps and counts as awake
+there is paused: requests in flight go on, all memory is held, and a sleep may follow when they have ended."""
 DEV_MODE_HINT = "start it by gpumod with sleep_mode l1 or l2, which sets VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode"
 
 
@@ -36,16 +38,19 @@ class VllmSleep:
     async def sleep(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         """Let running requests finish, sleep, and see that it does.
 
-        One that sleeps at another level is woken first: vLLM takes a second call for done, and does nothing. Raises
-        Failed `busy`, `sleep-not-enabled`, `sleep-failed` or `sleep-timeout`, and what waking raises.
+        One that sleeps at another level is woken first: vLLM takes a second call for done, and does nothing. One that
+        is only paused is told once more, and waited for. Raises Failed `busy`, `sleep-not-enabled`, `sleep-failed` or
+        `sleep-timeout`, and what waking raises.
         """
+        timeout_s, level = vllm_options(service).sleep_timeout_s, None
         if await is_asleep(service, port, http, "sleep"):
             level = await level_of(port, http)
             if level in (None, self.level):
                 return
-            await WAKES[level](service, port, http, clock)
-        timeout_s = vllm_options(service).sleep_timeout_s
-        await drain(service, port, http, clock, timeout_s)
+            if level != AWAKE:
+                await WAKES[level](service, port, http, clock)
+        if level != AWAKE:  # one that is paused never gets empty: what came since waits for its wake
+            await drain(service, port, http, clock, timeout_s)
         query = [("level", str(self.level)), ("mode", "wait")]  # for what comes in between; before 0.17 it is not known
         await post(service, port, http, "/sleep", "sleep", timeout_s=timeout_s, query=query)
         await settle(service, port, http, clock, asleep=True)
@@ -53,10 +58,14 @@ class VllmSleep:
     async def wake(self, service: Service, port: int, http: Http, clock: Clock) -> None:
         """Wake it from the level at which it really sleeps, its own where it does not tell.
 
-        Raises Failed `sleep-not-enabled`, `wake-failed`, `wake-timeout` or `wake-garbage`.
+        Raises Failed `sleep-not-enabled`, `wake-failed`, `wake-timeout` or `wake-garbage`. One that is only paused is
+        not woken: vLLM (0.32) would fall asleep all the same when its last request ends, and die of the next one.
         """
         if await is_asleep(service, port, http, "wake"):
             level = await level_of(port, http)
+            if level == AWAKE:
+                why = "it is paused, and falls asleep when its requests in flight have ended"
+                fail(service, "wake", why, timed_out=True)
             await WAKES[level or self.level](service, port, http, clock)
 
 
@@ -130,7 +139,8 @@ async def drain(service: Service, port: int, http: Http, clock: Clock, timeout_s
 
 
 async def level_of(port: int, http: Http) -> int | None:
-    """The level at which a sleeper sleeps, by its metrics; None where they do not tell (older ones do not)."""
+    """The level at which a sleeper sleeps, by its metrics: `AWAKE` for one that is only paused, None where they do not
+    tell (older ones do not)."""
     try:
         reply = await http.request("GET", port, "/metrics")
     except HttpFailure:

@@ -34,6 +34,10 @@ L2_SINCE: Version = (0, 24, 0)
 """Since then a request that waits for a wake from level 2, which takes several steps, is served after the last of them;
 before it ran into memory that was not there yet, and the engine died (vLLM's issue 44395, pull request 44483)."""
 
+UUIDS_SINCE: Version = (0, 24, 0)
+"""Since then GPUs may be named by UUID; before it takes `int()` of each word of CUDA_VISIBLE_DEVICES, and ends (vLLM's
+issues 13815, 32569 and 41848, pull request 45026)."""
+
 
 def version_in(text: str) -> Version | None:
     """The version in what `vllm --version` writes (the last line that has one); a development build's is its base, and
@@ -55,9 +59,8 @@ def suited(service: Service, launch: Launch, answers: Sequence[Answer]) -> Launc
             raise too_old(service, version, need.what, need.since, need.instead)
     if service.sleep_mode == "l2" and version < L2_SINCE:
         raise too_old(service, version, "sleep_mode l2", L2_SINCE, "use l1")
-    if version < TASKS_UNTIL:
-        return launch.model_copy(update={"argv": _with_task(launch.argv)})
-    return launch
+    argv = _with_task(launch.argv) if version < TASKS_UNTIL else launch.argv
+    return launch.model_copy(update={"argv": argv, "gpus_by_number": version < UUIDS_SINCE})
 
 
 def too_old(service: Service, version: Version, what: str, since: Version, instead: str) -> ValueError:

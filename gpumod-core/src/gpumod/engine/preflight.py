@@ -14,7 +14,7 @@ from gpumod.domain.states import GONE, Action
 from gpumod.engine.explain import is_known, port_taken
 from gpumod.engine.machine import HOSTED, Machine
 from gpumod.engine.planning import Planned
-from gpumod.engine.starting import allocate
+from gpumod.engine.starting import allocate, gpu_env
 from gpumod.engine.suiting import ask_host, launch_of
 from gpumod.engine.variables import check_secrets
 from gpumod.ports import Launch, Prepares
@@ -38,8 +38,8 @@ async def launches(machine: Machine, planned: Planned) -> Starts:
             launch = await launch_of(machine, service, allocation)
         except ValueError as error:
             raise bad_service(service, error) from error
-        await asyncio.to_thread(machine.probe.child_env, allocation.visible)
         name, at = machine.supervisor_name(service), planned.snapshot.at
+        await gpu_env(machine, launch, allocation.visible, name)
         starts.append((Handle(service=service.id, supervisor=name, nonce="", launched=service, started_at=at), launch))
     return starts
 

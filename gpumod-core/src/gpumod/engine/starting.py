@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gpumod.domain.errors import Failed
 from gpumod.domain.machine import HostSnapshot
@@ -19,7 +19,7 @@ from gpumod.engine.logs import log_of
 from gpumod.engine.machine import Machine
 from gpumod.engine.suiting import launch_of
 from gpumod.plugins.kit import poll
-from gpumod.ports import Allocation, Clock, NoticesEnd, ProbeResult
+from gpumod.ports import Allocation, Clock, Launch, NoticesEnd, NumbersGpus, ProbeResult
 
 LOOK_AT_PROCESS_S = 0.25
 """A service that says in its log that it cannot start is noticed within this and one poll; so is one that dies, where
@@ -37,11 +37,21 @@ def allocate(machine: Machine, snapshot: HostSnapshot, service: Service, placed_
     return machine.allocation(service, placed_on, vram_mb, snapshot.gpus, foreign)
 
 
-async def service_env(machine: Machine, service: Service, allocation: Allocation) -> dict[str, str]:
+async def gpu_env(machine: Machine, launch: Launch, gpus: Sequence[int], keeper: str) -> Mapping[str, str]:
+    """What makes a process of `keeper` see just these GPUs, in words that its program takes. Raises MachineLacks."""
+    probe = machine.probe
+    if launch.gpus_by_number and machine.inside(keeper) is None and isinstance(probe, NumbersGpus):
+        return await asyncio.to_thread(probe.numbered_env, gpus)
+    return await asyncio.to_thread(probe.child_env, gpus)
+
+
+async def service_env(
+    machine: Machine, service: Service, allocation: Allocation, launch: Launch, keeper: str
+) -> dict[str, str]:
     """What every service is told in its environment, beside what its driver says: its secrets, its GPUs, its share."""
     return {
         **machine.secrets.values(service.id),
-        **await asyncio.to_thread(machine.probe.child_env, allocation.visible),
+        **await gpu_env(machine, launch, allocation.visible, keeper),
         "GPUMOD_SERVICE": service.id,
         "GPUMOD_HOME_ID": machine.home_id,
         "GPUMOD_VRAM_MB": str(allocation.vram_mb),
@@ -69,7 +79,8 @@ async def start_process(ctx: RunContext, step: Step, service: Service, clock: Cl
     handle = new_handle(ctx, step, service, name).model_copy(update={"visible": allocation.visible})
     data = {"run": ctx.run_id}
     machine.store.put_handle(handle, event=Event(at=handle.started_at, kind="starting", subject=service.id, data=data))
-    token = await machine.supervisor(name).start(handle, launch, await service_env(machine, service, allocation))
+    env = await service_env(machine, service, allocation, launch, name)
+    token = await machine.supervisor(name).start(handle, launch, env)
     handle = handle.model_copy(update={"token": token})
     spawned = Event(at=machine.clock.now(), kind="spawned", subject=service.id, data={**data, **token})
     machine.store.put_handle(handle, event=spawned)

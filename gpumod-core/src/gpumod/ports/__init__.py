@@ -29,6 +29,7 @@ from gpumod.ports.local import Local as Local
 from gpumod.ports.machine import Fetches as Fetches
 from gpumod.ports.machine import GpuProbe as GpuProbe
 from gpumod.ports.machine import NoticesEnd as NoticesEnd
+from gpumod.ports.machine import NumbersGpus as NumbersGpus
 from gpumod.ports.machine import Prepares as Prepares
 from gpumod.ports.machine import ProcessStatus as ProcessStatus
 from gpumod.ports.machine import Supervisor as Supervisor

@@ -48,7 +48,7 @@ class Launch(Frozen):
 
     `argv[0]` is a name to be found on the search path or an absolute path. In `argv`, `env` and `files` the text
     `{service_dir}` stands for the absolute path of the service's own folder. `stop_signal` goes first, SIGKILL
-    after `stop_timeout_s`.
+    after `stop_timeout_s`. `gpus_by_number`: its program takes no other names for GPUs than their numbers.
     """
 
     argv: tuple[str, ...]
@@ -58,3 +58,4 @@ class Launch(Frozen):
     ports: tuple[int, ...] = ()
     stop_signal: Literal["SIGTERM", "SIGINT"] = "SIGTERM"
     stop_timeout_s: float = 30.0
+    gpus_by_number: bool = False

@@ -92,6 +92,17 @@ class GpuProbe(Protocol):
 
 
 @runtime_checkable
+class NumbersGpus(Protocol):
+    """A GPU probe whose `child_env` names GPUs by something else than numbers, and which can number them too.
+
+    `numbered_env` is `child_env` for a program that takes numbers alone. Blocking; raises MachineLacks where a number
+    could mean another GPU to that program.
+    """
+
+    def numbered_env(self, gpus: Sequence[int]) -> Mapping[str, str]: ...
+
+
+@runtime_checkable
 class TellsFindings(Protocol):
     """A GPU probe that has more to say of the machine than its memory (driver, kind of cards). Blocking, as `read`."""
 

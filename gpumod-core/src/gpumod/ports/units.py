@@ -35,7 +35,8 @@ class KeepsInside(Protocol):
 
     `check_service` raises ValueError for a definition that it would not start. `launch` has the driver launch the
     service as things are in there, and tells the launch as it is seen from this machine (`ports` are the machine's);
-    it raises ValueError too. Both are pure but for links, which they resolve.
+    it raises ValueError too. Both are pure but for links, which they resolve. A start is given the machine's own names
+    of GPUs also where the program takes numbers alone (`gpus_by_number`): in there they count from 0.
     """
 
     def check_service(self, service: Service, settings: Settings) -> None: ...

@@ -160,6 +160,12 @@ class WorldProbe:
     def child_env(self, gpus: Sequence[int]) -> Mapping[str, str]:
         return {"WORLD_GPUS": ",".join(map(str, gpus))}
 
+    def numbered_env(self, gpus: Sequence[int]) -> Mapping[str, str]:
+        """Raises MachineLacks where a card is lost: nobody knows what the others' numbers are."""
+        if self.world.lost:
+            raise MachineLacks("gpus-by-number", "the cards cannot be told by number")
+        return {**self.child_env(gpus), "WORLD_COUNTS": "1"}
+
     def machine_dir(self) -> Path:
         return Path("/world")
 

@@ -52,17 +52,22 @@ class NvmlProbe:
 
     def child_env(self, gpus: Sequence[int]) -> Mapping[str, str]:
         """The cards by UUID, which mean the same to every program. Raises MachineLacks `mig-one-instance`."""
-        cards = {card.index: card for card in self._bounded(self._find)}
-        seen = [cards[gpu] for gpu in gpus if gpu in cards]
-        if len(seen) > 1 and any(card.is_instance for card in seen):
-            raise MachineLacks(
-                "mig-one-instance",
-                "a process can use one MIG instance, and no other GPU beside it",
-                why=f"it was to see {', '.join(f'{card.index} ({card.name})' for card in seen)}",
-                hint="put the service on one of them (--gpus N); a llama.cpp router sees every GPU that gpumod uses:"
-                " limit those with the setting cuda_devices",
-            )
-        return {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in seen), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        cards: list[Card] = self._bounded(self._find)
+        return _visible([card.uuid for card in _seen(cards, gpus)])
+
+    def numbered_env(self, gpus: Sequence[int]) -> Mapping[str, str]:
+        """The cards by their numbers on the PCI bus: NVML's, and with CUDA_DEVICE_ORDER also CUDA's.
+
+        A number tells no MIG instance, and CUDA counts neither partitioned GPUs nor lost ones as NVML does. Raises
+        MachineLacks `gpus-by-number`, `mig-one-instance`.
+        """
+        cards: list[Card] = self._bounded(self._find)
+        seen = _seen(cards, gpus)
+        last = max((card.number for card in seen), default=-1)
+        for card in cards if seen else ():
+            if card.is_instance or (card.fault is not None and card.number < last):
+                raise _no_number(seen, card)
+        return _visible([str(card.number) for card in seen])
 
     def machine_dir(self) -> Path:
         return Path(self._lock_dir) if self._lock_dir else shared_folder()
@@ -100,6 +105,38 @@ class NvmlProbe:
                 fault = card_fault(calls.error_code(error), str(error), card.index, card.name)
             gpus.append(_unread(card).model_copy(update={"fault": fault}))
         return tuple(gpus), tuple(found)
+
+
+def _seen(cards: Sequence[Card], gpus: Sequence[int]) -> list[Card]:
+    """Those of `cards` that gpumod knows as `gpus`, in that order. Raises MachineLacks `mig-one-instance`."""
+    by_index = {card.index: card for card in cards}
+    seen = [by_index[gpu] for gpu in gpus if gpu in by_index]
+    if len(seen) > 1 and any(card.is_instance for card in seen):
+        raise MachineLacks(
+            "mig-one-instance",
+            "a process can use one MIG instance, and no other GPU beside it",
+            why=f"it was to see {', '.join(f'{card.index} ({card.name})' for card in seen)}",
+            hint="put the service on one of them (--gpus N); a llama.cpp router sees every GPU that gpumod uses:"
+            " limit those with the setting cuda_devices",
+        )
+    return seen
+
+
+def _visible(names: Sequence[str]) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def _no_number(seen: Sequence[Card], odd: Card) -> MachineLacks:
+    """`odd` is the card because of which numbers do not tell those of `seen` for certain."""
+    where = ", ".join(f"{card.index} ({card.name})" for card in seen)
+    is_odd = "is a MIG instance" if odd.is_instance else "cannot be read"
+    return MachineLacks(
+        "gpus-by-number",
+        f"GPU {where} cannot be told to a program that takes GPUs by number alone",
+        why=f"GPU {odd.index} ({odd.name}) {is_odd}: numbers may mean another one",
+        hint="install a version of the program that takes GPUs by UUID (vLLM does since 0.24.0, where gpumod can ask it"
+        " for its version), or have it in a container",
+    )
 
 
 def _look(card: Card) -> tuple[GpuReading, list[GpuProcess]]:
