@@ -29,12 +29,15 @@ EDITED = THEIRS.model_copy(update={"name": "mine", "vram_mb": 4100})
 
 
 class TheirUnits(WorldSupervisor):
-    """Keeps theirs.service alone, which somebody else starts and stops as well."""
+    """Keeps theirs.service alone, which somebody else starts and stops as well; forgets what was written for others."""
 
     name = TOLD.keeper
 
     def _find(self, handle: Any) -> Any:
         return self.world.alive().get("theirs") if handle.service == "theirs" else None
+
+    async def forget(self, service: str) -> bool:
+        return self.world.files.pop(f"{service}.service", None) is not None
 
 
 @pytest.fixture
@@ -162,6 +165,21 @@ def test_a_document_that_calls_a_running_one_adopted_loses_no_process(box: Any) 
         box.ask("service_release", ReleaseParams(service="own", cascade=True))
     box.ask("service_stop", ServiceChange(service="own"))
     assert box.world.states() == {"theirs": "ready"}
+
+
+def test_what_gpumod_started_and_is_dead_holds_up_no_release(box: Any) -> None:
+    box.start("own")
+    data = document(box, name="as it was")
+    for entry in data["services"]:
+        if entry["id"] == "own":
+            entry["adopted"] = {"unit": "theirs-too.service", "manager": "system"}
+    apply(box, data)
+    box.crash("own")
+    box.world.files["own.service"] = "what started it"
+    assert box.states() == {"theirs": "running", "own": "failed"}
+    box.ask("service_release", ReleaseParams(service="own", cascade=True))
+    assert ("own" in box.store.services(), box.states()) == (False, {"theirs": "running"})
+    assert "own.service" not in box.world.files
 
 
 def test_no_alternative_changes_its_options(box: Any) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from gpumod.cli.exits import exit_code_of
+from gpumod.domain.errors import MachineLacks
 from gpumod.operations.following_health import REFUSED, RESTARTED
 from gpumod.operations.use_results import SleepIdleParams
 from gpumod.operations.watch_results import WatchParams
 from gpumod.testing.signals import interrupt
-from gpumod.testing.world_drivers import quick_service, world_mode
+from gpumod.testing.world_drivers import quick_service, quiet, world_mode
 
 SERVICES = (
     quick_service("small", 500, 9001),
@@ -70,6 +71,23 @@ def test_a_signal_before_the_first_step_spends_nothing(box: Any) -> None:
     seen = box.world.clock.run(both())
     assert (seen.interrupted, [done.error.code for done in seen.mended]) == (True, ["interrupted"])
     assert (events(box), box.world.states()) == ((0, 0), {"big": "ready"})
+
+
+def test_a_restart_whose_journal_fails_counts_once_when_it_is_closed(box: Any) -> None:
+    box.switch("on")
+    box.crash("small")
+    box.acts.clear()
+
+    def fill(act: str) -> None:
+        if act.startswith("write") and "start small after" in box.acts:
+            raise MachineLacks("disk-full", "the disk is full", hint="make room")
+
+    box.every = fill
+    assert "its journal could not be written" in box.look().notes[0]
+    assert events(box) == (0, 0)
+    box.every = quiet
+    assert [done.what for done in box.look().mended] == ["recover"]
+    assert events(box) == (1, 0)
 
 
 def test_what_does_not_fit_comes_back_when_it_does(box: Any) -> None:

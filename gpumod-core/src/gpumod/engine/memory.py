@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from gpumod.domain.errors import Failed
-from gpumod.domain.machine import GpuProcess, GpuReading, untold_mb
+from gpumod.domain.machine import GpuReading, untold_mb
 from gpumod.domain.plan import Step
-from gpumod.domain.run import Handle
 from gpumod.domain.states import Action
-from gpumod.engine.asking import ask_members, ask_supervisors
 from gpumod.engine.context import RunContext
+from gpumod.engine.culprits import not_released, taken
 from gpumod.engine.device import (
     Held,
     coming_mb,
     held_by,
     is_untold,
     more_mb,
-    nobodys_mb,
     refuse_fault,
     told_by,
 )
 from gpumod.engine.explain import ended_because
 from gpumod.engine.machine import HOSTED, Machine, Reading
+from gpumod.engine.pids import managed_pids, pids_of
 from gpumod.engine.unattributed import LAG_S, TOLERANCE_MB, Release
 from gpumod.plugins.kit import poll
 
@@ -39,31 +38,6 @@ async def held(ctx: RunContext, service_id: str, also: frozenset[int] = frozense
     """What `service_id` holds on the GPUs now, by its own processes and by `also`: those that it had before."""
     pids = await pids_of(ctx.machine, service_id)
     return held_by(ctx, service_id, pids[service_id] | also, await ctx.machine.read_gpus())
-
-
-async def pids_of(machine: Machine, *services: str) -> Mapping[str, frozenset[int]]:
-    """The processes whose memory is each service's own: its tree, without the members that it hosts."""
-    handles = machine.store.handles()
-    owners = {s: handles.get(_owner(handles[s])) for s in services if s in handles}
-    up = {owner.service: owner for owner in owners.values() if owner}
-    statuses = await ask_supervisors(machine, up.values())
-    hosts = {h.launched.host for h in handles.values() if h.launched.host in up}
-    told = {host: await ask_members(machine, up[host], statuses[host].pids) or {} for host in hosts if host}
-    own: dict[str, frozenset[int]] = dict.fromkeys(services, frozenset())
-    for service, owner in owners.items():
-        if owner is None:
-            continue
-        members = told.get(owner.service, {})
-        if owner.service == service:
-            own[service] = frozenset(statuses[service].pids) - {m.pid for m in members.values()}
-        elif service in members and (pid := members[service].pid):
-            own[service] = frozenset({pid})
-    return own
-
-
-def _owner(handle: Handle) -> str:
-    """The service whose process is that of `handle`: its own, or its host's."""
-    return handle.launched.host or "" if handle.supervisor == HOSTED else handle.service
 
 
 async def wait_released(ctx: RunContext, step: Step, before: Held, began_s: float) -> str:
@@ -99,8 +73,8 @@ async def wait_released(ctx: RunContext, step: Step, before: Held, began_s: floa
     account.lose(missing_mb)
     others = {other for gpu in missing_mb for other in suspects[gpu]} - {step.service}
     left_by = f" (left by {' or '.join([step.service, *sorted(others)])})" if others else ""
-    culprit = await _culprit(holders, last, ctx, before.mb, missing_mb)
-    ours = told_by(await _managed_pids(machine), last[1])
+    culprit = await not_released(holders, last, ctx, before.mb, missing_mb)
+    ours = told_by(await managed_pids(machine), last[1])
     short = {g: _still_needed_mb(ctx, g, _managed_mb(ctx, ours, g)) - free_mb_of(last[0], g) for g in before.mb}
     if not holders and all(mb <= 0 for mb in short.values()):
         return f"{culprit} did not come back{left_by}"
@@ -176,11 +150,10 @@ async def admit(ctx: RunContext, step: Step) -> None:
     need = ", ".join(f"{mb} MiB on GPU {g}" for g, mb in step.takes_mb.items())
     free_mb = await _unreserved_mb(ctx, last)
     free = ", ".join(f"{free_mb.get(g, 0)} MiB" for g in gpus)
-    newly_mb = {g: nobodys_mb(ctx, last, g) - ctx.snapshot.unattributed_mb(g) for g in gpus}
     raise Failed(
         "memory-taken",
         f"there is no room to {step.action} {step.service}: it needs {need}, and {free} is free",
-        why=await _culprit([], last, ctx, gpus, newly_mb) + " since the plan was made",
+        why=await taken(last, ctx, gpus),
         hint="end what took the memory, or leave a service out; `gpumod ps` shows who holds what",
         service=step.service,
     )
@@ -324,32 +297,3 @@ def free_mb_of(gpus: Iterable[GpuReading], index: int) -> int:
 
 def _managed_mb(ctx: RunContext, told: Held, gpu: int) -> int:
     return told.mb.get(gpu, 0) + sum(mb.get(gpu, 0) for mb in ctx.device_mb.values())
-
-
-async def _culprit(
-    holders: Sequence[GpuProcess],
-    reading: Reading,
-    ctx: RunContext,
-    gpus: Collection[int],
-    nobodys_mb: Mapping[int, int],
-) -> str:
-    """Who holds memory that should be free: the service's own processes, newcomers, who took more, or nobody; where
-    that names none, whose memory the driver does not tell."""
-    ours = await _managed_pids(ctx.machine)
-    had_mb = {(p.pid, p.gpu): p.vram_mb or 0 for p in ctx.snapshot.processes}
-    others = [p for p in reading[1] if p.gpu in gpus and p.pid not in ours]
-    named = holders or [
-        p for p in others if (p.vram_mb or 0) - had_mb.get((p.pid, p.gpu), -TOLERANCE_MB) > TOLERANCE_MB
-    ]
-    parts = [f"process {p.name} (pid {p.pid}) with {p.vram_mb or '?'} MiB" for p in named]
-    parts += [f"unattributed {mb} MiB on GPU {gpu}" for gpu, mb in sorted(nobodys_mb.items()) if mb > TOLERANCE_MB]
-    if parts:
-        return ", ".join(parts)
-    perhaps = [f"{p.name} (pid {p.pid})" for p in others if p.vram_mb is None]
-    return ", perhaps of ".join(["memory that the driver tells of no process", *perhaps])
-
-
-async def _managed_pids(machine: Machine) -> frozenset[int]:
-    """Every process of every service of this home."""
-    statuses = await ask_supervisors(machine, machine.store.handles().values())
-    return frozenset(pid for status in statuses.values() for pid in status.pids)

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from gpumod.domain.adopted import MANAGERS, OWN, Adopted
 from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UnknownName, UsageError
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.run import Sample
+from gpumod.domain.run import Handle, Sample
 from gpumod.domain.service import Service
 from gpumod.engine.asking import ask_supervisors
 from gpumod.engine.footprints import key_of
+from gpumod.engine.machine import HOSTED
 from gpumod.engine.open_runs import refuse_in_use, uses_service
 from gpumod.operations import containers
 from gpumod.operations.adoption_params import AdoptParams, ReleaseParams
@@ -71,6 +72,7 @@ class Adopting(Services):
     async def service_release(self, params: ReleaseParams) -> ReleaseResult:
         """Forget an adopted service. What it stood for goes on, or stays down, as it is."""
         store = self._machine.store
+        dead = await self._dead(store.handles().get(params.service))
         with store.together():
             service = self._service(params.service)
             if service.adopted is None:
@@ -81,7 +83,7 @@ class Adopting(Services):
                 )
             self._removable(ServiceRemove(service=service.id, cascade=params.cascade))
             handle = store.handles().get(service.id)
-            if handle is not None and handle.launched.adopted is None:
+            if handle is not None and handle.launched.adopted is None and handle.nonce != dead:
                 raise Failed(
                     "still-running",
                     f"what gpumod started as {service.id!r}, before it was called adopted, was not stopped yet",
@@ -96,9 +98,16 @@ class Adopting(Services):
             event = self._event("service-released", service.id, what=str(service.adopted))
             store.delete_handle(service.id, event=event)
             store.delete_service(service.id, event=event)
-        self._machine.secrets.forget(service.id)
+        await self._forget(service.id)  # also what was written for a process of gpumod's own, that is dead
         gone_already = await asyncio.to_thread(self._is_gone, service.adopted)
         return ReleaseResult(id=service.id, what=str(service.adopted), gone=gone_already)
+
+    async def _dead(self, handle: Handle | None) -> str | None:
+        """The nonce of what gpumod started itself, where nothing of it is left alive."""
+        if handle is None or handle.launched.adopted is not None or handle.supervisor == HOSTED:
+            return None
+        status = (await ask_supervisors(self._machine, [handle]))[handle.service]
+        return None if status.alive or status.pids else handle.nonce
 
     def _is_gone(self, adopted: Adopted) -> bool:
         """Whether an adopted process has ended; another one may have its number now."""
