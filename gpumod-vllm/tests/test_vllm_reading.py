@@ -116,6 +116,12 @@ def test_what_defeats_sleep_in_a_unit_is_named(more: tuple[str, ...], env: dict[
     assert any("cannot be put to sleep" in note and says in note for note in told.notes)
 
 
+def test_the_share_has_another_name() -> None:
+    told = read("vllm", "serve", "m", "--device-memory-utilization=0.3", "--device-ids", "1")
+    assert told.fields["unit_vars"] == {"gpu_memory_utilization": 0.3}
+    assert told.notes == ("left out: --device-ids",)
+
+
 def test_adapters_may_be_named_as_json() -> None:
     told = read("vllm", "serve", "org/m", "--enable-lora", "--lora-modules", '{"name": "sql", "path": "/x"}', "b=/y")
     assert told.fields["unit_vars"]["lora_modules"] == {"sql": "/x", "b": "/y"}

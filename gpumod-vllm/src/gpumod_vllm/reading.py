@@ -21,6 +21,7 @@ KNOWN = {
     "--port": Flag("port", "int"),
     "--host": Flag("bind_host"),
     "--gpu-memory-utilization": Flag("gpu_memory_utilization", "float"),
+    "--device-memory-utilization": Flag("gpu_memory_utilization", "float"),
     "--kv-cache-memory-bytes": Flag("kv_cache_memory_bytes", "int"),
     "--max-model-len": Flag("max_model_len"),
     "--max-num-seqs": Flag("max_num_seqs", "int"),
