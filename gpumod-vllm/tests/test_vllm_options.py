@@ -73,6 +73,8 @@ def test_without_adapters_there_is_no_lora() -> None:
         ({"extra_args": ["--allowed-local-media-path=/"]}, "--allowed-local-media-path"),
         ({"extra_args": ["--device-memory-utilization", "0.95"]}, "--device-memory-utilization"),
         ({"extra_args": ["--device_ids=1"]}, "--device-ids"),
+        ({"extra_args": "-t 4"}, "-t"),
+        ({"extra_args": "-qawq"}, "-qawq"),
         ({"extra_args": "--shutdown-timeout 60"}, "stop_timeout_s (30) must be above"),
         ({"extra_args": "--shutdown_t=60", "stop_timeout_s": 60}, "stop_timeout_s (60) must be above"),
         ({"kv_offload": "redis"}, "kv_offload"),

@@ -122,6 +122,13 @@ def test_the_share_has_another_name() -> None:
     assert told.notes == ("left out: --device-ids",)
 
 
+def test_one_dash_and_a_beginning_are_read_as_argparse_does() -> None:
+    assert read("vllm", "serve", "m", "-t", "2").fields["gpus"] == (0, 1)
+    told = read("vllm", "serve", "m", "-qawq")
+    assert "quantization" not in told.fields["unit_vars"]
+    assert told.notes[0] == "left out: -qawq"
+
+
 def test_adapters_may_be_named_as_json() -> None:
     told = read("vllm", "serve", "org/m", "--enable-lora", "--lora-modules", '{"name": "sql", "path": "/x"}', "b=/y")
     assert told.fields["unit_vars"]["lora_modules"] == {"sql": "/x", "b": "/y"}

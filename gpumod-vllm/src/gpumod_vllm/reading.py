@@ -31,6 +31,7 @@ KNOWN = {
     "--kv-cache-dtype": Flag("kv_cache_dtype"),
     "--tensor-parallel-size": Flag("tensor_parallel_size", "int"),
     "-tp": Flag("tensor_parallel_size", "int"),
+    "-t": Flag("tensor_parallel_size", "int"),  # as argparse takes it
     "--runner": Flag("runner"),
     "--convert": Flag("convert"),
     "--served-model-name": Flag("served_model_name"),
