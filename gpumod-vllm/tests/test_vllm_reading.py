@@ -129,6 +129,17 @@ def test_one_dash_and_a_beginning_are_read_as_argparse_does() -> None:
     assert told.notes[0] == "left out: -qawq"
 
 
+@pytest.mark.parametrize("flag", ["--served-model-name", "--served_model_name"])
+def test_of_several_names_the_first_is_kept_and_the_others_are_told(flag: str) -> None:
+    told = read("vllm", "serve", "m", flag, "chat", "gpt-4o", "gpt-4", "--seed", "7")
+    options = {"served_model_name": "chat", "extra_args": ["--seed", "7"], "gpu_memory_utilization": 0.92}
+    assert told.fields["unit_vars"] == options
+    assert told.notes[0] == "it answers to chat alone: further names are left out (gpt-4o, gpt-4)"
+    told = read("vllm", "serve", "m", flag, "chat", "--seed", "7")
+    assert told.fields["unit_vars"] == options
+    assert not any("names" in note for note in told.notes)
+
+
 def test_adapters_may_be_named_as_json() -> None:
     told = read("vllm", "serve", "org/m", "--enable-lora", "--lora-modules", '{"name": "sql", "path": "/x"}', "b=/y")
     assert told.fields["unit_vars"]["lora_modules"] == {"sql": "/x", "b": "/y"}
