@@ -17,6 +17,7 @@ from gpumod.api import (
     AlternativeKind,
     Driver,
     HostsMembers,
+    Launch,
     OffersVariants,
     ReadsItsLog,
     ReportsActivity,
@@ -30,6 +31,7 @@ from gpumod_llamacpp.denied import DENIED_FLAGS
 from gpumod_llamacpp.driver import LlamaCppDriver
 
 DRIVER = LlamaCppDriver()
+ROUTER = Launch(argv=("llama-server",))
 
 
 def a_service(**fields: Any) -> Service:
@@ -49,6 +51,17 @@ def test_a_single_model_is_told_everything() -> None:
     assert launch.env == {"GGML_X": "1", "HF_HOME": "/hf"}
     assert launch.files == ()
     assert DRIVER.capabilities(service).sleep_levels == ()
+
+
+@pytest.mark.parametrize("host", [None, "router"])
+@pytest.mark.parametrize("flag", ["--device", "--mmproj-device", "-mmdev", "-otd"])
+def test_what_names_devices_is_not_tried_where_no_gpu_is_in_sight(flag: str, host: str | None) -> None:
+    """llama-server would say that it does not know the device."""
+    service = a_service(host=host, port=None if host else 8001, unit_vars={"extra_args": [flag, "CUDA0", "--jinja"]})
+    launch = DRIVER.launch(service, Allocation(), Settings()) if host is None else ROUTER
+    trial = DRIVER.questions(service, launch, Settings())[1]
+    assert not {flag, "CUDA0"} & set(trial)
+    assert trial[-2:] == ("--jinja", "--version")
 
 
 def test_a_router_starts_without_members_and_loads_nothing_by_itself() -> None:

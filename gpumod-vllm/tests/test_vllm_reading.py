@@ -116,6 +116,30 @@ def test_what_defeats_sleep_in_a_unit_is_named(more: tuple[str, ...], env: dict[
     assert any("cannot be put to sleep" in note and says in note for note in told.notes)
 
 
+def test_the_share_has_another_name() -> None:
+    told = read("vllm", "serve", "m", "--device-memory-utilization=0.3", "--device-ids", "1")
+    assert told.fields["unit_vars"] == {"gpu_memory_utilization": 0.3}
+    assert told.notes == ("left out: --device-ids",)
+
+
+def test_one_dash_and_a_beginning_are_read_as_argparse_does() -> None:
+    assert read("vllm", "serve", "m", "-t", "2").fields["gpus"] == (0, 1)
+    told = read("vllm", "serve", "m", "-qawq")
+    assert "quantization" not in told.fields["unit_vars"]
+    assert told.notes[0] == "left out: -qawq"
+
+
+@pytest.mark.parametrize("flag", ["--served-model-name", "--served_model_name"])
+def test_of_several_names_the_first_is_kept_and_the_others_are_told(flag: str) -> None:
+    told = read("vllm", "serve", "m", flag, "chat", "gpt-4o", "gpt-4", "--seed", "7")
+    options = {"served_model_name": "chat", "extra_args": ["--seed", "7"], "gpu_memory_utilization": 0.92}
+    assert told.fields["unit_vars"] == options
+    assert told.notes[0] == "it answers to chat alone: further names are left out (gpt-4o, gpt-4)"
+    told = read("vllm", "serve", "m", flag, "chat", "--seed", "7")
+    assert told.fields["unit_vars"] == options
+    assert not any("names" in note for note in told.notes)
+
+
 def test_adapters_may_be_named_as_json() -> None:
     told = read("vllm", "serve", "org/m", "--enable-lora", "--lora-modules", '{"name": "sql", "path": "/x"}', "b=/y")
     assert told.fields["unit_vars"]["lora_modules"] == {"sql": "/x", "b": "/y"}

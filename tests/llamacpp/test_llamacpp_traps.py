@@ -268,6 +268,7 @@ async def test_a_router_that_is_gone_is_told_as_such(router: Router) -> None:
         ({"flash_attn": "on", "cache_type_v": "q8_0", "parallel": 2, "n_cpu_moe": 1, "ubatch_size": 64}, ""),
         ({"mmproj": "/nowhere.gguf", "model_draft": "/nowhere.gguf", "embeddings": True, "pooling": "mean"}, ""),
         ({"extra_args": ["--temp=0.1", "--jinja", "--device", "CUDA7", "-ot", "exps=CUDA7"]}, ""),
+        ({"mmproj": "/nowhere.gguf", "extra_args": ["--mmproj-device", "CUDA0"]}, ""),
         ({"extra_args": ["--no-such-option"]}, "--no-such-option"),
         ({"extra_args": ["--threads", "many"]}, "--threads"),
         ({"extra_args": ["--jinja=1"]}, "1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ import pytest
 from gpumod.adapters.asking import Asker
 from gpumod.adapters.clock import SystemClock
 from gpumod.adapters.http import LoopbackHttp
-from gpumod.api import Failed, Launch, Service, Settings
+from gpumod.api import Failed, Launch, Service, Settings, refuse_flags
 from gpumod_vllm.driver import VllmDriver
+from gpumod_vllm.options import DENIED_FLAGS
+from gpumod_vllm.reading import KNOWN
 from gpumod_vllm.sleep import AWAKE, L1Sleep, L2Sleep, level_of
 from gpumod_vllm.versions import version_in
-from tests.vllm.serve import begin, end, free_port, launch_of
+from tests.vllm.serve import ON_A_CPU, begin, end, free_port, launch_of
 
 URL = os.environ.get("GPUMOD_TEST_VLLM_URL", "")
 PROGRAM, MODEL = os.environ.get("GPUMOD_TEST_VLLM", ""), os.environ.get("GPUMOD_TEST_VLLM_MODEL", "")
@@ -108,6 +111,36 @@ async def test_its_files_tell_the_version_that_it_tells_itself() -> None:
     assert by_files is not None
     told = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, timeout=300)
     assert version_in(by_files.output) == version_in(told.stdout) != None  # noqa: E711
+
+
+FORMS = """
+import json
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+actions = make_arg_parser(FlexibleArgumentParser())._actions
+print(json.dumps([action.option_strings for action in actions if action.option_strings]))
+"""
+
+
+def test_every_form_of_what_is_gpumods_to_give_is_known() -> None:
+    """By the parser that it really has: a flag may have got another name beside its own."""
+    python = str(Path(PROGRAM).with_name("python"))
+    env = {**os.environ, **ON_A_CPU}
+    told = subprocess.run([python, "-c", FORMS], capture_output=True, text=True, timeout=300, env=env, check=True)
+    flags = json.loads(told.stdout.splitlines()[-1])
+    assert len(flags) > 100
+    for forms in flags:
+        assert len({is_denied(form) for form in forms}) == 1, forms
+        assert len({KNOWN.get(form) for form in forms if not form.startswith("--no-")}) == 1, forms
+
+
+def is_denied(flag: str) -> bool:
+    try:
+        refuse_flags([flag], DENIED_FLAGS, abbreviations=True)
+    except ValueError:
+        return True
+    return False
 
 
 @pytest.fixture

@@ -92,6 +92,16 @@ def test_abbreviations_are_denied_only_where_the_runtime_takes_them() -> None:
     refuse_flags(["--hosted", "--api", "--no-hosted"], ("--host",), abbreviations=True)
 
 
+@pytest.mark.parametrize("arg", ["-t", "-t=4", "-tp=4", "-qawq", "-q=awq", "-q"])
+def test_what_argparse_makes_of_one_dash_is_denied(arg: str) -> None:
+    denied = ("-tp", "-q")
+    refuse_flags(["-", "-1", "-x", "-sc", "-dp", "--q", "--tp"], denied, abbreviations=True)
+    with pytest.raises(ValueError, match="extra_args"):
+        refuse_flags([arg], denied, abbreviations=True)
+    if arg in ("-t", "-t=4", "-qawq"):
+        refuse_flags([arg], denied)
+
+
 @pytest.mark.parametrize("arg", ["--no-host", "--no_host", "--no-host=1", "--no-ssl-x"])
 def test_the_opposite_of_a_denied_flag_is_denied(arg: str) -> None:
     with pytest.raises(ValueError, match="extra_args"):

@@ -20,7 +20,7 @@ REFUSED = (
 )
 NAMES_DEVICES = frozenset({
     "--device", "-dev", "--device-draft", "-devd", "--spec-draft-device", "--override-tensor", "-ot",
-    "--override-tensor-draft", "-otd", "--spec-draft-override-tensor",
+    "--override-tensor-draft", "-otd", "--spec-draft-override-tensor", "--mmproj-device", "-mmdev",
 })  # fmt: skip
 """Not tried: no GPU is in sight of a question."""
 

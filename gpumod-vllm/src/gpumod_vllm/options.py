@@ -18,12 +18,12 @@ RELOADABLE = frozenset({"auto", "hf", "safetensors", "pt", "mistral", "runai_str
 
 DENIED_FLAGS = (
     "--host", "--port", "--uds", "--api-key", "--ssl-*", "--config", "--model", "--headless",
-    "--gpu-memory-utilization", "--kv-cache-memory-bytes", "--max-model-len", "--max-num-seqs", "--dtype",
-    "--quantization", "-q", "--kv-cache-dtype", "--tensor-parallel-size", "-tp", "--runner", "--convert",
-    "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
+    "--gpu-memory-utilization", "--device-memory-utilization", "--kv-cache-memory-bytes", "--max-model-len",
+    "--max-num-seqs", "--dtype", "--quantization", "-q", "--kv-cache-dtype", "--tensor-parallel-size", "-tp",
+    "--runner", "--convert", "--enforce-eager", "--served-model-name", "--load-format", "--enable-sleep-mode",
     "--enable-lora", "--lora-modules", "--max-loras", "--max-cpu-loras", "--max-lora-rank",
     "--disable-log-stats", "--disable-access-log-for-endpoints", "--hf-token",
-    "--allowed-local-media-path",
+    "--allowed-local-media-path", "--device-ids",
 )  # fmt: skip
 """Flags that have an option of their own, are gpumod's to give, hold a secret, or open files to whoever asks."""
 OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})

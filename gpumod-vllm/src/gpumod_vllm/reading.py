@@ -21,6 +21,7 @@ KNOWN = {
     "--port": Flag("port", "int"),
     "--host": Flag("bind_host"),
     "--gpu-memory-utilization": Flag("gpu_memory_utilization", "float"),
+    "--device-memory-utilization": Flag("gpu_memory_utilization", "float"),
     "--kv-cache-memory-bytes": Flag("kv_cache_memory_bytes", "int"),
     "--max-model-len": Flag("max_model_len"),
     "--max-num-seqs": Flag("max_num_seqs", "int"),
@@ -30,6 +31,7 @@ KNOWN = {
     "--kv-cache-dtype": Flag("kv_cache_dtype"),
     "--tensor-parallel-size": Flag("tensor_parallel_size", "int"),
     "-tp": Flag("tensor_parallel_size", "int"),
+    "-t": Flag("tensor_parallel_size", "int"),  # as argparse takes it
     "--runner": Flag("runner"),
     "--convert": Flag("convert"),
     "--served-model-name": Flag("served_model_name"),
@@ -52,17 +54,20 @@ def read_command(command: CommandLine) -> Told | None:
     if words is None:
         return None
     model = words[0] if words and not words[0].startswith("-") else None
-    words, adapters = _adapters(words[1:] if model else words)
-    said, rest = read_flags(words, KNOWN)
+    words, adapters = _values_of("--lora-modules", words[1:] if model else words)
+    words, names = _values_of("--served-model-name", words)
+    said, rest = read_flags((*(("--served-model-name", names[0]) if names else ()), *words), KNOWN)
     model = model or said.get("model")
     extra, dropped = keep_flags(rest, DENIED_FLAGS, abbreviations=True)
     notes = [f"left out: {', '.join(dropped)}"] if dropped else []
+    if names[1:]:
+        notes.append(f"it answers to {names[0]} alone: further names are left out ({', '.join(names[1:])})")
     fields: dict[str, Any] = {"port": said.get("port", DEFAULT_PORT)}
     if model:
         fields["model_path" if model.startswith(("/", "./", "../", "~")) else "model_id"] = model
     options |= {name: value for name, value in said.items() if name not in NO_OPTIONS}
     if adapters:
-        options["lora_modules"] = adapters
+        options["lora_modules"] = _by_name(adapters)
         options.pop("enable_lora", None)
     fields |= _length(said.get("max_model_len"), options) | _place(said.get("tensor_parallel_size", 1), command)
     if "gpu_memory_utilization" not in said and "kv_cache_memory_bytes" not in said:
@@ -97,20 +102,25 @@ def _why_it_cannot_sleep(command: CommandLine, extra: tuple[str, ...]) -> str:
     return f"what {MOVES_KV} names reads and writes the memory that sleep frees" if moves_kv(extra) else ""
 
 
-def _adapters(words: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The words without `--lora-modules`, and the adapters that it names, as NAME=PATH or as JSON."""
-    if "--lora-modules" not in words:
-        return words, {}
-    at = words.index("--lora-modules")
-    named = tuple(itertools.takewhile(lambda word: not word.startswith("-"), words[at + 1 :]))
+def _values_of(flag: str, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words without `flag`, which takes all up to the next one, and what it takes."""
+    at = next((n for n, word in enumerate(words) if word.startswith("--") and word.replace("_", "-") == flag), None)
+    if at is None:
+        return words, ()
+    values = tuple(itertools.takewhile(lambda word: not word.startswith("-"), words[at + 1 :]))
+    return (*words[:at], *words[at + 1 + len(values) :]), values
+
+
+def _by_name(adapters: tuple[str, ...]) -> dict[str, str]:
+    """Adapters that are named as NAME=PATH or as JSON."""
     found: dict[str, str] = {}
-    for word in named:
+    for word in adapters:
         name, _, path = word.partition("=")
         with contextlib.suppress(ValueError, TypeError):
             told = json.loads(word)
             name, path = str(told["name"]), str(told["path"])
         found[name] = path
-    return (*words[:at], *words[at + 1 + len(named) :]), found
+    return found
 
 
 def _place(spans: int, command: CommandLine) -> dict[str, Any]:

@@ -110,8 +110,9 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./:+
 def refuse_flags(args: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False) -> None:
     """Raise ValueError when `args` hold a flag of `denied`: `--flag`, `--no-flag`, `--flag=value`, `_` for `-`.
 
-    `abbreviations`: the runtime takes any unambiguous beginning of a flag for the flag. A denied name that ends
-    in `*` stands for all that begin so.
+    `abbreviations`: the runtime takes any unambiguous beginning of a flag for the flag, `-t` for `-tp` too, and a value
+    behind a flag of one letter (`-qawq`), as Python's argparse does. A denied name that ends in `*` stands for all that
+    begin so.
     """
     for arg in args:
         if not arg.startswith("-"):
@@ -128,9 +129,17 @@ def _is_form_of(flag: str, name: str, *, abbreviations: bool) -> bool:
     for form in (stem, f"--no-{stem[2:]}") if stem.startswith("--") else (stem,):
         if flag == form or (name.endswith("*") and flag.startswith(form)):
             return True
-        if abbreviations and len(flag) > 2 and flag.startswith("--") and form.startswith(flag):
+        if abbreviations and (_begins(flag, form) or (_is_one_letter(form) and flag.startswith(form))):
             return True
     return False
+
+
+def _begins(flag: str, form: str) -> bool:
+    return flag not in ("-", "--") and form.startswith(flag)
+
+
+def _is_one_letter(form: str) -> bool:
+    return len(form) == 2 and form[1] != "-"
 
 
 def metric_sum(text: str, *names: str) -> float | None:
