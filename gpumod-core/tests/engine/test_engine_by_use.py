@@ -64,3 +64,17 @@ def test_it_sleeps_as_long_as_it_holds_no_more(box):
     assert box.states() == {"lazy": "running"}, "it was woken: what it holds now says nothing"
     assert box.world.alive()["lazy"] is proc
     box.check_sound()
+
+
+def test_a_sleep_before_its_first_use_makes_nobody_believe_that_it_stays_small(make_box):
+    box = make_box(24_000)
+    box.offers = OFFERS
+    lazy = world_service("lazy", 10_000, 9000, driver="by-use", sleep_mode="nap", uses_mb=900, residue_mb=300)
+    box.define(lazy, world_service("llm", 18_000, 9001), world_mode("rest", "lazy:asleep"), world_mode("day", "lazy"))
+    box.define(world_mode("both", "lazy", "llm"))
+    assert box.switch("rest").exit_code == 0
+    assert box.switch("both").exit_code == 3
+    box.switch("day")
+    box.world.use("lazy")
+    box.switch("rest")
+    assert box.switch("both").exit_code == 3, "what it holds depends on what it was asked last"

@@ -107,6 +107,7 @@ def test_members_are_measured_by_their_own_process(make_box):
     ]
     box = make_box(8000, define=[host, *members, world_mode("both", "one", "two"), world_mode("off")])
     box.switch("both")
+    box.world.use("router")
     box.start("one", want=Want.ASLEEP)
     box.switch("off")
     outcome = box.switch("both")

@@ -28,6 +28,7 @@ def box(make_box):
 
 def grow(box, mb):
     """The first request comes, and the service takes the rest."""
+    box.world.use("big")
     assert box.world.hold(box.world.alive()["big"], mb) == 0
 
 
@@ -35,6 +36,45 @@ def test_less_than_declared_is_not_believed_when_it_was_just_started(box):
     assert box.switch("on").exit_code == 0
     assert box.world.managed_mb() == {"big": 900}
     assert "settled_mb" not in measured(box)
+    assert counted(box) == (4000, Source.DECLARED)
+
+
+@pytest.mark.parametrize("leave", ["off", "nap"])
+def test_less_is_not_believed_of_what_nobody_has_used_yet(box, leave):
+    box.switch("on")
+    assert box.switch(leave).exit_code == 0
+    assert "settled_mb" not in measured(box)
+    assert counted(box) == (4000, Source.DECLARED)
+
+
+def test_what_was_woken_is_not_believed_before_it_is_used_again(box):
+    box.switch("on")
+    grow(box, 3600)
+    for leave in ("nap", "nap", "off"):
+        box.switch(leave)
+        assert counted(box) == (3600, Source.MEASURED), leave
+    grow(box, 3200)
+    box.switch("nap")
+    assert counted(box) == (3200, Source.MEASURED)
+
+
+@pytest.mark.parametrize("how", [{"tells": False}, {"unloads": True}], ids=str)
+def test_more_alone_is_believed_of_what_does_not_tell_its_use_or_unloads_by_itself(make_box, how):
+    big = world_service("big", 4000, 9000, uses_mb=900, **how)
+    box = make_box(8000, define=[big, world_mode("on", "big"), world_mode("off")])
+    for grown_mb, believed in ((3600, (4000, Source.DECLARED)), (4300, (4300, Source.MEASURED))):
+        box.switch("on")
+        grow(box, grown_mb)
+        box.switch("off")
+        assert counted(box) == believed
+
+
+def test_what_is_up_is_compared_with_what_it_was_launched_as(box):
+    """What it holds before its first use is more than the new definition says, and still less than it will take."""
+    box.switch("on")
+    box.define(BIG.model_copy(update={"vram_mb": 800}))
+    box.switch("off")
+    box.define(BIG)
     assert counted(box) == (4000, Source.DECLARED)
 
 

@@ -60,12 +60,15 @@ class Footprint(Frozen):
 
 
 def split(total_mb: int, gpus: Sequence[int], totals_mb: Mapping[int, int] | None = None) -> dict[int, int]:
-    """`total_mb` shared among `gpus`, each part rounded up: evenly, or in proportion to `totals_mb`."""
+    """`total_mb` shared among `gpus`, each part rounded up: evenly, or in proportion to `totals_mb`.
+
+    Cards that are all lost have no size any more: these share evenly.
+    """
     if total_mb <= 0:
         return {}
-    if totals_mb is None:
+    whole_mb = sum(totals_mb[gpu] for gpu in gpus) if totals_mb is not None else 0
+    if totals_mb is None or whole_mb == 0:
         return {gpu: -(-total_mb // len(gpus)) for gpu in gpus}
-    whole_mb = sum(totals_mb[gpu] for gpu in gpus)
     return {gpu: -(-total_mb * totals_mb[gpu] // whole_mb) for gpu in gpus}
 
 

@@ -84,7 +84,8 @@ class Handle(Frozen):
     `device_mb` maps GPU index to the MiB by which the whole device's use differs since the service was started, slept
     or woken, where the driver told no process for it. `slept_mb` is what it kept when it fell asleep, where nothing but
     its memory tells whether it sleeps. `visible` are the GPUs that its process was shown, in the order in which it
-    counts them; empty where that is not known.
+    counts them; empty where that is not known. `served` is what its server had counted when it was started or woken
+    (:class:`gpumod.domain.activity.Activity`); None where it did not tell.
     """
 
     service: str
@@ -98,6 +99,7 @@ class Handle(Frozen):
     started_at: float
     device_mb: Mapping[int, int] = {}
     slept_mb: int | None = None
+    served: float | None = 0.0
 
 
 STOPPED_INSTEAD = "stopped-instead"

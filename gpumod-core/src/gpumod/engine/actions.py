@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from gpumod.domain.errors import Failed, GpumodError
 from gpumod.domain.machine import GpuReading
 from gpumod.domain.plan import Step
-from gpumod.domain.run import STOPPED_INSTEAD, Event, Handle, Sample
+from gpumod.domain.run import STOPPED_INSTEAD, Event, Handle
 from gpumod.domain.service import Service
 from gpumod.domain.states import Action, State
 from gpumod.engine.context import RunContext
 from gpumod.engine.device import Held, leave_to_host
 from gpumod.engine.explain import explained
-from gpumod.engine.footprints import key_of
 from gpumod.engine.hosted import ends_with_host, start_member, stop_member
 from gpumod.engine.loading import loading
 from gpumod.engine.machine import HOSTED, Machine
+from gpumod.engine.measuring import record, served, settled_early, settled_late
 from gpumod.engine.memory import held, wait_arrived, wait_freed, wait_released, wait_settled
 from gpumod.engine.patience import wake_patience_s, within
 from gpumod.engine.peak import watching
@@ -87,6 +87,9 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
         return "it was stopped already"
     left = ctx.left_to_host.get(step.service, frozenset())
     before = await held(ctx, step.service, also | left)
+    was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
+    # what its members left is not its own
+    grown = await settled_late(ctx, handle, before) if was_awake and not left else math.nan
     began = machine.clock.monotonic()
     told = ""
     if handle.supervisor == HOSTED:
@@ -103,8 +106,6 @@ async def stop(ctx: RunContext, step: Step, also: frozenset[int] = frozenset()) 
         leave_to_host(ctx, host, before)
     machine.store.delete_handle(handle.service, event=event(ctx, "stopped", handle.service))
     if before.total_mb and not told:
-        was_awake = ctx.snapshot.reading(handle.service).state is State.RUNNING and step.action is Action.STOP
-        grown = settled(before) if was_awake and not left else math.nan  # what its members left is not its own
         record(ctx, handle.launched, stop_s=machine.clock.monotonic() - began, settled_mb=grown)
     return told or remark
 
@@ -117,6 +118,7 @@ async def sleep(ctx: RunContext, step: Step) -> str:
     if strategy is None:
         return await stop(ctx, step.model_copy(update={"action": Action.STOP}))
     before = await held(ctx, step.service)
+    grown = await settled_late(ctx, machine.store.handles()[step.service], before)
     began = machine.clock.monotonic()
     async with within(machine.settings.driver_timeout_s, service, "sleep"):
         await strategy.sleep(service, port, machine.http, machine.clock)
@@ -133,7 +135,7 @@ async def sleep(ctx: RunContext, step: Step) -> str:
     keep(ctx, step.service, "slept", after)
     remark = await wait_released(ctx, step, before, began)
     asleep_mb = float(after.total_mb) if after.known else math.nan
-    record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=settled(before))
+    record(ctx, service, sleep_s=seconds, asleep_mb=asleep_mb, settled_mb=grown)
     return remark
 
 
@@ -150,8 +152,8 @@ async def wake(ctx: RunContext, step: Step) -> str:
     async with explained(machine, service, owner(machine, service), "wake"), within(patience_s, service, "wake"):
         await strategy.wake(bounded, port, machine.http, machine.clock)
     now = await wait_arrived(ctx, step)
-    keep(ctx, step.service, "woken", now)
     seconds = machine.clock.monotonic() - began
+    keep(ctx, step.service, "woken", now, await served(machine, service, port))
     record(ctx, service, wake_s=seconds, settled_mb=settled_early(ctx, service, now))
     return ""
 
@@ -189,8 +191,9 @@ def launch_again(machine: Machine, handle: Handle, gpus: Sequence[GpuReading]) -
         return Launch(argv=(handle.service,))
 
 
-def keep(ctx: RunContext, service: str, kind: str, now: Held) -> None:
-    """Note what a service holds by the device's difference, where that is all that is known; `kind` is the event."""
+def keep(ctx: RunContext, service: str, kind: str, now: Held, has_served: float | None = None) -> None:
+    """Note what a service holds by the device's difference, where that is all that is known, and of one that was woken
+    what it `has_served` by then; `kind` is the event."""
     by_device = {} if now.known else {gpu: mb for gpu, mb in now.mb.items() if mb}
     ctx.device_mb.pop(service, None)
     if by_device:
@@ -199,36 +202,11 @@ def keep(ctx: RunContext, service: str, kind: str, now: Held) -> None:
     if kind == "measured" and by_device == handle.device_mb:
         return  # nothing is to be noted: how it started is journalled already
     by_memory = kind == "slept" and ctx.machine.driver(handle.launched).capabilities(handle.launched).loads_by_use
-    noted = handle.model_copy(update={"device_mb": by_device, "slept_mb": now.total_mb if by_memory else None})
-    ctx.machine.store.put_handle(noted, event=event(ctx, kind, service))
-
-
-def settled(now: Held) -> float:
-    """MiB for a sample; not a number where the driver does not tell, or nothing is held."""
-    return float(now.total_mb) if now.known and now.total_mb else math.nan
-
-
-def settled_early(ctx: RunContext, service: Service, now: Held) -> float:
-    """MiB for a sample taken as soon as a service is ready: it may only raise what is expected.
-
-    Many services take the rest at their first request; less is believed when it is seen at a stop or a sleep.
-    """
-    seen = settled(now)
-    return seen if seen >= ctx.footprints[service.id].vram_mb else math.nan
+    noted: dict[str, object] = {"device_mb": by_device, "slept_mb": now.total_mb if by_memory else None}
+    if kind == "woken":
+        noted["served"] = has_served
+    ctx.machine.store.put_handle(handle.model_copy(update=noted), event=event(ctx, kind, service))
 
 
 def event(ctx: RunContext, kind: str, service: str, **noted: str) -> Event:
     return Event(at=ctx.machine.clock.now(), kind=kind, subject=service, data={"run": ctx.run_id, **noted})
-
-
-def record(ctx: RunContext, service: Service, **values: float) -> None:
-    """Store measurements of `service` under its launch options on the GPUs where the plan has it."""
-    seat = next((row.gpus for row in ctx.plan.services if row.id == service.id), ())
-    known = {"service": service.id, "key": key_of(service, ctx.snapshot.gpus, seat), "at": ctx.machine.clock.now()}
-    samples = [
-        Sample.model_validate({**known, "kind": kind, "value": value})
-        for kind, value in values.items()
-        if not math.isnan(value)
-    ]
-    if samples:
-        ctx.machine.store.add_samples(samples)

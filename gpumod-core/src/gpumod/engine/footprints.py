@@ -90,9 +90,10 @@ def _estimates(
 ) -> Sequence[Estimate]:
     """What estimators say of the largest of `cards`: a share of the card is never understated.
 
-    Where it takes an equal part of each, a part of their mean is in sum what it takes of them.
+    Where it takes an equal part of each, a part of their mean is in sum what it takes of them. A card that is lost has
+    no size any more, and says nothing.
     """
-    totals_mb = [gpu.usable_mb for gpu in cards] or [0]
+    totals_mb = [gpu.usable_mb for gpu in cards if gpu.usable_mb > 0] or [0]
     total_mb = -(-sum(totals_mb) // len(totals_mb)) if equal_part else max(totals_mb)
     if not total_mb:
         return ()

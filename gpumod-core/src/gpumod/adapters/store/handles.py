@@ -100,7 +100,7 @@ def _with_adopted(session: Session, stored: Mapping[str, Handle]) -> dict[str, H
         known = stored.get(service.id)
         if service.adopted and not (known and known.launched.adopted is None):  # else gpumod's own still runs
             made = {"service": service.id, "supervisor": service.adopted.keeper, "nonce": "adopted", "started_at": 0.0}
-            kept = {"token": known.token, "gpus": known.gpus, "device_mb": known.device_mb} if known else {}
+            kept = known.model_dump(include={"token", "gpus", "device_mb", "served"}) if known else {}
             found[service.id] = Handle.model_validate({**made, **kept, "launched": service})
     return found
 
