@@ -15,6 +15,7 @@ from gpumod.ports import Clock
 
 NONCE_VARIABLE = "GPUMOD_NONCE"
 SHIM_VARIABLE = "GPUMOD_SHIM"
+SHIM_NAMES = (b"gpumod-shim", b"gpumod-nursery")
 _POLL_S = 0.02
 _LOOKS = 5
 """How often a tree is looked at that goes on changing."""
@@ -99,7 +100,8 @@ def _lists_children() -> bool:
 
 
 def trees(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
-    """For each root the pids of its descendants, at any depth, without the root.
+    """For each root the pids of its descendants, at any depth, without the root, and without what another run's shim
+    keeps: where a gpumod ran inside of a service, its shims end up below that service's.
 
     Asks only the processes concerned, thread by thread, unless that costs more than looking at every process once.
     What ends meanwhile hands its children to a process that may have been asked before: then all are asked again.
@@ -138,7 +140,7 @@ def _walk(root: int, budget: int) -> tuple[tuple[int, ...], int]:
         budget -= asked
         if budget < 0:
             raise _TooDear
-        fresh = [child for child in children if child not in known]
+        fresh = [child for child in children if child not in known and not is_shim(child)]
         known.update(dict.fromkeys(fresh))
         waiting += fresh
         # what ended meanwhile, before it was seen, has left its children to the root
@@ -157,7 +159,7 @@ def _trees_by_scan(roots: Collection[int]) -> dict[int, tuple[int, ...]]:
         known: list[int] = []
         waiting = [root]
         while waiting:
-            children = below.get(waiting.pop(), [])
+            children = [child for child in below.get(waiting.pop(), ()) if not is_shim(child)]
             known += children
             waiting += children
         found[root] = tuple(known)
@@ -178,8 +180,16 @@ def group(pid: int) -> int | None:
 
 
 def is_shim(pid: int) -> bool:
+    """True for a shim of any run, or the nursery that forks them.
+
+    By its name first: the environment of a process that hangs in a driver may never be told.
+    """
     try:
+        if not _read(f"/proc/{pid}/comm").startswith(SHIM_NAMES):
+            return False
         return f"{SHIM_VARIABLE}=1".encode() in _read(f"/proc/{pid}/environ").split(b"\0")
+    except PermissionError:
+        return True  # one of another user's, whose environment is not ours to read
     except OSError:
         return False
 

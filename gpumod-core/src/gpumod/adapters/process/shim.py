@@ -10,6 +10,9 @@ descendants, and only their parent can kill processes without ever hitting a str
 Signals: SIGTERM and SIGINT are passed to the service, and what is left after `stop_timeout_s` is killed; SIGUSR1 kills
 at once. When the main process ends, what it left behind is ended too. The shim ends when no descendant is left.
 
+A gpumod that ran inside of the service leaves shims of other runs here, below which are other services: they are
+neither signalled nor waited for.
+
 It imports nothing of gpumod and little of the standard library: the first service of a run waits for that.
 """
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 ALL_SIGNALS = range(1, 32)
+SHIM_NAMES = ("gpumod-shim", "gpumod-nursery")
 ROTATION_CHECK_S = 1.0
 LEFTOVER_GRACE_S = 2.0
 KILL_AGAIN_S = 0.02
@@ -145,7 +149,7 @@ class Watch:
             ended, childless = reap()
             if self.main_pid in ended and self.alive:
                 self.main_ended(ended[self.main_pid])
-            if childless:
+            if childless or (not self.alive and not children()):
                 break
             now = time.monotonic()
             self.act(now)
@@ -208,12 +212,29 @@ def reap() -> tuple[dict[int, int], bool]:
 
 
 def children() -> list[int]:
-    """Direct children. They cannot be strangers: a pid is not given anew before its parent, us, has reaped it."""
+    """Direct children, but the shims of other runs. They cannot be strangers: a pid is not given anew before its
+    parent, us, has reaped it.
+    """
     me = os.getpid()
     try:
-        return [int(pid) for pid in read(f"/proc/{me}/task/{me}/children").split()]
+        found = [int(pid) for pid in read(f"/proc/{me}/task/{me}/children").split()]
     except FileNotFoundError:
-        return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == me]
+        found = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and parent(int(pid)) == me]
+    return [pid for pid in found if not is_shim(pid)]
+
+
+def is_shim(pid: int) -> bool:
+    """True for a shim of another run, or the nursery that forked it. By its name first: the environment of a process
+    that hangs in a driver may never be told.
+    """
+    try:
+        if not read(f"/proc/{pid}/comm").startswith(SHIM_NAMES):
+            return False
+        return "GPUMOD_SHIM=1" in read(f"/proc/{pid}/environ").split("\0")
+    except PermissionError:
+        return True  # one of another user's, whose environment is not ours to read
+    except OSError:
+        return False
 
 
 def kill_children() -> None:
