@@ -16,8 +16,8 @@ class Holding(Frozen):
 
     `pid` is the process that holds it; None: nobody in particular, until it is given back. `identity` tells that
     process from every other (for None: this boot of the computer), so that a lease ends with whoever holds it.
-    `foreign_mb` is what others held there before. `before` and `definitions` are the readings and launched definitions
-    of the services that were put to sleep or stopped for it.
+    `foreign_mb` is what others held there before, without what processes of leases' holders did. `before` and
+    `definitions` are the readings and launched definitions of the services that were put to sleep or stopped for it.
     """
 
     id: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
@@ -29,18 +30,62 @@ def over(machine: Machine) -> tuple[Holding, ...]:
     return tuple(holding for holding in machine.store.holdings() if not holds(machine, holding))
 
 
-def used_mb(machine: Machine, holding: Holding, snapshot: HostSnapshot) -> int:
-    """What its holder has taken of it already: what its processes hold, where it has some and the driver tells.
+def used_mb(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding]) -> Mapping[str, int]:
+    """What the holders of these leases (the oldest first) have taken of them already, by lease: no MiB counts twice.
 
-    Else it is what others took since.
+    Where the driver tells what a holder's processes hold, that is it. What else others took since goes to the leases of
+    which nothing is told (a holder's container is none of its processes), the oldest first.
     """
-    taken = snapshot.foreign_mb(holding.gpu) - holding.foreign_mb
-    if holding.pid is not None:
-        tree = set(machine.local.tree(holding.pid))
-        mine = [p for p in snapshot.processes if p.pid in tree and p.gpu == holding.gpu and p.service is None]
-        if snapshot.gpu(holding.gpu).per_process and all(p.vram_mb is not None for p in mine):
-            taken = sum(p.vram_mb or 0 for p in mine)
-    return max(0, min(holding.vram_mb, taken))
+    used: dict[str, int] = {}
+    for gpu in sorted({holding.gpu for holding in holdings}):
+        theirs = _theirs(machine, snapshot, gpu, machine.store.holdings())
+        beside_mb = snapshot.foreign_mb(gpu) - theirs.all_mb
+        shared_out_mb = 0  # so much of that was there before, or is an older lease's
+        for holding in [h for h in holdings if h.gpu == gpu]:
+            taken = theirs.by_lease.get(holding.id)
+            if taken is None:
+                shared_out_mb = max(shared_out_mb, holding.foreign_mb)
+                taken = max(0, min(holding.vram_mb, beside_mb - shared_out_mb))
+                shared_out_mb += taken
+            used[holding.id] = taken
+    return used
+
+
+def beside_leases_mb(machine: Machine, snapshot: HostSnapshot, holding: Holding) -> int:
+    """What others hold on the GPU of a lease that begins, without what its holder, and those of others, hold there."""
+    theirs = _theirs(machine, snapshot, holding.gpu, (*machine.store.holdings(), holding))
+    return snapshot.foreign_mb(holding.gpu) - theirs.all_mb
+
+
+class _Theirs(NamedTuple):
+    """MiB of leases that their holders' own processes hold, by lease (without those of which none is told), and what
+    these processes hold in all."""
+
+    by_lease: Mapping[str, int]
+    all_mb: int
+
+
+def _theirs(machine: Machine, snapshot: HostSnapshot, gpu: int, holdings: Sequence[Holding]) -> _Theirs:
+    """No process counts twice: where several leases have it, by one holder or one below another, the youngest does."""
+    if not snapshot.gpu(gpu).per_process:
+        return _Theirs({}, 0)
+    told = {p.pid: p.vram_mb for p in snapshot.processes if p.gpu == gpu and p.service is None}
+    left = {pid: mb for pid, mb in told.items() if mb is not None}
+    by_lease: dict[str, int] = {}
+    seen: set[int] = set()
+    for holding in reversed(holdings):
+        if holding.gpu != gpu or holding.pid is None or machine.local.identity(holding.pid) != holding.identity:
+            continue
+        mine = [pid for pid in machine.local.tree(holding.pid) if pid in told]
+        if not mine or any(told[pid] is None for pid in mine):
+            continue
+        by_lease[holding.id] = 0
+        for pid in mine:
+            taken = min(left[pid], holding.vram_mb - by_lease[holding.id])
+            left[pid] -= taken
+            by_lease[holding.id] += taken
+        seen.update(mine)
+    return _Theirs(by_lease, sum(told[pid] or 0 for pid in seen))
 
 
 def counted(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding]) -> tuple[Lease, ...]:
@@ -49,16 +94,17 @@ def counted(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding
     Of a card that cannot be used nothing can be had anyway.
     """
     known = {gpu.index for gpu in snapshot.gpus if gpu.fault is None}
+    held = [holding for holding in holdings if holding.gpu in known]
+    used = used_mb(machine, snapshot, held)
     return tuple(
         Lease(
             id=holding.id,
             holder=holding.holder,
             gpu=holding.gpu,
-            vram_mb=holding.vram_mb - used_mb(machine, holding, snapshot),
+            vram_mb=holding.vram_mb - used[holding.id],
             until=holding.until,
         )
-        for holding in holdings
-        if holding.gpu in known
+        for holding in held
     )
 
 

@@ -12,7 +12,7 @@ from gpumod.domain.progress import Progress, ProgressKind
 from gpumod.domain.run import RunStatus
 from gpumod.domain.service import Service
 from gpumod.engine.change import Build, change
-from gpumod.engine.leases import holds, in_words, over, standing
+from gpumod.engine.leases import beside_leases_mb, holds, in_words, over, standing
 from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe, observe_twice
@@ -66,10 +66,10 @@ class Freeing(Base):
                 until=None if params.for_s is None else now + params.for_s,
                 pid=pid,
                 identity=machine.local.identity(pid) or "",
-                foreign_mb=snapshot.foreign_mb(room.gpu),
                 before=before,
                 definitions=definitions,
             )
+            holding = holding.model_copy(update={"foreign_mb": beside_leases_mb(machine, snapshot, holding)})
             made[:] = [holding]  # it is asked again where something has just died
             return Wanted(room.target, store.services(), holding)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot
 from gpumod.engine.leases import in_words, over, standing, used_mb
@@ -14,15 +16,24 @@ BACK = "gpumod free --back"
 
 def lease_row(machine: Machine, holding: Holding, snapshot: HostSnapshot) -> LeaseRow:
     """A lease as results show it."""
-    fields = holding.model_dump(include={"id", "holder", "gpu", "vram_mb", "since", "until", "pid"})
-    known = any(gpu.index == holding.gpu for gpu in snapshot.gpus)
-    used = used_mb(machine, holding, snapshot) if known else 0
-    return LeaseRow(**fields, used_mb=used, in_words=in_words(holding))
+    return _row(holding, _used_mb(machine, snapshot))
 
 
 def lease_rows(machine: Machine, snapshot: HostSnapshot) -> tuple[LeaseRow, ...]:
     """The leases that hold."""
-    return tuple(lease_row(machine, holding, snapshot) for holding in standing(machine))
+    used = _used_mb(machine, snapshot)
+    return tuple(_row(holding, used) for holding in standing(machine))
+
+
+def _used_mb(machine: Machine, snapshot: HostSnapshot) -> Mapping[str, int]:
+    """What the holders of leases have taken, by lease, of the GPUs that there are."""
+    known = {gpu.index for gpu in snapshot.gpus}
+    return used_mb(machine, snapshot, [holding for holding in standing(machine) if holding.gpu in known])
+
+
+def _row(holding: Holding, used: Mapping[str, int]) -> LeaseRow:
+    fields = holding.model_dump(include={"id", "holder", "gpu", "vram_mb", "since", "until", "pid"})
+    return LeaseRow(**fields, used_mb=used.get(holding.id, 0), in_words=in_words(holding))
 
 
 def to_put_back(machine: Machine) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sqlmodel import col, select
+from sqlalchemy import text
+from sqlmodel import select
 
 from gpumod.adapters.store.connect import Database
 from gpumod.adapters.store.journal import add_event
@@ -12,6 +13,8 @@ from gpumod.domain.errors import GpumodError
 from gpumod.domain.holding import Holding
 from gpumod.domain.run import Event
 
+_AS_ADDED = text("leases.rowid")
+"""Not by time: the clock may have been set back between two of them."""
 _COLUMNS = frozenset({"id", "gpu", "vram_mb", "since", "until", "pid", "identity"})
 
 
@@ -24,7 +27,7 @@ class Leases:
         """The leases, the oldest first. A row that is no longer valid is left out: it holds nothing."""
         found: list[Holding] = []
         with self._db.read() as session:
-            for row in session.exec(select(LeaseRow).order_by(col(LeaseRow.since), col(LeaseRow.id))):
+            for row in session.exec(select(LeaseRow).order_by(_AS_ADDED)):
                 columns = {name: getattr(row, name) for name in _COLUMNS}
                 try:
                     found.append(load(Holding, "leases", row.id, row.definition, columns))
