@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +138,11 @@ def test_what_cannot_be_adopted_is_said(machine: Machine) -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         done = machine.quick("service", "adopt", str(process.pid))
         assert (done.code, done.error["code"]) == (2, "which-port"), done
+        told = machine.ok("service", "adopt", str(process.pid), "--port", "9", "--vram-mb", "0", "--id", "naps").json
+        assert not any("not known" in note for note in told["notes"]), told
+        parent = machine.quick("service", "adopt", str(os.getpid()), "--port", "9")
+        assert "runs service" in parent.error["message"], parent
+        machine.ok("service", "release", "naps")
         done = machine.quick("service", "adopt", str(process.pid), "--port", "9", "--driver", "vllm")
         assert (done.code, done.error["code"]) == (2, "not-recognised"), done
         process.kill()

@@ -71,6 +71,21 @@ def test_the_cheapest_go_and_sleep_comes_before_stop(mb: int, expected: set[tupl
     assert acts(room(running(*services), mb, *services)) == expected
 
 
+def test_where_others_hold_more_than_there_is_no_number_is_below_nothing() -> None:
+    with pytest.raises(DoesNotFit) as refused:
+        room(running(foreign_mb=24_300), 1_000)
+    assert refused.value.info.message == "GPU 0 can give at most 0 of 1000 MiB: 1248 MiB are missing"
+    target = Target(members=({"service": "big"},))
+    plan = make_plan(
+        running(foreign_mb=24_300),
+        target,
+        {"big": BIG},
+        {"big": Footprint(service="big", vram_mb=12_000, start_peak_mb=12_000, asleep_mb=0)},
+        policy=POLICY,
+    )
+    assert "it has: what others hold, leases and the reserve are 248 MiB more than the whole card" in plan.why
+
+
 def test_a_residue_is_counted() -> None:
     napper = service("napper", 20_000, asleep_mb=2_000)
     assert acts(room(running(napper), 22_000, napper)) == {("sleep", "napper")}

@@ -65,7 +65,7 @@ class Adopting(Services):
             self._machine.store.put_service(service, event=event, user_edited=tuple(service.model_fields_set))
             self._keep_measured(service, subject, snapshot)
         footprint = self._footprint(service, snapshot)
-        if footprint.vram_mb == 0 and not self._machine.hosts_members(service):
+        if footprint.vram_mb == 0 and params.vram_mb is None and not self._machine.hosts_members(service):
             notes.append(not_known(service.id))
         return AdoptResult(service=service, footprint=footprint, pids=subject.pids, notes=tuple(notes))
 
@@ -224,7 +224,7 @@ class Adopting(Services):
         statuses = await ask_supervisors(self._machine, self._machine.store.handles().values())
         for service_id, status in statuses.items():
             if set(status.pids) & set(subject.pids):
-                raise _is_service(subject, service_id)
+                raise _is_service(subject, service_id, runs=subject.adopted.pid not in (None, *status.pids))
 
     # --- what it becomes --------------------------------------------------------------------------------------------
 
@@ -293,9 +293,10 @@ def _quietly(around: Surroundings, name: str, manager: str) -> UnitFacts | None:
         return None
 
 
-def _is_service(subject: Subject, service: str) -> UsageError:
+def _is_service(subject: Subject, service: str, *, runs: bool = False) -> UsageError:
+    """`runs`: it is no more than the parent of what is."""
     return UsageError(
         "adopted-already",
-        f"{subject.adopted} is service {service!r} already",
+        f"{subject.adopted} {'runs' if runs else 'is'} service {service!r} already",
         hint=f"gpumod service show {service}",
     )

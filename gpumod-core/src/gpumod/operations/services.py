@@ -247,7 +247,7 @@ class Services(Units):
         if dependents:
             raise Failed(
                 "has-dependents",
-                f"{', '.join(dependents)} need {params.service!r}",
+                f"{', '.join(dependents)} need{'' if dependents[1:] else 's'} {params.service!r}",
                 hint=f"gpumod service edit {dependents[0]} --unset depends_on, or remove them first",
             )
         named = modes_naming(store.modes(), params.service)

@@ -205,6 +205,7 @@ def _check_ports(world: World, target: Target, goals: Goals) -> None:
             raise UsageError(
                 "port-conflict",
                 f"services {first!r} and {second!r} both want port {found.port}",
-                hint=f"give one of them another port: gpumod service edit {second} --port N",
+                hint=f"give one of them another port: gpumod service edit {second} --port N; one that was given another"
+                f" while it runs takes it by gpumod service restart {first}",
                 port=found.port,
             )

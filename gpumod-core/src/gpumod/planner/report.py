@@ -245,12 +245,18 @@ def _why_unfit(world: World, gpus: tuple[PlanGpu, ...], services: tuple[PlanServ
             leases = [f"{lease.holder} holds {lease.vram_mb} MiB" for lease in world.leases if lease.gpu == gpu.index]
             foreign += "".join(f"; {lease}" for lease in leases)
             parts.append(
-                f"GPU {gpu.index} would hold {gpu.peak_mb} MiB, {gpu.exceeds_by_mb} MiB more than its budget of "
-                f"{gpu.budget_mb} MiB{f', with {names}{more}' if names else ''}{foreign}"
+                f"GPU {gpu.index} would hold {gpu.peak_mb} MiB, {gpu.exceeds_by_mb} MiB more than {_budget(gpu)}"
+                f"{f', with {names}{more}' if names else ''}{foreign}"
             )
     if ram_over_mb:
         parts.append(f"host RAM is short by {ram_over_mb} MiB of a budget of {world.budgets[RAM]} MiB")
     return "; ".join(parts)
+
+
+def _budget(gpu: PlanGpu) -> str:
+    if gpu.budget_mb >= 0:
+        return f"its budget of {gpu.budget_mb} MiB"
+    return f"it has: what others hold, leases and the reserve are {-gpu.budget_mb} MiB more than the whole card"
 
 
 def _share(row: PlanService) -> str:

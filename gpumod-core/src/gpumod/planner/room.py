@@ -187,7 +187,7 @@ def _no_room(world: World, gpu: int, mb: int) -> DoesNotFit:
     total_mb = world.snapshot.gpu(gpu).total_mb
     return DoesNotFit(
         "no-room",
-        f"GPU {gpu} can give at most {mb - short_mb} of {mb} MiB: {short_mb} MiB are missing",
+        f"GPU {gpu} can give at most {max(0, mb - short_mb)} of {mb} MiB: {short_mb} MiB are missing",
         why=f"of its {total_mb} MiB stay: {', '.join([*stays, f'the reserve {world.policy.reserve_mb}'])}",
         hint="ask for less, or end or unpin what stays; --force makes as much room as there is",
         exceeds_by_mb=short_mb,
