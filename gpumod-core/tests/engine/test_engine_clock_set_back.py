@@ -125,6 +125,20 @@ def test_what_was_up_before_the_boot_is_not_looked_after_then_either(box: Any) -
     assert len(box.store.events_of("boot-seen", 9)) == 3, "of two boots, and once more"
 
 
+def test_who_idles_sleeps_in_time(box: Any) -> None:
+    router = quick_service("router", 0, 9003, driver="world-host")
+    idle = {"idle_timeout": 60.0}
+    guest = quick_service("guest", 500, host="router", sleep_mode="unload", **idle)
+    box.define(router, guest, NAP.model_copy(update=idle), world_mode("idle", "nap", "guest"))
+    box.switch("idle")
+    seen = box.look()
+    set_back(box)
+    for _ in range(8):
+        box.pass_time(10)
+        seen = box.look(seen)
+    assert box.world.states() == {"nap": "asleep", "router": "ready"}
+
+
 def test_every_service_is_asked_in_time(box: Any) -> None:
     box.switch("on")
     machine, limits = box.machine(), Limits(interval_s=10.0, jitter=0.0)
