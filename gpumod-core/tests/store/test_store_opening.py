@@ -60,6 +60,46 @@ def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
         assert store.services() == {}
 
 
+def cut_off(path: Path) -> None:
+    """Write to a database, and be killed: what was written last stays beside it."""
+    code = """
+        import os, sys
+        from pathlib import Path
+        from gpumod.adapters.store import open_store
+        from gpumod.domain.run import Event
+        from gpumod.domain.service import Service
+        store = open_store(Path(sys.argv[1]))
+        for n in range(40):
+            event = Event(at=1.0, kind="test", subject="it")
+            store.put_service(Service(id=f"s{n}", driver="llamacpp", port=7800 + n), event=event)
+        os._exit(9)
+    """
+    assert run_python(code, path).returncode == 9
+    assert path.with_name("gpumod.db-wal").stat().st_size > 0
+
+
+@pytest.mark.parametrize("lost", ["removed", "moved away", "emptied"])
+def test_what_a_lost_database_left_beside_it_is_no_part_of_the_next(tmp_path: Path, lost: str) -> None:
+    path = tmp_path / "gpumod.db"
+    cut_off(path)
+    log = path.with_name("gpumod.db-wal").read_bytes()
+    moved = path.rename(tmp_path / "moved.db") if lost == "moved away" else None
+    path.unlink(missing_ok=True)
+    if lost == "emptied":
+        path.touch()
+    for _ in range(2):
+        with open_store(path) as store:
+            assert store.services() == {}
+            assert store.problems() == ()
+    (left,) = tmp_path.glob("gpumod.db-wal.left-*")
+    assert left.read_bytes() == log
+    assert not tmp_path.joinpath("gpumod.db-shm").exists()
+    if moved:  # put together again, it is the database that it was
+        left.rename(tmp_path / "moved.db-wal")
+        with open_store(moved) as store:
+            assert len(store.services()) == 40
+
+
 @pytest.mark.parametrize("name", ["with space", "100%", "a?b#c", "ü", "a'b"])
 def test_any_path_will_do(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "gpumod.db"

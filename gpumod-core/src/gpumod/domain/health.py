@@ -90,6 +90,14 @@ def wait_for(streak: int, sign: Sign, limits: Limits) -> float:
     return max(limits.interval_s, min(limits.most_s, limits.interval_s * 2.0 ** min(beyond, 30)))
 
 
+def due_in_s(pulse: Pulse, limits: Limits, now: float) -> float:
+    """Seconds until the next look at a service; below 0 where it is overdue.
+
+    Never more than the longest wait after such a look: where the clock was set back, `next_at` lies hours ahead.
+    """
+    return min(pulse.next_at - now, wait_for(pulse.streak, pulse.sign, limits) * (1 + limits.jitter))
+
+
 def changed(before: Pulse, after: Pulse, now: float) -> Transition | None:
     """What is to be told of one look."""
     if before.health is after.health:
@@ -110,9 +118,10 @@ class Budget(Frozen):
 def restart_at(tries: Sequence[float], budget: Budget, now: float) -> float | None:
     """When a service may be restarted again, after restarts at `tries` (seconds since the epoch, in any order).
 
-    A time that is past means now; None: its budget is spent, and nothing is done before the window has moved on.
+    A time that is past means now; None: its budget is spent, and nothing is done before the window has moved on. Times
+    ahead were noted before the clock was set back: they hinder nothing.
     """
-    within = sorted(at for at in tries if at > now - budget.window_s)
+    within = sorted(at for at in tries if now - budget.window_s < at <= now)
     if len(within) >= budget.restarts:
         return None
     if not within:

@@ -18,6 +18,8 @@ class Holding(Frozen):
     process from every other (for None: this boot of the computer), so that a lease ends with whoever holds it.
     `foreign_mb` is what others held there before, without what processes of leases' holders did. `before` and
     `definitions` are the readings and launched definitions of the services that were put to sleep or stopped for it.
+    `mode_run` is the run by which the machine had gone to its mode by then ("": by none that is known; None: an older
+    gpumod did not note it).
     """
 
     id: str
@@ -29,6 +31,7 @@ class Holding(Frozen):
     pid: int | None = None
     identity: str
     foreign_mb: int = 0
+    mode_run: str | None = None
     before: Mapping[str, ServiceReading] = {}
     definitions: Mapping[str, Service] = {}
 

@@ -38,13 +38,13 @@ def seen(before: Use | None, told: Activity, *, service: str, run: str, awake_si
 
     A request under way is use now. So is a counter that changed since the last look: when in between is not known, and
     the latest is taken. Where nothing was seen before, the server's own word counts, or else the look itself. Idle time
-    begins no earlier than the service is awake.
+    begins no earlier than the service is awake, as far as that is known (`awake_since`; else 0).
     """
     same = before if before is not None and before.run == run else None
     if told.in_flight or (same is not None and told.served != same.served):
         used_at = now
     elif same is not None:
-        used_at = max(same.used_at, min(now, told.last_use_at or 0.0))
+        used_at = max(min(now, same.used_at), min(now, told.last_use_at or 0.0))  # ahead: the clock was set back
     else:
         used_at = now if told.last_use_at is None else min(now, told.last_use_at)
     return Use(service=service, run=run, served=told.served, used_at=max(used_at, awake_since), seen_at=now)

@@ -81,6 +81,7 @@ class Handle(Frozen):
 
     `nonce` is journalled before the spawn; `token` is the supervisor's own (pid, start time, unit name), empty while
     the spawn is under way. `launched` is the definition used, and `altered` says which alternative had changed it.
+    `boot` is the id of the machine's boot in which it was started, where that was noted.
     `device_mb` maps GPU index to the MiB by which the whole device's use differs since the service was started, slept
     or woken, where the driver told no process for it. `slept_mb` is what it kept when it fell asleep, where nothing but
     its memory tells whether it sleeps. `visible` are the GPUs that its process was shown, in the order in which it
@@ -97,6 +98,7 @@ class Handle(Frozen):
     gpus: tuple[int, ...] = ()
     visible: tuple[int, ...] = ()
     started_at: float
+    boot: str = ""
     device_mb: Mapping[int, int] = {}
     slept_mb: int | None = None
     served: float | None = 0.0

@@ -94,7 +94,7 @@ class Idling:
 
     def _use(self, service: str, before: Use | None, told: Activity, woken_at: float) -> Use:
         reading, now = self.snapshot.reading(service), self.machine.clock.now()
-        started_at = self.snapshot.at - (reading.uptime_s or 0.0)
+        started_at = self.snapshot.at - reading.uptime_s if reading.uptime_s else 0.0
         return seen(before, told, service=service, run=str(reading.pid), awake_since=max(started_at, woken_at), now=now)
 
     def _idle(self, use: Use, told: Activity, limit_s: float) -> Idle:
@@ -115,10 +115,13 @@ class Idling:
         return may_not_sleep(definition, member_of(self.mode, service), needed_by, held_by)
 
     def _woken(self) -> Mapping[str, float]:
-        """When each service was last started or woken: that is no use, but idle time begins then."""
+        """When each service was last started or woken: that is no use, but idle time begins then.
+
+        What lies ahead was noted before the clock was set back, and tells nothing.
+        """
         found: dict[str, float] = {}
         for event in self.machine.store.events_of("step-done", LOOK_BACK):
-            if event.data.get("action") in ("start", "wake"):
+            if event.data.get("action") in ("start", "wake") and event.at <= self.machine.clock.now():
                 found.setdefault(event.subject, event.at)
         return found
 

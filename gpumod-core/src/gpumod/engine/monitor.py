@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from gpumod.domain.health import Health, Limits, Pulse, Sign, Transition, beat, changed
+from gpumod.domain.health import Health, Limits, Pulse, Sign, Transition, beat, changed, due_in_s
 from gpumod.domain.run import Handle
 from gpumod.domain.states import State
 from gpumod.engine.machine import Machine
@@ -73,7 +73,7 @@ class Monitor:
 
     async def _one(self, service: str, handles: Mapping[str, Handle], until: float, ended: asyncio.Event) -> None:
         clock = self.machine.clock
-        while (wait_s := self.pulses[service].next_at - clock.now()) + clock.now() < until:
+        while (wait_s := due_in_s(self.pulses[service], self.limits, clock.now())) + clock.now() < until:
             await clock.sleep(max(0.0, wait_s))
             before = self.pulses[service]
             sign, detail = await self._look(service, handles)

@@ -89,8 +89,8 @@ def debt_of(machine: Machine, ended: Sequence[Holding]) -> Debt:
 
     Whoever switched to a mode since has decided what runs: nothing is put back then.
     """
-    switched = _switched_at(machine)
-    due = [holding for holding in ended if switched is None or holding.since > switched]
+    newest = mode_run(machine)  # in the order of the journal: the clock may have been set back since
+    due = [holding for holding in ended if not newest or holding.mode_run in (None, newest)]
     before: dict[str, ServiceReading] = {}
     launched_with: dict[str, Service] = {}
     for holding in reversed(due):
@@ -99,11 +99,11 @@ def debt_of(machine: Machine, ended: Sequence[Holding]) -> Debt:
     return Debt(before, launched_with, superseded=len(due) < len(ended))
 
 
-def _switched_at(machine: Machine) -> float | None:
-    """When the machine last went to a mode."""
+def mode_run(machine: Machine) -> str:
+    """The id of the run by which the machine last went to a mode; "" where none of the last ones did."""
     reached = (RunStatus.DONE, RunStatus.NOTHING_TO_DO)
     runs = machine.store.runs(LOOK_BACK, of_use=False)
-    return next((run.started_at for run in runs if run.target.mode is not None and run.status in reached), None)
+    return next((run.id for run in runs if run.target.mode is not None and run.status in reached), "")
 
 
 def refuse_owed(machine: Machine, services: Collection[str]) -> None:

@@ -67,6 +67,7 @@ def new_handle(ctx: RunContext, step: Step, service: Service, supervisor: str) -
         altered=ctx.plan.target.altered.get(service.id, ""),
         gpus=step.placed_on,
         started_at=ctx.machine.clock.now(),
+        boot=ctx.machine.boot(),
     )
 
 

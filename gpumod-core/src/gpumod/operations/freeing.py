@@ -17,7 +17,7 @@ from gpumod.engine.machine import Machine
 from gpumod.engine.memory import wait_settled
 from gpumod.engine.observe import observe, observe_twice
 from gpumod.engine.planning import Options, Wanted, plan_for
-from gpumod.engine.room import Debt, debt_of, find_room, is_there, lost, put_away, way_back
+from gpumod.engine.room import Debt, debt_of, find_room, is_there, lost, mode_run, put_away, way_back
 from gpumod.engine.runs import Outcome
 from gpumod.operations.base import Base, OnProgress, change_result, reporter
 from gpumod.operations.lease_results import FreeResult
@@ -66,6 +66,7 @@ class Freeing(Base):
                 until=None if params.for_s is None else now + params.for_s,
                 pid=pid,
                 identity=machine.local.identity(pid) or "",
+                mode_run=mode_run(machine),
                 before=before,
                 definitions=definitions,
             )

@@ -30,6 +30,7 @@ def lost_database(machine: Machine) -> ErrorInfo | None:
         message=f"{home} was used before (it holds {' and '.join(signs)}), but its database was not there, or empty:"
         " there is a new one now",
         why="what was defined is lost, and services that ran are not known any more",
-        hint=f"put a copy of gpumod.db back, if there is one; else `{init}`, and `gpumod apply -f FILE` of what"
-        " `gpumod export` once wrote; `gpumod doctor` names what still runs",
+        hint="put a copy of gpumod.db back, if there is one, and leave no gpumod.db-wal and -shm of another beside it;"
+        f" else `{init}`, and `gpumod apply -f FILE` of what `gpumod export` once wrote; `gpumod doctor` names what"
+        " still runs",
     )

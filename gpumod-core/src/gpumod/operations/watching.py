@@ -9,7 +9,7 @@ from gpumod.domain.errors import Busy, ErrorInfo, GpumodError, Stale, UnknownNam
 from gpumod.domain.health import Pulse, Transition, tried_now, wait_after_s
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
-from gpumod.domain.run import Event, Run, RunStatus
+from gpumod.domain.run import Event, Handle, Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.settings import LAST_MODE
 from gpumod.domain.states import GONE, Action
@@ -55,6 +55,10 @@ class Boot:
     since: float
     pending: bool
 
+    def looks_after(self, handle: Handle) -> bool:
+        """By the boot, where that is noted of what was started: the clock may have been set back in it."""
+        return handle.boot == self.id if handle.boot and self.since else handle.started_at >= self.since
+
 
 class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, WatchingTurns):
     async def watch(self, params: WatchParams, progress: OnProgress = None) -> WatchResult:
@@ -87,7 +91,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         elif store.open_run() is None:
             clear_lost(machine)
             mended += (
-                await self._keep(snapshot, boot.since, params.held, notes, progress)
+                await self._keep(snapshot, boot, params.held, notes, progress)
                 or await self._end_turns(notes, progress)
                 or await self._let_sleep(snapshot, notes, progress)
             )
@@ -184,7 +188,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         """This boot, noted when it is first seen. It is pending until the boot mode is up, or was given up."""
         boot_mode, boot = self._machine.settings.boot_mode, self._machine.boot()
         since = self._boot_seen()
-        if since is None:
+        if since is None or since > self._machine.clock.now():  # the clock may have been set back since it was noted
             # the first watch of all, on a machine that is at work: this is no boot
             first = not self._machine.store.events_of("boot-seen", 1)
             at_work = first and any(r.state not in GONE for r in snapshot.services.values())
@@ -198,7 +202,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
     def _begin_of(self, boot: str) -> float:
         """When the machine was first changed in this boot; what is up since then was started in it. Else now."""
         runs = self._machine.store.runs(LOOK_BACK)
-        return min((run.started_at for run in runs if run.boot == boot), default=self._machine.clock.now())
+        return min([run.started_at for run in runs if run.boot == boot] + [self._machine.clock.now()])
 
     def _boot_seen(self) -> float | None:
         """Since when services are looked after in this boot; None before it was seen."""
@@ -225,7 +229,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
     async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
         store, now = self._machine.store, self._machine.clock.now()
         tries = [e for e in store.events_of("boot-try", BOOT_TRIES) if e.data.get("boot") == boot.id]
-        if tries and now < tries[0].at + wait_after_s(len(tries)):
+        if tries and tries[0].at <= now < tries[0].at + wait_after_s(len(tries)):  # ahead: the clock was set back
             return []
         store.add_event(self._event("boot-try", "machine", boot=boot.id))
         done = await self._closed(progress)
@@ -292,16 +296,16 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
     # --- keeping it -------------------------------------------------------------------------------------------------
 
     async def _keep(
-        self, snapshot: HostSnapshot, since: float, held: Mapping[str, Held], notes: list[str], progress: OnProgress
+        self, snapshot: HostSnapshot, boot: Boot, held: Mapping[str, Held], notes: list[str], progress: OnProgress
     ) -> list[Mended]:
         """Restart, by one plan, what ended by itself and what lost its GPU, each at most a few times."""
-        store = self._machine.store
+        store, since = self._machine.store, boot.since
         mode, alternative = store.modes().get(store.current_mode() or ""), store.current_alternative()
         if mode is None:
             return []
         taken = self._as_taken(mode, alternative, snapshot, self._defined())[0]
         services, wants = taken.services, taken.target
-        own = [h for h in store.handles().values() if h.started_at >= since and h.launched.adopted is None]
+        own = [h for h in store.handles().values() if boot.looks_after(h) and h.launched.adopted is None]
         launched = {h.service: h.launched for h in own}
         down = {s: why for s, why in self._still_down(since, snapshot).items() if s in services}
         launched |= {s: services[s] for s in down}

@@ -17,7 +17,8 @@ STUCK_S = 5.0
 
 
 class VirtualClock:
-    """A clock that moves on only when everybody waits. `time_s` is its monotonic reading, in seconds.
+    """A clock that moves on only when everybody waits. `time_s` is its monotonic reading, in seconds; for the time of
+    day, which may be set, `ahead_s` is added to it.
 
     Its `sleep` has to be awaited inside :meth:`run`, where every other waiting (`asyncio.wait_for` and the like) is
     virtual too, sleepers wake in the order of their times, and `asyncio.to_thread` works at once on the same thread.
@@ -25,9 +26,10 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self.time_s = 1000.0
+        self.ahead_s = 0.0
 
     def now(self) -> float:
-        return EPOCH_S + self.time_s
+        return EPOCH_S + self.ahead_s + self.time_s
 
     def monotonic(self) -> float:
         return self.time_s

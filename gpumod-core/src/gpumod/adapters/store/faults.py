@@ -34,7 +34,8 @@ def not_a_database(path: Path, why: str) -> Failed:
         "not-a-database",
         f"{path} is not gpumod's database",
         why=why,
-        hint="move the file away, or use another home with --home or GPUMOD_HOME; a backup may lie beside it",
+        hint=f"move the file away, with {path.name}-wal and {path.name}-shm where they are, or use another home with"
+        " --home or GPUMOD_HOME; a backup may lie beside it",
     )
 
 

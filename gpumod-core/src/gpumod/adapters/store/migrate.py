@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.pool import StaticPool
 from gpumod.adapters.files import create_private, remove_file
 from gpumod.adapters.folders import opened
 from gpumod.adapters.store.connect import WRITER, connect_file
-from gpumod.adapters.store.opening import Schema, check_revision, revision_of
+from gpumod.adapters.store.opening import BESIDE, Schema, check_revision, revision_of
 from gpumod.domain.errors import Failed
 
 
@@ -29,6 +30,7 @@ def create_file(path: Path, schema: Schema) -> None:
         new = path.with_name(path.name + ".new")
         leftovers = (new, new.with_name(new.name + "-wal"), new.with_name(new.name + "-shm"))
         _remove(leftovers)  # of a process that was killed here
+        _put_aside(path)
         try:
             _touch_private(new)
             with closing(connect_file(new)) as connection:
@@ -91,6 +93,16 @@ def _touch_private(path: Path) -> None:
     remove_file(path)
     with opened(path.parent) as folder:
         create_private(path.name, folder).close()
+
+
+def _put_aside(path: Path) -> None:
+    """Rename what SQLite kept beside a database that is lost: it would take that for the new one's, and damage it."""
+    when = time.strftime("%Y%m%d-%H%M%S")
+    with opened(path.parent) as folder:
+        for end in BESIDE:
+            with suppress(FileNotFoundError):
+                name = path.name + end
+                os.rename(name, f"{name}.left-{when}", src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _remove(paths: Iterable[Path]) -> None:

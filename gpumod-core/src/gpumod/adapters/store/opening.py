@@ -42,6 +42,9 @@ class Schema(NamedTuple):
 SCHEMA = Schema(Path(__file__).with_name("migrations"), ("0001", "0002", "0003", "0004", "0005"))
 """The schema that this code works with. It is said here too so that opening need not ask Alembic."""
 
+BESIDE = ("-wal", "-shm", "-journal")
+"""The ends of the names of what SQLite keeps beside a database."""
+
 
 def open_database(path: Path, *, read_only: bool = False, schema: Schema = SCHEMA) -> Database:
     """Open the database at `path`, which need not be there yet.
@@ -138,7 +141,7 @@ def _is_there(path: Path) -> bool:
 def _refuse_links(path: Path) -> None:
     """SQLite opens by paths what root may have been led to by another user: the database, and what it keeps beside."""
     with suppress(FileNotFoundError):
-        refuse_links(path.parent, [path.name + end for end in ("", "-wal", "-shm", "-journal")])
+        refuse_links(path.parent, [path.name + end for end in ("", *BESIDE)])
 
 
 def _why_not_writable(path: Path) -> MachineLacks | None:
