@@ -68,6 +68,24 @@ def test_what_was_stopped_by_hand_stays_so(box: Any) -> None:
     assert box.world.states() == {"base": "ready", "front": "ready"}
 
 
+@pytest.mark.parametrize(("service", "verb"), [("nap", "stop"), ("front", "sleep")])
+def test_what_is_down_and_told_to_stop_stays_so(box: Any, service: str, verb: str) -> None:
+    box.switch("on")
+    seen = box.look()
+    box.world.fault(service, "die-after", 0.1)
+    box.crash(service)
+    seen = box.look(seen)
+    assert seen.mended[0].error is not None  # its way back has left it stopped
+    box.world.faults.clear()
+    assert box.ask(f"service_{verb}", ServiceChange(service=service)).status == "nothing-to-do"
+    box.pass_time(600)
+    seen = box.look(seen)
+    assert (seen.mended, service in box.world.states()) == ((), False)
+    box.start(service)
+    box.crash(service)
+    assert [done.subject for done in box.look(seen).mended] == [service]
+
+
 def test_what_is_not_of_the_mode_is_left_alone(box: Any) -> None:
     box.switch("off")
     box.start("nap")

@@ -16,6 +16,20 @@ def test_one_port_is_given_up_before_it_is_taken() -> None:
     assert made.steps[1].waits_for == (1,)
 
 
+def test_a_port_is_given_up_by_whoever_has_it_now() -> None:
+    a, b = service("a", 100, 9001), service("b", 100, 9002)
+    up = machine(reading("a", State.RUNNING, 100, launched=a), reading("b", State.RUNNING, 100, launched=b))
+    edited = {"a": service("a", 100, 9003), "b": service("b", 100, 9004), "c": service("c", 100, 9001)}
+    made = plan(up, want("a", "b", "c", restart=("a",)), services=edited)
+    steps = {(step.action.value, step.service): step for step in made.steps}
+    assert steps["stop", "a"].n in steps["start", "c"].waits_for
+    swapped = {"a": service("a", 100, 9002), "b": service("b", 100, 9001)}
+    made = plan(up, want("a", "b", restart=("a", "b")), services=swapped)
+    steps = {(step.action.value, step.service): step for step in made.steps}
+    for begun in ("a", "b"):
+        assert {steps["stop", "a"].n, steps["stop", "b"].n} <= set(steps["start", begun].waits_for)
+
+
 def test_no_service_no_gpu() -> None:
     nothing = machine(totals=())
     assert plan(nothing, want("router")).fits

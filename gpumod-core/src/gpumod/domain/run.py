@@ -106,6 +106,8 @@ class Handle(Frozen):
 
 STOPPED_INSTEAD = "stopped-instead"
 """The event of a service whose sleep has freed nothing."""
+STOP_ASKED = "stop-asked"
+"""The kind of event that says of a service that somebody told it to stop when it was down already: that is no run."""
 
 
 class Event(Frozen):

@@ -111,6 +111,10 @@ class Settings(Frozen):
     unit_restart: Annotated[
         Literal["no", "on-failure"], Field(description="whether systemd itself restarts a service that failed")
     ] = "no"
+    end_with_unit: Annotated[
+        Literal["refuse", "allow"],
+        Field(description="start plain processes where they end with the systemd unit that gpumod itself runs in"),
+    ] = "refuse"
     daemon_reload: Annotated[
         Literal["careful", "always"],
         Field(description="careful: the system manager rereads no units while containers have GPUs"),

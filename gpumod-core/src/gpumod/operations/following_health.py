@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from gpumod.domain.health import Budget, Health, Pulse, Transition, restart_at, wait_after_s
 from gpumod.domain.machine import HostSnapshot
-from gpumod.domain.run import Event, RunStatus
+from gpumod.domain.run import STOP_ASKED, Event, RunStatus
 from gpumod.domain.states import GONE
 from gpumod.engine.interrupts import listening
 from gpumod.engine.monitor import Monitor, limits_of, unhealthy
@@ -50,6 +50,7 @@ class FollowingHealth(Base):
             return {}
         theirs = [run for run in store.runs(LOOK_BACK, of_use=False) if not run.command.startswith(OWN)]
         touched = {(step.service, run.started_at) for run in theirs for step in run.plan.steps}
+        touched |= {(event.subject, event.at) for event in store.events_of(STOP_ASKED, 200)}
         return {
             s: f"it did not come up again: {e.data['failed']}"
             for s, e in tried.items()

@@ -7,6 +7,7 @@ from gpumod.domain.errors import Failed
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
+from gpumod.domain.run import STOP_ASKED, RunStatus
 from gpumod.domain.states import State
 from gpumod.domain.turns import Places
 from gpumod.engine.change import change
@@ -75,6 +76,8 @@ class Running(Targets):
         else:
             outcome = await change(self._machine, f"service {verb} {service.id}", build, options, reporter(progress))
             result = change_result(outcome, mode, self._machine.store.current_mode())
+            if verb in ("stop", "sleep") and outcome.status is RunStatus.NOTHING_TO_DO:
+                self._machine.store.add_event(self._event(STOP_ASKED, service.id))  # `watch` is not to start it again
         return result.model_copy(update={"notes": (*result.notes, *told)})
 
     def _make_way(self, service: str, snapshot: HostSnapshot) -> tuple[TargetMember, ...]:

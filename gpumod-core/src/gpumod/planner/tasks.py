@@ -104,7 +104,7 @@ def make_tasks(world: World, goals: Goals, places: Places, rank: Iterable[str], 
                 turn += [task] if goal.want is Want.TIME_SHARED else []
         elif goal.want is Want.TIME_SHARED and service in stop_of:
             turn.append(stop_of[service])
-    ports = {found.port: task for service, task in stop_of.items() if (found := world.find(service)) and not found.host}
+    ports = {port: task for service, task in stop_of.items() if (port := _port_now(world, service)) is not None}
     for service in order:
         goal = goals.members[service]
         chain = tasks.starts.get(service) or _begin(world, goals, goal, places[service], stop_of)
@@ -124,6 +124,12 @@ def make_tasks(world: World, goals: Goals, places: Places, rank: Iterable[str], 
         barrier.enter(goal.order, chain)
         tasks.starts[service] = chain
     return tasks
+
+
+def _port_now(world: World, service: str) -> int | None:
+    """The port that a service has while it is up: that of the definition it was started with."""
+    found = world.reading(service).launched or world.find(service)
+    return None if found is None or found.host else found.port
 
 
 class _StartOrder:

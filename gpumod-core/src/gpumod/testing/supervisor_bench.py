@@ -52,7 +52,8 @@ class Bench:
 
     def __init__(self, home: Path, make: Callable[[Path, Settings], Supervisor]) -> None:
         self.home = home
-        self.settings = Settings(log_max_mb=1)
+        # wherever the tests run: what they start is to end with them
+        self.settings = Settings(log_max_mb=1, end_with_unit="allow")
         self._make = make
         self.supervisor = self.another()
         self.handles: list[Handle] = []

@@ -18,6 +18,7 @@ from gpumod.adapters.asking import Asker
 from gpumod.adapters.launches import already_running, cannot_kill, refuse_anothers
 from gpumod.adapters.process.forking import Nursery
 from gpumod.adapters.process.launching import not_started, orders, run_shim
+from gpumod.adapters.process.own_unit import refuse_ending_unit
 from gpumod.adapters.process.proc import (
     Proc,
     boot_id,
@@ -77,6 +78,7 @@ class ProcessSupervisor:
         """Raise what :meth:`start` would raise before anything runs."""
         refuse_anothers(self._home, handle.service)
         refuse_other_user(self._settings, self._home, handle.service)
+        refuse_ending_unit(self._settings, handle.service)
         orders(handle, launch, {}, self._records, self._settings)
 
     async def may(self, handles: Sequence[Handle]) -> None:
@@ -96,13 +98,14 @@ class ProcessSupervisor:
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service detached and return its token, once the program has really been executed.
 
-        Raises MachineLacks `missing-binary` or `anothers-home`, Failed `missing-folder`, `cannot-execute`,
-        `already-running` or `cannot-start`, UsageError for a launch that no process can have. Nothing runs after an
-        error.
+        Raises MachineLacks `missing-binary`, `anothers-home` or `ends-with-unit`, Failed `missing-folder`,
+        `cannot-execute`, `already-running` or `cannot-start`, UsageError for a launch that no process can have. Nothing
+        runs after an error.
         """
         service = handle.service
         refuse_anothers(self._home, service)
         refuse_other_user(self._settings, self._home, service)
+        await asyncio.to_thread(refuse_ending_unit, self._settings, service)
         last = self._records.last_run(service)
         if last is not None and not await self._ends(last):
             raise already_running(service, last["pid"])

@@ -11,7 +11,7 @@ from gpumod.adapters.store.connect import Database, run_sql
 from gpumod.adapters.store.rows import load, parse
 from gpumod.adapters.store.tables import EventRow
 from gpumod.domain.errors import GpumodError
-from gpumod.domain.run import STOPPED_INSTEAD, Event
+from gpumod.domain.run import STOP_ASKED, STOPPED_INSTEAD, Event
 
 KEPT_EVENTS = 10_000
 """So many events are kept. Those by which it is known later what was done already are kept beside them."""
@@ -19,7 +19,7 @@ KEPT_OF_A_KIND = 200
 """So many of each kind of those."""
 ASKED_LATER = (
     "boot-seen", "boot-restored", "boot-try", "watch-restart", "restart-refused", "restart-given-up",
-    "idle-sleep-failed", "mode-changed", STOPPED_INSTEAD,
+    "idle-sleep-failed", "mode-changed", STOPPED_INSTEAD, STOP_ASKED,
 )  # fmt: skip
 
 _ADD = "INSERT INTO events (at, kind, subject, data) VALUES (:at, :kind, :subject, :data)"

@@ -43,9 +43,15 @@ class Manager:
 
     async def show(self, units: Sequence[str], properties: Sequence[str]) -> Mapping[str, Properties]:
         """Properties by unit; a unit that is not there has LoadState=not-found. One call for all units."""
+        return await asyncio.to_thread(self.show_now, units, properties)
+
+    def show_now(
+        self, units: Sequence[str], properties: Sequence[str], timeout_s: float = CALL_TIMEOUT_S
+    ) -> Mapping[str, Properties]:
+        """What :meth:`show` tells, for threads. Blocks."""
         if not units:
             return {}
-        answer = await self.call("show", "--property", ",".join(("Id", *properties)), "--", *units)
+        answer = self._call_now("show", "--property", ",".join(("Id", *properties)), "--", *units, timeout_s=timeout_s)
         if answer.code:
             raise refused(self.scope, "cannot be asked", answer)
         shown = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in answer.out.split("\n\n")]
@@ -54,8 +60,11 @@ class Manager:
 
     async def call(self, verb: str, *arguments: str, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
         """`systemctl VERB ...`. Raises MachineLacks where there is no such manager, Failed `systemd-hangs`."""
+        return await asyncio.to_thread(self._call_now, verb, *arguments, timeout_s=timeout_s)
+
+    def _call_now(self, verb: str, *arguments: str, timeout_s: float) -> Answer:
         words = ["systemctl", *(["--user"] if self.scope == "user" else []), "--no-ask-password", "--no-pager"]
-        return await asyncio.to_thread(self.run, [*words, verb, *arguments], timeout_s)
+        return self.run([*words, verb, *arguments], timeout_s)
 
     async def start(self, *arguments: str, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
         """`systemctl start ...`, which raises as :meth:`call`. One that is cancelled ends when systemctl has: a thread
