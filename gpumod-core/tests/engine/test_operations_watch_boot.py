@@ -144,6 +144,22 @@ def test_a_boot_mode_that_does_not_fit_is_tried_again_and_given_up(box: Any) -> 
     assert notes == ["on is given up after 12 tries: gpumod switch, when it can be"]
 
 
+@pytest.mark.slow
+def test_a_full_disk_does_not_cost_the_boot_mode(box: Any) -> None:
+    box.settings["boot_mode"] = "on"
+    box.switch("on")
+    box.look()
+    box.boot()
+    box.world.free_disk_mb = 10
+    for _ in range(400):
+        assert not any("given up" in note for note in box.look().notes)
+        box.pass_time(10)
+    box.world.free_disk_mb = 100_000
+    box.pass_time(300)
+    assert [done.error for done in box.look().mended] == [None]
+    assert box.look().mode == "on"
+
+
 def test_the_boot_mode_is_a_mode_that_is_there(box: Any) -> None:
     with pytest.raises(UnknownName):
         box.ask("settings_set", SettingWrite(key="boot_mode", value="oon"))

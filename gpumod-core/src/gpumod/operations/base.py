@@ -36,6 +36,8 @@ from gpumod.operations.ports import Tools
 from gpumod.operations.results import ChangeResult, StepResult
 from gpumod.plugins.registry import unavailable
 
+DISK_FULL = "disk-full"
+"""The code of what no service is to blame for."""
 MOST_NAMED = 20
 """So many names are told of what there is."""
 
@@ -170,7 +172,7 @@ def is_interrupted(error: ErrorInfo | None) -> bool:
 def may_be_over_soon(error: GpumodError) -> bool:
     """True for what kept a change from its first step and is no matter of its services: a full disk, a signal, a run
     that is open."""
-    return isinstance(error, HalfWay | Interrupted) or error.code == "disk-full"
+    return isinstance(error, HalfWay | Interrupted) or error.code == DISK_FULL
 
 
 def reporter(progress: OnProgress) -> Report:

@@ -18,7 +18,7 @@ from gpumod.engine.observe import observe
 from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.turns import begun_turns, clear_lost, in_words, users
-from gpumod.operations.base import OnProgress, change_result, is_interrupted, may_be_over_soon, reporter
+from gpumod.operations.base import DISK_FULL, OnProgress, change_result, is_interrupted, may_be_over_soon, reporter
 from gpumod.operations.following_health import OWN, RESTARTED, FollowingHealth, not_well, not_yet
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
@@ -235,10 +235,11 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         done = await self._closed(progress)
         if all(m.error is None for m in done):
             done.append(await self._to_boot_mode(progress))
-        up = done[-1].error is None
-        if up or len(tries) + 1 >= BOOT_TRIES:
-            store.add_event(self._restored(boot.id, given_up=not up))
-        if not up and len(tries) + 1 >= BOOT_TRIES:
+        error = done[-1].error
+        given_up = error is not None and error.code != DISK_FULL and len(tries) + 1 >= BOOT_TRIES
+        if error is None or given_up:
+            store.add_event(self._restored(boot.id, given_up=given_up))
+        if given_up:
             notes.append(f"{done[-1].subject} is given up after {BOOT_TRIES} tries: gpumod switch, when it can be")
         return done
 
