@@ -105,6 +105,16 @@ def test_what_does_not_fit_comes_back_when_it_does(box: Any) -> None:
     assert (seen[-1].whole, seen[-1].notes) == (True, ())
 
 
+def test_a_clock_that_is_set_back_holds_no_refused_restart_back(box: Any) -> None:
+    box.switch("both")
+    box.crash("big")
+    box.world.foreign(5000)
+    looks(box, 10, 20.0)
+    box.world.strangers.clear()
+    box.world.clock.ahead_s -= 3000.0
+    assert [done.error for one in looks(box, 3, 20.0) for done in one.mended] == [None]
+
+
 def test_what_is_refused_hinders_nobody_else(box: Any) -> None:
     box.switch("both")
     box.crash("small")

@@ -79,11 +79,12 @@ class FollowingHealth(Base):
         return False
 
     def _refusals(self, service: str) -> list[Event]:
-        """Refusals to restart it since it was last restarted, as far as they are not long ago, the newest first."""
-        store = self._machine.store
+        """Refusals to restart it since it was last restarted, as far as they are not long ago, the newest first. What
+        lies ahead was noted before the clock was set back."""
+        store, now = self._machine.store, self._machine.clock.now()
         restarts = (e.at for e in store.events_of(RESTARTED, 200) if e.subject == service)
-        since = max(next(restarts, 0.0), self._machine.clock.now() - LATELY_S)
-        return [e for e in store.events_of(REFUSED, 200) if e.subject == service and e.at > since]
+        since = max(next(restarts, 0.0), now - LATELY_S)
+        return [e for e in store.events_of(REFUSED, 200) if e.subject == service and since < e.at <= now]
 
     def _refused(self, services: Iterable[str]) -> Mapping[str, str]:
         """Which of `services` were not restarted lately, for that was refused: with what words."""
