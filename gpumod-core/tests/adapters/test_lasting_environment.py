@@ -35,6 +35,11 @@ def test_what_holds_after_a_boot_and_may_be_read_by_everybody() -> None:
     assert lasting({"DOCKER_HOST": "tcp://ann:pw@far"})[1] == ("DOCKER_HOST",)
 
 
+def test_what_is_inherited_goes_by_the_names_of_secrets() -> None:
+    told = {"HF_JWT": "a", "HF_API_TOKENS": "a", "HF_APIKEY": "a", "HF_TOKEN_PATH": "/t", "HF_HUB_DISABLE_XET": "1"}
+    assert inherited(told, None).keys() == {"HF_TOKEN_PATH", "HF_HUB_DISABLE_XET", "PATH"}
+
+
 def test_who_runs_as_another_gets_nothing_that_speaks_of_ones_own_folders() -> None:
     own = {
         "HOME": "/people/ann/",

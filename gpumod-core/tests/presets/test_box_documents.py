@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +13,6 @@ from gpumod.domain.base import has_control_characters
 from gpumod.domain.box import Box
 from gpumod.domain.errors import UsageError
 from gpumod.domain.mode import Mode, ModeMember, Want
-from gpumod.domain.secrets import is_secret_name, public, split, with_secrets_of
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
 
@@ -67,63 +65,6 @@ def test_a_dumped_box_loads_as_itself_and_is_dumped_the_same(box: Box) -> None:
     loaded = load(text, "box.yaml", Settings())
     assert loaded == box
     assert dump_box(loaded) == text
-
-
-@settings(max_examples=60, deadline=None)
-@given(services)
-def test_secrets_are_left_out_and_put_back(service: Service) -> None:
-    shown, names = public(service)
-    assert public(shown) == (shown, ())
-    assert bool(names) == (shown != service)
-    assert with_secrets_of(shown, service) == service
-
-
-@settings(max_examples=40, deadline=None)
-@given(services, services)
-def test_what_a_document_says_wins_over_what_was_stored(said: Service, stored: Service) -> None:
-    both = with_secrets_of(said, stored)
-    assert both.unit_vars.keys() >= said.unit_vars.keys()
-    assert both == with_secrets_of(both, stored)
-
-
-@pytest.mark.parametrize(
-    ("value", "left", "secret"),
-    [
-        ({"HF_TOKEN": "t", "A": "1"}, {"A": "1"}, {"HF_TOKEN": "t"}),
-        ({"env": {"OPENAI_API_KEY": "k"}}, None, {"env": {"OPENAI_API_KEY": "k"}}),
-        ({"max_tokens": 5, "num_key_value_heads": 8}, {"max_tokens": 5, "num_key_value_heads": 8}, None),
-        (["--api-key", "x", "--foo", "--hf-token=y", "z"], ["--foo", "z"], ["--api-key", "x", "--hf-token=y"]),
-        (["--api-key-file", "/a", "--password", "--next"], ["--api-key-file", "/a", "--next"], ["--password"]),
-        ("serve --api-key 'a b'  --port 1", "serve  --port 1", ["--api-key 'a b'"]),
-        ("postgres://me:pw@host/db", None, "postgres://me:pw@host/db"),
-        ("http://127.0.0.1:80/@x", "http://127.0.0.1:80/@x", None),
-    ],
-)
-def test_what_is_a_secret(value: Any, left: Any, secret: Any) -> None:
-    assert split(value) == (left, secret)
-
-
-@pytest.mark.parametrize("name", ["HF_TOKEN", "--api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "auth"])
-def test_names_of_secrets(name: str) -> None:
-    assert is_secret_name(name)
-
-
-@pytest.mark.parametrize("name", ["tokenizer", "max_tokens", "--api-key-file", "author", "monkey", "keyboard", ""])
-def test_names_of_no_secrets(name: str) -> None:
-    assert not is_secret_name(name)
-
-
-def test_an_option_that_is_edited_keeps_its_secret() -> None:
-    stored = Service(id="a", driver="d", unit_vars={"args": ["--api-key", "k", "-x", "1"], "cmd": "run --token t -x"})
-    said = Service(id="a", driver="d", unit_vars={"args": ["-x", "2"], "cmd": "run -y", "new": 1})
-    both = with_secrets_of(said, stored).unit_vars
-    assert both == {"args": ["-x", "2", "--api-key", "k"], "cmd": "run -y --token t", "new": 1}
-    bare = with_secrets_of(Service(id="a", driver="d"), stored).unit_vars
-    assert bare == {"args": ["--api-key", "k"], "cmd": "--token t"}
-    gone = Service(id="a", driver="d", unit_vars={"args": None, "cmd": None})
-    assert with_secrets_of(gone, stored) == gone
-    own = Service(id="a", driver="d", unit_vars={"args": ["--api-key", "other"], "cmd": "run --token=o"})
-    assert with_secrets_of(own, stored) == own
 
 
 def test_paths_are_expanded_with_the_settings_of_the_document() -> None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 
 from gpumod.domain.base import has_control_characters
+from gpumod.domain.secret_names import is_secret_name
 from gpumod.domain.secrets import split, why_no_variable
 
 NAMES = frozenset(
@@ -23,7 +24,6 @@ NAMES = frozenset(
 )
 PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "HF_", "OMP_")
 NEVER = frozenset({"CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"})
-SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "KEY", "AUTH")
 OF_A_PERSON = frozenset({"HOME", "USER", "LOGNAME", "SHELL", "TMPDIR"})
 """Those, with all of XDG_*, are whoever starts it: systemd tells a service of another user its own."""
 OF_A_SESSION = frozenset({"TMPDIR", "XDG_RUNTIME_DIR"})
@@ -74,7 +74,7 @@ def search_path(environ: Mapping[str, str], bin_path: str | None) -> str:
 
 
 def _is_inherited(name: str, value: str) -> bool:
-    if name in NEVER or any(word in name.upper() for word in SECRET_WORDS):
+    if name in NEVER or is_secret_name(name):
         return False
     if name.upper().endswith("_PROXY") and "@" in value:
         return False

@@ -1,7 +1,7 @@
 """Secrets among a service's options: found by their names, left out of what is written down, and put back.
 
 An option (or a variable of its `env`) is secret by its name, or because it is an address with a password in it. In a
-command line, given as a list or as one text, it is the flag and its value.
+command line, given as a list or as one text, it is the flag and its value, `NAME=value`, or a header.
 """
 
 from __future__ import annotations
@@ -10,27 +10,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpumod.domain.errors import UsageError
+from gpumod.domain.secret_names import is_secret_name
+from gpumod.domain.secret_words import (
+    GONE,
+    Word,
+    has_login,
+    put_in_list,
+    put_in_text,
+    without_secrets,
+    words_of_list,
+    words_of_text,
+)
 from gpumod.domain.service import Service
 
-WORDS = frozenset(
-    {
-        "token",
-        "secret",
-        "secrets",
-        "password",
-        "passwd",
-        "passphrase",
-        "pass",
-        "pwd",
-        "credential",
-        "credentials",
-        "key",
-        "apikey",
-        "keys",
-        "auth",
-    }
-)
-PLACES = frozenset({"file", "path", "dir"})
 HIDDEN = "(secret)"
 SHORTEST = 4
 NOTHING = object()
@@ -45,11 +38,7 @@ SYSTEMDS_OWN = frozenset(
 """Variables of systemd's own protocol: no service is given others."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
-_LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-_FLAG = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
 _BETWEEN = re.compile(r"[\s=]+")
-_VALUE = re.compile(r"""(=|\s+(?!-))('[^']*'|"[^"]*"|\S+)""")
 
 
 def why_no_variable(name: str, value: str) -> str:
@@ -65,12 +54,6 @@ def why_no_variable(name: str, value: str) -> str:
     return "" if is_text else "its value is no text in UTF-8"
 
 
-def is_secret_name(name: str) -> bool:
-    """True for a name that speaks of a secret (`HF_TOKEN`, `--api-key`); that of a file which holds one does not."""
-    words = [word.lower() for word in _WORD.findall(name)]
-    return bool(words) and words[-1] not in PLACES and not WORDS.isdisjoint(words)
-
-
 def split(value: Any, name: str = "") -> tuple[Any, Any]:
     """`value` without its secrets, and the secrets alone; None where nothing is left, or nothing is secret."""
     if isinstance(value, str | Mapping | list | tuple) and value and is_secret_name(name):
@@ -78,7 +61,7 @@ def split(value: Any, name: str = "") -> tuple[Any, Any]:
     if isinstance(value, Mapping):
         return _split_mapping(value)
     if isinstance(value, str):
-        if _LOGIN.search(value):
+        if has_login(value):
             return None, value
         return _split_text(value)
     if isinstance(value, list | tuple):
@@ -123,26 +106,47 @@ def secret_values(service: Service) -> frozenset[str]:
         elif isinstance(value, list | tuple):
             waiting += value
         elif isinstance(value, str):
-            words |= {word.strip("'\"") for word in _BETWEEN.split(value) if not word.startswith("-")}
+            found = {word.strip("'\"\\") for word in _BETWEEN.split(value)}
+            words |= {word for word in found if not (word.startswith("-") or _is_name(word, value))}
     return frozenset(word for word in words if len(word) >= SHORTEST)
 
 
 def public(service: Service) -> tuple[Service, tuple[str, ...]]:
-    """`service` without the secrets among its options, and the options that held some."""
+    """`service` without the secrets among its options, and what those are called: the option, `env.HF_TOKEN`, or
+    `command: --api-key` where the rest of an option is not secret."""
     left, secret = _split_mapping(service.unit_vars)
     if not secret:
         return service, ()
-    return service.model_copy(update={"unit_vars": left or {}}), tuple(_names(secret))
+    return service.model_copy(update={"unit_vars": left or {}}), tuple(_names(service.unit_vars, secret))
 
 
 def with_secrets_of(service: Service, stored: Service | None) -> Service:
-    """`service` with the secrets of `stored` where it says nothing of its own instead."""
+    """`service` with the secrets of `stored` where it says nothing of its own instead.
+
+    Raises UsageError `bad-box` where a command with secrets was changed and nobody can tell where they belong now.
+    """
     if stored is None:
         return service
     _, secret = _split_mapping(stored.unit_vars)
     if not secret:
         return service
-    return service.model_copy(update={"unit_vars": _put_back(service.unit_vars, secret, stored.unit_vars)})
+    try:
+        unit_vars = _put_back(service.unit_vars, secret, stored.unit_vars)
+    except ValueError as error:
+        option = str(error)
+        raise UsageError(
+            "bad-box",
+            f"service {service.id!r}: {option!r} holds secrets and was changed",
+            why="where they belong in it now is not sure: write it whole, with them, or keep them apart by"
+            f" `gpumod service secret set {service.host or service.id} NAME`",
+            hint=f"`gpumod service edit {service.id} --set '{option}=...'` writes it anew, with or without them",
+        ) from error
+    return service.model_copy(update={"unit_vars": unit_vars})
+
+
+def _is_name(word: str, command: str) -> bool:
+    """True for NAME of `NAME=value`, and of a header `NAME: value`."""
+    return is_secret_name(word) and (word.endswith(":") or f"{word}=" in command)
 
 
 def _split_mapping(value: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -159,39 +163,27 @@ def _split_mapping(value: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _split_words(words: Sequence[Any]) -> tuple[Any, Any]:
-    left: list[Any] = []
-    secret: list[Any] = []
-    waiting = False
-    for word in words:
-        flag = isinstance(word, str) and word.startswith("-")
-        if waiting and not flag:
-            secret.append(word)
-            waiting = False
-        elif flag and is_secret_name(word.partition("=")[0]):
-            secret.append(word)
-            waiting = "=" not in word
-        else:
-            waiting = False
-            login = isinstance(word, str) and _LOGIN.search(word)
-            (secret if login else left).append(word)
-    return (left, secret) if secret else (words, None)
+    read = _words(words)
+    secret = [secret for word in read for secret in word.secrets]
+    return ([word.left for word in read if word.left is not GONE], secret) if secret else (words, None)
 
 
 def _split_text(text: str) -> tuple[Any, Any]:
-    """A command line as one text: quotes keep a value together."""
-    secret, left, here = [], "", 0
-    for flag in _FLAG.finditer(text):
-        if flag.start() >= here and is_secret_name(flag[0]):
-            value = _VALUE.match(text, flag.end())
-            end = value.end() if value else flag.end()
-            secret.append(text[flag.start() : end])
-            left += text[here : flag.start()].rstrip()
-            here = end
-    return ((left + text[here:]).strip() or None, secret) if secret else (text, None)
+    left, held = without_secrets(text, words_of_text(text))
+    return (left or None, [secret for word in held for secret in word.secrets]) if held else (text, None)
+
+
+def _words(command: str | Sequence[Any]) -> list[Word]:
+    if isinstance(command, str):
+        return words_of_text(command)
+    return words_of_list(command, lambda item: split(item)[1] is not None)
 
 
 def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
-    """`value` with `secret`, which was split off `stored`; what says the same without its secret is `stored` again."""
+    """`value` with `secret`, which was split off `stored`; what says the same without its secret is `stored` again.
+
+    Raises ValueError where a command was changed and nobody can tell where its secrets belong now.
+    """
     left = split(stored, name)[0]
     if value is NOTHING and left is not None:  # what is not secret in it was taken away
         value = {} if isinstance(left, Mapping) else "" if isinstance(left, str) else []
@@ -202,16 +194,43 @@ def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
         for key, hidden in secret.items():
             out[key] = _put_back(out.get(key, NOTHING), hidden, stored[key], key)
         return {**{k: out[k] for k in stored if k in out}, **out}
-    if left is None or split(value, name)[1] is not None:
+    if value is None or is_secret_name(name) or (isinstance(stored, str) and has_login(stored)):
         return value
-    if isinstance(left, str) and isinstance(value, str):
-        return f"{value} {' '.join(secret)}".strip()
-    return [*value, *secret] if isinstance(left, list) and isinstance(value, list | tuple) else value
+    own = _names_in(value, split(value, name)[1])
+    whole = None if own else _with_words_of(stored, value)
+    if whole is None and not own.issuperset(_names_in(stored, secret)):
+        raise ValueError(name)
+    return value if whole is None else whole
 
 
-def _names(secret: Mapping[str, Any]) -> list[str]:
+def _with_words_of(stored: Any, command: Any) -> Any:
+    """`command` with the secrets of `stored`, each where it was; None where that is not sure."""
+    whole: Any = None
+    if isinstance(stored, str) and isinstance(command, str):
+        whole = put_in_text(command, _words(stored))
+    elif isinstance(stored, list | tuple) and isinstance(command, list | tuple):
+        whole = put_in_list(command, _words(stored))
+    left = split(whole)[0]
+    same = left == list(command) if isinstance(left, list) else (left or "") == command
+    return whole if whole is not None and same else None
+
+
+def _names_in(value: Any, secret: Any) -> frozenset[str]:
+    if secret is None:
+        return frozenset()
+    if isinstance(value, Mapping):
+        return frozenset(secret)
+    return frozenset(name for word in _words(value) for name in word.names)
+
+
+def _names(value: Mapping[str, Any], secret: Mapping[str, Any]) -> list[str]:
+    """What to call the secrets of options: `env.HF_TOKEN`, `command: --api-key`."""
     out = []
     for key, hidden in secret.items():
-        inner = _names(hidden) if isinstance(hidden, Mapping) else []
-        out += [f"{key}.{name}" for name in inner] or [key]
+        if isinstance(hidden, Mapping) and not is_secret_name(key):
+            out += [f"{key}.{name}" for name in _names(value[key], hidden)]
+        elif hidden == value[key]:
+            out.append(key)
+        else:
+            out += [f"{key}: {name}" for name in sorted(_names_in(value[key], hidden))] or [key]
     return out

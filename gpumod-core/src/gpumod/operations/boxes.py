@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gpumod.domain.box import Box, ReadBox
-from gpumod.domain.errors import ErrorInfo, Failed, GpumodError
+from gpumod.domain.errors import ErrorInfo, Failed, GpumodError, UsageError
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
 from gpumod.domain.run import Event
@@ -28,7 +28,7 @@ from gpumod.operations.differences import differences, in_event
 from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
-from gpumod.operations.secrets import told_of_secrets
+from gpumod.operations.secrets import told_of_lost_secrets, told_of_secrets
 from gpumod.operations.services import Services
 from gpumod.operations.staying_adopted import refuse_unadopted
 from gpumod.operations.switching import dry
@@ -152,7 +152,7 @@ class Boxes(Services, Targets):
         text, and with what could be read of it among what is defined."""
         box, kept = read.box, self._of_this_machine()
         now = _beside(read, self._stored_box())
-        services = {s: with_secrets_of(found, now.services.get(s)) for s, found in box.services.items()}
+        services, lost = _with_secrets(box.services, now.services)
         said = {key: value for key, value in box.settings.items() if key not in kept}
         stay = {key: now.settings[key] for key in now.settings if key in kept or not params.prune}
         settings = {key: value for key, value in {**stay, **said}.items() if value is not None}
@@ -160,13 +160,15 @@ class Boxes(Services, Targets):
         if params.prune:
             then = Box(services, box.modes, settings)
         changes = differences(now, then)
-        problems = [*read.problems, *self._box_problems(read, then, changes)]
+        problems = [*read.problems, *lost, *self._box_problems(read, then, changes)]
         if problems:
             raise self._tools.presets().bad_box(params.source, problems)
         unnamed = [f"service {s}" for s in now.services if s in then.services and s not in services]
         unnamed += [f"mode {m}" for m in now.modes if m in then.modes and m not in box.modes]
         notes = [f"setting {k} is left as it is: it belongs to a simulated machine" for k in box.settings if k in kept]
         notes += [note for service in box.services.values() for note in told_of_secrets(service)]
+        gone = [now.services[c.id] for c in changes if c.kind == "service" and c.action == "remove"]
+        notes += [note for service in gone for note in told_of_lost_secrets(service, self._machine.secrets)]
         return Edits(now, then, changes, tuple(unnamed), tuple(notes))
 
     def _box_problems(self, read: ReadBox, then: Box, changes: tuple[ObjectChange, ...]) -> Iterator[ErrorInfo]:
@@ -328,6 +330,19 @@ def _not_whole(unread: Mapping[str, ErrorInfo]) -> ErrorInfo | None:
         hint=next(iter(unread.values())).hint,
         details={"missing": list(unread)},
     )
+
+
+def _with_secrets(
+    said: Mapping[str, Service], stored: Mapping[str, Service]
+) -> tuple[dict[str, Service], list[ErrorInfo]]:
+    """What a document says of services with the secrets that it leaves out, and where these have no place any more."""
+    out, problems = dict(said), []
+    for name, service in said.items():
+        try:
+            out[name] = with_secrets_of(service, stored.get(name))
+        except UsageError as error:
+            problems.append(error.info.model_copy(update={"message": f"{error.info.message}: {error.info.why}"}))
+    return out, problems
 
 
 def _beside(read: ReadBox, now: Box) -> Box:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from gpumod.domain.errors import Failed, UsageError
+from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.secrets import public, why_no_variable
 from gpumod.domain.service import Service
 from gpumod.engine.variables import why_not_with
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import SecretRef, SecretWrite, ServiceRef
 from gpumod.operations.unit_results import SecretsResult
+from gpumod.ports.secrets import Secrets
 
 
 class ServiceSecrets(Base):
@@ -56,7 +57,17 @@ def told_of_secrets(service: Service) -> tuple[str, ...]:
     names = public(service)[1]
     if not names:
         return ()
-    variable = next((name.partition(".")[2] for name in names if name.startswith("env.")), "NAME")
+    variable = next((name[4:].strip() for name in names if name.startswith(("env.", "env:"))), "NAME")
     apart = f"gpumod service secret set {service.host or service.id} {variable}"
     told = f"{service.id} holds a secret in {', '.join(names)}, which the database keeps as it is"
     return (f"{told}: `{apart}` keeps a variable apart; then take it out of the definition",)
+
+
+def told_of_lost_secrets(service: Service, secrets: Secrets) -> tuple[str, ...]:
+    """What to say of the removal of a service: which secrets go with it, kept apart or among its options."""
+    try:
+        apart = secrets.names(service.id)
+    except GpumodError as error:
+        apart = (f"in a file that cannot be used ({error.info.why})",)
+    names = [*apart, *public(service)[1]]
+    return (f"{service.id}'s secrets {', '.join(names)} go with it",) if names else ()

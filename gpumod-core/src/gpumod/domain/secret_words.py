@@ -1,0 +1,184 @@
+"""Secrets in a command, given as a list of words or as one text: found, taken out, and put back where they were."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpumod.domain.secret_names import is_secret_name
+
+GONE = object()
+"""What is left of a word that is secret as a whole."""
+EDGE = object()
+"""Beside the first word, and the last."""
+ADDRESS = "an address with a password"
+
+_VALUE, _REST = "value", "rest"
+_LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_QUOTED = re.compile(r"""'([^']*)'|"((?:\\.|[^"\\])*)\"""")
+_TEXT_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\"[^"]*\\"|\\'[^']*\\'|\\.|\S)+""")
+_LEAD = r"""['"\\(;&|`]*"""
+_FLAG = re.compile(_LEAD + r"(--?[A-Za-z][\w.-]*)")
+_ASSIGNED = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*=)?{_LEAD}([A-Za-z_][\w-]*)=(?=.)", re.DOTALL)
+_HEADER = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*=)?{_LEAD}([A-Za-z][\w-]*):(?!//)")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a command, and `left` of it without the `secrets` in it, which go by `names`. A flag has its name, its
+    value none. `end` is where it ends in a text, `start` where it begins."""
+
+    whole: Any
+    left: Any
+    secrets: tuple[Any, ...] = ()
+    names: tuple[str, ...] = ()
+    start: int = 0
+    end: int = 0
+
+
+def has_login(text: str) -> bool:
+    """True where an address with a password is in `text`."""
+    return _LOGIN.search(text) is not None
+
+
+def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Word]:
+    """Each word of a command that is a list. `holds` tells of what is no text whether a secret is in it."""
+    out: list[Word] = []
+    coming = ""
+    for word in words:
+        found, coming = _read(word if isinstance(word, str) else "", coming)
+        if found is None and not isinstance(word, str) and holds(word):
+            found = ()
+        if found is None and isinstance(word, str):
+            left, inner = without_secrets(word, words_of_text(word), strip=False) if _has_space(word) else (word, [])
+            out.append(_partly(word, left, inner))
+        elif found is None:
+            out.append(Word(word, word))
+        else:
+            out.append(Word(word, GONE, (word,), found))
+    return out
+
+
+def words_of_text(text: str) -> list[Word]:
+    """Each word of a command that is one text; quotes keep a word together, and what they hold is looked through."""
+    out: list[Word] = []
+    coming = ""
+    for match in _TEXT_WORD.finditer(text):
+        found, coming = _read(match[0], coming)
+        word = _within(match[0]) if found is None else Word(match[0], GONE, (match[0],), found)
+        out.append(Word(word.whole, word.left, word.secrets, word.names, match.start(), match.end()))
+    return out
+
+
+def without_secrets(text: str, words: Iterable[Word], *, strip: bool = True) -> tuple[str, list[Word]]:
+    """`text` without the secrets of its `words`, and the words that held some."""
+    left, here = "", 0
+    held = [word for word in words if word.secrets]
+    for word in held:
+        before = text[here : word.start]
+        left += before.rstrip() if word.left is GONE else before + word.left
+        here = word.end
+    left += text[here:]
+    return left.strip() if strip and held else left, held
+
+
+def put_in_list(said: Sequence[Any], stored: Sequence[Word]) -> list[Any] | None:
+    """`said` with the secrets of `stored`, each behind the word that it followed; None where its place is not sure."""
+    places = _places(said, stored)
+    if places is None:
+        return None
+    out = list(said)
+    for place, secrets in reversed(places):
+        out[place:place] = secrets
+    return out
+
+
+def put_in_text(said: str, stored: Sequence[Word]) -> str | None:
+    """As :func:`put_in_list`, in a command that is one text."""
+    words = words_of_text(said)
+    places = _places([word.whole for word in words], stored)
+    if places is None:
+        return None
+    for place, secrets in reversed(places):
+        end = words[place - 1].end if place else 0
+        before, behind = said[:end], said[end:]
+        lead, trail = " " if before else "", " " if behind and not behind[0].isspace() else ""
+        said = f"{before}{lead}{' '.join(secrets)}{trail}{behind}"
+    return said
+
+
+def _read(word: str, coming: str) -> tuple[tuple[str, ...] | None, str]:
+    """The names of the secret that `word` is (None: of none), and what of it is in the words that come."""
+    if coming == _REST:
+        return (), _REST
+    flag, assigned, header = _FLAG.match(word), _ASSIGNED.match(word), _HEADER.match(word)
+    if flag and is_secret_name(flag[1]):
+        return (flag[1],), "" if word[flag.end() :].strip("'\"\\") else _VALUE
+    if coming == _VALUE and not word.startswith("-"):
+        return (), ""
+    if assigned and is_secret_name(assigned[1]):
+        return (assigned[1],), ""
+    if header and is_secret_name(header[1]):
+        value = word[header.end() :]
+        if not value.strip("'\"\\"):
+            return (header[1],), _REST
+        if value[0].isspace() or header[1].lower().endswith("authorization"):
+            return (header[1],), ""
+    return ((ADDRESS,), "") if has_login(word) else (None, "")
+
+
+def _within(word: str) -> Word:
+    """A word of a text with what is in its quotes looked through, as of `sh -c '...'`."""
+    left, here = "", 0
+    held: list[Word] = []
+    for quoted in _QUOTED.finditer(word):
+        inner = quoted[1] if quoted[1] is not None else quoted[2]
+        shown, secret = without_secrets(inner, words_of_text(inner), strip=False)
+        if secret:
+            left += word[here : quoted.start() + 1] + shown
+            here = quoted.end() - 1
+            held += secret
+    return _partly(word, left + word[here:], held)
+
+
+def _partly(word: str, left: str, held: Iterable[Word]) -> Word:
+    secrets = tuple(secret for inner in held for secret in inner.secrets)
+    return Word(word, left if secrets else word, secrets, tuple(name for inner in held for name in inner.names))
+
+
+def _has_space(word: str) -> bool:
+    return any(map(str.isspace, word))
+
+
+def _places(said: Sequence[Any], stored: Sequence[Word]) -> list[tuple[int, list[Any]]] | None:
+    """Where in `said` secrets come, in its order; None where that is not sure: a secret stood within a word, the word
+    that it followed is not there once, or what comes next may be something that it belongs before."""
+    if any(word.secrets and word.left is not GONE for word in stored):
+        return None
+    kept = [word.whole for word in stored if not word.secrets]
+    groups: dict[int, list[Any]] = {}
+    passed = 0
+    for word in stored:
+        if word.secrets:
+            groups.setdefault(passed, []).append(word.whole)
+        else:
+            passed += 1
+    places = []
+    for index, secrets in groups.items():
+        before = kept[index - 1] if index else EDGE
+        if before is not EDGE and (kept.count(before) != 1 or said.count(before) != 1):
+            return None
+        place = said.index(before) + 1 if before is not EDGE else 0
+        after = kept[index] if index < len(kept) else EDGE
+        now = said[place] if place < len(said) else EDGE
+        between_flags = (_is_flag(secrets[0]) or _is_flag(before)) and (now is EDGE or _is_flag(now))
+        if now != after and not between_flags:
+            return None
+        places.append((place, secrets))
+    return sorted(places, key=lambda found: found[0])
+
+
+def _is_flag(word: Any) -> bool:
+    return isinstance(word, str) and word.startswith("-")

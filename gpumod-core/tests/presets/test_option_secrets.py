@@ -1,0 +1,242 @@
+"""Secrets among options: known by their names, left out of what is public, put back where they were or not at all."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpumod.domain.errors import UsageError
+from gpumod.domain.secret_names import is_secret_name
+from gpumod.domain.secrets import public, secret_values, split, with_secrets_of
+from gpumod.domain.service import Service
+
+KEY = "XXXX-hunter2"
+SECRET_PARTS = (
+    ("--api-key", KEY),
+    (f"--api-key={KEY}",),
+    (f"OPENAI_API_KEY={KEY}",),
+    (f"--env=API_KEY={KEY}",),
+    ("--header", f"Authorization: Bearer {KEY}"),
+    (f"--header=Authorization: Bearer {KEY}",),
+    (f"postgres://me:{KEY}@host/db",),
+    ("--hf-token", KEY, "--password", KEY),
+    ("sh", "-c", f"exec python3 tok.py --api-key={KEY} serve"),
+    ("sh", "-c", f"PORT=1 API_KEY={KEY} exec serve"),
+    ("sh", "-c", f"curl -H 'Authorization: Bearer {KEY}' localhost"),
+)
+FLAGS = ("--api-key", "--hf-token", "--password")
+PLAIN = ("serve", "--port", "{port}", "--no-auth", "--token-limit", "--max-tokens", "4096", "-x", "a b", "A=1", "", 5)
+texts = st.text("'\"\\-= A:;/@(", max_size=8) | st.sampled_from(PLAIN[:-1])
+secrets = st.sampled_from(
+    ["--api-key", "--api-key=x", "API_KEY=x", "Cookie:", "http://a:b@c/", "run --api-key 'a b' -x"]
+)
+lines = st.lists(texts | secrets, max_size=6).map(" ".join)
+keys = st.sampled_from(["HF_TOKEN", "env", "password", "max_tokens", "args", "command", "a"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts | secrets | lines,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def of(**unit_vars: Any) -> Service:
+    return Service(id="a", driver="d", unit_vars=unit_vars)
+
+
+services = st.dictionaries(keys, values, max_size=4).map(lambda unit_vars: of(**unit_vars))
+commands = st.lists(
+    st.sampled_from(SECRET_PARTS) | st.sampled_from(PLAIN).map(lambda word: (word,)), min_size=1, max_size=6
+).map(lambda parts: [word for part in parts for word in part])
+
+
+def in_one(words: list[Any]) -> str:
+    """A command as one text, for a shell to read."""
+    quoted = (
+        f'"{word}"' if "'" in word else f"'{word}'" if " " in word or not word else word for word in map(str, words)
+    )
+    return " ".join(quoted)
+
+
+def behind(command: Any) -> list[Any]:
+    """The word before each secret, or before its flag."""
+    words = ["", *(command.split() if isinstance(command, str) else map(str, command))]
+    return [before for before, word in pairwise(words) if word in FLAGS or (KEY in word and before not in FLAGS)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(services)
+def test_secrets_are_left_out_and_put_back(service: Service) -> None:
+    shown, names = public(service)
+    assert public(shown) == (shown, ())
+    assert bool(names) == (shown != service)
+    assert with_secrets_of(shown, service) == service
+
+
+@settings(max_examples=60, deadline=None)
+@given(services, services)
+def test_what_a_document_says_wins_over_what_was_stored(said: Service, stored: Service) -> None:
+    with suppress(UsageError):
+        both = with_secrets_of(said, stored)
+        assert both.unit_vars.keys() >= said.unit_vars.keys()
+        assert both == with_secrets_of(both, stored)
+
+
+@settings(max_examples=60, deadline=None)
+@given(commands)
+def test_no_secret_is_public_in_a_command(words: list[Any]) -> None:
+    for command in (words, in_one(words), [in_one(words)]):
+        shown, names = public(of(command=command))
+        assert KEY not in str((shown, names))
+        assert bool(names) == (KEY in str(command))
+        assert with_secrets_of(shown, of(command=command)) == of(command=command)
+        if names:
+            assert any(KEY in word for word in secret_values(of(command=command)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(commands, st.integers(0, 9), st.sampled_from(["--verbose", "--level=2", "positional", None]))
+def test_an_edited_command_is_the_edit_or_refused(words: list[Any], at: int, new: str | None) -> None:
+    """A secret is never lost, nor moved: without it the command is what was said, and each stands behind its word."""
+    for stored in (words, in_one(words)):
+        left = split(stored)[0]
+        if split(stored)[1] is None or not left or "://" in str(stored):
+            continue
+        parts: list[Any] = left.split() if isinstance(left, str) else list(left)
+        if new is None:
+            del parts[min(at, len(parts) - 1)]
+        else:
+            parts.insert(min(at, len(parts)), new)
+        said = " ".join(map(str, parts)) if isinstance(left, str) else parts
+        if split(said)[1] is not None:
+            continue
+        with suppress(UsageError):
+            both = with_secrets_of(of(command=said), of(command=stored)).unit_vars["command"]
+            assert (split(both)[0] or type(said)()) == said
+            assert str(both).count(KEY) == str(stored).count(KEY)
+            assert behind(both) == behind(stored)
+
+
+@pytest.mark.parametrize(
+    ("value", "left", "secret"),
+    [
+        ({"HF_TOKEN": "t", "A": "1"}, {"A": "1"}, {"HF_TOKEN": "t"}),
+        ({"env": {"OPENAI_API_KEY": "k"}}, None, {"env": {"OPENAI_API_KEY": "k"}}),
+        ({"env": ["API_KEY=k", "A=1"]}, {"env": ["A=1"]}, {"env": ["API_KEY=k"]}),
+        ({"env": "API_KEY=k"}, None, {"env": ["API_KEY=k"]}),
+        ({"max_tokens": 5, "num_key_value_heads": 8}, {"max_tokens": 5, "num_key_value_heads": 8}, None),
+        (["--api-key", "x", "--foo", "--hf-token=y", "z"], ["--foo", "z"], ["--api-key", "x", "--hf-token=y"]),
+        (["--api-key-file", "/a", "--password", "--next"], ["--api-key-file", "/a", "--next"], ["--password"]),
+        ([{"HF_TOKEN": "t"}, "a"], ["a"], [{"HF_TOKEN": "t"}]),
+        ("serve --api-key 'a b'  --port 1", "serve  --port 1", ["--api-key", "'a b'"]),
+        ("--api-key 'x'--token y", "y", ["--api-key", "'x'--token"]),
+        ("env OPENAI_API_KEY=X python3 srv.py", "env python3 srv.py", ["OPENAI_API_KEY=X"]),
+        ("sh -c 'A=1 API_KEY=X exec srv' a", "sh -c 'A=1 exec srv' a", ["API_KEY=X"]),
+        ("sh -c \"srv --api-key 'a b' -x\"", 'sh -c "srv -x"', ["--api-key", "'a b'"]),
+        ('sh -c "srv -H \\"Authorization: X\\" -x"', 'sh -c "srv -H -x"', ['\\"Authorization: X\\"']),
+        (["sh", "-c", "srv --api-key=X go"], ["sh", "-c", "srv go"], ["--api-key=X"]),
+        ("srv --header 'Authorization: Bearer X' -x", "srv --header -x", ["'Authorization: Bearer X'"]),
+        ("srv -H X-API-Key: abc def", "srv -H", ["X-API-Key:", "abc", "def"]),
+        (["-H", "Authorization:Bearer X", "-H", "Accept: a"], ["-H", "-H", "Accept: a"], ["Authorization:Bearer X"]),
+        ("postgres://me:pw@host/db", None, "postgres://me:pw@host/db"),
+        ("http://127.0.0.1:80/@x", "http://127.0.0.1:80/@x", None),
+        (
+            "python3 prog.py --no-auth serve --token-limit 4096",
+            "python3 prog.py --no-auth serve --token-limit 4096",
+            None,
+        ),
+        ("env API_KEY= A=1 srv --upstream auth:8080", "env API_KEY= A=1 srv --upstream auth:8080", None),
+    ],
+)
+def test_what_is_a_secret(value: Any, left: Any, secret: Any) -> None:
+    assert split(value) == (left, secret)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("HF_TOKEN", "--api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "auth", "API_KEY_2", "token2"),
+        *("PGPASSWORD", "DBPASSWORD", "MYTOKEN", "HFTOKEN", "ACCESSTOKEN", "MYSECRET", "SECRETKEY", "PGPASS"),
+        *("API_TOKENS", "JWT", "COOKIE", "Authorization", "X-API-Key"),
+    ],
+)
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer", "max_tokens", "--api-key-file", "author", "monkey", "keyboard", "", "--no-auth", "tokens"),
+        *("--token-limit", "--disable-auth", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_PATH", "eos_token", "compass"),
+        *("--thinking-token-budget", "key_id", "auth-type", "num_key_value_heads", "n_tokens", "PASSWORD_FILE"),
+    ],
+)
+def test_names_of_no_secrets(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said", "both"),
+    [
+        (
+            "python3 tok.py --api-key k serve --port {port}",
+            "python3 tok.py serve --port {port} --verbose",
+            "python3 tok.py --api-key k serve --port {port} --verbose",
+        ),
+        (["--api-key", "k", "-x", "1"], ["-x", "2"], ["--api-key", "k", "-x", "2"]),
+        ("run --token t -x", "run -y", "run --token t -y"),
+        ("run -x --token t", "run -x --more", "run -x --token t --more"),
+        ("env A=1 API_KEY=k srv", "env A=1 srv -v", "env A=1 API_KEY=k srv -v"),
+        (["srv", "--db", "a://b:c@d", "-x"], ["srv", "--db", "-y"], ["srv", "--db", "a://b:c@d", "-y"]),
+        ("run --token t -x", None, None),
+        ("run --token t -x", "go --token=o", "go --token=o"),
+        (["--api-key", "k", "-x"], [], ["--api-key", "k"]),
+    ],
+)
+def test_a_command_that_is_edited_keeps_its_secrets_in_their_places(stored: Any, said: Any, both: Any) -> None:
+    assert with_secrets_of(of(command=said, b=1), of(command=stored)) == of(command=both, b=1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ("sh -c 'exec python3 tok.py --api-key=k serve'", "sh -c 'exec python3 tok.py serve --verbose'"),
+        (["sh", "-c", "tok.py --api-key=k serve"], ["sh", "-c", "tok.py serve", "-v"]),
+        ("run --token t -x", "go -x"),
+        ("run run --token t -x", "run -x"),
+        ("run --token t serve", "run run serve"),
+        ("run --verbose --token t serve", "run --verbose 3 serve"),
+        ("env API_KEY=k srv", "env -i srv"),
+        ("run --password", "run positional"),
+        ("run --token t -x", ["run", "-x", "-y"]),
+        (["run", "--token", "t"], "run -x"),
+        ("run --token t --api-key k", "run --api-key o -x"),
+        ({"API_KEY": "k", "A": "1"}, "A=2"),
+        ("API_KEY=k A=1", {"A": "2"}),
+    ],
+)
+def test_a_command_whose_secrets_have_no_sure_place_is_refused(stored: Any, said: Any) -> None:
+    with pytest.raises(UsageError) as refused:
+        with_secrets_of(of(command=said), of(command=stored))
+    info = refused.value.info
+    assert info.code == "bad-box"
+    assert info.message == "service 'a': 'command' holds secrets and was changed"
+    assert "write it whole" in info.why
+    assert "gpumod service secret set a NAME" in info.why
+    assert info.hint.startswith("`gpumod service edit a --set 'command=...'`")
+
+
+def test_what_is_left_out_is_named() -> None:
+    service = of(
+        command="srv --api-key k sh -c 'API_KEY=k srv'",
+        args=["--hf-token=x", "-y", "https://a:b@c"],
+        env={"HF_TOKEN": "t", "A": "1"},
+        password="p",  # it opens nothing
+    )
+    told = ("command: --api-key", "command: API_KEY", "args: --hf-token", "args: an address with a password")
+    assert sorted(public(service)[1]) == sorted((*told, "env.HF_TOKEN", "password"))
