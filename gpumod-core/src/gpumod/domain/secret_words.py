@@ -17,12 +17,13 @@ ADDRESS = "an address with a password"
 
 _VALUE, _REST = "value", "rest"
 _LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-_QUOTED = re.compile(r"""'([^']*)'|"((?:\\.|[^"\\])*)\"""")
-_TEXT_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\"[^"]*\\"|\\'[^']*\\'|\\.|\S)+""")
+_QUOTED = re.compile(r"""\\"([^"]*)\\"|\\'([^']*)\\'|\\.|'([^']*)'|"((?:\\.|[^"\\])*)\"""")
+"""What is in quotes, or in those of a text that is in quotes itself; a character behind a backslash opens none."""
+_TEXT_WORD = re.compile(rf"(?:{_QUOTED.pattern}|\S)+")
 _LEAD = r"""['"\\(;&|`]*"""
 _FLAG = re.compile(_LEAD + r"(--?[A-Za-z][\w.-]*)")
-_ASSIGNED = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*=)?{_LEAD}([A-Za-z_][\w-]*)=(?=.)", re.DOTALL)
-_HEADER = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*=)?{_LEAD}([A-Za-z][\w-]*):(?!//)")
+_ASSIGNED = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*={_LEAD})?([A-Za-z_][\w-]*)=(?=.)", re.DOTALL)
+_HEADER = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*={_LEAD})?([A-Za-z][\w-]*):(?!//)")
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,13 @@ def _within(word: str) -> Word:
     left, here = "", 0
     held: list[Word] = []
     for quoted in _QUOTED.finditer(word):
-        inner = quoted[1] if quoted[1] is not None else quoted[2]
+        if quoted.lastindex is None:
+            continue
+        inner = quoted[quoted.lastindex]
         shown, secret = without_secrets(inner, words_of_text(inner), strip=False)
         if secret:
-            left += word[here : quoted.start() + 1] + shown
-            here = quoted.end() - 1
+            left += word[here : quoted.start(quoted.lastindex)] + shown
+            here = quoted.end(quoted.lastindex)
             held += secret
     return _partly(word, left + word[here:], held)
 
