@@ -49,16 +49,15 @@ def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Wo
     out: list[Word] = []
     coming = ""
     for word in words:
-        found, coming = _read(word if isinstance(word, str) else "", coming)
-        if found is None and not isinstance(word, str) and holds(word):
-            found = ()
-        if found is None and isinstance(word, str):
-            left, inner = without_secrets(word, words_of_text(word), strip=False) if _has_space(word) else (word, [])
-            out.append(_partly(word, left, inner))
-        elif found is None:
-            out.append(Word(word, word))
+        text = word if isinstance(word, str) else ""
+        found, coming = _read(text, coming)
+        if found is not None or (not isinstance(word, str) and holds(word)):
+            out.append(Word(word, GONE, (word,), found or ()))
+        elif any(map(str.isspace, text)):  # it may be a command itself, for `sh -c`
+            left, held = without_secrets(text, words_of_text(text), strip=False)
+            out.append(_partly(text, left, held))
         else:
-            out.append(Word(word, GONE, (word,), found))
+            out.append(Word(word, word))
     return out
 
 
@@ -149,10 +148,6 @@ def _within(word: str) -> Word:
 def _partly(word: str, left: str, held: Iterable[Word]) -> Word:
     secrets = tuple(secret for inner in held for secret in inner.secrets)
     return Word(word, left if secrets else word, secrets, tuple(name for inner in held for name in inner.names))
-
-
-def _has_space(word: str) -> bool:
-    return any(map(str.isspace, word))
 
 
 def _places(said: Sequence[Any], stored: Sequence[Word]) -> list[tuple[int, list[Any]]] | None:
