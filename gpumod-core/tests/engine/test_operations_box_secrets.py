@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpumod.adapters.secrets import SecretFiles
 from gpumod.adapters.settings import check_setting
 from gpumod.bootstrap import preset_tools
 from gpumod.domain.errors import UsageError
 from gpumod.domain.service import Service
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ApplyParams, DiffParams, NoParams
+from gpumod.operations.secrets import told_of_lost_secrets
 from gpumod.plugins.offers import DriverOffer
 from gpumod.ports import Capabilities
 from gpumod.testing.tools import bare_tools
@@ -102,3 +105,11 @@ def test_secrets_that_go_with_a_service_are_told(box: Any) -> None:
     assert apply(box, renamed, prune=True).notes == told
     assert box.world.secrets.get("web") is None
     assert apply(box, "version: 1", prune=True).notes == ()  # page had none
+
+
+def test_secrets_that_cannot_be_read_are_told_too(tmp_path: Path) -> None:
+    kept = SecretFiles(tmp_path)
+    kept.put("web", "HF_TOKEN", KEY)
+    (tmp_path / "secrets" / "web.json").chmod(0o644)
+    (told,) = told_of_lost_secrets(world_service("web", 300, 9001), kept)
+    assert told == "web's secrets in a file that cannot be used: others can read it (its mode is 644); go with it"

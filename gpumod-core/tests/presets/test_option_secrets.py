@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from itertools import pairwise
+from time import process_time
 from typing import Any
 
 import pytest
@@ -138,6 +139,7 @@ def test_an_edited_command_is_the_edit_or_refused(words: list[Any], at: int, new
         ("sh -c 'A=1 API_KEY=X exec srv' a", "sh -c 'A=1 exec srv' a", ["API_KEY=X"]),
         ("sh -c \"srv --api-key 'a b' -x\"", 'sh -c "srv -x"', ["--api-key", "'a b'"]),
         ('sh -c "srv -H \\"Authorization: X\\" -x"', 'sh -c "srv -H -x"', ['\\"Authorization: X\\"']),
+        ('sh -c "sh -c \\"srv --api-key X go\\" -x"', 'sh -c "sh -c \\"srv go\\" -x"', ["--api-key", "X"]),
         (["sh", "-c", "srv --api-key=X go"], ["sh", "-c", "srv go"], ["--api-key=X"]),
         ("srv --header 'Authorization: Bearer X' -x", "srv --header -x", ["'Authorization: Bearer X'"]),
         ("srv -H X-API-Key: abc def", "srv -H", ["X-API-Key:", "abc", "def"]),
@@ -229,6 +231,17 @@ def test_a_command_whose_secrets_have_no_sure_place_is_refused(stored: Any, said
     assert "write it whole" in info.why
     assert "gpumod service secret set a NAME" in info.why
     assert info.hint.startswith("`gpumod service edit a --set 'command=...'`")
+
+
+@pytest.mark.parametrize(
+    "text", ["'", '"', "\\", '\\"', "'\"", '"\\', "\\'\\\"", "(", "a=", "://a:", "--key ", "key: "]
+)
+def test_no_text_takes_long_to_be_read(text: str) -> None:
+    began = process_time()
+    for command in (text * 5000, text[1:] + text * 5000):
+        split(command)
+        split([command])
+    assert process_time() - began < 1
 
 
 def test_what_is_left_out_is_named() -> None:

@@ -17,12 +17,13 @@ ADDRESS = "an address with a password"
 
 _VALUE, _REST = "value", "rest"
 _LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-_QUOTED = re.compile(r"""'([^']*)'|"((?:\\.|[^"\\])*)\"""")
-_TEXT_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\"[^"]*\\"|\\'[^']*\\'|\\.|\S)+""")
+_QUOTED = re.compile(r"""\\"([^"]*)\\"|\\'([^']*)\\'|\\.|'([^']*)'|"((?:\\.|[^"\\])*)\"""")
+"""What is in quotes, or in those of a text that is in quotes itself; a character behind a backslash opens none."""
+_TEXT_WORD = re.compile(rf"(?:{_QUOTED.pattern}|\S)+")
 _LEAD = r"""['"\\(;&|`]*"""
 _FLAG = re.compile(_LEAD + r"(--?[A-Za-z][\w.-]*)")
-_ASSIGNED = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*=)?{_LEAD}([A-Za-z_][\w-]*)=(?=.)", re.DOTALL)
-_HEADER = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*=)?{_LEAD}([A-Za-z][\w-]*):(?!//)")
+_ASSIGNED = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*={_LEAD})?([A-Za-z_][\w-]*)=(?=.)", re.DOTALL)
+_HEADER = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*={_LEAD})?([A-Za-z][\w-]*):(?!//)")
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,15 @@ def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Wo
     out: list[Word] = []
     coming = ""
     for word in words:
-        found, coming = _read(word if isinstance(word, str) else "", coming)
-        if found is None and not isinstance(word, str) and holds(word):
-            found = ()
-        if found is None and isinstance(word, str):
-            left, inner = without_secrets(word, words_of_text(word), strip=False) if _has_space(word) else (word, [])
-            out.append(_partly(word, left, inner))
-        elif found is None:
-            out.append(Word(word, word))
+        text = word if isinstance(word, str) else ""
+        found, coming = _read(text, coming)
+        if found is not None or (not isinstance(word, str) and holds(word)):
+            out.append(Word(word, GONE, (word,), found or ()))
+        elif any(map(str.isspace, text)):  # it may be a command itself, for `sh -c`
+            left, held = without_secrets(text, words_of_text(text), strip=False)
+            out.append(_partly(text, left, held))
         else:
-            out.append(Word(word, GONE, (word,), found))
+            out.append(Word(word, word))
     return out
 
 
@@ -134,11 +134,13 @@ def _within(word: str) -> Word:
     left, here = "", 0
     held: list[Word] = []
     for quoted in _QUOTED.finditer(word):
-        inner = quoted[1] if quoted[1] is not None else quoted[2]
+        if quoted.lastindex is None:
+            continue
+        inner = quoted[quoted.lastindex]
         shown, secret = without_secrets(inner, words_of_text(inner), strip=False)
         if secret:
-            left += word[here : quoted.start() + 1] + shown
-            here = quoted.end() - 1
+            left += word[here : quoted.start(quoted.lastindex)] + shown
+            here = quoted.end(quoted.lastindex)
             held += secret
     return _partly(word, left + word[here:], held)
 
@@ -146,10 +148,6 @@ def _within(word: str) -> Word:
 def _partly(word: str, left: str, held: Iterable[Word]) -> Word:
     secrets = tuple(secret for inner in held for secret in inner.secrets)
     return Word(word, left if secrets else word, secrets, tuple(name for inner in held for name in inner.names))
-
-
-def _has_space(word: str) -> bool:
-    return any(map(str.isspace, word))
 
 
 def _places(said: Sequence[Any], stored: Sequence[Word]) -> list[tuple[int, list[Any]]] | None:

@@ -139,7 +139,7 @@ def with_secrets_of(service: Service, stored: Service | None) -> Service:
             f"service {service.id!r}: {option!r} holds secrets and was changed",
             why="where they belong in it now is not sure: write it whole, with them, or keep them apart by"
             f" `gpumod service secret set {service.host or service.id} NAME`",
-            hint=f"`gpumod service edit {service.id} --set '{option}=...'` writes it anew, with or without them",
+            hint=f"`gpumod service edit {service.id} --set '{option}=...'` writes it anew, without them",
         ) from error
     return service.model_copy(update={"unit_vars": unit_vars})
 

@@ -68,6 +68,6 @@ def told_of_lost_secrets(service: Service, secrets: Secrets) -> tuple[str, ...]:
     try:
         apart = secrets.names(service.id)
     except GpumodError as error:
-        apart = (f"in a file that cannot be used ({error.info.why})",)
+        apart = (f"in a file that cannot be used: {error.info.why};",)
     names = [*apart, *public(service)[1]]
     return (f"{service.id}'s secrets {', '.join(names)} go with it",) if names else ()
