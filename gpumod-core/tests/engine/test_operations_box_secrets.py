@@ -87,6 +87,14 @@ def test_a_command_with_a_key_in_its_quotes_is_not_edited(box: Any, held: Any) -
     assert command(box) == held
 
 
+def test_what_a_diff_shows_in_place_of_a_key_is_no_key(box: Any) -> None:
+    text = define(box, command=SERVE)
+    with pytest.raises(UsageError) as refused:
+        apply(box, text.replace("--port 1", "--port 1 --api-key (secret)"))
+    assert "an option of service 'web' is (secret)" in refused.value.info.why
+    assert command(box) == SERVE
+
+
 def test_what_is_left_out_says_which_flags(box: Any) -> None:
     define(box, command=f"env PGPASSWORD={KEY} {SERVE} --no-auth --token-limit 4096", env=f"A=1 API_KEY={KEY}")
     told = ask(box, "export", NoParams())

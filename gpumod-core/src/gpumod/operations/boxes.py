@@ -28,7 +28,7 @@ from gpumod.operations.differences import differences, in_event
 from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
-from gpumod.operations.secrets import told_of_lost_secrets, told_of_secrets
+from gpumod.operations.secrets import refuse_hidden, told_of_lost_secrets, told_of_secrets
 from gpumod.operations.services import Services
 from gpumod.operations.staying_adopted import refuse_unadopted
 from gpumod.operations.switching import dry
@@ -186,6 +186,7 @@ class Boxes(Services, Targets):
                     self._check_removal(change_, then)
                 elif change_.kind == "service":
                     refuse_unadopted(self._machine.store.services().get(change_.id), then.services[change_.id])
+                    refuse_hidden(change_.id, then.services[change_.id].unit_vars)
                     self._check(then.services[change_.id], then.services)
                 elif change_.kind == "mode":
                     for service in then.modes[change_.id].services:

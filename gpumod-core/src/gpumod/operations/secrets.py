@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from gpumod.domain.errors import Failed, GpumodError, UsageError
-from gpumod.domain.secrets import public, why_no_variable
+from gpumod.domain.secrets import HIDDEN, is_hidden, public, why_no_variable
 from gpumod.domain.service import Service
 from gpumod.engine.variables import why_not_with
 from gpumod.operations.base import Base, unknown
 from gpumod.operations.params import SecretRef, SecretWrite, ServiceRef
 from gpumod.operations.unit_results import SecretsResult
 from gpumod.ports.secrets import Secrets
+
+
+def refuse_hidden(service: str, options: object) -> None:
+    """Raise UsageError `hidden-value` for what was copied from where secrets are not shown."""
+    if is_hidden(options):
+        why = f"{HIDDEN} stands for a value that is not shown"
+        hint = f"give the value itself, or keep it apart: gpumod service secret set {service} NAME"
+        raise UsageError("hidden-value", f"an option of service {service!r} is {HIDDEN}", why=why, hint=hint)
 
 
 class ServiceSecrets(Base):

@@ -15,7 +15,7 @@ from gpumod.domain.errors import Failed, GpumodError, UsageError
 from gpumod.domain.footprint import Footprint
 from gpumod.domain.machine import HostSnapshot
 from gpumod.domain.plan import Target
-from gpumod.domain.secrets import HIDDEN, discreet, is_hidden
+from gpumod.domain.secrets import discreet
 from gpumod.domain.service import Service
 from gpumod.domain.states import ALIVE
 from gpumod.engine.change import change
@@ -30,7 +30,7 @@ from gpumod.operations.differences import fields_of, in_event
 from gpumod.operations.modes import modes_naming, without_service
 from gpumod.operations.params import LogsParams, NoParams, ServiceRef, ServiceRemove, ServiceWrite
 from gpumod.operations.results import DeletedResult, LogsResult, ServiceListResult, ServiceResult
-from gpumod.operations.secrets import told_of_secrets
+from gpumod.operations.secrets import refuse_hidden, told_of_secrets
 from gpumod.operations.units import Units
 from gpumod.planner import check_needs
 from gpumod.ports import Capabilities, HostsMembers
@@ -111,10 +111,7 @@ class Services(Units):
         for name in (*fields, *(u for u in params.unset if u in Service.model_fields)):
             if name not in Service.model_fields or name in NO_FIELDS:
                 raise unknown("field", name, set(Service.model_fields) - NO_FIELDS, "gpumod service add --help")
-        if is_hidden(set_vars):
-            why = f"{HIDDEN} stands for a value that is not shown"
-            hint = f"give the value itself, or keep it apart: gpumod service secret set {params.id} NAME"
-            raise UsageError("hidden-value", f"an option of service {params.id!r} is {HIDDEN}", why=why, hint=hint)
+        refuse_hidden(params.id, set_vars)
         unit_vars = {**options, **set_vars}
         for name in params.unset:
             if name in Service.model_fields:
