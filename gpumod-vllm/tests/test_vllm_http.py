@@ -196,6 +196,7 @@ WAKE_2 = ["/wake_up weights", "/collective_rpc", "/wake_up kv_cache", "/reset_pr
         (1, "wake", "l2", ["/wake_up"]),
         (None, "wake", "l2", WAKE_2),
         (None, "sleep", "l2", []),
+        (0, "wake", "l2", WAKE_2),
         (0, "sleep", "l1", ["/sleep 1"]),
         (0, "sleep", "l2", ["/sleep 2"]),
     ],
@@ -219,7 +220,7 @@ async def test_another_level_is_reached_and_left_as_it_must_be(
 async def test_one_that_is_only_paused_is_not_woken() -> None:
     """What was asked of it comes about all the same when its requests end."""
     engine = Engine()
-    engine.asleep, engine.level = {"weights", "kv_cache"}, 0
+    engine.asleep, engine.level, engine.running = {"weights", "kv_cache"}, 0, [(1, 0)] * 9
     error = await failure("l1", "wake", engine)
     assert (error.code, "paused" in error.info.why) == ("wake-timeout", True)
     assert engine.asleep, "and is told nothing"

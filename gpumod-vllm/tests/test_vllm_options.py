@@ -92,6 +92,10 @@ def test_what_says_nothing_or_says_two_things_is_refused(options: dict[str, Any]
     assert says in str(caught.value)
 
 
+def test_a_flag_of_an_older_version_is_no_beginning_of_another() -> None:
+    DRIVER.check(a_service(extra_args=["--device", "cuda"]))
+
+
 @pytest.mark.parametrize(
     ("level", "options", "says"),
     [

@@ -62,6 +62,18 @@ def test_a_lease_of_an_older_gpumod_comes_back(box: Any) -> None:
     assert box.world.states() == {"web": "ready", "nap": "ready"}
 
 
+def test_a_lease_of_an_older_gpumod_does_not_come_back_after_a_switch(box: Any) -> None:
+    box.switch("on")
+    free(box, 4000, pid=os.getpid())
+    (row,) = box.store.holdings()
+    box.store.put_holding(row.model_copy(update={"mode_run": None}), event=box.store.events(1)[0])
+    box.world.clock.ahead_s += 60
+    box.switch("off")
+    box.world.gone.add(os.getpid())
+    free(box)
+    assert box.world.states() == {}
+
+
 def test_the_older_lease_stays_the_older(box: Any) -> None:
     free(box, 1000)
     set_back(box)

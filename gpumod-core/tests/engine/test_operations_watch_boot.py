@@ -156,6 +156,10 @@ def test_a_full_disk_does_not_cost_the_boot_mode(box: Any) -> None:
         box.pass_time(10)
     box.world.free_disk_mb = 100_000
     box.pass_time(300)
+    box.world.foreign(6000)
+    assert [done.error.code for done in box.look().mended] == ["does-not-fit"]
+    box.world.strangers.clear()
+    box.pass_time(300)
     assert [done.error for done in box.look().mended] == [None]
     assert box.look().mode == "on"
 

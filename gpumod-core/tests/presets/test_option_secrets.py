@@ -244,6 +244,23 @@ def test_no_text_takes_long_to_be_read(text: str) -> None:
     assert process_time() - began < 1
 
 
+def test_a_document_that_says_one_of_two_secrets_as_it_is_changes_nothing() -> None:
+    """An older gpumod, which knew fewer, wrote it."""
+    for stored, said in (
+        (f"env HF_TOKEN=abcd proxy --api-key {KEY} --port 1", "env HF_TOKEN=abcd proxy --port 1"),
+        (["env", "HF_TOKEN=abcd", "proxy", "--api-key", KEY], ["env", "HF_TOKEN=abcd", "proxy"]),
+    ):
+        assert with_secrets_of(of(command=said), of(command=stored)) == of(command=stored)
+    with pytest.raises(UsageError):  # which is another edit
+        with_secrets_of(of(command="env HF_TOKEN=new proxy"), of(command=f"env HF_TOKEN=abcd proxy --api-key {KEY}"))
+
+
+@pytest.mark.parametrize("flag", ["-H", "--header"])
+def test_a_header_without_a_blank_is_secret_behind_its_flag(flag: str) -> None:
+    assert split(["curl", flag, f"X-Api-Key:{KEY}", "http://x"]) == (["curl", flag, "http://x"], [f"X-Api-Key:{KEY}"])
+    assert split(["run", "my-token-server:latest"]) == (["run", "my-token-server:latest"], None)
+
+
 def test_what_is_left_out_is_named() -> None:
     service = of(
         command="srv --api-key k sh -c 'API_KEY=k srv'",

@@ -26,6 +26,8 @@ DENIED_FLAGS = (
     "--allowed-local-media-path", "--device-ids",
 )  # fmt: skip
 """Flags that have an option of their own, are gpumod's to give, hold a secret, or open files to whoever asks."""
+WHOLE = frozenset({"--device"})
+"""Flags of older versions (before 0.10 or so), and no beginnings of those above."""
 OTHERWISE_PARALLEL = frozenset({"--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp"})
 """Flags that use GPUs beside those of `tensor_parallel_size`."""
 MOVES_KV = "--kv-transfer-config or --kv-offloading-size"
@@ -73,7 +75,8 @@ class VllmOptions(Options):
     @field_validator("extra_args")
     @classmethod
     def _no_denied_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        refuse_flags(value, DENIED_FLAGS, abbreviations=True)
+        named = [word for word in value if word.partition("=")[0] not in WHOLE]
+        refuse_flags(named, DENIED_FLAGS, abbreviations=True)
         return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, busy, poll
+from gpumod.api import Clock, Failed, Http, HttpFailure, HttpReply, Service, busy, metric_sum, poll
 from gpumod_vllm.activity import activity_in
 from gpumod_vllm.canary import canary
 from gpumod_vllm.options import vllm_options
@@ -63,7 +63,7 @@ class VllmSleep:
         """
         if await is_asleep(service, port, http, "wake"):
             level = await level_of(port, http)
-            if level == AWAKE:
+            if level == AWAKE and await _runs(port, http):  # older ones tell so of one that has woken in part, too
                 why = "it is paused, and falls asleep when its requests in flight have ended"
                 fail(service, "wake", why, timed_out=True)
             await WAKES[level or self.level](service, port, http, clock)
@@ -148,6 +148,15 @@ async def level_of(port: int, http: Http) -> int | None:
     told = (line for line in reply.text.splitlines() if line.startswith("vllm:engine_sleep_state{"))
     found = {level for line in told for name, level in LEVELS.items() if name in line and line.split()[-1:] == ["1.0"]}
     return found.pop() if len(found) == 1 else None
+
+
+async def _runs(port: int, http: Http) -> bool:
+    """True while requests are being worked at, by its metrics; those that wait are none."""
+    try:
+        reply = await http.request("GET", port, "/metrics")
+    except HttpFailure:
+        return False
+    return bool(metric_sum(reply.text, "vllm:num_requests_running"))
 
 
 async def is_asleep(service: Service, port: int, http: Http, verb: str) -> bool:

@@ -15,7 +15,7 @@ EDGE = object()
 """Beside the first word, and the last."""
 ADDRESS = "an address with a password"
 
-_VALUE, _REST = "value", "rest"
+_VALUE, _REST, _HEADER_NEXT = "value", "rest", "header"
 _LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _QUOTED = re.compile(r"""\\"([^"]*)\\"|\\'([^']*)\\'|\\.|'([^']*)'|"((?:\\.|[^"\\])*)\"""")
 """What is in quotes, or in those of a text that is in quotes itself; a character behind a backslash opens none."""
@@ -124,9 +124,9 @@ def _read(word: str, coming: str) -> tuple[tuple[str, ...] | None, str]:
         value = word[header.end() :]
         if not value.strip("'\"\\"):
             return (header[1],), _REST
-        if value[0].isspace() or header[1].lower().endswith("authorization"):
+        if value[0].isspace() or coming == _HEADER_NEXT or header[1].lower().endswith("authorization"):
             return (header[1],), ""
-    return ((ADDRESS,), "") if has_login(word) else (None, "")
+    return ((ADDRESS,), "") if has_login(word) else (None, _HEADER_NEXT if word in ("-H", "--header") else "")
 
 
 def _within(word: str) -> Word:

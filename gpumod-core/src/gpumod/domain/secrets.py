@@ -197,6 +197,8 @@ def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
     if value is None or is_secret_name(name) or (isinstance(stored, str) and has_login(stored)):
         return value
     own = _names_in(value, split(value, name)[1])
+    if own and _without_others(stored, own) == value:
+        return stored
     whole = None if own else _with_words_of(stored, value)
     if whole is None and not own.issuperset(_names_in(stored, secret)):
         raise ValueError(name)
@@ -213,6 +215,19 @@ def _with_words_of(stored: Any, command: Any) -> Any:
     left = split(whole)[0]
     same = left == list(command) if isinstance(left, list) else (left or "") == command
     return whole if whole is not None and same else None
+
+
+def _without_others(stored: Any, own: frozenset[str]) -> Any:
+    """A command without those of its secrets that do not go by the names of `own`."""
+    words: list[Word] = []
+    stays = False
+    for word in _words(stored):
+        stays = own.issuperset(word.names) if word.names else stays  # a value goes with its flag
+        kept = Word(word.whole, word.whole, start=word.start, end=word.end)
+        words.append(kept if word.secrets and stays else word)
+    if isinstance(stored, str):
+        return without_secrets(stored, words)[0]
+    return [word.left for word in words if word.left is not GONE]
 
 
 def _names_in(value: Any, secret: Any) -> frozenset[str]:

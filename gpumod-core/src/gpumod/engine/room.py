@@ -10,7 +10,7 @@ from gpumod.domain.holding import Holding
 from gpumod.domain.machine import HostSnapshot, ServiceReading
 from gpumod.domain.mode import Want
 from gpumod.domain.plan import Target, TargetMember
-from gpumod.domain.run import RunStatus
+from gpumod.domain.run import Run, RunStatus
 from gpumod.domain.service import Service
 from gpumod.domain.states import GONE, State
 from gpumod.engine.debts import brought_up
@@ -89,8 +89,8 @@ def debt_of(machine: Machine, ended: Sequence[Holding]) -> Debt:
 
     Whoever switched to a mode since has decided what runs: nothing is put back then.
     """
-    newest = mode_run(machine)  # in the order of the journal: the clock may have been set back since
-    due = [holding for holding in ended if not newest or holding.mode_run in (None, newest)]
+    newest = mode_run(machine)
+    due = [holding for holding in ended if newest is None or _is_younger(holding, newest)]
     before: dict[str, ServiceReading] = {}
     launched_with: dict[str, Service] = {}
     for holding in reversed(due):
@@ -99,11 +99,16 @@ def debt_of(machine: Machine, ended: Sequence[Holding]) -> Debt:
     return Debt(before, launched_with, superseded=len(due) < len(ended))
 
 
-def mode_run(machine: Machine) -> str:
-    """The id of the run by which the machine last went to a mode; "" where none of the last ones did."""
+def _is_younger(holding: Holding, run: Run) -> bool:
+    """In the order of the journal: the clock may have been set back since. Of older leases the time alone is known."""
+    return holding.mode_run == run.id if holding.mode_run is not None else holding.since > run.started_at
+
+
+def mode_run(machine: Machine) -> Run | None:
+    """The run by which the machine last went to a mode; None where none of the last ones did."""
     reached = (RunStatus.DONE, RunStatus.NOTHING_TO_DO)
     runs = machine.store.runs(LOOK_BACK, of_use=False)
-    return next((run.id for run in runs if run.target.mode is not None and run.status in reached), "")
+    return next((run for run in runs if run.target.mode is not None and run.status in reached), None)
 
 
 def refuse_owed(machine: Machine, services: Collection[str]) -> None:

@@ -68,13 +68,14 @@ class FollowingHealth(Base):
             refusals = self._refusals(service)
             return at <= now and (not refusals or refusals[0].at + wait_after_s(len(refusals)) <= now)
         window = "an hour" if budget.window_s == 3600 else f"{budget.window_s:g} s"
-        done = sum(at > now - budget.window_s for at in tries)
+        done = sum(now - budget.window_s < at <= now for at in tries)
         notes.append(
             f"{service} is left alone, it was restarted {done} times within {window} ({why}): "
             f"gpumod service logs {service}, then gpumod service start {service}"
         )
         told = [e.at for e in store.events_of(GIVEN_UP, 200) if e.subject == service]
-        if not told or (tries and told[0] < max(tries)):
+        past = [at for at in tries if at <= now]
+        if not told or (past and told[0] < max(past)):
             store.add_event(self._event(GIVEN_UP, service, why=why, restarts=done))
         return False
 

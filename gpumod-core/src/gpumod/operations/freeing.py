@@ -66,7 +66,7 @@ class Freeing(Base):
                 until=None if params.for_s is None else now + params.for_s,
                 pid=pid,
                 identity=machine.local.identity(pid) or "",
-                mode_run=mode_run(machine),
+                mode_run=run.id if (run := mode_run(machine)) else "",
                 before=before,
                 definitions=definitions,
             )

@@ -38,6 +38,8 @@ from gpumod.operations.watch_units import meant, others, refuse_second
 from gpumod.operations.watching_turns import WatchingTurns
 from gpumod.planner.changes import with_needs
 
+NO_TRY, MOST_TRIES = "boot-disk-full", 200
+"""An event: one of the tries at a boot failed for a full disk, and is not counted. So many of each are kept."""
 BOOT_TRIES = 12
 """About half an hour, with the waits of `wait_after_s`: a driver that is still being loaded comes up sooner."""
 RESTART = f"{OWN}restart "
@@ -228,7 +230,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
 
     async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
         store, now = self._machine.store, self._machine.clock.now()
-        tries = [e for e in store.events_of("boot-try", BOOT_TRIES) if e.data.get("boot") == boot.id]
+        tries = [e for e in store.events_of("boot-try", MOST_TRIES) if e.data.get("boot") == boot.id]
         if tries and tries[0].at <= now < tries[0].at + wait_after_s(len(tries)):  # ahead: the clock was set back
             return []
         store.add_event(self._event("boot-try", "machine", boot=boot.id))
@@ -236,7 +238,10 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         if all(m.error is None for m in done):
             done.append(await self._to_boot_mode(progress))
         error = done[-1].error
-        given_up = error is not None and error.code != DISK_FULL and len(tries) + 1 >= BOOT_TRIES
+        if error is not None and error.code == DISK_FULL:
+            store.add_event(self._event(NO_TRY, "machine", boot=boot.id))
+        for_nothing = [e for e in store.events_of(NO_TRY, MOST_TRIES) if e.data.get("boot") == boot.id]
+        given_up = error is not None and len(tries) + 1 - len(for_nothing) >= BOOT_TRIES
         if error is None or given_up:
             store.add_event(self._restored(boot.id, given_up=given_up))
         if given_up:

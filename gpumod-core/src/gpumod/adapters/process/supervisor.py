@@ -75,7 +75,7 @@ class ProcessSupervisor:
                     await asyncio.gather(opening, return_exceptions=True)
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise what :meth:`start` would raise before anything runs."""
+        """Raise what :meth:`start` would raise before anything runs, and `ends-with-unit`: a way back has no such gate."""
         refuse_anothers(self._home, handle.service)
         refuse_other_user(self._settings, self._home, handle.service)
         refuse_ending_unit(self._settings, handle.service)
@@ -98,14 +98,13 @@ class ProcessSupervisor:
     async def start(self, handle: Handle, launch: Launch, env: Mapping[str, str]) -> Mapping[str, Any]:
         """Start the service detached and return its token, once the program has really been executed.
 
-        Raises MachineLacks `missing-binary`, `anothers-home` or `ends-with-unit`, Failed `missing-folder`,
-        `cannot-execute`, `already-running` or `cannot-start`, UsageError for a launch that no process can have. Nothing
-        runs after an error.
+        Raises MachineLacks `missing-binary` or `anothers-home`, Failed `missing-folder`, `cannot-execute`,
+        `already-running` or `cannot-start`, UsageError for a launch that no process can have. Nothing runs after an
+        error.
         """
         service = handle.service
         refuse_anothers(self._home, service)
         refuse_other_user(self._settings, self._home, service)
-        await asyncio.to_thread(refuse_ending_unit, self._settings, service)
         last = self._records.last_run(service)
         if last is not None and not await self._ends(last):
             raise already_running(service, last["pid"])

@@ -18,7 +18,7 @@ KEPT_EVENTS = 10_000
 KEPT_OF_A_KIND = 200
 """So many of each kind of those."""
 ASKED_LATER = (
-    "boot-seen", "boot-restored", "boot-try", "watch-restart", "restart-refused", "restart-given-up",
+    "boot-seen", "boot-restored", "boot-try", "boot-disk-full", "watch-restart", "restart-refused", "restart-given-up",
     "idle-sleep-failed", "mode-changed", STOPPED_INSTEAD, STOP_ASKED,
 )  # fmt: skip
 
