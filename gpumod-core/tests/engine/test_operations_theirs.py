@@ -153,13 +153,18 @@ def test_what_is_adopted_while_a_document_is_brought_about_is_left_alone(box: An
     assert (pids(box)["theirs"], box.store.services()["theirs"]) == (before["theirs"], THEIRS)
 
 
-def test_a_document_that_calls_a_running_one_adopted_loses_no_process(box: Any) -> None:
+def starts_and_calls_adopted(box: Any) -> None:
+    """`own` is started, and then a document calls it adopted."""
     box.start("own")
     data = document(box, name="as it was")
     for entry in data["services"]:
         if entry["id"] == "own":
             entry["adopted"] = {"unit": "theirs-too.service", "manager": "system"}
     apply(box, data)
+
+
+def test_a_document_that_calls_a_running_one_adopted_loses_no_process(box: Any) -> None:
+    starts_and_calls_adopted(box)
     assert box.states() == {"theirs": "running", "own": "running"}
     with pytest.raises(Failed, match="was not stopped yet"):
         box.ask("service_release", ReleaseParams(service="own", cascade=True))
@@ -168,12 +173,7 @@ def test_a_document_that_calls_a_running_one_adopted_loses_no_process(box: Any) 
 
 
 def test_what_gpumod_started_and_is_dead_holds_up_no_release(box: Any) -> None:
-    box.start("own")
-    data = document(box, name="as it was")
-    for entry in data["services"]:
-        if entry["id"] == "own":
-            entry["adopted"] = {"unit": "theirs-too.service", "manager": "system"}
-    apply(box, data)
+    starts_and_calls_adopted(box)
     box.crash("own")
     box.world.files["own.service"] = "what started it"
     assert box.states() == {"theirs": "running", "own": "failed"}

@@ -16,7 +16,7 @@ from gpumod.domain.secret_names import is_secret_name
 from gpumod.domain.secrets import public, secret_values, split, with_secrets_of
 from gpumod.domain.service import Service
 
-KEY = "XXXX-hunter2"
+KEY = "KKKK-hunter2"
 SECRET_PARTS = (
     ("--api-key", KEY),
     (f"--api-key={KEY}",),
