@@ -75,7 +75,7 @@ class ProcessSupervisor:
                     await asyncio.gather(opening, return_exceptions=True)
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise what :meth:`start` would raise before anything runs, and `ends-with-unit`: no way back asks for that."""
+        """Raise what :meth:`start` would raise before anything runs, and `ends-with-unit`: no way back asks that."""
         refuse_anothers(self._home, handle.service)
         refuse_other_user(self._settings, self._home, handle.service)
         refuse_ending_unit(self._settings, handle.service)
