@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpumod.domain.health import Budget, Limits, Pulse, due_in_s, restart_at
 from gpumod.engine.monitor import Monitor
-from gpumod.operations.params import FreeParams
+from gpumod.operations.params import FreeParams, ServiceChange
 from gpumod.testing.world_drivers import quick_service, world_mode
 
 BACK_S = 7200.0
@@ -125,6 +125,38 @@ def test_what_did_not_come_up_again_is_tried_again(box: Any) -> None:
     assert [(done.subject, done.error) for done in box.look().mended] == [("web", None)]
 
 
+def down_after_a_restart(box: Any) -> None:
+    """`web` did not come up again, and the clock is set back after that; what was wrong with it is over."""
+    box.switch("on")
+    box.look()
+    box.world.fault("web", "die-after", 0.0)
+    box.crash("web")
+    assert box.look().mended[0].error is not None
+    set_back(box)
+    box.world.faults.clear()
+
+
+def test_what_did_not_come_up_before_it_was_set_back_is_tried_again(box: Any) -> None:
+    down_after_a_restart(box)
+    box.pass_time(60)
+    assert [(done.subject, done.error) for done in box.look().mended] == [("web", None)]
+
+
+def test_what_was_down_and_is_told_to_stop_then_stays_so(box: Any) -> None:
+    down_after_a_restart(box)
+    assert box.ask("service_stop", ServiceChange(service="web")).status == "nothing-to-do"
+    box.pass_time(2 * BACK_S)
+    assert box.look().mended == ()
+
+
+def test_what_a_person_has_brought_up_and_down_since_stays_so(box: Any) -> None:
+    down_after_a_restart(box)
+    box.start("web")
+    box.stop("web")
+    box.pass_time(2 * BACK_S)
+    assert box.look().mended == ()
+
+
 def test_what_was_up_before_the_boot_is_not_looked_after_then_either(box: Any) -> None:
     box.switch("on")
     box.look()
@@ -134,7 +166,7 @@ def test_what_was_up_before_the_boot_is_not_looked_after_then_either(box: Any) -
     for _ in range(3):
         assert box.look().mended == ()
         box.pass_time(30)
-    assert len(box.store.events_of("boot-seen", 9)) == 3, "of two boots, and once more"
+    assert len(box.store.events_of("boot-seen", limit=9)) == 3, "of two boots, and once more"
 
 
 def test_who_idles_sleeps_in_time(box: Any) -> None:

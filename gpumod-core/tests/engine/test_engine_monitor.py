@@ -131,10 +131,12 @@ def test_a_crash_is_mended_at_once_and_a_crash_loop_ends_with_its_budget_and_the
     assert any(
         "nap is left alone, it was restarted 2 times within 900 s (it exited with code 3" in n for n in seen.notes
     )
-    (given_up,) = box.store.events_of("restart-given-up", 9)
+    (given_up,) = box.store.events_of("restart-given-up", limit=9)
     assert (given_up.subject, given_up.data["restarts"]) == ("nap", 2)
     told = [
-        (e.data["before"], e.data["now"]) for e in reversed(box.store.events_of("health", 99)) if e.subject == "nap"
+        (e.data["before"], e.data["now"])
+        for e in reversed(box.store.events_of("health", limit=99))
+        if e.subject == "nap"
     ]
     assert told[:2] == [("unknown", "healthy"), ("healthy", "unhealthy")]
     assert box.world.states() == {"base": "ready"}

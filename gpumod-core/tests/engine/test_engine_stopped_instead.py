@@ -48,7 +48,9 @@ def test_its_sleep_is_tried_again_by_a_switch(box: Any) -> None:
     assert told(box).whole
 
 
-def test_one_that_was_stopped_by_hand_since_then_is_missed(box: Any) -> None:
+@pytest.mark.parametrize("back_s", [0.0, 7200.0], ids=["", "by a clock that was set back"])
+def test_one_that_was_stopped_by_hand_since_then_is_missed(box: Any, back_s: float) -> None:
+    box.world.clock.ahead_s -= back_s
     box.world.faults.pop("lull")
     assert box.start("lull").exit_code == 0
     assert box.stop("lull").exit_code == 0

@@ -123,7 +123,7 @@ def test_what_lost_its_gpu_is_not_restarted_under_who_uses_it(box: Any) -> None:
     assert [done.subject for done in seen.mended] == ["front"]
     (note,) = seen.notes
     assert note.startswith("hyde is restarted when nobody uses it: somebody (pid 7) has a turn with hyde; it answers")
-    assert box.store.events_of("watch-restart", 9)[0].subject == "front"
+    assert box.store.events_of("watch-restart", limit=9)[0].subject == "front"
     box.end(mine)
     (done,) = box.look(seen).mended
     assert (done.subject, done.error) == ("hyde", None)

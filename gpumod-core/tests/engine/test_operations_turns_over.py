@@ -165,7 +165,7 @@ def test_whose_place_in_the_queue_is_given_back_has_had_no_turn(box: Any) -> Non
 
     box.world.clock.run(leaves())
     assert [ticket.pid for ticket in box.store.turns()] == [7]
-    assert [event.subject for event in box.store.events_of("turn-ended", 9)] == []
+    assert [event.subject for event in box.store.events_of("turn-ended", limit=9)] == []
 
 
 @pytest.mark.parametrize("before", ["asleep", "awake"])

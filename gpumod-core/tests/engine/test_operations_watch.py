@@ -170,7 +170,7 @@ def test_what_a_person_has_mended_meanwhile_is_no_restart(box: Any) -> None:
         return await looks
 
     assert box.world.clock.run(both()).mended == ()
-    assert box.store.events_of("watch-restart", 9) == ()
+    assert box.store.events_of("watch-restart", limit=9) == ()
 
 
 def test_an_open_run_is_left_to_a_person(box: Any) -> None:

@@ -70,7 +70,7 @@ def test_a_run_that_is_open_is_no_fault_of_who_was_to_sleep(two_cards: Any) -> N
     assert two_cards.start("y", restart=True, rollback=False).exit_code == 7
     with pytest.raises(HalfWay):
         two_cards.ask("auto_sleep_idle", SleepIdleParams())
-    assert two_cards.store.events_of("idle-sleep-failed", 9) == ()
+    assert two_cards.store.events_of("idle-sleep-failed", limit=9) == ()
 
 
 def test_a_member_that_cannot_be_read_lets_the_others_be_kept(make_box: Any) -> None:

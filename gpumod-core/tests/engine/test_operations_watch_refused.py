@@ -38,7 +38,7 @@ def looks(box: Any, times: int, every_s: float = 10.0) -> list[Any]:
 
 def events(box: Any) -> tuple[int, int]:
     """Restarts, and refusals of one."""
-    return len(box.store.events_of(RESTARTED, 99)), len(box.store.events_of(REFUSED, 99))
+    return len(box.store.events_of(RESTARTED, limit=99)), len(box.store.events_of(REFUSED, limit=99))
 
 
 def test_a_full_disk_spends_nothing_and_is_said_once(box: Any) -> None:
@@ -152,7 +152,7 @@ def test_a_full_disk_is_no_sleep_in_vain(box: Any) -> None:
     assert seen[-1].notes == (f"nap stays awake: the disk of {box.home} is nearly full",)
     with pytest.raises(Exception, match="nearly full"):
         box.ask("auto_sleep_idle", SleepIdleParams())
-    assert box.store.events_of("idle-sleep-failed", 9) == ()
+    assert box.store.events_of("idle-sleep-failed", limit=9) == ()
     box.world.free_disk_mb = 100_000
     (done,) = box.look(seen[-1]).mended
     assert (done.what, done.error, box.world.states()) == ("sleep", None, {"nap": "asleep"})

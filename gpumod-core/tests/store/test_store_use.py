@@ -44,7 +44,7 @@ def test_tickets_have_numbers_in_their_order_and_come_back_as_they_were(kept: Sq
     kept.note_turn(begun, event=EVENT)  # it is gone, and does not come back
     assert kept.add_turn(ticket("c")).number > second.number
     assert [t.id for t in kept.turns()] == ["b", "c"]
-    assert [event.kind for event in kept.events_of("turn-began", 9)] == ["turn-began"] * 2
+    assert [event.kind for event in kept.events_of("turn-began", limit=9)] == ["turn-began"] * 2
 
 
 def test_uses_are_replaced_as_a_whole(kept: SqlStore) -> None:
@@ -80,11 +80,11 @@ def test_the_newest_events_are_kept_and_those_that_are_asked_for_later_beside_th
     kept.add_event(EVENT)
     assert len(kept.events(2 * KEPT_EVENTS)) == KEPT_EVENTS + 3
     assert kept.events(1) == (EVENT,)
-    assert (len(kept.events_of("boot-seen", 9)), len(kept.events_of("watch-restart", 9))) == (2, 1)
+    assert (len(kept.events_of("boot-seen", limit=9)), len(kept.events_of("watch-restart", limit=9))) == (2, 1)
     with kept.together():
         for n in range(KEPT_OF_A_KIND + 5):
             kept.add_event(Event(at=float(n), kind="boot-seen", subject="machine"))
-    assert len(kept.events_of("boot-seen", 2 * KEPT_OF_A_KIND)) == KEPT_OF_A_KIND
+    assert len(kept.events_of("boot-seen", limit=2 * KEPT_OF_A_KIND)) == KEPT_OF_A_KIND
 
 
 def test_the_newest_runs_are_kept_with_their_steps_and_those_by_hand_much_longer(kept: SqlStore, path: Path) -> None:

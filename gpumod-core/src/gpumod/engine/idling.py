@@ -120,7 +120,7 @@ class Idling:
         What lies ahead was noted before the clock was set back, and tells nothing.
         """
         found: dict[str, float] = {}
-        for event in self.machine.store.events_of("step-done", LOOK_BACK):
+        for event in self.machine.store.events_of("step-done", limit=LOOK_BACK):
             if event.data.get("action") in ("start", "wake") and event.at <= self.machine.clock.now():
                 found.setdefault(event.subject, event.at)
         return found

@@ -17,7 +17,7 @@ from gpumod.engine.planning import Options, Planned, Wanted, plan_for
 from gpumod.plugins.kit import poll
 
 LOOK_BACK = 2000
-"""So many of the last starts are looked at."""
+"""So many of the last starts, and of the stops in place of a sleep, are looked at."""
 
 
 def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]:
@@ -40,11 +40,12 @@ def misses(planned: Planned, excused: Collection[str] = ()) -> Mapping[str, str]
 def stopped_instead(machine: Machine) -> Mapping[str, str]:
     """Services that were stopped in place of a sleep that had freed nothing, and were not started since; with the level
     that was tried."""
-    store, found = machine.store, dict[str, Event]()
-    for event in store.events_of(STOPPED_INSTEAD, LOOK_BACK):
-        found.setdefault(event.subject, event)
-    started = {event.subject: event.at for event in reversed(store.events_of("starting", LOOK_BACK))} if found else {}
-    return {s: str(event.data.get("level")) for s, event in found.items() if started.get(s, 0.0) < event.at}
+    store, last = machine.store, dict[str, Event]()
+    if not store.events_of(STOPPED_INSTEAD, limit=1):
+        return {}
+    for event in store.events_of(STOPPED_INSTEAD, "starting", limit=LOOK_BACK):
+        last.setdefault(event.subject, event)
+    return {s: str(event.data.get("level")) for s, event in last.items() if event.kind == STOPPED_INSTEAD}
 
 
 def as_stopped(wanted: Wanted, instead: Collection[str]) -> Wanted:

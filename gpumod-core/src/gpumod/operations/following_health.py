@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 
 from gpumod.domain.health import Budget, Health, Pulse, Transition, restart_at, wait_after_s
 from gpumod.domain.machine import HostSnapshot
@@ -38,31 +39,42 @@ class FollowingHealth(Base):
             self._machine.store.add_event(self._event("health", news.service, **data))
         return monitor.pulses, tuple(news for news in monitor.transitions if not _first(news)), heard
 
-    def _still_down(self, since: float, snapshot: HostSnapshot) -> Mapping[str, str]:
-        """Services that a restart after `since` did not bring up, so that its way back took them away, and that nobody
-        else has touched since: why it failed."""
-        store = self._machine.store
+    def _still_down(self, snapshot: HostSnapshot) -> Mapping[str, str]:
+        """Services that a restart in this boot did not bring up, so that its way back took them away, and that nobody
+        else has touched since (in the journal's order, whatever the clock says): why it failed."""
+        store, boot = self._machine.store, self._machine.boot()
         last: dict[str, Event] = {}
-        for event in store.events_of(RESTARTED, 200):
+        for event in store.events_of(RESTARTED, STOP_ASKED, limit=400):
             last.setdefault(event.subject, event)
-        tried = {s: e for s, e in last.items() if e.data.get("failed") and e.at > since}
+        tried = {s: e for s, e in last.items() if e.data.get("failed") and e.data.get("boot") == boot}
         if not tried:
             return {}
-        theirs = [run for run in store.runs(LOOK_BACK, of_use=False) if not run.command.startswith(OWN)]
-        touched = {(step.service, run.started_at) for run in theirs for step in run.plan.steps}
-        touched |= {(event.subject, event.at) for event in store.events_of(STOP_ASKED, 200)}
+        newest = store.runs(LOOK_BACK, of_use=False)
+
+        def touched(service: str, restart: Event) -> bool:
+            since = takewhile(lambda run: run.id != restart.data.get("run"), newest)
+            theirs = (run for run in since if not run.command.startswith(OWN))
+            return any(step.service == service for run in theirs for step in run.plan.steps)
+
         return {
             s: f"it did not come up again: {e.data['failed']}"
             for s, e in tried.items()
-            if snapshot.reading(s).state in GONE and not any(name == s and at > e.at for name, at in touched)
+            if snapshot.reading(s).state in GONE and not touched(s, e)
         }
+
+    def _note_restart(self, service: str, why: str, failed: str) -> None:
+        """Keep that `service` was restarted by watch's newest run, and how that `failed`; empty where it did not."""
+        store = self._machine.store
+        run = next((r.id for r in store.runs(LOOK_BACK, of_use=False) if r.command.startswith(OWN)), "")
+        data = {"why": why, "failed": failed, "boot": self._machine.boot(), "run": run}
+        store.add_event(self._event(RESTARTED, service, **data))
 
     def _may_restart(self, service: str, why: str, notes: list[str]) -> bool:
         """True when it may be restarted now: not too soon after it was, nor after that was refused. Once its budget is
         spent that is noted, with the reason."""
         settings, store, now = self._machine.settings, self._machine.store, self._machine.clock.now()
         budget = Budget(restarts=settings.restart_budget, window_s=settings.restart_window_s)
-        tries = [e.at for e in store.events_of(RESTARTED, 200) if e.subject == service]
+        tries = [e.at for e in store.events_of(RESTARTED, limit=200) if e.subject == service]
         at = restart_at(tries, budget, now)
         if at is not None:
             refusals = self._refusals(service)
@@ -73,7 +85,7 @@ class FollowingHealth(Base):
             f"{service} is left alone, it was restarted {done} times within {window} ({why}): "
             f"gpumod service logs {service}, then gpumod service start {service}"
         )
-        told = [e.at for e in store.events_of(GIVEN_UP, 200) if e.subject == service]
+        told = [e.at for e in store.events_of(GIVEN_UP, limit=200) if e.subject == service]
         past = [at for at in tries if at <= now]
         if not told or (past and told[0] < max(past)):
             store.add_event(self._event(GIVEN_UP, service, why=why, restarts=done))
@@ -83,9 +95,9 @@ class FollowingHealth(Base):
         """Refusals to restart it since it was last restarted, as far as they are not long ago, the newest first. What
         lies ahead was noted before the clock was set back."""
         store, now = self._machine.store, self._machine.clock.now()
-        restarts = (e.at for e in store.events_of(RESTARTED, 200) if e.subject == service)
+        restarts = (e.at for e in store.events_of(RESTARTED, limit=200) if e.subject == service)
         since = max(next(restarts, 0.0), now - LATELY_S)
-        return [e for e in store.events_of(REFUSED, 200) if e.subject == service and since < e.at <= now]
+        return [e for e in store.events_of(REFUSED, limit=200) if e.subject == service and since < e.at <= now]
 
     def _refused(self, services: Iterable[str]) -> Mapping[str, str]:
         """Which of `services` were not restarted lately, for that was refused: with what words."""
@@ -100,7 +112,7 @@ class FollowingHealth(Base):
         store, error = self._machine.store, done.error
         if error is None or (done.change is not None and done.change.status is not RunStatus.REFUSED):
             for service, why in found.items():
-                store.add_event(self._event(RESTARTED, service, why=why, failed=error.message if error else ""))
+                self._note_restart(service, why, error.message if error else "")
             return [done]
         told = {s: next((e.data["code"] for e in self._refusals(s)), "") for s in found}
         for service, why in found.items():

@@ -137,7 +137,7 @@ class SleepingIdle(Targets):
     def _failures(self, service: str) -> list[float]:
         """When it was put to sleep in vain, as far as that is not long ago."""
         since = self._machine.clock.now() - PATIENCE.window_s
-        events = self._machine.store.events_of("idle-sleep-failed", 100)
+        events = self._machine.store.events_of("idle-sleep-failed", limit=100)
         return [event.at for event in events if event.subject == service and event.at > since]
 
     def _note_failures(self, due: Sequence[Idle], why: str) -> None:

@@ -19,7 +19,7 @@ from gpumod.engine.open_runs import left_half_way
 from gpumod.engine.planning import Options, Wanted
 from gpumod.engine.turns import begun_turns, clear_lost, in_words, users
 from gpumod.operations.base import DISK_FULL, OnProgress, change_result, is_interrupted, may_be_over_soon, reporter
-from gpumod.operations.following_health import OWN, RESTARTED, FollowingHealth, not_well, not_yet
+from gpumod.operations.following_health import OWN, FollowingHealth, not_well, not_yet
 from gpumod.operations.history import History
 from gpumod.operations.modes import Modes
 from gpumod.operations.not_as_left import held_by, members_of, still_held, wrong_in
@@ -192,12 +192,12 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         since = self._boot_seen()
         if since is None or since > self._machine.clock.now():  # the clock may have been set back since it was noted
             # the first watch of all, on a machine that is at work: this is no boot
-            first = not self._machine.store.events_of("boot-seen", 1)
+            first = not self._machine.store.events_of("boot-seen", limit=1)
             at_work = first and any(r.state not in GONE for r in snapshot.services.values())
             since = 0.0 if at_work else self._begin_of(boot)
             foreign_mb = {str(gpu.index): snapshot.foreign_mb(gpu.index) for gpu in snapshot.gpus}
             self._note_boot(since=since, restored=at_work or boot_mode is None, foreign_mb=foreign_mb)
-        restored = next(iter(self._machine.store.events_of("boot-restored", 1)), None)
+        restored = next(iter(self._machine.store.events_of("boot-restored", limit=1)), None)
         pending = restored is None or restored.data.get("boot") != boot
         return Boot(boot, since, pending and boot_mode is not None)
 
@@ -208,7 +208,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
 
     def _boot_seen(self) -> float | None:
         """Since when services are looked after in this boot; None before it was seen."""
-        last = next(iter(self._machine.store.events_of("boot-seen", 1)), None)
+        last = next(iter(self._machine.store.events_of("boot-seen", limit=1)), None)
         return float(str(last.data["since"])) if last and last.data.get("boot") == self._machine.boot() else None
 
     def _note_boot(self, *, since: float, restored: bool, foreign_mb: Mapping[str, int] = NOTHING) -> None:
@@ -230,7 +230,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
 
     async def _restore(self, boot: Boot, notes: list[str], progress: OnProgress) -> list[Mended]:
         store, now = self._machine.store, self._machine.clock.now()
-        tries = [e for e in store.events_of("boot-try", MOST_TRIES) if e.data.get("boot") == boot.id]
+        tries = [e for e in store.events_of("boot-try", limit=MOST_TRIES) if e.data.get("boot") == boot.id]
         if tries and tries[0].at <= now < tries[0].at + wait_after_s(len(tries)):  # ahead: the clock was set back
             return []
         store.add_event(self._event("boot-try", "machine", boot=boot.id))
@@ -240,7 +240,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         error = done[-1].error
         if error is not None and error.code == DISK_FULL:
             store.add_event(self._event(NO_TRY, "machine", boot=boot.id))
-        for_nothing = [e for e in store.events_of(NO_TRY, MOST_TRIES) if e.data.get("boot") == boot.id]
+        for_nothing = [e for e in store.events_of(NO_TRY, limit=MOST_TRIES) if e.data.get("boot") == boot.id]
         given_up = error is not None and len(tries) + 1 - len(for_nothing) >= BOOT_TRIES
         if error is None or given_up:
             store.add_event(self._restored(boot.id, given_up=given_up))
@@ -261,8 +261,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         if done and run.command.startswith(RESTART) and all(m.error is None for m in done):
             started = (record.step.service for record in run.steps if record.step.action is Action.START)
             for service in dict.fromkeys([*(member.service for member in run.target.members), *started]):
-                told = {"why": done[0].why, "failed": done[0].why}
-                self._machine.store.add_event(self._event(RESTARTED, service, **told))
+                self._note_restart(service, done[0].why, failed=done[0].why)
         return done
 
     async def _closed(self, progress: OnProgress) -> list[Mended]:
@@ -305,7 +304,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         self, snapshot: HostSnapshot, boot: Boot, held: Mapping[str, Held], notes: list[str], progress: OnProgress
     ) -> list[Mended]:
         """Restart, by one plan, what ended by itself and what lost its GPU, each at most a few times."""
-        store, since = self._machine.store, boot.since
+        store = self._machine.store
         mode, alternative = store.modes().get(store.current_mode() or ""), store.current_alternative()
         if mode is None:
             return []
@@ -313,7 +312,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         services, wants = taken.services, taken.target
         own = [h for h in store.handles().values() if boot.looks_after(h) and h.launched.adopted is None]
         launched = {h.service: h.launched for h in own}
-        down = {s: why for s, why in self._still_down(since, snapshot).items() if s in services}
+        down = {s: why for s, why in self._still_down(snapshot).items() if s in services}
         launched |= {s: services[s] for s in down}
         altered = {**wants.altered, **{h.service: h.altered for h in own if h.service not in down}}
         mine = with_needs({**services, **launched}, [m.service for m in wants.members if m.service in services])
@@ -339,7 +338,7 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
 
         def build(now: HostSnapshot) -> Wanted:
             """Of those that were due the ones that still are: a person may have mended them meanwhile."""
-            wrong = {**wrong_in(now, held, launched), **self._still_down(since, now)}
+            wrong = {**wrong_in(now, held, launched), **self._still_down(now)}
             used = users(begun_turns(self._machine), now, defined)
             wait = {s for s in used if now.reading(s).state not in GONE}
             there = (store.current_mode(), store.current_alternative()) == (mode.id, alternative)

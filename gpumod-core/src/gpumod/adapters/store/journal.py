@@ -39,9 +39,9 @@ class Journal:
         """The last `limit` events, the newest first. A row that is no longer valid is left out."""
         return self._events(select(EventRow), limit)
 
-    def events_of(self, kind: str, limit: int) -> tuple[Event, ...]:
-        """The last `limit` events of one kind, the newest first."""
-        return self._events(select(EventRow).where(EventRow.kind == kind), limit)
+    def events_of(self, *kinds: str, limit: int) -> tuple[Event, ...]:
+        """The last `limit` events of these kinds, the newest first."""
+        return self._events(select(EventRow).where(col(EventRow.kind).in_(kinds)), limit)
 
     def add_event(self, event: Event) -> None:
         """Write an event that belongs to no other row."""

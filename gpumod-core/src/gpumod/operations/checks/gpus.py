@@ -38,7 +38,7 @@ def _stranded(case: Case, gpu: GpuReading) -> Iterator[Check]:
 
 def _grown(case: Case, gpu: GpuReading) -> Iterator[Check]:
     """How much more others (a desktop, say) hold on a card than when `gpumod watch` first saw this boot."""
-    last = next(iter(case.machine.store.events_of("boot-seen", 1)), None)
+    last = next(iter(case.machine.store.events_of("boot-seen", limit=1)), None)
     if last is None or case.snapshot is None or gpu.fault or last.data.get("boot") != case.machine.local.identity(1):
         return
     then_mb, now_mb = last.data.get("foreign_mb", {}).get(str(gpu.index)), case.snapshot.foreign_mb(gpu.index)
