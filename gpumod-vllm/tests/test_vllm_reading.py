@@ -140,6 +140,18 @@ def test_of_several_names_the_first_is_kept_and_the_others_are_told(flag: str) -
     assert not any("names" in note for note in told.notes)
 
 
+def test_of_a_flag_that_is_said_twice_the_last_one_counts() -> None:
+    told = read("vllm", "serve", "m", "--served-model-name", "a", "b", "--seed", "7", "--served_model_name", "c", "d")
+    assert told.fields["unit_vars"]["served_model_name"] == "c"
+    assert told.fields["unit_vars"]["extra_args"] == ["--seed", "7"]
+    assert told.notes[0] == "it answers to c alone: further names are left out (d)"
+
+
+def test_a_flag_of_an_older_version_stays() -> None:
+    told = read("vllm", "serve", "m", "--device", "cuda")
+    assert told.fields["unit_vars"]["extra_args"] == ["--device", "cuda"]
+
+
 def test_adapters_may_be_named_as_json() -> None:
     told = read("vllm", "serve", "org/m", "--enable-lora", "--lora-modules", '{"name": "sql", "path": "/x"}', "b=/y")
     assert told.fields["unit_vars"]["lora_modules"] == {"sql": "/x", "b": "/y"}

@@ -15,6 +15,8 @@ from gpumod.domain.errors import UsageError
 from gpumod.domain.secret_names import is_secret_name
 from gpumod.domain.secrets import public, secret_values, split, with_secrets_of
 from gpumod.domain.service import Service
+from gpumod.operations.differences import fields_of
+from gpumod.operations.secrets import told_of_secrets
 
 KEY = "KKKK-hunter2"
 SECRET_PARTS = (
@@ -29,6 +31,13 @@ SECRET_PARTS = (
     ("sh", "-c", f"exec python3 tok.py --api-key={KEY} serve"),
     ("sh", "-c", f"PORT=1 API_KEY={KEY} exec serve"),
     ("sh", "-c", f"curl -H 'Authorization: Bearer {KEY}' localhost"),
+    (f"--header=X-Api-Key:{KEY}",),
+    ("-sH", f"X-Api-Key:{KEY}"),
+    (f"-HX-Api-Key:{KEY}",),
+    ("sh", "-c", f"cd x&&API_KEY={KEY} serve"),
+    ("sh", "-c", f"PORT=1;API_KEY={KEY};exec serve"),
+    ("--set", f"auth.api_key={KEY}"),
+    ("--opts", f"a=1,token={KEY}"),
 )
 FLAGS = ("--api-key", "--hf-token", "--password")
 PLAIN = ("serve", "--port", "{port}", "--no-auth", "--token-limit", "--max-tokens", "4096", "-x", "a b", "A=1", "", 5)
@@ -72,6 +81,7 @@ def behind(command: Any) -> list[Any]:
 @settings(max_examples=100, deadline=None)
 @given(services)
 def test_secrets_are_left_out_and_put_back(service: Service) -> None:
+    service = with_secrets_of(service, None)  # as a document is stored
     shown, names = public(service)
     assert public(shown) == (shown, ())
     assert bool(names) == (shown != service)
@@ -81,10 +91,11 @@ def test_secrets_are_left_out_and_put_back(service: Service) -> None:
 @settings(max_examples=60, deadline=None)
 @given(services, services)
 def test_what_a_document_says_wins_over_what_was_stored(said: Service, stored: Service) -> None:
+    stored = with_secrets_of(stored, None)
     with suppress(UsageError):
         both = with_secrets_of(said, stored)
         assert both.unit_vars.keys() >= said.unit_vars.keys()
-        assert both == with_secrets_of(both, stored)
+        assert both == with_secrets_of(said, both)  # said again
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,7 +107,7 @@ def test_no_secret_is_public_in_a_command(words: list[Any]) -> None:
         assert bool(names) == (KEY in str(command))
         assert with_secrets_of(shown, of(command=command)) == of(command=command)
         if names:
-            assert any(KEY in word for word in secret_values(of(command=command)))
+            assert KEY in secret_values(of(command=command))
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,6 +157,10 @@ def test_an_edited_command_is_the_edit_or_refused(words: list[Any], at: int, new
         (["-H", "Authorization:Bearer X", "-H", "Accept: a"], ["-H", "-H", "Accept: a"], ["Authorization:Bearer X"]),
         ("postgres://me:pw@host/db", None, "postgres://me:pw@host/db"),
         ("http://127.0.0.1:80/@x", "http://127.0.0.1:80/@x", None),
+        ("srv \\ --api-key=X \\ -x", "srv \\ -x", ["\\ --api-key=X"]),
+        ("curl http://h/?a=1&token=X -s", "curl http://h/?a=1 -s", ["&token=X"]),
+        ("sh -c 'cd x&&API_KEY=X srv'", "sh -c 'cd x srv'", ["&&API_KEY=X"]),
+        ("sed s;a;b; f | srv&&true", "sed s;a;b; f | srv&&true", None),
         (
             "python3 prog.py --no-auth serve --token-limit 4096",
             "python3 prog.py --no-auth serve --token-limit 4096",
@@ -163,7 +178,17 @@ def test_what_is_a_secret(value: Any, left: Any, secret: Any) -> None:
     [
         *("HF_TOKEN", "--api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "auth", "API_KEY_2", "token2"),
         *("PGPASSWORD", "DBPASSWORD", "MYTOKEN", "HFTOKEN", "ACCESSTOKEN", "MYSECRET", "SECRETKEY", "PGPASS"),
-        *("API_TOKENS", "JWT", "COOKIE", "Authorization", "X-API-Key"),
+        *(
+            "SECRET_ID",
+            "--secret-id",
+            "MIN_IO_SECRET",
+            "MAX_PASSWORD",
+            "API_TOKENS",
+            "JWT",
+            "COOKIE",
+            "Authorization",
+            "X-API-Key",
+        ),
     ],
 )
 def test_names_of_secrets(name: str) -> None:
@@ -175,7 +200,17 @@ def test_names_of_secrets(name: str) -> None:
     [
         *("tokenizer", "max_tokens", "--api-key-file", "author", "monkey", "keyboard", "", "--no-auth", "tokens"),
         *("--token-limit", "--disable-auth", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_PATH", "eos_token", "compass"),
-        *("--thinking-token-budget", "key_id", "auth-type", "num_key_value_heads", "n_tokens", "PASSWORD_FILE"),
+        *(
+            "--enable-auth-token",
+            "--no-password",
+            "max_key_len",
+            "--thinking-token-budget",
+            "key_id",
+            "auth-type",
+            "num_key_value_heads",
+            "n_tokens",
+            "PASSWORD_FILE",
+        ),
     ],
 )
 def test_names_of_no_secrets(name: str) -> None:
@@ -216,6 +251,9 @@ def test_a_command_that_is_edited_keeps_its_secrets_in_their_places(stored: Any,
         ("env API_KEY=k srv", "env -i srv"),
         ("run --password", "run positional"),
         ("run --token t -x", ["run", "-x", "-y"]),
+        ("proxy --api-key a --up http://h --api-key b", "proxy --api-key n --up http://h"),
+        (["-b", "r://:p@h/0", "-c", "r://:p@h/1"], ["-b", "r://:n@h/0", "-c"]),
+        (["srv", {"HF_TOKEN": "o"}], ["srv", "-v"]),
         (["run", "--token", "t"], "run -x"),
         ("run --token t --api-key k", "run --api-key o -x"),
         ({"API_KEY": "k", "A": "1"}, "A=2"),
@@ -270,3 +308,47 @@ def test_what_is_left_out_is_named() -> None:
     )
     told = ("command: --api-key", "command: API_KEY", "args: --hf-token", "args: an address with a password")
     assert sorted(public(service)[1]) == sorted((*told, "env.HF_TOKEN", "password"))
+
+
+def test_null_takes_a_variable_away_and_taken_away_it_stays() -> None:
+    stored = of(env={"A": "1", "HF_TOKEN": "t"})
+    said = of(env={"A": "1", "HF_TOKEN": None, "B": None})
+    for before in (stored, None):
+        both = with_secrets_of(said, before)
+        assert both == of(env={"A": "1", "B": None})
+        assert with_secrets_of(said, both) == both
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"env": {"HF_TOKEN": "-abcdefgh"}}, {"-abcdefgh"}),
+        ({"command": "srv --api-key=-abcdefgh"}, {"-abcdefgh"}),
+        ({"command": "sh -c 'API_KEY=abcdefgh; srv'"}, {"abcdefgh", "abcdefgh;"}),
+        ({"command": "$(x --api-key abcdefgh)"}, {"abcdefgh"}),
+        ({"command": ["--db", "a://me:abcdefgh@h/db"]}, {"abcdefgh", "a://me:abcdefgh@h/db"}),
+        ({"command": ["--header=X-Api-Key:abcdefgh", "--name", "abc"]}, {"abcdefgh"}),
+    ],
+)
+def test_words_that_hide_wherever_they_are_repeated(options: Any, words: set[str]) -> None:
+    assert words >= secret_values(of(**options)) >= {min(words, key=len)}
+
+
+def test_where_the_secret_is_that_has_no_place_is_told() -> None:
+    with pytest.raises(UsageError) as refused:
+        with_secrets_of(of(env={"ARGS": "run"}), of(env={"ARGS": "go --token t x"}))
+    assert refused.value.info.message == "service 'a': 'env.ARGS' holds secrets and was changed"
+    assert refused.value.info.hint.startswith("`gpumod service edit a --set 'env=...'`")
+
+
+@pytest.mark.parametrize(
+    ("options", "variable"),
+    [({"env": {"HF_TOKEN": "t"}}, "HF_TOKEN"), ({"env": {"ARGS": "--api-key k"}}, "NAME"), ({"password": "p"}, "NAME")],
+)
+def test_how_it_is_kept_apart_is_told(options: Any, variable: str) -> None:
+    assert f"`gpumod service secret set a {variable}`" in told_of_secrets(of(**options))[0]
+
+
+def test_no_secret_is_in_what_is_told_of_a_change() -> None:
+    (change,) = (one for one in fields_of(None, of(credentials={"user": KEY})) if one.field.startswith("unit_vars"))
+    assert (change.field, change.new) == ("unit_vars.credentials", "(secret)")

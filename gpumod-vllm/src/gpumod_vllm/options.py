@@ -75,8 +75,7 @@ class VllmOptions(Options):
     @field_validator("extra_args")
     @classmethod
     def _no_denied_flags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        named = [word for word in value if word.partition("=")[0] not in WHOLE]
-        refuse_flags(named, DENIED_FLAGS, abbreviations=True)
+        refuse_flags(value, DENIED_FLAGS, abbreviations=True, whole=WHOLE)
         return value
 
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from gpumod.api import CommandLine, Flag, Told, gpus_in, keep_flags, read_flags, words_from
-from gpumod_vllm.options import DENIED_FLAGS, MOVES_KV, defeats_sleep, moves_kv
+from gpumod_vllm.options import DENIED_FLAGS, MOVES_KV, WHOLE, defeats_sleep, moves_kv
 
 DEFAULT_PORT = 8000
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  # what vLLM listens on where it is not told
@@ -58,7 +58,7 @@ def read_command(command: CommandLine) -> Told | None:
     words, names = _values_of("--served-model-name", words)
     said, rest = read_flags((*(("--served-model-name", names[0]) if names else ()), *words), KNOWN)
     model = model or said.get("model")
-    extra, dropped = keep_flags(rest, DENIED_FLAGS, abbreviations=True)
+    extra, dropped = keep_flags(rest, DENIED_FLAGS, abbreviations=True, whole=WHOLE)
     notes = [f"left out: {', '.join(dropped)}"] if dropped else []
     if names[1:]:
         notes.append(f"it answers to {names[0]} alone: further names are left out ({', '.join(names[1:])})")
@@ -103,12 +103,18 @@ def _why_it_cannot_sleep(command: CommandLine, extra: tuple[str, ...]) -> str:
 
 
 def _values_of(flag: str, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words without `flag`, which takes all up to the next one, and what it takes."""
-    at = next((n for n, word in enumerate(words) if word.startswith("--") and word.replace("_", "-") == flag), None)
-    if at is None:
-        return words, ()
-    values = tuple(itertools.takewhile(lambda word: not word.startswith("-"), words[at + 1 :]))
-    return (*words[:at], *words[at + 1 + len(values) :]), values
+    """The words without `flag`, which takes all up to the next one, and what it takes: the last one, as argparse."""
+    left: list[str] = []
+    values: tuple[str, ...] = ()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--") and word.replace("_", "-") == flag:
+            values = tuple(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+            del rest[: len(values)]
+        else:
+            left.append(word)
+    return tuple(left), values
 
 
 def _by_name(adapters: tuple[str, ...]) -> dict[str, str]:

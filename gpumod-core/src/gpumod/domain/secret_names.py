@@ -15,8 +15,9 @@ ENDINGS = ("token", "password", "passwd", "secret", "apikey", "apikeys", "secret
 ACCESS = frozenset({"access", "admin", "api", "auth", "bearer", "client", "hf", "refresh", "session"})
 """Beside these, `tokens` are no pieces of text."""
 SWITCHES = frozenset({"disable", "enable", "without"})
-COUNTS = frozenset({"max", "min", "n", "no", "num"})
-"""What begins with these is a number, or a switch (`--no-auth`)."""
+COUNTS = frozenset({"max", "min", "n", "num"})
+"""Of what begins with these, tokens and keys are counted."""
+COUNTED = frozenset({"token", "tokens", "key", "keys"})
 OF_TEXT = frozenset({"bos", "eos", "pad", "unk"})
 """Tokens of a tokenizer."""
 ABOUT = frozenset(
@@ -34,9 +35,12 @@ def is_secret_name(name: str) -> bool:
     """True for a name that speaks of a secret (`HF_TOKEN`, `--api-key`, `PGPASSWORD`); not for that of a file which
     holds one, of a limit (`max_tokens`), or of a switch (`--no-auth`)."""
     words = [word.lower() for word in _WORD.findall(name)]
-    if not words or words[0] in COUNTS or words[-1] in ABOUT or not SWITCHES.isdisjoint(words):
+    if not words or words[0] == "no" or not SWITCHES.isdisjoint(words):
         return False
-    return any(_is_secret(word.rstrip("0123456789"), words) for word in words)
+    if words[-1] in ABOUT and words[-2:] != ["secret", "id"]:  # Vault's is what opens it
+        return False
+    none = COUNTED if words[0] in COUNTS else frozenset[str]()
+    return any(_is_secret(word.rstrip("0123456789"), words) for word in words if word not in none)
 
 
 def _is_secret(word: str, beside: list[str]) -> bool:

@@ -14,16 +14,22 @@ GONE = object()
 EDGE = object()
 """Beside the first word, and the last."""
 ADDRESS = "an address with a password"
+ITEM = "one of its items"
+"""What to call a secret that has no name."""
 
 _VALUE, _REST, _HEADER_NEXT = "value", "rest", "header"
-_LOGIN = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_LOGIN = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _QUOTED = re.compile(r"""\\"([^"]*)\\"|\\'([^']*)\\'|\\.|'([^']*)'|"((?:\\.|[^"\\])*)\"""")
 """What is in quotes, or in those of a text that is in quotes itself; a character behind a backslash opens none."""
-_TEXT_WORD = re.compile(rf"(?:{_QUOTED.pattern}|\S)+")
-_LEAD = r"""['"\\(;&|`]*"""
-_FLAG = re.compile(_LEAD + r"(--?[A-Za-z][\w.-]*)")
-_ASSIGNED = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*={_LEAD})?([A-Za-z_][\w-]*)=(?=.)", re.DOTALL)
-_HEADER = re.compile(_LEAD + rf"(?:--?[A-Za-z][\w.-]*={_LEAD})?([A-Za-z][\w-]*):(?!//)")
+_NEXT_COMMAND = r"[;&|]{1,2}(?:[A-Za-z_]\w*=|--?[A-Za-z])"
+"""Of a shell, without a blank: what follows is a word of its own."""
+_TEXT_WORD = re.compile(rf"[;&|]*(?:{_QUOTED.pattern}|(?!{_NEXT_COMMAND})\S)+")
+_AROUND = "'\"\\(;&|`$"
+"""What may stand around a word of a text, beside blanks."""
+_FLAG = re.compile(r"--?[A-Za-z][\w.-]*")
+_ASSIGNED = re.compile(r"(?:^|[,;&?])([A-Za-z_][\w.-]*)=(?=.)", re.DOTALL)
+_HEADER = re.compile(r"([A-Za-z][\w-]*):(?!//)")
+_TAKES_HEADER = re.compile(r"-[A-Za-z]*H|--(?:proxy-)?headers?")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,21 @@ def has_login(text: str) -> bool:
     return _LOGIN.search(text) is not None
 
 
+def parts_of(secret: str) -> set[str]:
+    """What of a secret somebody else may repeat alone: its words without names, flags and quotes, and the password of
+    an address."""
+    found = set(_LOGIN.findall(secret))
+    for word in re.split(r"[\s=]+", secret):
+        bare = word.strip(_AROUND + ")")
+        name, colon, behind = bare.partition(":")
+        if colon and is_secret_name(name):
+            bare = behind
+        elif f"{bare}=" in secret or (bare.startswith("-") and is_secret_name(bare)):
+            continue
+        found |= {bare, re.split("[;&|]", bare)[0]}
+    return found
+
+
 def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Word]:
     """Each word of a command that is a list. `holds` tells of what is no text whether a secret is in it."""
     out: list[Word] = []
@@ -52,7 +73,7 @@ def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Wo
         text = word if isinstance(word, str) else ""
         found, coming = _read(text, coming)
         if found is not None or (not isinstance(word, str) and holds(word)):
-            out.append(Word(word, GONE, (word,), found or ()))
+            out.append(Word(word, GONE, (word,), (ITEM,) if found is None else found))
         elif any(map(str.isspace, text)):  # it may be a command itself, for `sh -c`
             left, held = without_secrets(text, words_of_text(text), strip=False)
             out.append(_partly(text, left, held))
@@ -113,20 +134,37 @@ def _read(word: str, coming: str) -> tuple[tuple[str, ...] | None, str]:
     """The names of the secret that `word` is (None: of none), and what of it is in the words that come."""
     if coming == _REST:
         return (), _REST
-    flag, assigned, header = _FLAG.match(word), _ASSIGNED.match(word), _HEADER.match(word)
-    if flag and is_secret_name(flag[1]):
-        return (flag[1],), "" if word[flag.end() :].strip("'\"\\") else _VALUE
+    said = _bare(word)
+    flag = _FLAG.match(said)
+    if flag and is_secret_name(flag[0]):
+        return (flag[0],), "" if said[flag.end() :].strip(_AROUND) else _VALUE
     if coming == _VALUE and not word.startswith("-"):
         return (), ""
-    if assigned and is_secret_name(assigned[1]):
-        return (assigned[1],), ""
+    takes_header = flag is not None and _TAKES_HEADER.fullmatch(flag[0]) is not None
+    if flag and said[flag.end() :].startswith("="):
+        said, coming = _bare(said[flag.end() + 1 :]), _HEADER_NEXT if takes_header else ""
+    if names := _assigned(said):
+        return names, ""
+    header = _HEADER.match(said)
     if header and is_secret_name(header[1]):
-        value = word[header.end() :]
-        if not value.strip("'\"\\"):
+        value = said[header.end() :]
+        if not value.strip(_AROUND):
             return (header[1],), _REST
         if value[0].isspace() or coming == _HEADER_NEXT or header[1].lower().endswith("authorization"):
             return (header[1],), ""
-    return ((ADDRESS,), "") if has_login(word) else (None, _HEADER_NEXT if word in ("-H", "--header") else "")
+    return ((ADDRESS,), "") if has_login(word) else (None, _HEADER_NEXT if takes_header else "")
+
+
+def _assigned(said: str) -> tuple[str, ...]:
+    """The names of secrets that `said` sets; of what may be a command itself, only the one that it begins with."""
+    whole = not any(map(str.isspace, said))
+    found = (match[1] for match in _ASSIGNED.finditer(said) if whole or match.start() == 0)
+    return tuple(name for name in found if is_secret_name(name))
+
+
+def _bare(word: str) -> str:
+    """`word` from where it begins to say something."""
+    return word.lstrip(_AROUND + " \t\n")
 
 
 def _within(word: str) -> Word:

@@ -7,7 +7,8 @@ command line, given as a list or as one text, it is the flag and its value, `NAM
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from gpumod.domain.errors import UsageError
@@ -16,6 +17,7 @@ from gpumod.domain.secret_words import (
     GONE,
     Word,
     has_login,
+    parts_of,
     put_in_list,
     put_in_text,
     without_secrets,
@@ -38,7 +40,6 @@ SYSTEMDS_OWN = frozenset(
 """Variables of systemd's own protocol: no service is given others."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BETWEEN = re.compile(r"[\s=]+")
 
 
 def why_no_variable(name: str, value: str) -> str:
@@ -106,8 +107,7 @@ def secret_values(service: Service) -> frozenset[str]:
         elif isinstance(value, list | tuple):
             waiting += value
         elif isinstance(value, str):
-            found = {word.strip("'\"\\") for word in _BETWEEN.split(value)}
-            words |= {word for word in found if not (word.startswith("-") or _is_name(word, value))}
+            words |= parts_of(value)
     return frozenset(word for word in words if len(word) >= SHORTEST)
 
 
@@ -125,28 +125,31 @@ def with_secrets_of(service: Service, stored: Service | None) -> Service:
 
     Raises UsageError `bad-box` where a command with secrets was changed and nobody can tell where they belong now.
     """
-    if stored is None:
-        return service
-    _, secret = _split_mapping(stored.unit_vars)
-    if not secret:
-        return service
+    unit_vars = dict(service.unit_vars)
     try:
-        unit_vars = _put_back(service.unit_vars, secret, stored.unit_vars)
+        if stored is not None and (secret := _split_mapping(stored.unit_vars)[1]):
+            unit_vars = _put_back(unit_vars, secret, stored.unit_vars)
     except ValueError as error:
-        option = str(error)
+        path = str(error)
+        option = path.partition(".")[0]
         raise UsageError(
             "bad-box",
-            f"service {service.id!r}: {option!r} holds secrets and was changed",
+            f"service {service.id!r}: {path!r} holds secrets and was changed",
             why="where they belong in it now is not sure: write it whole, with them, or keep them apart by"
             f" `gpumod service secret set {service.host or service.id} NAME`",
             hint=f"`gpumod service edit {service.id} --set '{option}=...'` writes it anew, without them",
         ) from error
-    return service.model_copy(update={"unit_vars": unit_vars})
+    return service.model_copy(update={"unit_vars": {key: _without_taken(item) for key, item in unit_vars.items()}})
 
 
-def _is_name(word: str, command: str) -> bool:
-    """True for NAME of `NAME=value`, and of a header `NAME: value`."""
-    return is_secret_name(word) and (word.endswith(":") or f"{word}=" in command)
+def _without_taken(value: Any) -> Any:
+    """`value` without the secrets within it that null takes away."""
+    if isinstance(value, list | tuple):
+        return [_without_taken(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = (key for key, item in value.items() if item is not None or not is_secret_name(key))
+    return {key: _without_taken(value[key]) for key in kept}
 
 
 def _split_mapping(value: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -182,7 +185,8 @@ def _words(command: str | Sequence[Any]) -> list[Word]:
 def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
     """`value` with `secret`, which was split off `stored`; what says the same without its secret is `stored` again.
 
-    Raises ValueError where a command was changed and nobody can tell where its secrets belong now.
+    Raises ValueError, with the option's name, where a command was changed and nobody can tell where its secrets belong
+    now.
     """
     left = split(stored, name)[0]
     if value is NOTHING and left is not None:  # what is not secret in it was taken away
@@ -192,15 +196,18 @@ def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
     if isinstance(stored, Mapping) and isinstance(value, Mapping) and not is_secret_name(name):
         out = dict(value)
         for key, hidden in secret.items():
-            out[key] = _put_back(out.get(key, NOTHING), hidden, stored[key], key)
+            try:
+                out[key] = _put_back(out.get(key, NOTHING), hidden, stored[key], key)
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}" if name else str(error)) from None
         return {**{k: out[k] for k in stored if k in out}, **out}
     if value is None or is_secret_name(name) or (isinstance(stored, str) and has_login(stored)):
         return value
-    own = _names_in(value, split(value, name)[1])
-    if own and _without_others(stored, own) == value:
+    own = Counter(_names_in(value, split(value, name)[1]))
+    if own and _without_others(stored, own.keys()) == value:
         return stored
     whole = None if own else _with_words_of(stored, value)
-    if whole is None and not own.issuperset(_names_in(stored, secret)):
+    if whole is None and Counter(_names_in(stored, secret)) - own:
         raise ValueError(name)
     return value if whole is None else whole
 
@@ -217,12 +224,12 @@ def _with_words_of(stored: Any, command: Any) -> Any:
     return whole if whole is not None and same else None
 
 
-def _without_others(stored: Any, own: frozenset[str]) -> Any:
+def _without_others(stored: Any, own: Set[str]) -> Any:
     """A command without those of its secrets that do not go by the names of `own`."""
     words: list[Word] = []
     stays = False
     for word in _words(stored):
-        stays = own.issuperset(word.names) if word.names else stays  # a value goes with its flag
+        stays = own >= set(word.names) if word.names else stays  # a value goes with its flag
         kept = Word(word.whole, word.whole, start=word.start, end=word.end)
         words.append(kept if word.secrets and stays else word)
     if isinstance(stored, str):
@@ -230,12 +237,12 @@ def _without_others(stored: Any, own: frozenset[str]) -> Any:
     return [word.left for word in words if word.left is not GONE]
 
 
-def _names_in(value: Any, secret: Any) -> frozenset[str]:
+def _names_in(value: Any, secret: Any) -> tuple[str, ...]:
     if secret is None:
-        return frozenset()
+        return ()
     if isinstance(value, Mapping):
-        return frozenset(secret)
-    return frozenset(name for word in _words(value) for name in word.names)
+        return tuple(secret)
+    return tuple(name for word in _words(value) for name in word.names)
 
 
 def _names(value: Mapping[str, Any], secret: Mapping[str, Any]) -> list[str]:
@@ -247,5 +254,5 @@ def _names(value: Mapping[str, Any], secret: Mapping[str, Any]) -> list[str]:
         elif hidden == value[key]:
             out.append(key)
         else:
-            out += [f"{key}: {name}" for name in sorted(_names_in(value[key], hidden))] or [key]
+            out += [f"{key}: {name}" for name in sorted(set(_names_in(value[key], hidden)))] or [key]
     return out

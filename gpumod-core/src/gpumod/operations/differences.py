@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from gpumod.domain.base import Frozen
 from gpumod.domain.box import Box
 from gpumod.domain.mode import Mode
+from gpumod.domain.secret_names import is_secret_name
 from gpumod.domain.secrets import hidden
 from gpumod.domain.service import Service
 from gpumod.domain.settings import Settings
@@ -65,7 +66,7 @@ def _flat(value: Frozen, *, said: bool = False) -> dict[str, Any]:
     for field, item in value.model_dump(mode="json", exclude_defaults=said).items():
         if field == "unit_vars":
             for option, given in item.items():
-                nested = given if isinstance(given, dict) and given else None
+                nested = given if isinstance(given, dict) and given and not is_secret_name(option) else None
                 inner = {f"{option}.{name}": one for name, one in nested.items()} if nested else {option: given}
                 out |= {f"unit_vars.{name}": one for name, one in inner.items()}
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -158,16 +158,17 @@ def _value(text: str, kind: str) -> str | int | float | None:
 
 
 def keep_flags(
-    words: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False
+    words: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False, whole: Collection[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the words those that may stand in `extra_args`, and the flags that were left out with their values."""
+    """Of the words those that may stand in `extra_args`, and the flags that were left out with their values; as
+    :func:`refuse_flags`."""
     kept: list[str] = []
     dropped: list[str] = []
     dropping = False
     for word in words:
         if word.startswith("-") and not word[1:2].isdigit():
             try:
-                refuse_flags([word], denied, abbreviations=abbreviations)
+                refuse_flags([word], denied, abbreviations=abbreviations, whole=whole)
                 dropping = False
             except ValueError:
                 dropping = True

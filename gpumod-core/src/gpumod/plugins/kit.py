@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
@@ -107,18 +107,20 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./:+
 """One value of a flag; it cannot be taken for a flag."""
 
 
-def refuse_flags(args: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False) -> None:
+def refuse_flags(
+    args: Sequence[str], denied: Sequence[str], *, abbreviations: bool = False, whole: Collection[str] = ()
+) -> None:
     """Raise ValueError when `args` hold a flag of `denied`: `--flag`, `--no-flag`, `--flag=value`, `_` for `-`.
 
     `abbreviations`: the runtime takes any unambiguous beginning of a flag for the flag, `-t` for `-tp` too, and a value
-    behind a flag of one letter (`-qawq`), as Python's argparse does. A denied name that ends in `*` stands for all that
-    begin so.
+    behind a flag of one letter (`-qawq`), as Python's argparse does. `whole` are flags that begin no others. A denied
+    name that ends in `*` stands for all that begin so.
     """
     for arg in args:
         if not arg.startswith("-"):
             continue
         flag = arg.partition("=")[0].replace("_", "-")
-        if any(_is_form_of(flag, name, abbreviations=abbreviations) for name in denied):
+        if flag not in whole and any(_is_form_of(flag, name, abbreviations=abbreviations) for name in denied):
             raise ValueError(f"extra_args may not hold {flag}: gpumod sets it, or it opens the service to others")
         if flag == "--":
             raise ValueError("extra_args may not hold a bare --")
