@@ -68,6 +68,18 @@ def test_what_is_started_in_a_unit_outlives_it_or_is_refused(ann: User) -> None:
         assert time.monotonic() < give_up
 
 
+def test_room_is_made_for_a_command_only_where_what_is_stopped_can_come_back(ann: User) -> None:
+    ann.gpumod("service", "start", "asr")
+    pid = ann.pid("asr")
+    for more in ((), ("RemainAfterExit=yes",)):
+        error = in_unit(ann, "Type=oneshot", *more)("free", "20000", "--", "true", code=9)["error"]
+        assert error["code"] == "ends-with-unit", error
+        assert ann.pid("asr") == pid
+    in_unit(ann, "Type=oneshot", "KillMode=process")("free", "20000", "--", "true")
+    time.sleep(1)
+    assert ann.pid("asr") not in (None, pid)
+
+
 def test_a_timer_as_the_documentation_has_it_brings_back_what_ended(ann: User) -> None:
     subprocess.run(["systemctl", "start", ann.manager], check=True)
     ann.gpumod("mode", "create", "talk", "--services", "asr")

@@ -49,6 +49,4 @@ def test_which_units_end_what_is_left_in_them() -> None:
     assert kill_mode({name: LOADED[name] for name in ("LoadState", "KillMode")}) == "control-group"  # before ExitType=
     for other in ({"KillMode": "process"}, {"KillMode": "none"}, {"ExitType": "cgroup"}, {"LoadState": "not-found"}):
         assert kill_mode({**LOADED, **other}) is None
-    assert kill_mode({**LOADED, "RemainAfterExit": "yes"}) is None
-    assert kill_mode({**LOADED, "RemainAfterExit": "no"}) == "control-group"
     assert kill_mode({}) is None

@@ -18,7 +18,7 @@ from gpumod.engine.starting import allocate, gpu_env
 from gpumod.engine.suiting import ask_host, launch_of
 from gpumod.engine.variables import check_secrets
 from gpumod.ports import Launch, Prepares
-from gpumod.ports.units import CanBeAway, NeedsLeave
+from gpumod.ports.units import CanBeAway, NeedsLeave, StartsHere
 
 Starts = Sequence[tuple[Handle, Launch]]
 """What a plan starts: who keeps it, and how it is launched."""
@@ -54,6 +54,7 @@ async def preflight(machine: Machine, planned: Planned, starts: Starts) -> None:
     for handle, launch in starts:
         await asyncio.to_thread(machine.supervisor(handle.supervisor).check, handle, launch)  # it may ask a program
         check_secrets(machine, handle.launched)
+    await check_outlives(machine, planned, starts)
     check_ports(machine, starts, planned.snapshot)
     await check_leave(machine, planned, starts)
 
@@ -94,13 +95,30 @@ def check_reach(machine: Machine, planned: Planned) -> None:
 
 async def check_leave(machine: Machine, planned: Planned, starts: Starts) -> None:
     """Refuse where whoever asks may not start or stop what the plan does: at its turn that would be known too late."""
-    asked = [handle for handle, _ in starts]
-    stopped = {step.service for step in planned.plan.steps if step.action is Action.STOP}
-    asked += [handle for handle in machine.store.handles().values() if handle.service in stopped]
-    for name in sorted({handle.supervisor for handle in asked} - {HOSTED}):
+    asked = [handle for handle, _ in starts] + _stopped(machine, planned)
+    for name in sorted({handle.supervisor for handle in asked}):
         supervisor = machine.supervisor(name)
         if isinstance(supervisor, NeedsLeave):
             await supervisor.may([handle for handle in asked if handle.supervisor == name])
+
+
+async def check_outlives(machine: Machine, planned: Planned, starts: Starts) -> None:
+    """Refuse where a start would end with whoever asks. What is stopped to make room for a command of theirs counts as
+    well: it is started again when that is over."""
+    handles = [handle for handle, _ in starts]
+    if planned.holding is not None and planned.holding.pid is not None:
+        handles += _stopped(machine, planned)
+    for handle in handles:
+        supervisor = machine.supervisor(handle.supervisor)
+        if isinstance(supervisor, StartsHere):
+            await asyncio.to_thread(supervisor.outlives, handle.service)  # it may ask systemd
+
+
+def _stopped(machine: Machine, planned: Planned) -> list[Handle]:
+    """Who is kept by a supervisor, and stopped by the plan."""
+    stopped = {step.service for step in planned.plan.steps if step.action is Action.STOP}
+    handles = machine.store.handles().values()
+    return [handle for handle in handles if handle.service in stopped and handle.supervisor != HOSTED]
 
 
 def check_ports(machine: Machine, starts: Starts, snapshot: HostSnapshot) -> None:

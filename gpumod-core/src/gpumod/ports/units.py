@@ -30,6 +30,14 @@ class NeedsLeave(Protocol):
 
 
 @runtime_checkable
+class StartsHere(Protocol):
+    """A supervisor whose services live in the control group of whoever starts them. `outlives` raises MachineLacks where
+    `service`, started from here, would be ended with that. Blocks."""
+
+    def outlives(self, service: str) -> None: ...
+
+
+@runtime_checkable
 class KeepsInside(Protocol):
     """A supervisor whose services live in a file system and a network of their own (containers).
 

@@ -13,7 +13,7 @@ from gpumod.domain.errors import GpumodError, MachineLacks
 from gpumod.domain.settings import Settings
 
 OWN_GROUPS = Path("/proc/self/cgroup")
-ASKED = ("LoadState", "KillMode", "ExitType", "RemainAfterExit")
+ASKED = ("LoadState", "KillMode", "ExitType")
 KILLS = ("control-group", "mixed")
 ASK_TIMEOUT_S = 10.0
 
@@ -47,12 +47,11 @@ def own_unit(groups: str, uid: int) -> OwnUnit | None:
 def kill_mode(shown: Mapping[str, str]) -> str | None:
     """The KillMode= of a unit that ends, when it ends itself, what it has left; None of one that leaves it be.
 
-    With ExitType=cgroup it does not end before everything in it has, as a scope; with RemainAfterExit=yes not before it
-    is stopped.
+    With ExitType=cgroup it does not end before everything in it has, as a scope. RemainAfterExit=yes is no safe haven:
+    a command that fails ends everything at once.
     """
     mode = shown.get("KillMode", "")
-    lasts = shown.get("ExitType") == "cgroup" or shown.get("RemainAfterExit") == "yes"
-    return mode if shown.get("LoadState") == "loaded" and mode in KILLS and not lasts else None
+    return mode if shown.get("LoadState") == "loaded" and mode in KILLS and shown.get("ExitType") != "cgroup" else None
 
 
 def refuse_ending_unit(settings: Settings, service: str) -> None:

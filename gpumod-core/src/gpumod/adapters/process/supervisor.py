@@ -75,11 +75,14 @@ class ProcessSupervisor:
                     await asyncio.gather(opening, return_exceptions=True)
 
     def check(self, handle: Handle, launch: Launch) -> None:
-        """Raise what :meth:`start` would raise before anything runs, and `ends-with-unit`: no way back asks that."""
+        """Raise what :meth:`start` would raise before anything runs."""
         refuse_anothers(self._home, handle.service)
         refuse_other_user(self._settings, self._home, handle.service)
-        refuse_ending_unit(self._settings, handle.service)
         orders(handle, launch, {}, self._records, self._settings)
+
+    def outlives(self, service: str) -> None:
+        """Raise MachineLacks `ends-with-unit` where the unit that gpumod runs in would end it: no way back asks that."""
+        refuse_ending_unit(self._settings, service)
 
     async def may(self, handles: Sequence[Handle]) -> None:
         """Raise MachineLacks `anothers-home` where root would end what another user's home names."""
