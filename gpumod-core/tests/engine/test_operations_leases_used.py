@@ -102,10 +102,47 @@ def test_what_a_holders_container_takes_is_not_counted_as_a_strangers(box: Any) 
     docker = box.world.foreign(0, name="docker")
     lease(box, 12_000, pid=docker.pid)
     assert box.start("small").exit_code == 0
-    box.world.foreign(12_000, name="in-a-container")
+    box.world.foreign(12_000, name="in-a-container").contained = True
     assert used(box) == [12_000]
     again = box.start("small", restart=True)
     assert (again.exit_code, again.plan.gpus[0].budget_mb) == (0, LARGEST_MB - 12_000)
+
+
+def test_what_a_stranger_takes_is_not_the_room_of_a_process(box: Any) -> None:
+    """It has taken nothing yet: half a minute before torch begins, say."""
+    box.world.foreign(1000, name="desktop")
+    box.world.foreign(2000, name="another's").contained = True
+    train = box.world.foreign(0, name="train")
+    lease(box, 12_000, pid=train.pid)
+    box.world.foreign(6000, name="game")
+    assert used(box) == [0]
+    assert budget_mb(box) == LARGEST_MB - 12_000 - 9000
+    train.mb = 5000
+    assert used(box) == [5000]
+
+
+def test_what_a_container_takes_is_one_holders(box: Any) -> None:
+    first, second = (box.world.foreign(0, name="docker") for _ in range(2))
+    lease(box, 6000, pid=first.pid)
+    lease(box, 6000)
+    lease(box, 4000, pid=second.pid)
+    box.world.foreign(7000, name="in-a-container").contained = True
+    assert used(box) == [6000, 1000, 0]
+    box.world.foreign(5000, name="game")
+    assert used(box) == [6000, 6000, 0]
+    assert budget_mb(box) == LARGEST_MB - 16_000
+
+
+def test_a_lease_that_is_over_takes_nothing_of_one_that_holds(box: Any) -> None:
+    train = box.world.foreign(0, name="train")
+    lease(box, 6000, pid=train.pid)
+    lease(box, 5000, pid=train.pid, for_s=10)
+    lease(box, 1000)
+    train.mb = 5000
+    assert used(box) == [0, 5000, 0]
+    box.world.clock.ahead_s += 60
+    assert used(box) == [5000, 0]
+    assert budget_mb(box) == LARGEST_MB - 7000
 
 
 def test_a_process_with_two_leases_takes_of_both_and_once(box: Any) -> None:

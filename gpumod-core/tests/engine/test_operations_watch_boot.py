@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from gpumod.domain.errors import Failed, UnknownName
+from gpumod.domain.run import Event
 from gpumod.operations.gpumod import Gpumod
 from gpumod.operations.params import ModeDelete, SettingWrite, SwitchParams
 from gpumod.operations.watch_results import WatchParams, WatchResult
+from gpumod.operations.watching import BOOT_TRIES, MOST_TRIES, NO_TRY
 from gpumod.testing.tools import WatchFile, bare_tools
 from gpumod.testing.world_drivers import world_mode, world_service
 
@@ -162,6 +164,23 @@ def test_a_full_disk_does_not_cost_the_boot_mode(box: Any) -> None:
     box.pass_time(300)
     assert [done.error for done in box.look().mended] == [None]
     assert box.look().mode == "on"
+
+
+def test_after_a_day_of_a_full_disk_the_boot_mode_is_given_up_as_ever(box: Any) -> None:
+    box.settings["boot_mode"] = "on"
+    box.switch("on")
+    box.look()
+    box.boot()
+    data = {"boot": box.machine().boot()}
+    for n in range(2 * MOST_TRIES):
+        kind = NO_TRY if n % 2 else "boot-try"
+        box.store.add_event(Event(at=box.world.clock.now(), kind=kind, subject="machine", data=data))
+    box.world.foreign(6000)
+    tried = 0
+    for _ in range(BOOT_TRIES + 3):
+        box.pass_time(301)
+        tried += len(box.look().mended)
+    assert tried == BOOT_TRIES
 
 
 def test_the_boot_mode_is_a_mode_that_is_there(box: Any) -> None:

@@ -56,6 +56,20 @@ def test_a_full_disk_spends_nothing_and_is_said_once(box: Any) -> None:
     assert (done.subject, done.error, events(box)) == ("small", None, (1, 0))
 
 
+@pytest.mark.parametrize("back_s", [0.0, 7200.0], ids=["", "by a clock that was set back"])
+def test_a_refusal_is_told_once_and_tried_again_ever_more_rarely(box: Any, back_s: float) -> None:
+    box.switch("both")
+    box.crash("big")
+    assert [done.error for done in box.look().mended] == [None]
+    box.pass_time(120)
+    box.world.clock.ahead_s -= back_s
+    box.crash("big")
+    box.world.foreign(5000)
+    told = [done.error.code for one in looks(box, 20, 20.0) for done in one.mended]
+    assert told == ["does-not-fit"]
+    assert 3 < events(box)[1] < 10
+
+
 def test_a_signal_before_the_first_step_spends_nothing(box: Any) -> None:
     box.switch("both")
     box.world.fault("big", "hang")  # the look under the lock takes some seconds

@@ -59,7 +59,8 @@ class VllmSleep:
         """Wake it from the level at which it really sleeps, its own where it does not tell.
 
         Raises Failed `sleep-not-enabled`, `wake-failed`, `wake-timeout` or `wake-garbage`. One that is only paused is
-        not woken: vLLM (0.32) would fall asleep all the same when its last request ends, and die of the next one.
+        not woken while requests run: vLLM (0.32) would fall asleep all the same when the last one ends, and die of the
+        next.
         """
         if await is_asleep(service, port, http, "wake"):
             level = await level_of(port, http)
@@ -151,12 +152,13 @@ async def level_of(port: int, http: Http) -> int | None:
 
 
 async def _runs(port: int, http: Http) -> bool:
-    """True while requests are being worked at, by its metrics; those that wait are none."""
+    """True while requests are being worked at, by its metrics, or where they do not tell; those that wait are none."""
     try:
         reply = await http.request("GET", port, "/metrics")
     except HttpFailure:
-        return False
-    return bool(metric_sum(reply.text, "vllm:num_requests_running"))
+        return True
+    running = metric_sum(reply.text, "vllm:num_requests_running") if reply.ok else None
+    return running is None or running > 0
 
 
 async def is_asleep(service: Service, port: int, http: Http, verb: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from gpumod.adapters.containers import container_of
 from gpumod.adapters.files import free_disk_mb
 from gpumod.adapters.loading import load_signs
 from gpumod.adapters.lock import Holder as LockHolder
@@ -65,6 +66,12 @@ class LocalComputer:
 
     def tree(self, pid: int) -> Sequence[int]:
         return (pid, *trees([pid])[pid])
+
+    def contained(self, pid: int) -> bool:
+        try:
+            return container_of(pid) is not None
+        except OSError:  # it is gone
+            return False
 
     def user(self) -> str:
         return user_name()

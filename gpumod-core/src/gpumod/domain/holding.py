@@ -16,7 +16,8 @@ class Holding(Frozen):
 
     `pid` is the process that holds it; None: nobody in particular, until it is given back. `identity` tells that
     process from every other (for None: this boot of the computer), so that a lease ends with whoever holds it.
-    `foreign_mb` is what others held there before, without what processes of leases' holders did. `before` and
+    `foreign_mb` is what others held there before that could be its holder's later, without what processes of leases'
+    holders did. `before` and
     `definitions` are the readings and launched definitions of the services that were put to sleep or stopped for it.
     `mode_run` is the run by which the machine had gone to its mode by then ("": by none that is known; None: an older
     gpumod did not note it).
@@ -48,9 +49,11 @@ class KnowsProcesses(Protocol):
     """The part of a computer that tells processes apart.
 
     `identity` is what no other process (in this boot or another) shares, None for one that is gone; of None it is this
-    boot's. `tree` is a process and all that it started, as far as they are still its children. `user` is who runs this.
+    boot's. `tree` is a process and all that it started, as far as they are still its children. `contained` tells of one
+    whether it is in a container, another than gpumod itself. `user` is who runs this.
     """
 
     def identity(self, pid: int | None) -> str | None: ...
     def tree(self, pid: int) -> Sequence[int]: ...
+    def contained(self, pid: int) -> bool: ...
     def user(self) -> str: ...

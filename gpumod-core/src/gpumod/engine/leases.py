@@ -34,46 +34,57 @@ def used_mb(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding
     """What the holders of these leases (the oldest first) have taken of them already, by lease: no MiB counts twice.
 
     Where the driver tells what a holder's processes hold, that is it. What else others took since goes to the leases of
-    which nothing is told (a holder's container is none of its processes), the oldest first.
+    which nothing is told, the oldest first: to nobody's lease all of it, to a process's only what nobody is named for
+    and what containers took, since a holder's container is none of its processes. A game is no holder's.
     """
     used: dict[str, int] = {}
     for gpu in sorted({holding.gpu for holding in holdings}):
         theirs = _theirs(machine, snapshot, gpu, machine.store.holdings())
-        beside_mb = snapshot.foreign_mb(gpu) - theirs.all_mb
-        shared_out_mb = 0  # so much of that was there before, or is an older lease's
+        all_mb = snapshot.foreign_mb(gpu) - theirs.all_mb
+        unnamed_mb = all_mb - theirs.strangers_mb
+        shared_out_mb = before_mb = 0  # so much of all, and of the unnamed, was there before, or is an older lease's
         for holding in [h for h in holdings if h.gpu == gpu]:
             taken = theirs.by_lease.get(holding.id)
-            if taken is None:
+            if taken is None and holding.pid is None:
                 shared_out_mb = max(shared_out_mb, holding.foreign_mb)
-                taken = max(0, min(holding.vram_mb, beside_mb - shared_out_mb))
+                taken = max(0, min(holding.vram_mb, all_mb - shared_out_mb))
                 shared_out_mb += taken
+            elif taken is None:
+                before_mb = max(before_mb, holding.foreign_mb)
+                taken = max(0, min(holding.vram_mb, unnamed_mb - before_mb, all_mb - shared_out_mb))
+                shared_out_mb, before_mb = shared_out_mb + taken, before_mb + taken
             used[holding.id] = taken
     return used
 
 
 def beside_leases_mb(machine: Machine, snapshot: HostSnapshot, holding: Holding) -> int:
-    """What others hold on the GPU of a lease that begins, without what its holder, and those of others, hold there."""
+    """What others hold on the GPU of a lease that begins, as far as it could be its holder's later; without what its
+    holder, and those of others, hold there."""
     theirs = _theirs(machine, snapshot, holding.gpu, (*machine.store.holdings(), holding))
-    return snapshot.foreign_mb(holding.gpu) - theirs.all_mb
+    all_mb = snapshot.foreign_mb(holding.gpu) - theirs.all_mb
+    return all_mb if holding.pid is None else all_mb - theirs.strangers_mb
 
 
 class _Theirs(NamedTuple):
-    """MiB of leases that their holders' own processes hold, by lease (without those of which none is told), and what
-    these processes hold in all."""
+    """MiB of leases that their holders' own processes hold, by lease (without those of which none is told), what these
+    processes hold in all, and what other foreign processes do that are in no container."""
 
     by_lease: Mapping[str, int]
     all_mb: int
+    strangers_mb: int
 
 
 def _theirs(machine: Machine, snapshot: HostSnapshot, gpu: int, holdings: Sequence[Holding]) -> _Theirs:
-    """No process counts twice: where several leases have it, by one holder or one below another, the youngest does."""
+    """No process counts twice: where several leases have it, by one holder or one below another, the youngest of those
+    that hold does."""
     if not snapshot.gpu(gpu).per_process:
-        return _Theirs({}, 0)
+        return _Theirs({}, 0, 0)
     told = {p.pid: p.vram_mb for p in snapshot.processes if p.gpu == gpu and p.service is None}
     left = {pid: mb for pid, mb in told.items() if mb is not None}
     by_lease: dict[str, int] = {}
     seen: set[int] = set()
-    for holding in reversed(holdings):
+    youngest_first = list(reversed(holdings))
+    for holding in sorted(youngest_first, key=lambda one: not holds(machine, one)):
         if holding.gpu != gpu or holding.pid is None or machine.local.identity(holding.pid) != holding.identity:
             continue
         mine = [pid for pid in machine.local.tree(holding.pid) if pid in told]
@@ -85,7 +96,8 @@ def _theirs(machine: Machine, snapshot: HostSnapshot, gpu: int, holdings: Sequen
             left[pid] -= taken
             by_lease[holding.id] += taken
         seen.update(mine)
-    return _Theirs(by_lease, sum(told[pid] or 0 for pid in seen))
+    strangers = [pid for pid in told.keys() - seen if not machine.local.contained(pid)]
+    return _Theirs(by_lease, sum(told[pid] or 0 for pid in seen), sum(told[pid] or 0 for pid in strangers))
 
 
 def counted(machine: Machine, snapshot: HostSnapshot, holdings: Sequence[Holding]) -> tuple[Lease, ...]:

@@ -96,7 +96,7 @@ class FollowingHealth(Base):
         lies ahead was noted before the clock was set back."""
         store, now = self._machine.store, self._machine.clock.now()
         restarts = (e.at for e in store.events_of(RESTARTED, limit=200) if e.subject == service)
-        since = max(next(restarts, 0.0), now - LATELY_S)
+        since = max(next((at for at in restarts if at <= now), 0.0), now - LATELY_S)
         return [e for e in store.events_of(REFUSED, limit=200) if e.subject == service and since < e.at <= now]
 
     def _refused(self, services: Iterable[str]) -> Mapping[str, str]:

@@ -240,8 +240,9 @@ class Watching(Switching, Modes, History, SleepingIdle, FollowingHealth, Watchin
         error = done[-1].error
         if error is not None and error.code == DISK_FULL:
             store.add_event(self._event(NO_TRY, "machine", boot=boot.id))
-        for_nothing = [e for e in store.events_of(NO_TRY, limit=MOST_TRIES) if e.data.get("boot") == boot.id]
-        given_up = error is not None and len(tries) + 1 - len(for_nothing) >= BOOT_TRIES
+        told = [e for e in store.events_of("boot-try", NO_TRY, limit=MOST_TRIES) if e.data.get("boot") == boot.id]
+        for_nothing = sum(e.kind == NO_TRY for e in told)  # each comes behind its try
+        given_up = error is not None and len(told) - 2 * for_nothing >= BOOT_TRIES
         if error is None or given_up:
             store.add_event(self._restored(boot.id, given_up=given_up))
         if given_up:

@@ -31,8 +31,8 @@ class NeedsLeave(Protocol):
 
 @runtime_checkable
 class StartsHere(Protocol):
-    """A supervisor whose services live in the control group of whoever starts them. `outlives` raises MachineLacks where
-    `service`, started from here, would be ended with that. Blocks."""
+    """A supervisor whose services live in the control group of whoever starts them. `outlives` raises MachineLacks
+    where `service`, started from here, would be ended with that. Blocks."""
 
     def outlives(self, service: str) -> None: ...
 

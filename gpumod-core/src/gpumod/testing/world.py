@@ -75,7 +75,8 @@ class Proc:
 
 @dataclass
 class Stranger:
-    """A process that is not gpumod's. One that is `healthy` answers on its port as if it were a service."""
+    """A process that is not gpumod's. One that is `healthy` answers on its port as if it were a service, one that is
+    `contained` is in a container."""
 
     pid: int
     name: str
@@ -83,6 +84,7 @@ class Stranger:
     mb: int = 0
     port: int | None = None
     healthy: bool = False
+    contained: bool = False
 
 
 class World:

@@ -345,6 +345,9 @@ class WorldLocal:
     def tree(self, pid: int) -> Sequence[int]:
         return (pid,)
 
+    def contained(self, pid: int) -> bool:
+        return any(s.pid == pid and s.contained for s in self.world.strangers)
+
     def user(self) -> str:
         return "somebody"
 

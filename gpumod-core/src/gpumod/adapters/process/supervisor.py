@@ -81,7 +81,7 @@ class ProcessSupervisor:
         orders(handle, launch, {}, self._records, self._settings)
 
     def outlives(self, service: str) -> None:
-        """Raise MachineLacks `ends-with-unit` where the unit that gpumod runs in would end it: no way back asks that."""
+        """Raise MachineLacks `ends-with-unit` where the unit that gpumod runs in would end it: no way back asks."""
         refuse_ending_unit(self._settings, service)
 
     async def may(self, handles: Sequence[Handle]) -> None:
