@@ -121,6 +121,31 @@ def on_a_full_disk(tmp_path: Path, code: str, *args: str) -> subprocess.Complete
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_database_is_made_whole_or_not_at_all_on_a_nearly_full_disk(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from pathlib import Path
+        from gpumod.adapters.store import open_store
+        from gpumod.domain.run import Event
+        path, writable = Path(sys.argv[1]) / "gpumod.db", set()
+        for kb in range(390, 0, -15):
+            ballast = path.with_name("ballast")
+            ballast.write_bytes(b"x" * kb * 1024)
+            with open_store(path) as store:
+                assert store.services() == {}, kb
+                writable.add(store.writable)
+            ballast.unlink()
+            with open_store(path) as store:  # there is room again
+                store.put_setting("k", "x", event=Event(at=1, kind="k", subject="s"))
+            for one in path.parent.glob("*"):
+                one.unlink()
+        assert writable == {False, True}
+    """
+    done = on_a_full_disk(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     code = """
         import sys
