@@ -16,6 +16,7 @@ import pytest
 from gpumod.api import Failed, MachineLacks, Settings, UnknownName, UsageError
 from gpumod_sim import faults, procs
 from gpumod_sim.cli import sim
+from gpumod_sim.machine import write_json
 
 ERRORS = (Failed, MachineLacks, UnknownName, UsageError)
 
@@ -42,6 +43,16 @@ def call(box):
         return result.output
 
     return run
+
+
+def test_the_help_names_every_fault(call):
+    assert set(faults.KINDS) <= set(call("fault", "--help").replace(",", " ").split())
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(str(tmp_path / "machine.json"), object())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_ledger_as_json_is_the_public_contract(box, call):

@@ -263,6 +263,7 @@ def test_a_lost_database_is_told_until_the_home_is_made_again(home, empty):
         said = home.say(*args)
         assert f"note: {home.path} was used before (it holds sim), but its database was not there" in said.stderr, args
         assert mend in said.stderr
+    assert home.ask("export", code=1).error["code"] == "database-lost"  # it is no backup to keep
     checks = home.ask("doctor", code=1).json["checks"]
     assert [mend in check["hint"] for check in checks if check["name"] == "database"] == [True]
     home.ask("init", "--yes", "--sim-dir", f"{home.path}/sim", code=0)

@@ -178,11 +178,19 @@ def test_a_circle_of_dependencies_is_refused(home):
     assert home.services()["one"]["depends_on"] == []
 
 
+def test_of_a_host_is_said_how_its_members_get_another(home):
+    refused = home.ask("service", "remove", "llama-router", code=1).error
+    assert (refused["code"], refused["why"]) == ("has-dependents", "chat lives in it")
+    assert "gpumod service edit chat --host-service ANOTHER" in refused["hint"]
+
+
 def test_removing_what_others_need(home):
     home.add("one", 9101)
     home.add("two", 9102, "--depends-on", "one")
     home.ask("mode", "create", "mine", "--services", "two", code=0)
-    assert home.ask("service", "remove", "one", code=1).error["code"] == "has-dependents"
+    refused = home.ask("service", "remove", "one", code=1).error
+    assert (refused["code"], refused["why"]) == ("has-dependents", "two names it in depends_on")
+    assert "gpumod service edit two --unset depends_on" in refused["hint"]
     assert home.ask("service", "remove", "two", code=1).error["code"] == "in-modes"
     home.ask("service", "remove", "two", "--cascade", code=0)
     assert home.modes()["mine"] == []

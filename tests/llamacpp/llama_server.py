@@ -28,6 +28,20 @@ FLAGS = (
     "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_SUBPROCESS=ON",
 )  # fmt: skip
 
+TOGETHER = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=8")
+"""Eight sources are compiled as one: that takes half of the time."""
+ALONE = """
+function(alone target)
+  foreach(source IN LISTS ARGN)
+    set_source_files_properties(${CMAKE_SOURCE_DIR}/${source} TARGET_DIRECTORY ${target}
+      PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+  endforeach()
+endfunction()
+cmake_language(DEFER CALL alone llama-common common/json.cpp)
+cmake_language(DEFER CALL alone mtmd tools/mtmd/mtmd-helper.cpp tools/mtmd/mtmd-helper-gen.cpp)
+"""
+"""Sources that cannot be compiled with others, for CMake."""
+
 
 class CannotBuildError(Exception):
     """This machine lacks something, or the sources are not those that are meant; the text says what."""
@@ -73,7 +87,10 @@ def sources(work: Path) -> Path:
 
 
 def _build(sources: Path, folder: Path) -> Path:
-    run("cmake", "-S", str(sources), "-B", str(folder), "-G", "Ninja", *FLAGS)
+    folder.mkdir()
+    (folder / "alone.cmake").write_text(ALONE)
+    alone = f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={folder / 'alone.cmake'}"
+    run("cmake", "-S", str(sources), "-B", str(folder), "-G", "Ninja", *FLAGS, *TOGETHER, alone)
     run("cmake", "--build", str(folder), "--target", "llama-server")
     program = folder / "bin" / "llama-server"
     run("strip", str(program))

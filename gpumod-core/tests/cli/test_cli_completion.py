@@ -39,6 +39,7 @@ def test_ids_complete_from_the_database() -> None:
     assert completed("service", "start", "re") == ["reranker", "reranker-base"]
     assert completed("switch", "") == ["-", "code", "rag"]
     assert completed("mode", "switch", "r") == ["rag"]
+    assert completed("simulate", "--mode", "") == ["code", "rag"], "what `-` means is the switch's to say"
     assert completed("switch", "code", "--with", "") == ["a1", "b2"]
     assert completed("history", "show", "") == ["last", "r-2", "r-1"]
     assert completed("preset", "show", "c") == ["chat", "code"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -239,6 +240,8 @@ def test_what_is_defined_on_the_command_line_arrives(home: Path) -> None:
         (click.UsageError("b"), 2),
         (KeyboardInterrupt(), INTERRUPTED),
         (ValueError("b"), 1),
+        (OSError(errno.ENOSPC, "b"), 9),
+        (OSError(errno.ENOENT, "b"), 1),
     ],
 )
 def test_errors_have_their_exit_status(error: BaseException, status: int, capsys: pytest.CaptureFixture[str]) -> None:

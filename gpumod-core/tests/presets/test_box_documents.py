@@ -75,6 +75,21 @@ def test_paths_are_expanded_with_the_settings_of_the_document() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a: 1", "version: 1, w"),
+        ("version: '1'", "version: 1, w"),
+        ("version: 2", "upgrade"),
+        ("id: a", "it looks like"),
+    ],
+)
+def test_how_a_version_that_is_not_read_is_mended(text: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(text, "b.yaml", Settings())
+    assert caught.value.info.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
     ("text", "code", "named"),
     [
         ("", "bad-box", "holds no mapping"),

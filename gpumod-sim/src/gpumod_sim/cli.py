@@ -150,8 +150,9 @@ def fault(
     """Set a fault of a service, clear faults, or (without arguments) list them.
 
     \b
-    never-ready, die-after SECONDS, ignore-sigterm, leak MB, sleep-frees-nothing, sleep-500, sleep-hangs, wake-oom,
-    slow-start FACTOR, cpu-fallback, hang, oom-at-start, setsid-worker [MB]
+    never-ready, die-after SECONDS, ignore-sigterm, leak MB, sleep-frees-nothing, sleep-500, sleep-hangs,
+    sleep-refused, sleep-dies, wake-oom, slow-start FACTOR, cpu-fallback, hang, oom-at-start,
+    short-context TOKENS, setsid-worker [MB]
     """
     machine = machine_of(context)
     if kind is not None and kind not in faults.KINDS:

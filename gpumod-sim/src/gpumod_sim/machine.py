@@ -1,7 +1,7 @@
 """The folder of a simulated machine: its cards, its settings, its lock. Light: the stand-ins import it."""
 
 # pathlib would cost the stand-ins milliseconds at every start.
-# ruff: noqa: PTH105, PTH110, PTH118, PTH123
+# ruff: noqa: PTH105, PTH108, PTH110, PTH118, PTH123
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ def read_json(path: str, default: Any) -> Any:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Replace `path` atomically (0600). The caller holds the machine's lock."""
+    """Replace `path` atomically (0600). The caller holds the machine's lock. Raises OSError; nothing is left then."""
     temporary = f"{path}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(value, file)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 class Machine:

@@ -57,7 +57,8 @@ def _settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 
 SERVICES = _from_database("select id from services order by id")
-MODES = _from_database("select id from modes order by id", "-")
+MODES = _from_database("select id from modes order by id")
+MODES_TO_SWITCH_TO = _from_database("select id from modes order by id", "-")
 RUNS = _from_database("select id from runs order by started_at desc limit 20", "last")
 PRESETS = _from_database("select id from services union select id from modes order by 1")
 SETTINGS: Completer = _settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -21,6 +22,7 @@ def exit_status_of(error: BaseException) -> int:
     """The exit status of a command that ended with `error`."""
     from gpumod.domain.errors import GpumodError  # `--help` does without pydantic
 
+    error = _known(error)
     if isinstance(error, GpumodError | click.ClickException):
         return error.exit_code
     return INTERRUPTED if isinstance(error, click.Abort | KeyboardInterrupt) else 1
@@ -32,6 +34,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> None:
 
     if debug:
         traceback.print_exception(error, file=sys.stderr)
+    error = _known(error)
     if isinstance(error, GpumodError):
         print_error(error.info, as_json=as_json)
     elif isinstance(error, click.Abort | KeyboardInterrupt):
@@ -42,6 +45,17 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> None:
         what = f"a bug in gpumod: {type(error).__name__}: {error}"
         hint = "run it again with --debug and report what it prints"
         _print_plain("internal-error", what, "", hint, as_json=as_json)
+
+
+def _known(error: BaseException) -> BaseException:
+    """`error` in gpumod's words, where it is a full disk: that can meet every file that is written."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    from gpumod.domain.errors import MachineLacks  # `--help` does without pydantic
+
+    return MachineLacks(
+        "disk-full", "no room left on a disk", why=str(error), hint="free some disk space and try again"
+    )
 
 
 def _report_click(error: click.ClickException, *, as_json: bool) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from gpumod.cli.change_options import change_options
-from gpumod.cli.complete import ALTERNATIVES, MODES
+from gpumod.cli.complete import ALTERNATIVES, MODES_TO_SWITCH_TO
 from gpumod.cli.context import CliContext
 from gpumod.cli.lazy import command
 
 
 @command("switch", "switch")
-@click.argument("mode", shell_complete=MODES)
+@click.argument("mode", shell_complete=MODES_TO_SWITCH_TO)
 @click.option(
     "--with",
     "alternative",

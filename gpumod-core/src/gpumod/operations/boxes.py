@@ -25,6 +25,7 @@ from gpumod.engine.room import refuse_owed
 from gpumod.operations.base import OnProgress, change_result, drift, reporter
 from gpumod.operations.box_results import APPLY_NOW, ApplyResult, DiffResult, DriftRow, ExportResult, ObjectChange
 from gpumod.operations.differences import differences, in_event
+from gpumod.operations.lost import lost_database
 from gpumod.operations.modes import modes_naming, switch_first
 from gpumod.operations.params import ApplyParams, BoxDocument, DiffParams, NoParams
 from gpumod.operations.results import ChangeResult
@@ -86,7 +87,9 @@ class Boxes(Services, Targets):
             {key: value for key, value in differs.items() if key not in kept},
         )
         return ExportResult(
-            yaml=self._tools.presets().dump_box(box), left_out=tuple(left_out), error=_not_whole(unread)
+            yaml=self._tools.presets().dump_box(box),
+            left_out=tuple(left_out),
+            error=_not_whole(unread) or lost_database(self._machine),
         )
 
     async def diff(self, params: DiffParams) -> DiffResult:

@@ -67,7 +67,9 @@ class History(Base):
         if named not in found and len(found) > 1:
             listed = ", ".join(found[:SHOWN])
             why = f"{listed} and others" if len(found) > SHOWN else listed
-            raise UsageError("ambiguous-run", f"{named!r} begins the ids of several runs", why=why)
+            raise UsageError(
+                "ambiguous-run", f"{named!r} begins the ids of several runs", why=why, hint="give more of it"
+            )
         return store.run(named if named in found else found[0])
 
     async def simulations(self, params: ListParams) -> SimulationsResult:

@@ -36,9 +36,10 @@ class ServiceSecrets(Base):
             why = "whoever set it up says what it gets"
             raise Failed("adopted", f"{service.id} was adopted, so no variable reaches it", why=why)
         value = params.value.get_secret_value()
-        why = why_no_variable(params.name, value) if value else "it is empty"
+        why = why_no_variable(params.name, value) if value else "its value is empty"
         if why := why or why_not_with(self._machine, service, {params.name: value}):
-            raise UsageError("bad-secret", f"{params.name} cannot be a secret of {service.id}", why=why)
+            hint = "name a variable that the service reads, and give its value on stdin"
+            raise UsageError("bad-secret", f"{params.name} cannot be a secret of {service.id}", why=why, hint=hint)
         return self._changed(service.id, params.name, value)
 
     async def secret_remove(self, params: SecretRef) -> SecretsResult:

@@ -242,10 +242,14 @@ class Services(Units):
         store = self._machine.store
         dependents = sorted(s for s, other in store.services().items() if params.service in other.needs)
         if dependents:
+            first = dependents[0]
+            lives_in_it = store.services()[first].host == params.service
+            edit = "--host-service ANOTHER" if lives_in_it else "--unset depends_on"
             raise Failed(
                 "has-dependents",
                 f"{', '.join(dependents)} need{'' if dependents[1:] else 's'} {params.service!r}",
-                hint=f"gpumod service edit {dependents[0]} --unset depends_on, or remove them first",
+                why=f"{first} {'lives in it' if lives_in_it else 'names it in depends_on'}",
+                hint=f"gpumod service edit {first} {edit}, or remove them first",
             )
         named = modes_naming(store.modes(), params.service)
         if named and not params.cascade:

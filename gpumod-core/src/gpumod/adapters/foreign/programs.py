@@ -146,7 +146,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise UsageError("no-file", f"{path} cannot be read", why=error.strerror or str(error)) from error
+        why, hint = error.strerror or str(error), "give the path of llama-swap's configuration, such as config.yaml"
+        raise UsageError("no-file", f"{path} cannot be read", why=why, hint=hint) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError("bad-file", f"{path} is not YAML", why=" ".join(str(error).split())) from error
     if not isinstance(data, Mapping):

@@ -107,7 +107,9 @@ def _check_version(where: Path, document: Document) -> None:
         return
     line = document.line_of(("version",)) if "version" in document.data else None
     told = f"is {said!r:.40}" if "version" in document.data else "is missing"
-    hint = f"version: {VERSION}" if said is None else "upgrade gpumod, or write the file anew with `gpumod export`"
+    hint = "upgrade gpumod, or write the file anew with `gpumod export`"
+    if said is None or str(said) == str(VERSION):
+        hint = f"version: {VERSION}, without quotes"
     if "id" in document.data:
         folder = "FOLDER" if str(where) == STDIN else shlex.quote(str(where.parent))
         hint = f"it looks like a preset: `gpumod preset load --folder {folder}` loads those of a folder"

@@ -35,7 +35,7 @@ def create_file(path: Path, schema: Schema) -> None:
             _touch_private(new)
             with closing(connect_file(new)) as connection:
                 upgrade(connection, schema)
-                # last: what is in a log beside it only would be lost where a full disk ends the closing, which tells nobody
+                # last: what is only in a log beside it would be lost where a full disk ends the closing, unsaid
                 connection.execute("PRAGMA journal_mode=WAL")
             with opened(path.parent) as folder:
                 os.replace(new.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
