@@ -158,7 +158,12 @@ def test_an_edited_command_is_the_edit_or_refused(words: list[Any], at: int, new
         ("postgres://me:pw@host/db", None, "postgres://me:pw@host/db"),
         ("http://127.0.0.1:80/@x", "http://127.0.0.1:80/@x", None),
         ("srv \\ --api-key=X \\ -x", "srv \\ -x", ["\\ --api-key=X"]),
-        ("curl http://h/?a=1&token=X -s", "curl http://h/?a=1 -s", ["&token=X"]),
+        ("curl http://h/?a=1&token=X -s", "curl -s", ["http://h/?a=1&token=X"]),
+        ("srv --sas-token sv=2&sig=X --port 1", "srv --port 1", ["--sas-token", "sv=2&sig=X"]),
+        ("env A_SECRET=a;b|c=d srv", "env srv", ["A_SECRET=a;b|c=d"]),
+        ("sh -c 'srv --password a|b=c'", "sh -c 'srv|b=c'", ["--password", "a"]),
+        ("srv --db pg://a:X@h/x -v --api-key Y", "srv --db -v", ["pg://a:X@h/x", "--api-key", "Y"]),
+        (["-Hcookie:X", "-sHauthorization: X", "-Host=a"], ["-Host=a"], ["-Hcookie:X", "-sHauthorization: X"]),
         ("sh -c 'cd x&&API_KEY=X srv'", "sh -c 'cd x srv'", ["&&API_KEY=X"]),
         ("sed s;a;b; f | srv&&true", "sed s;a;b; f | srv&&true", None),
         (
@@ -178,17 +183,8 @@ def test_what_is_a_secret(value: Any, left: Any, secret: Any) -> None:
     [
         *("HF_TOKEN", "--api-key", "apiKey", "AWS_SECRET_ACCESS_KEY", "OPENAI_APIKEY", "auth", "API_KEY_2", "token2"),
         *("PGPASSWORD", "DBPASSWORD", "MYTOKEN", "HFTOKEN", "ACCESSTOKEN", "MYSECRET", "SECRETKEY", "PGPASS"),
-        *(
-            "SECRET_ID",
-            "--secret-id",
-            "MIN_IO_SECRET",
-            "MAX_PASSWORD",
-            "API_TOKENS",
-            "JWT",
-            "COOKIE",
-            "Authorization",
-            "X-API-Key",
-        ),
+        *("API_TOKENS", "JWT", "COOKIE", "Authorization", "X-API-Key"),
+        *("SECRET_ID", "--secret-id", "MIN_IO_SECRET", "MAX_PASSWORD"),
     ],
 )
 def test_names_of_secrets(name: str) -> None:
@@ -200,17 +196,8 @@ def test_names_of_secrets(name: str) -> None:
     [
         *("tokenizer", "max_tokens", "--api-key-file", "author", "monkey", "keyboard", "", "--no-auth", "tokens"),
         *("--token-limit", "--disable-auth", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_TOKEN_PATH", "eos_token", "compass"),
-        *(
-            "--enable-auth-token",
-            "--no-password",
-            "max_key_len",
-            "--thinking-token-budget",
-            "key_id",
-            "auth-type",
-            "num_key_value_heads",
-            "n_tokens",
-            "PASSWORD_FILE",
-        ),
+        *("--thinking-token-budget", "key_id", "auth-type", "num_key_value_heads", "n_tokens", "PASSWORD_FILE"),
+        *("--enable-auth-token", "--no-password", "max_key_len", "num_keys", "n_keys2", "max_auth_attempts", "n_pass"),
     ],
 )
 def test_names_of_no_secrets(name: str) -> None:
@@ -254,6 +241,9 @@ def test_a_command_that_is_edited_keeps_its_secrets_in_their_places(stored: Any,
         ("proxy --api-key a --up http://h --api-key b", "proxy --api-key n --up http://h"),
         (["-b", "r://:p@h/0", "-c", "r://:p@h/1"], ["-b", "r://:n@h/0", "-c"]),
         (["srv", {"HF_TOKEN": "o"}], ["srv", "-v"]),
+        ("curl http://h/?a=1&token=X -s", "curl http://h/?a=1 -s -v"),
+        ("proxy -a http://u:p@h/1 -b http://u:p@h/2", "proxy -a http://u:p@h/1 -b -x"),
+        ("srv --db pg://u:p@h/x --api-key K", "srv --db pg://u:n@h/x"),
         (["run", "--token", "t"], "run -x"),
         ("run --token t --api-key k", "run --api-key o -x"),
         ({"API_KEY": "k", "A": "1"}, "A=2"),
@@ -323,6 +313,13 @@ def test_null_takes_a_variable_away_and_taken_away_it_stays() -> None:
     ("options", "words"),
     [
         ({"env": {"HF_TOKEN": "-abcdefgh"}}, {"-abcdefgh"}),
+        ({"env": {"HF_TOKEN": "-key-abcdefgh"}}, {"-key-abcdefgh"}),
+        ({"env": {"HF_TOKEN": "c2VjcmV0=="}}, {"c2VjcmV0", "c2VjcmV0=="}),
+        ({"env": {"PASSWORD": "a b c d"}}, {"a b c d"}),
+        ({"command": "srv --api-key c2VjcmV0=="}, {"c2VjcmV0", "c2VjcmV0=="}),
+        ({"command": ["--api-key=c2VjcmV0=="]}, {"c2VjcmV0", "c2VjcmV0=="}),
+        ({"command": "srv --sas-token sv=2&sig=abcdefgh"}, {"abcdefgh", "sv=2&sig=abcdefgh"}),
+        ({"command": "serve --url http://u:abcdefgh@h/"}, {"abcdefgh", "http://u:abcdefgh@h/"}),
         ({"command": "srv --api-key=-abcdefgh"}, {"-abcdefgh"}),
         ({"command": "sh -c 'API_KEY=abcdefgh; srv'"}, {"abcdefgh", "abcdefgh;"}),
         ({"command": "$(x --api-key abcdefgh)"}, {"abcdefgh"}),
@@ -343,12 +340,20 @@ def test_where_the_secret_is_that_has_no_place_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("options", "variable"),
-    [({"env": {"HF_TOKEN": "t"}}, "HF_TOKEN"), ({"env": {"ARGS": "--api-key k"}}, "NAME"), ({"password": "p"}, "NAME")],
+    [
+        ({"env": {"HF_TOKEN": "t"}}, "HF_TOKEN"),
+        ({"env": {"ARGS": "--api-key k"}}, "NAME"),
+        ({"env": ["A_KEY=k", "A=1"]}, "A_KEY"),
+        ({"env": ["a.key=k", "A=1"]}, "NAME"),
+        ({"password": "p"}, "NAME"),
+    ],
 )
 def test_how_it_is_kept_apart_is_told(options: Any, variable: str) -> None:
     assert f"`gpumod service secret set a {variable}`" in told_of_secrets(of(**options))[0]
 
 
 def test_no_secret_is_in_what_is_told_of_a_change() -> None:
-    (change,) = (one for one in fields_of(None, of(credentials={"user": KEY})) if one.field.startswith("unit_vars"))
-    assert (change.field, change.new) == ("unit_vars.credentials", "(secret)")
+    options = {"credentials": {"user": KEY}, "set": {"auth.key.main": KEY, "a.b": "c"}}
+    told = {one.field: one.new for one in fields_of(None, of(**options)) if one.field.startswith("unit_vars")}
+    hidden = dict.fromkeys(("unit_vars.credentials", "unit_vars.set.auth.key.main"), "(secret)")
+    assert told == {**hidden, "unit_vars.set.a.b": "c"}

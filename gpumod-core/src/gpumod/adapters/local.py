@@ -70,8 +70,8 @@ class LocalComputer:
     def contained(self, pid: int) -> bool:
         try:
             return container_of(pid) is not None
-        except OSError:  # it is gone
-            return False
+        except OSError:  # hidden from us: where containers are, another's is not to be seen everywhere
+            return True
 
     def user(self) -> str:
         return user_name()

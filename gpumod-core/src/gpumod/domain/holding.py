@@ -50,7 +50,7 @@ class KnowsProcesses(Protocol):
 
     `identity` is what no other process (in this boot or another) shares, None for one that is gone; of None it is this
     boot's. `tree` is a process and all that it started, as far as they are still its children. `contained` tells of one
-    whether it is in a container, another than gpumod itself. `user` is who runs this.
+    whether it is in a container, another than gpumod itself, or cannot be looked at. `user` is who runs this.
     """
 
     def identity(self, pid: int | None) -> str | None: ...

@@ -16,8 +16,8 @@ ACCESS = frozenset({"access", "admin", "api", "auth", "bearer", "client", "hf", 
 """Beside these, `tokens` are no pieces of text."""
 SWITCHES = frozenset({"disable", "enable", "without"})
 COUNTS = frozenset({"max", "min", "n", "num"})
-"""Of what begins with these, tokens and keys are counted."""
-COUNTED = frozenset({"token", "tokens", "key", "keys"})
+"""What begins with these is a number, except of what is never counted."""
+UNCOUNTED = frozenset({"secret", "password", "passwd", "passphrase"})
 OF_TEXT = frozenset({"bos", "eos", "pad", "unk"})
 """Tokens of a tokenizer."""
 ABOUT = frozenset(
@@ -39,8 +39,9 @@ def is_secret_name(name: str) -> bool:
         return False
     if words[-1] in ABOUT and words[-2:] != ["secret", "id"]:  # Vault's is what opens it
         return False
-    none = COUNTED if words[0] in COUNTS else frozenset[str]()
-    return any(_is_secret(word.rstrip("0123456789"), words) for word in words if word not in none)
+    if words[0] in COUNTS:
+        return words[-1] in UNCOUNTED
+    return any(_is_secret(word.rstrip("0123456789"), words) for word in words)
 
 
 def _is_secret(word: str, beside: list[str]) -> bool:

@@ -22,13 +22,17 @@ _LOGIN = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _QUOTED = re.compile(r"""\\"([^"]*)\\"|\\'([^']*)\\'|\\.|'([^']*)'|"((?:\\.|[^"\\])*)\"""")
 """What is in quotes, or in those of a text that is in quotes itself; a character behind a backslash opens none."""
 _NEXT_COMMAND = r"[;&|]{1,2}(?:[A-Za-z_]\w*=|--?[A-Za-z])"
-"""Of a shell, without a blank: what follows is a word of its own."""
-_TEXT_WORD = re.compile(rf"[;&|]*(?:{_QUOTED.pattern}|(?!{_NEXT_COMMAND})\S)+")
+"""Where a shell begins a command without a blank before it."""
+_TEXT_WORD = re.compile(rf"(?:{_QUOTED.pattern}|\S)+")
+_SHELL_WORD = re.compile(rf"[;&|]*(?:{_QUOTED.pattern}|(?!{_NEXT_COMMAND})\S)+")
 _AROUND = "'\"\\(;&|`$"
 """What may stand around a word of a text, beside blanks."""
 _FLAG = re.compile(r"--?[A-Za-z][\w.-]*")
 _ASSIGNED = re.compile(r"(?:^|[,;&?])([A-Za-z_][\w.-]*)=(?=.)", re.DOTALL)
+_NAMES = re.compile(r"(?P<flag>--?[A-Za-z][\w.-]*)(?P<end>=|$)|(?:-[A-Za-z]*?H)?(?P<name>[A-Za-z_][\w.-]*)[=:]")
+_PART = re.compile(r"([^=;&|]+)(=*)")
 _HEADER = re.compile(r"([A-Za-z][\w-]*):(?!//)")
+_GLUED_HEADER = re.compile(r"-[A-Za-z]*?H(?=[^=])")
 _TAKES_HEADER = re.compile(r"-[A-Za-z]*H|--(?:proxy-)?headers?")
 
 
@@ -51,18 +55,25 @@ def has_login(text: str) -> bool:
 
 
 def parts_of(secret: str) -> set[str]:
-    """What of a secret somebody else may repeat alone: its words without names, flags and quotes, and the password of
-    an address."""
+    """What of a secret somebody else may repeat alone: its words without names, flags and quotes, what these are made
+    of, and the password of an address."""
     found = set(_LOGIN.findall(secret))
-    for word in re.split(r"[\s=]+", secret):
-        bare = word.strip(_AROUND + ")")
-        name, colon, behind = bare.partition(":")
-        if colon and is_secret_name(name):
-            bare = behind
-        elif f"{bare}=" in secret or (bare.startswith("-") and is_secret_name(bare)):
-            continue
-        found |= {bare, re.split("[;&|]", bare)[0]}
+    for word in secret.split():
+        value = _value_of(word)
+        found.add(value)
+        # what is before a `=` is a name, except at the end: that is how base64 ends
+        found |= {part[1] for part in _PART.finditer(value) if not part[2] or part.end() == len(value)}
     return found
+
+
+def _value_of(word: str) -> str:
+    bare = word.strip(_AROUND + ")")
+    while name := _NAMES.match(bare):
+        flag, end, other = name["flag"], name["end"], name["name"]
+        if not (is_secret_name(other) if other else end == "=" or is_secret_name(flag)):
+            return bare
+        bare = bare[name.end() :].lstrip(_AROUND)
+    return bare
 
 
 def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Word]:
@@ -75,18 +86,19 @@ def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Wo
         if found is not None or (not isinstance(word, str) and holds(word)):
             out.append(Word(word, GONE, (word,), (ITEM,) if found is None else found))
         elif any(map(str.isspace, text)):  # it may be a command itself, for `sh -c`
-            left, held = without_secrets(text, words_of_text(text), strip=False)
+            left, held = without_secrets(text, words_of_text(text, nested=True), strip=False)
             out.append(_partly(text, left, held))
         else:
             out.append(Word(word, word))
     return out
 
 
-def words_of_text(text: str) -> list[Word]:
-    """Each word of a command that is one text; quotes keep a word together, and what they hold is looked through."""
+def words_of_text(text: str, *, nested: bool = False) -> list[Word]:
+    """Each word of a command that is one text; quotes keep a word together, and what they hold is looked through.
+    One that is `nested` in a word of another is read as a shell does."""
     out: list[Word] = []
     coming = ""
-    for match in _TEXT_WORD.finditer(text):
+    for match in (_SHELL_WORD if nested else _TEXT_WORD).finditer(text):
         found, coming = _read(match[0], coming)
         word = _within(match[0]) if found is None else Word(match[0], GONE, (match[0],), found)
         out.append(Word(word.whole, word.left, word.secrets, word.names, match.start(), match.end()))
@@ -135,6 +147,8 @@ def _read(word: str, coming: str) -> tuple[tuple[str, ...] | None, str]:
     if coming == _REST:
         return (), _REST
     said = _bare(word)
+    if glued := _GLUED_HEADER.match(said):
+        said, coming = _bare(said[glued.end() :]), _HEADER_NEXT
     flag = _FLAG.match(said)
     if flag and is_secret_name(flag[0]):
         return (flag[0],), "" if said[flag.end() :].strip(_AROUND) else _VALUE
@@ -175,7 +189,7 @@ def _within(word: str) -> Word:
         if quoted.lastindex is None:
             continue
         inner = quoted[quoted.lastindex]
-        shown, secret = without_secrets(inner, words_of_text(inner), strip=False)
+        shown, secret = without_secrets(inner, words_of_text(inner, nested=True), strip=False)
         if secret:
             left += word[here : quoted.start(quoted.lastindex)] + shown
             here = quoted.end(quoted.lastindex)

@@ -62,9 +62,7 @@ def split(value: Any, name: str = "") -> tuple[Any, Any]:
     if isinstance(value, Mapping):
         return _split_mapping(value)
     if isinstance(value, str):
-        if has_login(value):
-            return None, value
-        return _split_text(value)
+        return (None, value) if _is_address(value) else _split_text(value)
     if isinstance(value, list | tuple):
         return _split_words(value)
     return value, None
@@ -104,10 +102,11 @@ def secret_values(service: Service) -> frozenset[str]:
         value = waiting.pop()
         if isinstance(value, Mapping):
             waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value
+        elif isinstance(value, list | tuple):  # of a command
+            waiting += [item for item in value if not isinstance(item, str)]
+            words.update(*(parts_of(item) for item in value if isinstance(item, str)))
         elif isinstance(value, str):
-            words |= parts_of(value)
+            words |= {value, *parts_of(value)}
     return frozenset(word for word in words if len(word) >= SHORTEST)
 
 
@@ -142,14 +141,16 @@ def with_secrets_of(service: Service, stored: Service | None) -> Service:
     return service.model_copy(update={"unit_vars": {key: _without_taken(item) for key, item in unit_vars.items()}})
 
 
-def _without_taken(value: Any) -> Any:
-    """`value` without the secrets within it that null takes away."""
-    if isinstance(value, list | tuple):
-        return [_without_taken(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    kept = (key for key, item in value.items() if item is not None or not is_secret_name(key))
-    return {key: _without_taken(value[key]) for key in kept}
+def _without_taken(option: Any) -> Any:
+    """`option` without the secrets in it, as a mapping of variables, that null takes away."""
+    if not isinstance(option, Mapping):
+        return option
+    return {key: item for key, item in option.items() if item is not None or not is_secret_name(key)}
+
+
+def _is_address(value: Any) -> bool:
+    """True for an address with a password, which is secret as a whole; False for a command with one in it."""
+    return isinstance(value, str) and has_login(value) and not any(map(str.isspace, value))
 
 
 def _split_mapping(value: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -201,7 +202,7 @@ def _put_back(value: Any, secret: Any, stored: Any, name: str = "") -> Any:
             except ValueError as error:
                 raise ValueError(f"{name}.{error}" if name else str(error)) from None
         return {**{k: out[k] for k in stored if k in out}, **out}
-    if value is None or is_secret_name(name) or (isinstance(stored, str) and has_login(stored)):
+    if value is None or is_secret_name(name) or _is_address(stored):
         return value
     own = Counter(_names_in(value, split(value, name)[1]))
     if own and _without_others(stored, own.keys()) == value:

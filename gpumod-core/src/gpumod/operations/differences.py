@@ -57,23 +57,27 @@ def fields_of(old: Service | Mode | None, new: Service | Mode) -> Iterator[Field
     after = _flat(new, said=old is None)
     for field in dict.fromkeys([*after, *before]):
         if before.get(field) != after.get(field) and field != "id":
-            yield FieldChange(field=field, old=_shown(field, before.get(field)), new=_shown(field, after.get(field)))
+            yield FieldChange(field=field, old=_shown(before.get(field)), new=_shown(after.get(field)))
 
 
-def _flat(value: Frozen, *, said: bool = False) -> dict[str, Any]:
-    """Fields by name (only those that are `said`), options of the driver one by one."""
-    out: dict[str, Any] = {}
+def _flat(value: Frozen, *, said: bool = False) -> dict[str, tuple[str, Any]]:
+    """Fields by name (only those that are `said`), options of the driver one by one: what each is called where it may
+    be a secret ("": it is none), and its value."""
+    out: dict[str, tuple[str, Any]] = {}
     for field, item in value.model_dump(mode="json", exclude_defaults=said).items():
         if field == "unit_vars":
             for option, given in item.items():
                 nested = given if isinstance(given, dict) and given and not is_secret_name(option) else None
-                inner = {f"{option}.{name}": one for name, one in nested.items()} if nested else {option: given}
-                out |= {f"unit_vars.{name}": one for name, one in inner.items()}
+                if nested:
+                    out |= {f"unit_vars.{option}.{name}": (name, one) for name, one in nested.items()}
+                else:
+                    out[f"unit_vars.{option}"] = (option, given)
         else:
-            out["services" if field == "members" else field] = item
+            out["services" if field == "members" else field] = ("", item)
     return out
 
 
-def _shown(field: str, value: Any) -> Any:
-    """`value` without a secret in it."""
-    return hidden(value, field.rpartition(".")[2]) if field.startswith("unit_vars.") else value
+def _shown(one: tuple[str, Any] | None) -> Any:
+    """A value without a secret in it."""
+    name, value = one or ("", None)
+    return hidden(value, name) if name else value

@@ -66,7 +66,7 @@ def told_of_secrets(service: Service) -> tuple[str, ...]:
     names = public(service)[1]
     if not names:
         return ()
-    of_env = (name.partition(".")[2] or name.partition(": ")[2] for name in names if name.startswith("env"))
+    of_env = (name.partition(": ")[2] or name.partition(".")[2] for name in names if name.startswith("env"))
     variable = next((name for name in of_env if not why_no_variable(name, "")), "NAME")
     apart = f"gpumod service secret set {service.host or service.id} {variable}"
     told = f"{service.id} holds a secret in {', '.join(names)}, which the database keeps as it is"
