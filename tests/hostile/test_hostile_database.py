@@ -279,6 +279,13 @@ def test_events_that_cannot_be_read_keep_no_command_from_its_answer(home):
     assert home.ask("doctor", code=1).json["checks"]
 
 
+def test_a_table_that_is_gone_is_told_as_the_databases(home):
+    home.sql("DROP TABLE runs")
+    found = [check for check in home.ask("doctor", code=1).json["checks"] if "no such table" in check["message"]]
+    assert {check["name"] for check in found} == {"database"}
+    assert not any("gpumod doctor" in check["hint"] for check in found)
+
+
 def test_a_home_that_was_never_used_has_lost_nothing(bare):
     bare.path.mkdir(mode=0o700)
     assert "note:" not in bare.say("service", "list", code=0).stderr

@@ -61,7 +61,8 @@ def from_sqlite(path: Path, error: BaseException) -> GpumodError:
         "database",
         f"the database {path} cannot be used",
         why=f"{error} ({name})" if name else str(error),
-        hint="`gpumod doctor` looks at it; a backup may lie beside it",
+        hint="put a copy of it back (a backup may lie beside it); else move it away, and `gpumod apply` what `gpumod"
+        " export` once wrote",
     )
 
 

@@ -124,4 +124,4 @@ def unseen(name: str, message: str, hint: str = "") -> Check:
 
 def from_error(name: str, error: GpumodError) -> Check:
     said = f"{error.info.message}: {error.info.why}" if error.info.why else error.info.message
-    return problem(name, said, error.info.hint)
+    return problem("database" if error.code == "database" else name, said, error.info.hint)
