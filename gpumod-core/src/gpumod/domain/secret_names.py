@@ -18,7 +18,7 @@ SWITCHES = frozenset({"disable", "enable", "without"})
 COUNTS = frozenset({"max", "min", "n", "num"})
 """What begins with these is a number, except of what is never counted."""
 UNCOUNTED = frozenset({"secret", "password", "passwd", "passphrase"})
-OF_TEXT = frozenset({"bos", "eos", "pad", "unk"})
+OF_TEXT = frozenset({"bos", "cls", "eos", "mask", "pad", "sep", "unk"})
 """Tokens of a tokenizer."""
 ABOUT = frozenset(
     {

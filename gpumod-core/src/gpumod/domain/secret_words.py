@@ -25,14 +25,18 @@ _NEXT_COMMAND = r"[;&|]{1,2}(?:[A-Za-z_]\w*=|--?[A-Za-z])"
 """Where a shell begins a command without a blank before it."""
 _TEXT_WORD = re.compile(rf"(?:{_QUOTED.pattern}|\S)+")
 _SHELL_WORD = re.compile(rf"[;&|]*(?:{_QUOTED.pattern}|(?!{_NEXT_COMMAND})\S)+")
-_AROUND = "'\"\\(;&|`$"
+_QUOTES = "'\"\\"
+_AROUND = _QUOTES + "(;&|`$"
 """What may stand around a word of a text, beside blanks."""
 _FLAG = re.compile(r"--?[A-Za-z][\w.-]*")
 _ASSIGNED = re.compile(r"(?:^|[,;&?])([A-Za-z_][\w.-]*)=(?=.)", re.DOTALL)
-_NAMES = re.compile(r"(?P<flag>--?[A-Za-z][\w.-]*)(?P<end>=|$)|(?:-[A-Za-z]*?H)?(?P<name>[A-Za-z_][\w.-]*)[=:]")
-_PART = re.compile(r"([^=;&|]+)(=*)")
+_PLAIN = re.compile(r"(?:int|float|bool|str):|(?:true|false|none|null|[\d.]+)(?:$|[,;&])", re.IGNORECASE)
+"""Values that open nothing."""
+_GIVEN = re.compile(r"--?[A-Za-z][\w.-]*=")
+_NAME = re.compile(r"(?:-[A-Za-z]{0,8}?H)?([A-Za-z_][\w.-]*)[=:]")
 _HEADER = re.compile(r"([A-Za-z][\w-]*):(?!//)")
 _GLUED_HEADER = re.compile(r"-[A-Za-z]*?H(?=[^=])")
+_TAKES_COMMAND = re.compile(r"-[a-z]*c")
 _TAKES_HEADER = re.compile(r"-[A-Za-z]*H|--(?:proxy-)?headers?")
 
 
@@ -55,52 +59,50 @@ def has_login(text: str) -> bool:
 
 
 def parts_of(secret: str) -> set[str]:
-    """What of a secret somebody else may repeat alone: its words without names, flags and quotes, what these are made
-    of, and the password of an address."""
+    """What of a secret somebody else may repeat alone: its words, with and without the names in them, and the password
+    of an address; no flags."""
     found = set(_LOGIN.findall(secret))
     for word in secret.split():
-        value = _value_of(word)
-        found.add(value)
-        # what is before a `=` is a name, except at the end: that is how base64 ends
-        found |= {part[1] for part in _PART.finditer(value) if not part[2] or part.end() == len(value)}
+        bare = word.strip(_AROUND + ")")
+        alone = _NAME.fullmatch(bare)
+        if _FLAG.fullmatch(bare) or (alone and is_secret_name(alone[1])):
+            continue
+        if given := _GIVEN.match(bare):
+            bare = bare[given.end() :].lstrip(_AROUND)
+        name = _NAME.match(bare)
+        value = bare[name.end() :] if name and is_secret_name(name[1]) else bare
+        found |= {word.strip(_QUOTES), bare, value, value.rstrip("="), re.split("[;&|]", value)[0]}
     return found
-
-
-def _value_of(word: str) -> str:
-    bare = word.strip(_AROUND + ")")
-    while name := _NAMES.match(bare):
-        flag, end, other = name["flag"], name["end"], name["name"]
-        if not (is_secret_name(other) if other else end == "=" or is_secret_name(flag)):
-            return bare
-        bare = bare[name.end() :].lstrip(_AROUND)
-    return bare
 
 
 def words_of_list(words: Iterable[Any], holds: Callable[[Any], bool]) -> list[Word]:
     """Each word of a command that is a list. `holds` tells of what is no text whether a secret is in it."""
     out: list[Word] = []
     coming = ""
+    before = ""
     for word in words:
         text = word if isinstance(word, str) else ""
         found, coming = _read(text, coming)
         if found is not None or (not isinstance(word, str) and holds(word)):
             out.append(Word(word, GONE, (word,), (ITEM,) if found is None else found))
         elif any(map(str.isspace, text)):  # it may be a command itself, for `sh -c`
-            left, held = without_secrets(text, words_of_text(text, nested=True), strip=False)
+            left, held = without_secrets(text, words_of_text(text, of_shell=_is_command(before)), strip=False)
             out.append(_partly(text, left, held))
         else:
             out.append(Word(word, word))
+        before = text
     return out
 
 
-def words_of_text(text: str, *, nested: bool = False) -> list[Word]:
+def words_of_text(text: str, *, of_shell: bool = False) -> list[Word]:
     """Each word of a command that is one text; quotes keep a word together, and what they hold is looked through.
-    One that is `nested` in a word of another is read as a shell does."""
+    A command `of_shell` is read as a shell does."""
     out: list[Word] = []
-    coming = ""
-    for match in (_SHELL_WORD if nested else _TEXT_WORD).finditer(text):
+    coming = before = ""
+    for match in (_SHELL_WORD if of_shell else _TEXT_WORD).finditer(text):
         found, coming = _read(match[0], coming)
-        word = _within(match[0]) if found is None else Word(match[0], GONE, (match[0],), found)
+        word = _within(match[0], before) if found is None else Word(match[0], GONE, (match[0],), found)
+        before = match[0]
         out.append(Word(word.whole, word.left, word.secrets, word.names, match.start(), match.end()))
     return out
 
@@ -147,16 +149,17 @@ def _read(word: str, coming: str) -> tuple[tuple[str, ...] | None, str]:
     if coming == _REST:
         return (), _REST
     said = _bare(word)
-    if glued := _GLUED_HEADER.match(said):
-        said, coming = _bare(said[glued.end() :]), _HEADER_NEXT
-    flag = _FLAG.match(said)
-    if flag and is_secret_name(flag[0]):
+    flag, glued = _FLAG.match(said), _GLUED_HEADER.match(said)
+    if flag and is_secret_name(flag[0]) and not (glued and said.startswith(":", flag.end())):
         return (flag[0],), "" if said[flag.end() :].strip(_AROUND) else _VALUE
     if coming == _VALUE and not word.startswith("-"):
         return (), ""
     takes_header = flag is not None and _TAKES_HEADER.fullmatch(flag[0]) is not None
-    if flag and said[flag.end() :].startswith("="):
-        said, coming = _bare(said[flag.end() + 1 :]), _HEADER_NEXT if takes_header else ""
+    coming_header = _HEADER_NEXT if takes_header else ""
+    if glued:
+        said, coming = _bare(said[glued.end() :]), _HEADER_NEXT
+    elif flag and said.startswith("=", flag.end()):
+        said, coming, coming_header = _bare(said[flag.end() + 1 :]), coming_header, ""
     if names := _assigned(said):
         return names, ""
     header = _HEADER.match(said)
@@ -166,14 +169,25 @@ def _read(word: str, coming: str) -> tuple[tuple[str, ...] | None, str]:
             return (header[1],), _REST
         if value[0].isspace() or coming == _HEADER_NEXT or header[1].lower().endswith("authorization"):
             return (header[1],), ""
-    return ((ADDRESS,), "") if has_login(word) else (None, _HEADER_NEXT if takes_header else "")
+    return ((ADDRESS,), "") if has_login(word) else (None, coming_header)
 
 
 def _assigned(said: str) -> tuple[str, ...]:
     """The names of secrets that `said` sets; of what may be a command itself, only the one that it begins with."""
     whole = not any(map(str.isspace, said))
-    found = (match[1] for match in _ASSIGNED.finditer(said) if whole or match.start() == 0)
-    return tuple(name for name in found if is_secret_name(name))
+    found = (match for match in _ASSIGNED.finditer(said) if whole or match.start() == 0)
+    return tuple(match[1] for match in found if is_secret_name(match[1]) and not _is_property(match))
+
+
+def _is_property(match: re.Match[str]) -> bool:
+    """True for one of several, or one with a dot in its name, whose value opens nothing: a model's, a program's."""
+    inner = match.start() > 0 or "." in match[1]
+    return inner and _PLAIN.match(match.string, match.end()) is not None
+
+
+def _is_command(before: str) -> bool:
+    """True for what follows `before`, where that is the flag with which a shell takes a command."""
+    return _TAKES_COMMAND.fullmatch(before) is not None
 
 
 def _bare(word: str) -> str:
@@ -181,15 +195,15 @@ def _bare(word: str) -> str:
     return word.lstrip(_AROUND + " \t\n")
 
 
-def _within(word: str) -> Word:
-    """A word of a text with what is in its quotes looked through, as of `sh -c '...'`."""
+def _within(word: str, before: str) -> Word:
+    """A word of a text, which follows `before`, with what is in its quotes looked through, as of `sh -c '...'`."""
     left, here = "", 0
     held: list[Word] = []
     for quoted in _QUOTED.finditer(word):
         if quoted.lastindex is None:
             continue
         inner = quoted[quoted.lastindex]
-        shown, secret = without_secrets(inner, words_of_text(inner, nested=True), strip=False)
+        shown, secret = without_secrets(inner, words_of_text(inner, of_shell=_is_command(before)), strip=False)
         if secret:
             left += word[here : quoted.start(quoted.lastindex)] + shown
             here = quoted.end(quoted.lastindex)

@@ -28,6 +28,8 @@ from gpumod.domain.service import Service
 
 HIDDEN = "(secret)"
 SHORTEST = 4
+VARIABLES = ("env", "environment")
+"""Options that are mappings of variables."""
 NOTHING = object()
 """A key that is not there: null is a value, and takes a secret away."""
 
@@ -138,12 +140,12 @@ def with_secrets_of(service: Service, stored: Service | None) -> Service:
             f" `gpumod service secret set {service.host or service.id} NAME`",
             hint=f"`gpumod service edit {service.id} --set '{option}=...'` writes it anew, without them",
         ) from error
-    return service.model_copy(update={"unit_vars": {key: _without_taken(item) for key, item in unit_vars.items()}})
+    return service.model_copy(update={"unit_vars": {key: _without_taken(key, item) for key, item in unit_vars.items()}})
 
 
-def _without_taken(option: Any) -> Any:
-    """`option` without the secrets in it, as a mapping of variables, that null takes away."""
-    if not isinstance(option, Mapping):
+def _without_taken(name: str, option: Any) -> Any:
+    """`option` without the secrets that null takes away, where it is a mapping of variables."""
+    if name not in VARIABLES or not isinstance(option, Mapping):
         return option
     return {key: item for key, item in option.items() if item is not None or not is_secret_name(key)}
 

@@ -56,14 +56,19 @@ def fields_of(old: Service | Mode | None, new: Service | Mode) -> Iterator[Field
     before = _flat(old) if old else {}
     after = _flat(new, said=old is None)
     for field in dict.fromkeys([*after, *before]):
-        if before.get(field) != after.get(field) and field != "id":
-            yield FieldChange(field=field, old=_shown(before.get(field)), new=_shown(after.get(field)))
+        old_one, new_one = before.get(field, _NONE), after.get(field, _NONE)
+        if old_one[1] != new_one[1] and field != "id":
+            yield FieldChange(field=field, old=_shown(old_one), new=_shown(new_one))
 
 
-def _flat(value: Frozen, *, said: bool = False) -> dict[str, tuple[str, Any]]:
-    """Fields by name (only those that are `said`), options of the driver one by one: what each is called where it may
-    be a secret ("": it is none), and its value."""
-    out: dict[str, tuple[str, Any]] = {}
+_One = tuple[str | None, Any]
+"""What a field is called where it may be a secret (None: it is none), and its value."""
+_NONE: _One = (None, None)
+
+
+def _flat(value: Frozen, *, said: bool = False) -> dict[str, _One]:
+    """Fields by name (only those that are `said`), options of the driver one by one."""
+    out: dict[str, _One] = {}
     for field, item in value.model_dump(mode="json", exclude_defaults=said).items():
         if field == "unit_vars":
             for option, given in item.items():
@@ -73,11 +78,11 @@ def _flat(value: Frozen, *, said: bool = False) -> dict[str, tuple[str, Any]]:
                 else:
                     out[f"unit_vars.{option}"] = (option, given)
         else:
-            out["services" if field == "members" else field] = ("", item)
+            out["services" if field == "members" else field] = (None, item)
     return out
 
 
-def _shown(one: tuple[str, Any] | None) -> Any:
+def _shown(one: _One) -> Any:
     """A value without a secret in it."""
-    name, value = one or ("", None)
-    return hidden(value, name) if name else value
+    name, value = one
+    return value if name is None else hidden(value, name)
