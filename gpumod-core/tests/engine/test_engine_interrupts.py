@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from gpumod.cli.foreground import unhurried
 from gpumod.domain.errors import Interrupted
 from gpumod.domain.plan import Target, TargetMember
 from gpumod.domain.run import RunStatus
@@ -47,6 +48,15 @@ def test_one_on_the_way_back_changes_nothing(box, point):
     assert box.world.states() == OLD
     assert box.store.open_run() is None
     box.check_sound()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_at_the_very_end_turns_nothing_back_and_is_not_lost(box, number):
+    """`gpumod watch` ends with it, though what it was at was done all the same."""
+    box.when("write finish_run before", lambda: interrupt(number))
+    with unhurried() as heard:
+        outcome = box.switch("new")
+    assert (outcome.status, box.world.states(), heard) == (RunStatus.DONE, NEW, [number])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -45,11 +45,13 @@ def _held(signals: Sequence[signal.Signals]) -> Iterator[None]:
 @contextlib.contextmanager
 def unhurried() -> Iterator[list[int]]:
     """Signals do nothing outside of a change, which takes them over: the way back must not be missed. They are noted
-    in the list that this gives."""
-    heard: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in _ASKED}
+    in the list that this gives, those too that a change has heard."""
+    from gpumod.engine.interrupts import Noting  # with a change alone
+
+    noting = Noting()
+    before = {number: signal.signal(number, noting) for number in _ASKED}
     try:
-        yield heard
+        yield noting.heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

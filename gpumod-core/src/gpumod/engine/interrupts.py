@@ -19,6 +19,17 @@ SAME_S = 0.05
 """A signal so soon after another is that one, told twice: `timeout` gives it to its child and to the child's group."""
 
 
+class Noting:
+    """A handler that notes which signals came, those too that a change has taken over meanwhile: one that comes
+    at the very end of a change turns nothing back, and would else be lost."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def __call__(self, number: int, _frame: object) -> None:
+        self.heard.append(number)
+
+
 class Interrupts:
     """`event` is set by the first signal; on the way back (`going_back`) only by the second of them all.
 
@@ -106,7 +117,13 @@ def listening() -> Iterator[Interrupts]:
     before = {number: signal.getsignal(number) for number in (*taken, signal.SIGHUP)}
     heard_at: dict[int, float] = {}
 
-    def hear(number: int, _frame: object) -> None:
+    def note(number: int, frame: object) -> None:
+        handler = before[signal.Signals(number)]
+        if isinstance(handler, Noting):
+            handler(number, frame)
+
+    def hear(number: int, frame: object) -> None:
+        note(number, frame)
         now = time.monotonic()
         if now - heard_at.get(number, 0.0) > SAME_S:
             loop.call_soon_threadsafe(interrupts.hit, number)
@@ -115,7 +132,7 @@ def listening() -> Iterator[Interrupts]:
     for number in taken:  # not by the loop: it leaves a moment with the default handler, which ends the process
         if before[number] is not signal.SIG_IGN:  # what a script's background job ignores stays ignored
             signal.signal(number, hear)
-    signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN: that would be inherited by services
+    signal.signal(signal.SIGHUP, note)  # not SIG_IGN: that would be inherited by services
     try:
         with _woken(loop):
             yield interrupts
