@@ -329,6 +329,7 @@ def test_null_takes_a_variable_away_and_taken_away_it_stays() -> None:
         ({"command": "srv --sas-token sv=2&spr=https&sig=abcd --port 1"}, {"sv=2&spr=https&sig=abcd"}),
         ({"command": "srv --api-key token:ab --password '$abc'"}, {"token:ab", "$abc"}),
         ({"api_keys": ["secret:abc"]}, {"secret:abc"}),
+        ({"command": "srv --opts a=1,token=abcdefgh,b=2"}, {"abcdefgh"}),
         ({"command": "srv -H X-API-Key: abcdefgh --port 8080"}, {"abcdefgh"}),
         ({"command": "sh -c 'srv --api-key abcdefgh;exec b --port 1'"}, {"abcdefgh"}),
         ({"command": "serve --url http://u:abcdefgh@h/"}, {"abcdefgh", "http://u:abcdefgh@h/"}),

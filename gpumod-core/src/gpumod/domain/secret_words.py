@@ -70,8 +70,11 @@ def parts_of(secret: str) -> set[str]:
         if given := _GIVEN.match(bare):
             bare = bare[given.end() :].lstrip(_AROUND)
         name = _NAME.match(bare)
-        value = bare[name.end() :] if name and is_secret_name(name[1]) else bare
-        found |= {word.strip(_QUOTES), bare, value, value.rstrip("="), re.split("[;&|]", value)[0]}
+        values = [bare[name.end() :] if name and is_secret_name(name[1]) else bare]
+        values += [bare[match.end() :] for match in _ASSIGNED.finditer(bare) if is_secret_name(match[1])]
+        for value in values:
+            found |= {value, value.rstrip("="), re.split("[;&|,]", value)[0]}
+        found |= {word.strip(_QUOTES), bare}
     return found
 
 
